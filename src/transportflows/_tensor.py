@@ -1,0 +1,30 @@
+"""Shapes: the one broadcast of time against states, and reductions over event dimensions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["as_time", "expand_time", "sum_events"]
+
+
+def as_time(t: float | Tensor, like: Tensor) -> Tensor:
+    """Return ``t`` as a tensor of the dtype and device of ``like``."""
+    return torch.as_tensor(t, dtype=like.dtype, device=like.device)
+
+
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
+    """Reshape ``t``, of shape ``()`` or ``(B,)``, so that it broadcasts with ``x`` ``(B, *)``.
+
+    A time that already has the dimensions of ``x`` is returned as it is.
+
+    Example:
+        >>> expand_time(torch.rand(5), torch.zeros(5, 3, 8, 8)).shape
+        torch.Size([5, 1, 1, 1])
+    """
+    return t if t.ndim in (0, x.ndim) else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def sum_events(x: Tensor) -> Tensor:
+    """Sum ``x`` ``(B, *)`` over its event dimensions, to ``(B,)``."""
+    return x.flatten(1).sum(1)

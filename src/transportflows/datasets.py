@@ -1,0 +1,278 @@
+r"""Data to learn on: four planar laws, and the handwritten digits of scikit-learn.
+
+The planar laws lie around the origin in a square of half-side 4, up to their noise, so that one
+network and one base N(0, I) serve all. They are drawn in float64 on the CPU and moved
+once, so a seed gives the same points on every device and, up to rounding, in every dtype.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from transportflows._random import draw_key, local, stream
+
+__all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
+
+
+def checkerboard(
+    n: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw from the uniform law on 8 of the 16 squares, of side 2, of :math:`[-4, 4]^2`.
+
+    Those where :math:`\lfloor x/2 \rfloor + \lfloor y/2 \rfloor` is even; the density is 1/32 on
+    them, the covariance :math:`\mathrm{diag}(16/3, 16/3)` with off-diagonal entries 1.
+
+    Args:
+        n: number of points, at least 1.
+        generator: source of randomness, on any device; torch's default one if None.
+        dtype: of the result; torch's default one if None.
+        device: of the result; the CPU if None.
+
+    Returns:
+        Points ``(n, 2)``.
+
+    Raises:
+        ValueError: if ``n`` is less than 1.
+
+    Example:
+        >>> checkerboard(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+    """
+    generator = _source(n, generator)
+    column = torch.randint(-2, 2, (n,), generator=generator)
+    row = 2 * torch.randint(-1, 1, (n,), generator=generator) + column.remainder(2)
+    corner = torch.stack([column, row], 1).double()
+    return _cast(2 * (corner + _uniform(n, 2, generator)), dtype, device)
+
+
+def two_moons(
+    n: int,
+    *,
+    noise: float = 0.1,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw from two interlaced half circles of radius 2, with Gaussian noise.
+
+    The upper one, :math:`(2\cos\theta - 1, 2\sin\theta - 1/2)`, and its reflection through the
+    origin, each with probability 1/2, :math:`\theta` uniform on :math:`[0, \pi]`: the moons of
+    scikit-learn, centred and doubled.
+
+    Args:
+        n: number of points, at least 1.
+        noise: standard deviation of the noise in each coordinate, not negative.
+        generator: source of randomness, on any device; torch's default one if None.
+        dtype: of the result; torch's default one if None.
+        device: of the result; the CPU if None.
+
+    Returns:
+        Points ``(n, 2)``.
+
+    Raises:
+        ValueError: if ``n`` is less than 1 or ``noise`` is negative.
+
+    Example:
+        >>> two_moons(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+    """
+    _check_scale(noise, "noise")
+    generator = _source(n, generator)
+    angle = math.pi * _uniform(n, 1, generator)
+    upper = torch.cat([2 * angle.cos() - 1, 2 * angle.sin() - 0.5], 1)
+    sign = 2.0 * torch.randint(0, 2, (n, 1), generator=generator) - 1
+    return _cast(sign * upper + noise * _normal(n, generator), dtype, device)
+
+
+def eight_gaussians(
+    n: int,
+    *,
+    radius: float = 4.0,
+    std: float = 0.4,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw from the mixture of eight Gaussians at :math:`r(\cos k\pi/4, \sin k\pi/4)`.
+
+    Equal weights, covariance ``std**2`` times the identity in each; the mixture has mean 0 and
+    covariance :math:`r^2/2 + \mathrm{std}^2` times the identity.
+
+    Args:
+        n: number of points, at least 1.
+        radius: distance r of the centres from the origin, not negative.
+        std: standard deviation of each Gaussian, not negative.
+        generator: source of randomness, on any device; torch's default one if None.
+        dtype: of the result; torch's default one if None.
+        device: of the result; the CPU if None.
+
+    Returns:
+        Points ``(n, 2)``.
+
+    Raises:
+        ValueError: if ``n`` is less than 1, or ``radius`` or ``std`` is negative.
+
+    Example:
+        >>> eight_gaussians(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+    """
+    _check_scale(radius, "radius")
+    _check_scale(std, "std")
+    generator = _source(n, generator)
+    angle = math.pi / 4 * torch.randint(0, 8, (n, 1), generator=generator).double()
+    centre = radius * torch.cat([angle.cos(), angle.sin()], 1)
+    return _cast(centre + std * _normal(n, generator), dtype, device)
+
+
+def swiss_roll(
+    n: int,
+    *,
+    noise: float = 0.1,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Draw from the spiral :math:`r = 4\theta/(4.5\pi)`, with Gaussian noise.
+
+    The angle :math:`\theta` is uniform on :math:`[1.5\pi, 4.5\pi]`: one and a half turns, from
+    radius 4/3 to radius 4, neighbouring arms 16/9 apart. It is the roll of scikit-learn without its
+    flat axis. Its mean is :math:`(16/(9\pi), 16/(27\pi^2)) \approx (0.57, 0.06)`.
+
+    Args:
+        n: number of points, at least 1.
+        noise: standard deviation of the noise in each coordinate, not negative.
+        generator: source of randomness, on any device; torch's default one if None.
+        dtype: of the result; torch's default one if None.
+        device: of the result; the CPU if None.
+
+    Returns:
+        Points ``(n, 2)``.
+
+    Raises:
+        ValueError: if ``n`` is less than 1 or ``noise`` is negative.
+
+    Example:
+        >>> swiss_roll(5, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([5, 2])
+    """
+    _check_scale(noise, "noise")
+    generator = _source(n, generator)
+    angle = 1.5 * math.pi * (1 + 2 * _uniform(n, 1, generator))
+    curve = 4 * angle / (4.5 * math.pi) * torch.cat([angle.cos(), angle.sin()], 1)
+    return _cast(curve + noise * _normal(n, generator), dtype, device)
+
+
+class Digits(NamedTuple):
+    """Images and their labels.
+
+    Attributes:
+        images: ``(N, 1, 8, 8)``, or ``(N, 64)`` if they were asked for flat.
+        labels: the digits 0 to 9, ``(N,)``, int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def split(
+        self, test_fraction: float = 0.2, *, generator: torch.Generator | None = None
+    ) -> tuple[Digits, Digits]:
+        """Shuffle and cut into a training and a test set that share no image.
+
+        Args:
+            test_fraction: the share of the test set, in (0, 1); rounded to whole images.
+            generator: source of the shuffle, on any device; torch's default one if None.
+
+        Raises:
+            ValueError: if either part would be empty.
+        """
+        count = self.images.shape[0]
+        test = round(test_fraction * count)
+        if not 0 < test < count:
+            raise ValueError(
+                f"test_fraction {test_fraction} of {count} images leaves a part empty;"
+                " give a fraction between 0 and 1, as 0.2"
+            )
+        order = torch.randperm(count, generator=local(generator, "cpu")).to(self.images.device)
+        train, held = order[test:], order[:test]
+        return (
+            Digits(self.images[train], self.labels[train]),
+            Digits(self.images[held], self.labels[held]),
+        )
+
+
+def digits(
+    *,
+    flatten: bool = False,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Digits:
+    """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
+
+    Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
+    lower end. No download is made.
+
+    Args:
+        flatten: whether to return the images as ``(1797, 64)`` instead of ``(1797, 1, 8, 8)``.
+        value_range: the values of level 0 and of level 16; ``(0.0, 1.0)`` is the other usual one.
+        dtype: of the images; torch's default one if None.
+        device: of the result; the CPU if None.
+
+    Raises:
+        ImportError: if scikit-learn is not installed.
+        ValueError: if ``value_range`` is not increasing.
+
+    Source: Alpaydin and Kaynak (1998), UCI "Optical recognition of handwritten digits", test set.
+
+    Example:
+        >>> images, labels = digits()
+        >>> images.shape, labels[:4].tolist()
+        (torch.Size([1797, 1, 8, 8]), [0, 1, 2, 3])
+    """
+    low, high = value_range
+    if not low < high:
+        raise ValueError(f"value_range must increase, got {value_range}; write (-1.0, 1.0)")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError(
+            "the digits come with scikit-learn, which is not installed;"
+            " write pip install 'transportflows[examples]'"
+        ) from error
+    bunch = load_digits()
+    levels = torch.as_tensor(bunch.data, dtype=torch.float64)
+    images = low + (high - low) * levels / 16
+    labels = torch.as_tensor(bunch.target, dtype=torch.int64, device=device)
+    return Digits(_cast(images if flatten else images.reshape(-1, 1, 8, 8), dtype, device), labels)
+
+
+def _source(n: int, generator: torch.Generator | None) -> torch.Generator:
+    """Check the number of points and return a fresh generator on the CPU."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return stream(draw_key(generator))
+
+
+def _check_scale(value: float, name: str) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+
+
+def _uniform(n: int, columns: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, columns, generator=generator, dtype=torch.float64)
+
+
+def _normal(n: int, generator: torch.Generator) -> Tensor:
+    return torch.randn(n, 2, generator=generator, dtype=torch.float64)
+
+
+def _cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
+    return x.to(device=device, dtype=dtype or torch.get_default_dtype())

@@ -1,0 +1,339 @@
+"""Fields: a network with a meaning.
+
+A network ``net(t, x, **cond)`` is only a function. A field says what it predicts (the velocity b,
+the score s, the noise η̂, the data d, ...) and for which process, and from that gives every
+quantity that the prediction determines, exactly, or refuses and names the cure
+(:mod:`transportflows.conversions` has the formulas). Losses train fields, ``sample`` moves along
+them, oracles are fields without a network.
+
+Here ``noise`` is η̂, the conditional mean of the standard normal of the *whole* Gaussian part of
+x_t, so that ``score = -noise / process.noise_scale(t)`` for every process; where the base is not
+an independent Gaussian it is the papers' ``η = E[z | x_t]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._checks import check_state
+from ._tensor import expand_time
+from .conversions import ConversionError, Weights, conversion
+from .process import Process
+from .transforms import Standardize
+
+__all__ = [
+    "DataPredictor",
+    "Field",
+    "FieldPair",
+    "MeanVelocity",
+    "NoisePredictor",
+    "Score",
+    "Velocity",
+]
+
+Network = Callable[..., Any]
+
+
+class Field(nn.Module):
+    """A network whose prediction has a meaning under a process.
+
+    Subclasses name what the network predicts in ``outputs``.
+
+    Args:
+        net: ``net(t, x, **cond)`` with t ``()`` or ``(B,)`` and x ``(B, *)``, giving the shape of
+            x; any callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``.
+        process: the law of x_t.
+        transform: standardising transform between the data's units and the network's; the trainer
+            applies it to the data, ``sample`` undoes it. The methods here work in standardised
+            units.
+    """
+
+    outputs: tuple[str, ...] = ()
+    net: Network
+
+    def __init__(
+        self, net: Network, process: Process, *, transform: Standardize | None = None
+    ) -> None:
+        super().__init__()
+        _check_network(net)
+        _check_process(process)
+        self.net = net
+        self.process = process
+        self.transform = transform
+
+    # --------------------------------------------------------------------------- predictions
+
+    def predict(
+        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Call the networks: one prediction for each of ``outputs``, None where not needed."""
+        return (_checked(self.net(t, x, **cond), x, type(self).__name__, self.net),)
+
+    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """What the network predicts; a tuple for a pair."""
+        check_state(t, x)
+        predictions = self.predict(t, x, **cond)
+        return predictions[0] if len(predictions) == 1 else predictions
+
+    def velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``b = E[ẋ_t | x_t = x]``, ``(B, *)``."""
+        return self._quantity("velocity", t, x, cond)
+
+    def mean_velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``v = E[∂t I | x_t = x]``, ``(B, *)``."""
+        return self._quantity("mean_velocity", t, x, cond)
+
+    def score(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``s = ∇ log ρ_t(x)``, ``(B, *)``."""
+        return self._quantity("score", t, x, cond)
+
+    def noise(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``η̂ = E[ẑ | x_t = x]``, ``(B, *)``; ``s = -η̂ / σ̂``."""
+        return self._quantity("noise", t, x, cond)
+
+    def data(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``d = E[x1 | x_t = x]``, ``(B, *)``."""
+        return self._quantity("data", t, x, cond)
+
+    def weights(self, target: str, t: Tensor) -> Weights:
+        """How ``target`` is made from x and ``outputs`` at times ``t`` (any shape).
+
+        Raises:
+            ConversionError: if it cannot be.
+        """
+        return conversion(self.process, self.outputs, target, t)
+
+    def _quantity(self, target: str, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Tensor:
+        check_state(t, x)
+        weights = self.weights(target, t.double())
+        needed = tuple(w is not None for w in weights.outputs)
+        if any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
+            raise ConversionError(self._singular(target, weights, t))
+        predictions = self.predict(t, x, needed=needed, **cond)
+        if target in self.outputs:
+            return predictions[self.outputs.index(target)]  # type: ignore[return-value]
+        total = torch.zeros_like(x)
+        if weights.x is not None:
+            total = total + expand_time(weights.x.to(x.dtype), x) * x
+        if weights.mean is not None and self.process.base_mean is not None:
+            total = total + expand_time(weights.mean.to(x.dtype), x) * self.process.base_mean.to(x)
+        for weight, prediction in zip(weights.outputs, predictions, strict=True):
+            if weight is not None and prediction is not None:
+                total = total + expand_time(weight.to(x.dtype), x) * prediction
+        return total
+
+    def _singular(self, target: str, weights: Weights, t: Tensor) -> str:
+        bad = torch.zeros_like(t, dtype=torch.bool)
+        for weight in weights.tensors():
+            bad = bad | ~torch.isfinite(weight)
+        times = sorted({round(float(time), 6) for time in t[bad].reshape(-1)})
+        shown = ", ".join(f"{time:g}" for time in times[:3])
+        have = " and ".join(o.replace("_", " ") for o in self.outputs)
+        return (
+            f"{target.replace('_', ' ')} from {have} is singular at t = {shown} for"
+            f" {type(self.process.interpolant).__name__}; evaluate it elsewhere, or learn the"
+            f" {target.replace('_', ' ')} itself (sample() steps around such ends by itself)"
+        )
+
+    # ---------------------------------------------------------------------------- the network
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks, without repetition."""
+        return (self.net,)
+
+    def reference(self) -> Tensor:
+        """A scalar of the dtype and device that the networks expect."""
+        for module in (*self.networks, self.process):
+            if isinstance(module, nn.Module) and module is not self.process:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    if tensor.is_floating_point():
+                        return tensor.detach().new_zeros(())
+            elif isinstance(module, nn.Module):
+                for tensor in (*module.parameters(), *module.buffers()):
+                    return torch.zeros((), device=tensor.device)
+        return torch.zeros(())
+
+    def save(self, path: Any) -> None:
+        """Write weights, process and transform to a file; see :func:`load_field`."""
+        from ._files import save_field
+
+        save_field(self, path)
+
+
+class Velocity(Field):
+    """The network predicts the velocity ``b = E[ẋ_t | x_t]``."""
+
+    outputs = ("velocity",)
+
+
+class MeanVelocity(Field):
+    """The network predicts the mean velocity ``v = E[∂t I | x_t]``.
+
+    Unlike ẋ, its target has no γ̇, so it is finite at the ends. A velocity needs the noise beside
+    it: :class:`FieldPair` with ``mean_velocity`` and ``noise``.
+    """
+
+    outputs = ("mean_velocity",)
+
+
+class Score(Field):
+    """The network predicts the score ``s = ∇ log ρ_t``."""
+
+    outputs = ("score",)
+
+
+class NoisePredictor(Field):
+    """The network predicts the noise ``η̂ = E[ẑ | x_t]``, positive sign: ``s = -η̂ / σ̂``."""
+
+    outputs = ("noise",)
+
+
+class DataPredictor(Field):
+    """The network predicts the data ``d = E[x1 | x_t]``."""
+
+    outputs = ("data",)
+
+
+class FieldPair(Field):
+    """Two predictions, from two networks or from one with two heads: any base, any coupling.
+
+    One of ``velocity`` or ``mean_velocity``, and one of ``noise`` or ``score``, each a network or a
+    field of that meaning::
+
+        FieldPair(velocity=net_b, noise=net_eta, process=process)
+        FieldPair(velocity=Velocity(net_b, process), noise=NoisePredictor(net_eta, process))
+        FieldPair(heads=net, outputs=("mean_velocity", "noise"), process=process)
+
+    Args:
+        velocity: predicts b.
+        mean_velocity: predicts v, instead.
+        noise: predicts η̂.
+        score: predicts s, instead.
+        heads: one network that gives a pair of tensors of the shape of x, or ``(B, 2, *)``.
+        outputs: what the two heads mean.
+        process: the law of x_t; needed unless a field brings it.
+        transform: see :class:`Field`.
+    """
+
+    def __init__(
+        self,
+        *,
+        velocity: Network | Field | None = None,
+        mean_velocity: Network | Field | None = None,
+        noise: Network | Field | None = None,
+        score: Network | Field | None = None,
+        heads: Network | None = None,
+        outputs: tuple[str, str] = ("velocity", "noise"),
+        process: Process | None = None,
+        transform: Standardize | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        given: dict[str, Any] = {
+            "velocity": velocity,
+            "mean_velocity": mean_velocity,
+            "noise": noise,
+            "score": score,
+        }
+        given = {name: part for name, part in given.items() if part is not None}
+        names = tuple(given) if heads is None else tuple(outputs)
+        if heads is not None and given:
+            raise ValueError(f"give heads, or two networks, not both; got heads and {list(given)}")
+        first, second = ("velocity", "mean_velocity"), ("noise", "score")
+        if len(names) != 2 or names[0] not in first or names[1] not in second:
+            raise ValueError(
+                "a FieldPair is one of velocity or mean_velocity and one of noise or score, in"
+                f" this order; got {list(names)}"
+            )
+        for name, part in given.items():
+            if isinstance(part, Field):
+                if part.outputs != (name,):
+                    raise ValueError(f"{name}= was given a {type(part).__name__}")
+                if process is not None and part.process is not process:
+                    raise ValueError(
+                        "the fields of a pair must share one process object, and that of"
+                        f" {name}= is another"
+                    )
+                process = part.process
+                transform = part.transform if transform is None else transform
+                given[name] = part.net
+        if process is None:
+            raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
+        _check_process(process)
+        self.outputs = names
+        self.process = process
+        self.transform = transform
+        if heads is not None:
+            _check_network(heads)
+            self.heads = heads
+            self._two_headed = True
+        else:
+            self.first, self.second = given[names[0]], given[names[1]]
+            _check_network(self.first)
+            _check_network(self.second)
+            self._two_headed = False
+
+    @property
+    def networks(self) -> tuple[Network, ...]:  # noqa: D102
+        return (self.heads,) if self._two_headed else (self.first, self.second)
+
+    def predict(  # noqa: D102
+        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+    ) -> tuple[Tensor | None, ...]:
+        name = type(self).__name__
+        if not self._two_headed:
+            needed = (True, True) if needed is None else needed
+            return tuple(
+                _checked(net(t, x, **cond), x, name, net) if wanted else None
+                for net, wanted in zip((self.first, self.second), needed, strict=True)
+            )
+        both = self.heads(t, x, **cond)
+        if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
+            both = both.unbind(1)
+        if not isinstance(both, (tuple, list)) or len(both) != 2:
+            got = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
+            raise ValueError(
+                f"a network with two heads must give a pair of tensors {tuple(x.shape)}, or one"
+                f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
+            )
+        return tuple(_checked(head, x, name, self.heads) for head in both)
+
+
+def _check_network(net: Any) -> None:
+    if isinstance(net, Process) or not callable(net):
+        raise TypeError(
+            f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
+            " Velocity(net, process)"
+        )
+
+
+def _check_process(process: Any) -> None:
+    if not isinstance(process, Process):
+        raise TypeError(
+            f"process must be a Process, got {type(process).__name__}; the order is"
+            " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
+        )
+
+
+def _checked(prediction: Any, x: Tensor, field: str, net: Any) -> Tensor:
+    """The prediction, if it has the shape and dtype of x."""
+    if isinstance(prediction, Tensor) and prediction.shape == x.shape:
+        if prediction.dtype == x.dtype:
+            return prediction
+        if torch.is_autocast_enabled(x.device.type):
+            return prediction.to(x.dtype)
+        raise ValueError(
+            f"the network of this {field} gave {prediction.dtype} for states of {x.dtype}; write"
+            f" net.to({x.dtype}), or give it states of its own dtype"
+        )
+    name = getattr(net, "__name__", type(net).__name__)
+    got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
+    raise ValueError(
+        f"the network of this {field} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
+        f" gave {got}"
+    )
+

@@ -1,0 +1,187 @@
+r"""The latent scale γ(t) of a stochastic interpolant ``x_t = I(t, x0, x1) + γ(t) z``.
+
+γ vanishes at both ends, so that the path starts in ρ0 and ends in ρ1, and smooths the law of
+``x_t`` between them: it is what makes a score, and so an SDE, exist for arbitrary endpoints
+(Albergo, Boffi & Vanden-Eijnden 2023, section 2).
+
+The primitive is γ², not γ: for ``γ = sqrt(t (1 - t))`` the derivative γ̇ is infinite at the ends,
+while ``γ γ̇ = ½ dγ²/dt``, the only combination that the dynamics need, is finite. So a subclass
+writes ``gamma_sq`` without a root wherever it can.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._autodiff import time_derivative
+
+__all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
+
+
+class LatentScale(nn.Module):
+    """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
+
+    A subclass writes ``gamma_sq`` (preferred) or ``gamma``; the rest follows.
+    """
+
+    def _writes(self, method: str) -> bool:
+        """Whether a class below the library's bases defines ``method``."""
+        return getattr(type(self), method) is not getattr(LatentScale, method)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:
+        """γ²(t), of the shape of ``t``; finite and smooth where γ itself has a root."""
+        if not self._writes("gamma"):
+            raise NotImplementedError(f"{type(self).__name__} writes neither gamma_sq nor gamma")
+        return self.gamma(t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:
+        """γ(t) ≥ 0, of the shape of ``t``."""
+        return self.gamma_sq(t).clamp(min=0).sqrt()
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
+        """The derivative of γ² at ``t``, which is ``2 γ γ̇``; by autodiff unless overridden."""
+        return time_derivative(self.gamma_sq, t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        """γ̇(t); infinite or undefined where γ vanishes like a root (use ``gamma_sq_dot``)."""
+        if self._writes("gamma"):
+            return time_derivative(self.gamma, t)
+        return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
+
+
+class Gamma(LatentScale):
+    """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
+
+    A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
+    """
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        return {}
+
+
+class Brownian(Gamma):
+    r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
+
+    Args:
+        a: variance factor, positive; a tensor or parameter is used as it is, so it can be learned.
+    """
+
+    a: Tensor
+
+    def __init__(self, a: float | Tensor = 1.0) -> None:
+        super().__init__()
+        if float(a) <= 0:
+            raise ValueError(f"a must be positive, got {float(a)}; for no latent give gamma=None")
+        if isinstance(a, nn.Parameter):
+            self.a = a
+        else:
+            self.register_buffer("a", torch.as_tensor(a, dtype=torch.float64), persistent=False)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.a.to(t.dtype) * t * (1 - t)
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.a.to(t.dtype) * (1 - 2 * t)
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"a": float(self.a)}
+
+
+class Quadratic(Gamma):
+    """``γ = c t (1 - t)``: γ̇ is finite at the ends.
+
+    Args:
+        scale: the factor c, positive.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = _positive(scale)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.gamma(t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * t * (1 - t)
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return 2 * self.gamma(t) * self.gamma_dot(t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * (1 - 2 * t)
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"scale": self.scale}
+
+
+class SineSquared(Gamma):
+    """``γ = c sin²(π t)``: both γ and γ̇ vanish at the ends.
+
+    Args:
+        scale: the factor c, positive.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = _positive(scale)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.gamma(t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * torch.sin(math.pi * t).square()
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return 2 * self.gamma(t) * self.gamma_dot(t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.scale * math.pi * torch.sin(2 * math.pi * t)
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"scale": self.scale}
+
+
+class Sigmoid(Gamma):
+    r"""A plateau with smooth shoulders, from the logistic function S.
+
+    ``γ = S(f(t-½) + 1) - S(f(t-½) - 1) - S(1 - f/2) + S(-1 - f/2)``
+    (Albergo, Boffi & Vanden-Eijnden 2023, table of γ's). γ̇ is finite at the ends.
+
+    Args:
+        f: sharpness, positive.
+    """
+
+    def __init__(self, f: float = 10.0) -> None:
+        super().__init__()
+        self.f = _positive(f, "f")
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.gamma(t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+        u = self.f * (t - 0.5)
+        ends = torch.sigmoid(torch.tensor([1 - self.f / 2, -1 - self.f / 2], dtype=torch.float64))
+        floor = float(ends[0] - ends[1])
+        return torch.sigmoid(u + 1) - torch.sigmoid(u - 1) - floor
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return 2 * self.gamma(t) * self.gamma_dot(t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        u = self.f * (t - 0.5)
+        above, below = torch.sigmoid(u + 1), torch.sigmoid(u - 1)
+        return self.f * (above * (1 - above) - below * (1 - below))
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"f": self.f}
+
+
+def _positive(value: float, name: str = "scale") -> float:
+    if value <= 0:
+        raise ValueError(f"{name} must be positive, got {value}; for no latent give gamma=None")
+    return float(value)

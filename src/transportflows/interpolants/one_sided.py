@@ -1,0 +1,82 @@
+"""The one-sided families ``x_t = β(t) x1 + γ(t) z``, whose latent is the base.
+
+Formulas of Albergo, Boffi & Vanden-Eijnden (2023), section 5.1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .base import OneSided
+
+__all__ = ["SBDM", "OneSidedLinear", "OneSidedTrigonometric"]
+
+_HALF_PI = math.pi / 2
+
+
+class OneSidedLinear(OneSided):
+    """``x_t = t x1 + (1 - t) z``: flow matching from a standard normal."""
+
+    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+        return t
+
+    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(t)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return (1 - t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return 1 - t
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -2 * (1 - t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -torch.ones_like(t)
+
+
+class OneSidedTrigonometric(OneSided):
+    """``x_t = sin(πt/2) x1 + cos(πt/2) z``: variance preserving on white data."""
+
+    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.sin(_HALF_PI * t)
+
+    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return _HALF_PI * torch.cos(_HALF_PI * t)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return self.gamma(t).square()
+
+    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.cos(_HALF_PI * t)
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -_HALF_PI * torch.sin(math.pi * t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -_HALF_PI * torch.sin(_HALF_PI * t)
+
+
+class SBDM(OneSided):
+    """``x_t = t x1 + sqrt(1 - t²) z``: score-based diffusion on the unit interval.
+
+    It is the Ornstein-Uhlenbeck process of variance-preserving diffusion with ``t = exp(-s)`` for
+    its time s in [0, ∞), so nothing is cut off (Albergo, Boffi & Vanden-Eijnden 2023, section
+    5.1). γ̇ is infinite at t = 1.
+    """
+
+    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+        return t
+
+    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(t)
+
+    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+        return (1 - t) * (1 + t)
+
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+        return -2 * t

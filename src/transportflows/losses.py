@@ -1,0 +1,253 @@
+r"""Losses: regressions whose minimisers are the fields.
+
+For a target ``T`` with ``E[T | x_t] = f(t, x_t)``, the minimiser of ``E ½|f̂(t, x_t) - T|²`` is f,
+and its excess over the minimum is ``½ E|f̂ - f|²``. So a velocity is learned from ẋ, a noise from
+ẑ, data from x1, and a score from ``-ẑ / σ̂`` (denoising score matching, Vincent 2011).
+
+A loss maps ``(field, batch)`` to one value a row, ``(B,)``; the mean over rows is what a trainer
+minimises. A regression splits into drawing a :class:`PathSample` and :meth:`~Regression.evaluate`,
+which is deterministic.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ._checks import names
+from ._tensor import expand_time, sum_events
+from .fields import Field
+from .process import Batch, PathSample
+from .times import TimeSampler
+
+__all__ = [
+    "DataLoss",
+    "Loss",
+    "MeanVelocityLoss",
+    "NoiseLoss",
+    "Regression",
+    "ScoreLoss",
+    "SumLoss",
+    "VelocityLoss",
+    "excess",
+]
+
+
+class Loss(ABC):
+    """Anything that gives one value a row from a field and a batch."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the loss of each row of the batch, ``(B,)``; draws what it needs."""
+
+
+class Regression(Loss):
+    r"""``½ w(t) |f̂(t, x_t) - T|²`` for a quantity f and its target T, summed over the event.
+
+    Args:
+        times: sampler of t; uniform by default, off an end where the target is infinite.
+        weight: w(t), a function of times ``(B,)``; None for 1.
+        antithetic: draw each latent with both signs and average.
+        constant: keep the constant ``½ w |T|²``. Without it the loss is ``w (½|f̂|² - T · f̂)``,
+            with the same gradient and without the part that no field can change.
+    """
+
+    quantity: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        *,
+        times: TimeSampler | None = None,
+        weight: Callable[[Tensor], Tensor] | None = None,
+        antithetic: bool = False,
+        constant: bool = True,
+    ) -> None:
+        self.times = times
+        self.weight = weight
+        self.antithetic = antithetic
+        self.constant = constant
+
+    def draw(
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> PathSample:
+        """Draw the path sample on which :meth:`evaluate` is deterministic."""
+        batch = Batch.of(batch)
+        return field.process.sample(
+            batch.x1,
+            x0=batch.x0,
+            t=self.times,
+            antithetic=self.antithetic,
+            cond=batch.cond,
+            generator=generator,
+        )
+
+    def __call__(  # noqa: D102
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.evaluate(field, self.draw(field, batch, generator=generator))
+
+    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        """The loss of each row on a given sample, ``(B,)``."""
+        if self.quantity in field.outputs:
+            needed = tuple(o == self.quantity for o in field.outputs)
+            predictions = field.predict(sample.t, sample.x, needed=needed, **sample.cond)
+            prediction = predictions[field.outputs.index(self.quantity)]
+        else:
+            prediction = getattr(field, self.quantity)(sample.t, sample.x, **sample.cond)
+        return self.compare(prediction, sample)
+
+    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
+        """The loss of each row for a prediction already made, ``(B,)``."""
+        if prediction is None:
+            raise ValueError(f"{type(self).__name__} was given no prediction")
+        value = self._halved(prediction, getattr(sample, self.quantity))
+        return self._reduce(value, sample)
+
+    def _halved(self, prediction: Tensor, target: Tensor) -> Tensor:
+        if self.constant:
+            return 0.5 * sum_events((prediction - target).square())
+        return sum_events((0.5 * prediction - target) * prediction)
+
+    def _reduce(self, value: Tensor, sample: PathSample) -> Tensor:
+        if self.weight is not None:
+            value = value * self.weight(sample.t)
+        return value.view(2, -1).mean(0) if sample.antithetic else value
+
+
+class VelocityLoss(Regression):
+    """``½|b̂(t, x_t) - ẋ_t|²``, ``ẋ_t = ∂t I + γ̇ z``: flow matching, the velocity b.
+
+    With a Brownian γ the variance of γ̇ z diverges at the ends; ``antithetic=True`` removes it
+    (Albergo, Boffi & Vanden-Eijnden 2023, section 6.1).
+    """
+
+    quantity = "velocity"
+
+
+class MeanVelocityLoss(Regression):
+    """``½|v̂(t, x_t) - ∂t I|²``: the mean velocity v, whose target has no γ̇."""
+
+    quantity = "mean_velocity"
+
+
+class NoiseLoss(Regression):
+    """``½|η̂(t, x_t) - ẑ|²``: noise prediction, positive sign."""
+
+    quantity = "noise"
+
+
+class DataLoss(Regression):
+    """``½|d̂(t, x_t) - x1|²``: data prediction."""
+
+    quantity = "data"
+
+
+class ScoreLoss(Regression):
+    r"""Denoising score matching, ``½ λ(t) |ŝ(t, x_t) + ẑ / σ̂|²`` (Vincent 2011).
+
+    Args:
+        weight: λ(t); None for ``σ̂²``, with which the loss is ``½|σ̂ ŝ + ẑ|²`` and finite at the
+            ends, of the size of a noise regression. Another λ needs margins where λ/σ̂² is
+            infinite.
+        times: see :class:`Regression`.
+        antithetic: see :class:`Regression`.
+        constant: see :class:`Regression`.
+    """
+
+    quantity = "score"
+
+    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:  # noqa: D102
+        if prediction is None:
+            raise ValueError("ScoreLoss was given no prediction")
+        scale = sample.process.noise_scale(sample.t)
+        value = self._halved(expand_time(scale, prediction) * prediction, -sample.noise)
+        if self.weight is not None:
+            value = value * self.weight(sample.t) / scale.square()
+        return value.view(2, -1).mean(0) if sample.antithetic else value
+
+
+class SumLoss(Loss):
+    """The sum of regressions on one sample, with one call of the field: a loss for each output.
+
+    Args:
+        losses: regressions of different quantities, such as ``VelocityLoss(), NoiseLoss()`` for a
+            :class:`FieldPair`. The sampler of times and ``antithetic`` of the first one serve all.
+    """
+
+    def __init__(self, *losses: Regression) -> None:
+        if not losses or not all(isinstance(loss, Regression) for loss in losses):
+            given = [type(loss).__name__ for loss in losses]
+            raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
+        self.losses: Sequence[Regression] = losses
+
+    def __call__(  # noqa: D102
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        return self.terms(field, batch, generator=generator).sum(0)
+
+    def terms(
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The losses one by one, ``(number of losses, B)``."""
+        sample = self.losses[0].draw(field, batch, generator=generator)
+        return self.evaluate_terms(field, sample)
+
+    def evaluate_terms(self, field: Field, sample: PathSample) -> Tensor:
+        """The losses one by one on a given sample, ``(number of losses, B)``."""
+        wanted = [loss.quantity for loss in self.losses]
+        missing = [q for q in wanted if q not in field.outputs]
+        if missing:
+            raise ValueError(
+                f"{type(field).__name__} predicts {names(field.outputs)}, not {names(missing)};"
+                " give a loss for each of its outputs"
+            )
+        predictions = field.predict(sample.t, sample.x, **sample.cond)
+        at = {name: p for name, p in zip(field.outputs, predictions, strict=True)}
+        return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])
+
+    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        """The sum on a given sample, ``(B,)``."""
+        return self.evaluate_terms(field, sample).sum(0)
+
+
+def excess(field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity") -> Tensor:
+    """``|f̂ - f|²`` of each row, ``(B,)``: twice what a regression is above its minimum.
+
+    Half its mean is the excess of the loss of ``quantity``; as one difference of two fields it
+    has none of the noise of a difference of two losses.
+
+    Args:
+        field: f̂.
+        oracle: the exact field f.
+        sample: where to look, from ``process.sample(...)``.
+        quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
+    """
+    f_hat = getattr(field, quantity)(sample.t, sample.x, **sample.cond)
+    f = getattr(oracle, quantity)(sample.t, sample.x)
+    return sum_events((f_hat - f).square())

@@ -1,0 +1,147 @@
+"""The default network: a multilayer perceptron with Fourier time features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MLP", "from_xt"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "silu": nn.SiLU,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "tanh": nn.Tanh,
+}
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron on flattened events, with Fourier features of time.
+
+    The first layer adds a linear map of x, a linear map of ``(t, cos 2πkt, sin 2πkt)`` for k = 1
+    .. ``frequencies``, and an embedding of the label if there is one.
+
+    Args:
+        shape: event shape, or its one dimension as an integer.
+        width: width of the hidden layers.
+        depth: number of hidden layers, at least 1.
+        frequencies: number of Fourier frequencies.
+        labels: number of classes; the network then takes ``label=`` with integers ``(B,)``, and -1
+            (or no label at all) means "no class".
+        heads: number of outputs of the shape of x; with 2 it gives a pair, for a FieldPair.
+        activation: ``"silu"``, ``"relu"``, ``"gelu"`` or ``"tanh"``.
+        generator: source of the initial weights; torch's default one if None.
+
+    Example:
+        >>> net = MLP((1, 8, 8), width=32, labels=10)
+        >>> net(torch.tensor(0.5), torch.zeros(4, 1, 8, 8), label=torch.arange(4)).shape
+        torch.Size([4, 1, 8, 8])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        width: int = 256,
+        depth: int = 4,
+        *,
+        frequencies: int = 8,
+        labels: int | None = None,
+        heads: int = 1,
+        activation: str = "silu",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        if min(width, depth, heads, self.shape.numel()) < 1 or frequencies < 0:
+            raise ValueError(
+                "shape, width, depth and heads must be positive, got"
+                f" {tuple(self.shape)}, {width}, {depth}, {heads}"
+            )
+        if activation not in _ACTIVATIONS:
+            known = ", ".join(map(repr, _ACTIVATIONS))
+            raise ValueError(f"unknown activation {activation!r}; known: {known}")
+        self.width, self.depth, self.heads = width, depth, heads
+        self.frequencies, self.labels, self.activation = frequencies, labels, activation
+        d = self.shape.numel()
+        self.embed_x = nn.Linear(d, width)
+        self.embed_t = nn.Linear(1 + 2 * frequencies, width, bias=False)
+        self.embed_label = nn.Embedding(labels + 1, width) if labels else None
+        layers: list[nn.Module] = []
+        for _ in range(depth - 1):
+            layers += [_ACTIVATIONS[activation](), nn.Linear(width, width)]
+        layers += [_ACTIVATIONS[activation](), nn.Linear(width, heads * d)]
+        self.body = nn.Sequential(*layers)
+        omega = 2 * math.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
+        self.register_buffer("omega", omega, persistent=False)
+        self.omega: Tensor
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    def reset_parameters(self, generator: torch.Generator) -> None:
+        """Draw the weights anew, by torch's default laws, from ``generator``."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                for parameter in (module.weight, module.bias):
+                    if parameter is not None:
+                        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, generator=generator)
+
+    def forward(
+        self, t: Tensor, x: Tensor, *, label: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Predictions of the shape of ``x`` ``(B, *)``; a tuple of them for several heads."""
+        if x.shape[1:] != self.shape:
+            raise ValueError(
+                f"this MLP was made for events of shape {tuple(self.shape)}, got x of shape"
+                f" {tuple(x.shape)}; write MLP({tuple(x.shape[1:])})"
+            )
+        t = t.to(x.dtype).unsqueeze(-1)
+        phase = t * self.omega
+        h = self.embed_x(x.flatten(1)) + self.embed_t(
+            torch.cat([t, torch.cos(phase), torch.sin(phase)], dim=-1)
+        )
+        if self.embed_label is not None:
+            if label is None:
+                h = h + self.embed_label.weight[-1]
+            else:
+                classes = self.embed_label.num_embeddings
+                h = h + self.embed_label(label.remainder(classes))
+        elif label is not None:
+            raise ValueError("this MLP takes no label; write MLP(..., labels=number_of_classes)")
+        out: Tensor = self.body(h)
+        if self.heads == 1:
+            return out.view(x.shape)
+        return out.view(x.shape[0], self.heads, *self.shape).unbind(1)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        return {
+            "shape": list(self.shape),
+            "width": self.width,
+            "depth": self.depth,
+            "frequencies": self.frequencies,
+            "labels": self.labels,
+            "heads": self.heads,
+            "activation": self.activation,
+        }
+
+
+class _FromXT(nn.Module):
+    def __init__(self, net: Callable[..., Any]) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        return self.net(x, t.expand(x.shape[0]), **cond)
+
+
+def from_xt(net: Callable[..., Any]) -> nn.Module:
+    """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``."""
+    return _FromXT(net)
+

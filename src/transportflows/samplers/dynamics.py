@@ -1,0 +1,263 @@
+r"""Dynamics: what a solve needs of a field, tabulated before the loop.
+
+The sampling dynamics of a field, for a step of sign ± in time, has the drift ``b ± ε s``, which is
+linear in x and in the network's outputs:
+
+.. math:: b \pm \varepsilon s = A(t)\, x + C(t)\, m + \sum_k B_k(t) f_k(t, x).
+
+The coefficients are formed in float64 for all times of the grid at once, after cancellation, so
+that the loop holds network calls and fused updates only. Where the score's weights exceed a bound
+(at an end where σ̂ vanishes) ε is set to 0: a *window*. The marginals do not depend on ε, so this
+leaves them exact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._tensor import as_time
+from ..conversions import ConversionError, Weights
+from ..fields import Field
+from .epsilon import EpsilonSchedule, as_epsilon
+
+__all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_margin"]
+
+BOUND = 1e4
+"""Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
+
+Coefficient = float | Tensor
+
+
+class Dynamics(ABC):
+    """A drift with its noise, over the stage times of a grid.
+
+    Attributes:
+        groups: number of epsilons; rows come in as many equal groups.
+        nfe: evaluations of the field per call of :meth:`drift`.
+    """
+
+    groups: int = 1
+    window: tuple[tuple[float, float], ...] | None = None
+
+    @abstractmethod
+    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:
+        """Prepare for stage times ``(steps, nodes)`` and steps of a sign.
+
+        Returns:
+            ε there, float64 ``(steps, nodes, groups)`` on the CPU, or None for an ODE.
+        """
+
+    @abstractmethod
+    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
+        """The drift at a stage time for some rows of the state."""
+
+
+class Rows:
+    """A chunk of the rows: where they are, which group they belong to, their conditions."""
+
+    def __init__(
+        self, index: Tensor, n: int, groups: int, ndim: int, cond: Mapping[str, Any]
+    ) -> None:
+        self.sample = index.remainder(n)
+        self.group = index.div(n, rounding_mode="floor").clamp(max=groups - 1)
+        self.tail = (1,) * (ndim - 1)
+        self.cond = {
+            name: value[self.sample] if _per_row(value, n) else value
+            for name, value in cond.items()
+        }
+
+    def spread(self, table: Tensor) -> Tensor:
+        """One number a group, ``(groups,)``, as one a row, ``(rows, 1, ...)``."""
+        return table[self.group].view(-1, *self.tail)
+
+
+def _per_row(value: Any, n: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n
+
+
+class FunctionDynamics(Dynamics):
+    """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
+
+    Args:
+        function: ``f(t, x)``, t of shape ``()``.
+        epsilon: a number, function of time or schedule.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Tensor], Tensor],
+        epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
+    ) -> None:
+        self.function = function
+        self.epsilon = as_epsilon(epsilon)
+
+    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:  # noqa: D102
+        self.times = times.to(like)
+        if self.epsilon.is_zero:
+            return None
+        return self.epsilon.value(times, torch.ones_like(times)).unsqueeze(-1)
+
+    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
+        return self.function(self.times[step, node], x)
+
+
+class FieldDynamics(Dynamics):
+    """The ODE or SDE of a field.
+
+    Args:
+        field: any field.
+        epsilons: one schedule, or one for each group of rows; all zero or none.
+    """
+
+    def __init__(self, field: Field, epsilons: Sequence[EpsilonSchedule]) -> None:
+        self.field = field
+        self.epsilons = epsilons
+        self.groups = len(epsilons)
+        self.ode = all(epsilon.is_zero for epsilon in epsilons)
+
+    @torch.no_grad()
+    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:  # noqa: D102
+        field = self.field
+        flat = times.reshape(-1).to(like.device)
+        velocity = field.weights("velocity", flat)
+        _refuse_singular(field, velocity, flat)
+        total = _Table(velocity, self.groups)
+        epsilon = None
+        if not self.ode:
+            epsilon = self._add_relaxation(total, flat, sign)
+            epsilon = epsilon.view(*times.shape, self.groups).cpu()
+        self.mean = field.process.base_mean
+        self.mean = None if self.mean is None else self.mean.to(like)
+        self.state, self.offset, *self.outputs = (
+            None if table is None else self._ready(table.view(*times.shape, self.groups), like)
+            for table in total.tables
+        )
+        if self.mean is None:
+            self.offset = None
+        self.times = times.to(like)
+        return epsilon
+
+    def _ready(self, table: Tensor, like: Tensor) -> list[list[Coefficient]]:
+        """As numbers where all rows share one, else as tensors on the device."""
+        if self.groups == 1:
+            numbers: list[list[Coefficient]] = table.squeeze(-1).tolist()
+            return numbers
+        moved = table.to(like)
+        return [list(row.unbind(0)) for row in moved.unbind(0)]
+
+    def _add_relaxation(self, total: _Table, t: Tensor, sign: int) -> Tensor:
+        """Add ``± ε s``, from the score or from the noise, whichever is regular; return ε."""
+        field, process = self.field, self.field.process
+        scale = process.noise_scale(t)
+        if not process.interpolant.has_latent and process.gaussian_base is None:
+            raise ConversionError(process.no_gaussian_part("score"))
+        score, noise = field.weights("score", t), field.weights("noise", t)
+        epsilon = torch.stack([e.value(t, scale) for e in self.epsilons], -1)
+        ratio = torch.stack([e.over_noise_scale(t, scale) for e in self.epsilons], -1)
+        tables, by_noise = _Table(score, self.groups), _Table(noise, self.groups)
+        tables.scale(epsilon)
+        by_noise.scale(-ratio)
+        use_noise = ~tables.bounded() & by_noise.bounded()
+        singular = ~tables.bounded() & ~by_noise.bounded()
+        for k in range(len(total.tables)):
+            a, b = tables.tables[k], by_noise.tables[k]
+            if a is None and b is None:
+                continue
+            a = torch.zeros_like(epsilon) if a is None else a
+            b = torch.zeros_like(epsilon) if b is None else b
+            part = torch.where(use_noise, b, torch.where(singular, 0.0, a))
+            total.add(k, sign * part)
+        epsilon = torch.where(singular, 0.0, epsilon)
+        if bool(singular.all()):
+            raise ConversionError(
+                "the score is singular at every time of this grid, so epsilon > 0 has no effect;"
+                " use epsilon=0, or a grid that leaves the end"
+            )
+        self.window = _intervals(t, singular.any(-1))
+        return epsilon
+
+    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
+        weights = [None if table is None else table[step][node] for table in self.outputs]
+        needed = tuple(not _is_zero(w) for w in weights)
+        predictions = self.field.predict(self.times[step, node], x, needed=needed, **rows.cond)
+        out: Tensor | None = None
+        for weight, prediction, wanted in zip(weights, predictions, needed, strict=True):
+            if wanted and prediction is not None and weight is not None:
+                out = _accumulate(out, weight, prediction, rows)
+        if self.state is not None:
+            out = _accumulate(out, self.state[step][node], x, rows)
+        if self.offset is not None and self.mean is not None:
+            out = _accumulate(out, self.offset[step][node], self.mean, rows)
+        return torch.zeros_like(x) if out is None else out
+
+
+def _accumulate(out: Tensor | None, weight: Coefficient, value: Tensor, rows: Rows) -> Tensor:
+    if isinstance(weight, float):
+        if out is None:
+            return value if weight == 1.0 else value * weight
+        return out if weight == 0.0 else torch.add(out, value, alpha=weight)
+    wide = rows.spread(weight)
+    return wide * value if out is None else torch.addcmul(out, wide, value)
+
+
+def _is_zero(weight: Coefficient | None) -> bool:
+    return weight is None or (isinstance(weight, float) and weight == 0.0)
+
+
+class _Table:
+    """Weights of x, m and the outputs, each ``(times, groups)``."""
+
+    def __init__(self, weights: Weights, groups: int) -> None:
+        self.tables: list[Tensor | None] = [
+            None if w is None else w.double().unsqueeze(-1).expand(-1, groups)
+            for w in (weights.x, weights.mean, *weights.outputs)
+        ]
+
+    def scale(self, factor: Tensor) -> None:
+        self.tables = [None if w is None else w * factor for w in self.tables]
+
+    def add(self, k: int, part: Tensor) -> None:
+        present = self.tables[k]
+        self.tables[k] = part if present is None else present + part
+
+    def bounded(self) -> Tensor:
+        sizes = [w.abs() for w in self.tables if w is not None]
+        return torch.stack([size <= BOUND for size in sizes]).all(0)  # NaN is not <=
+
+
+def _intervals(t: Tensor, bad: Tensor) -> tuple[tuple[float, float], ...] | None:
+    """The extent of the bad times near each end."""
+    times = t[bad]
+    if times.numel() == 0:
+        return None
+    halves = (times[times < 0.5], times[times >= 0.5])
+    return tuple((float(h.min()), float(h.max())) for h in halves if h.numel() > 0)
+
+
+def _bad_times(weights: Weights, bound: float) -> Tensor:
+    return ~torch.stack([w.abs() <= bound for w in weights.tensors()]).all(0)
+
+
+def _refuse_singular(field: Field, weights: Weights, t: Tensor) -> None:
+    bad = _bad_times(weights, float("inf"))
+    for weight in weights.tensors():
+        bad = bad | ~torch.isfinite(weight)
+    if bool(bad.any()):
+        raise ConversionError(
+            f"the velocity of this {type(field).__name__} is singular at t = {float(t[bad][0]):g}"
+            f" for {type(field.process.interpolant).__name__}; keep the grid away from there"
+            " (margin=1e-3), or learn the velocity itself"
+        )
+
+
+@torch.no_grad()
+def singular_margin(field: Field, like: Tensor, default: float = 1e-3) -> tuple[float, float]:
+    """Offsets from t = 0 and t = 1: ``default`` where the velocity's weights are singular."""
+    ends = as_time(torch.tensor([0.0, 1.0], dtype=torch.float64), like.double())
+    bad = _bad_times(field.weights("velocity", ends), BOUND).tolist()
+    return (default if bad[0] else 0.0, default if bad[1] else 0.0)

@@ -1,0 +1,362 @@
+"""``sample``: from a field to samples, by ODE or SDE, forward or backward in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import check_finite_rows, names
+from .._random import draw_key, mix, stream
+from ..distributions import Distribution, as_distribution
+from ..fields import Field
+from .adaptive import ADAPTIVE, integrate_adaptive
+from .dynamics import FieldDynamics, Rows, singular_margin
+from .epsilon import EpsilonSchedule, as_epsilon
+from .grid import Spacing, check_grid, time_grid
+from .integrate import check_finite, integrate
+from .noise import NoiseSource
+from .schemes import SCHEMES, Scheme, get_scheme
+from .solution import Solution
+
+__all__ = ["sample"]
+
+Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
+
+
+@torch.no_grad()
+def sample(
+    field: Field,
+    n: int | None = None,
+    *,
+    start: Distribution | Tensor | Any | None = None,
+    epsilon: Epsilon | Sequence[Epsilon] = 0.0,
+    scheme: str | Scheme = "heun",
+    steps: int = 100,
+    t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
+    spacing: str | Spacing = "uniform",
+    margin: float | tuple[float, float] | None = None,
+    save_at: Sequence[float] | Tensor | None = None,
+    cond: Mapping[str, Any] | None = None,
+    noise: NoiseSource | None = None,
+    chunk: int | None = None,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    generator: torch.Generator | None = None,
+) -> Solution:
+    r"""Sample a field: solve ``dX = (b + ε s) dt + √(2ε) dW``.
+
+    Forward in time the drift is ``b + ε s``, backward it is ``b - ε s``; for any ε the law of X at
+    time t is that of x_t, if the field is exact. ε = 0 is the probability flow, an ODE, which
+    never asks for the score.
+
+    Args:
+        field: a trained field, a pair, or an oracle.
+        n: number of samples; may be left out where ``start`` is a tensor.
+        start: where to start: a Distribution (or object with ``sample``), or a tensor ``(n, *)``;
+            by default the process's law at t = 0. It is in the data's units, as is all that is
+            returned, whenever the field carries a transform (the default start is the base, which
+            is in the field's own).
+        epsilon: ε ≥ 0: a number, a function of a float64 tensor of times, a schedule such as
+            :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
+            common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
+        scheme: ``"euler"``, ``"midpoint"`` (ODE only), ``"euler_maruyama"``, ``"heun"``,
+            ``"rk4"``, or for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
+        steps: number of steps (fixed-step schemes).
+        t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
+            the caller's own, used as it is (with the breakpoints of the path inserted).
+        spacing: of the grid; see :func:`time_grid`.
+        margin: offsets kept from t = 0 and t = 1. None keeps 1e-3 where the field's velocity is
+            singular and none elsewhere. Where only the score is singular there is no margin: ε is
+            0 in a window instead.
+        save_at: times at which to save the states; inserted into the grid where it lacks them.
+        cond: conditions for the network; tensors with n rows go with their rows.
+        noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
+            that refines consistently with ``steps``.
+        chunk: rows in one network call; chosen to fit the cache (or the card) if None.
+        rtol: relative tolerance of adaptive schemes.
+        atol: absolute tolerance of adaptive schemes.
+        dtype: of the states; that of the network by default.
+        progress: show a progress bar.
+        generator: source of randomness; one key is drawn from it. The same seed gives the same
+            starts and, step by step, the same noise, whatever ε and ``chunk``.
+
+    Raises:
+        ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
+        NonFiniteStateError: if a state stops being finite (which step, how many rows).
+        ValueError: for an unknown scheme, a negative ε, an ε for a deterministic scheme, a start
+            of the wrong shape, and so on.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = tpf.Velocity(tpf.networks.MLP(2), process)
+        >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
+        torch.Size([2, 5, 2])
+    """
+    if not isinstance(field, Field):
+        raise TypeError(
+            f"sample moves along a Field such as Velocity(net, process), got {type(field).__name__}"
+        )
+    many = isinstance(epsilon, (list, tuple)) or (isinstance(epsilon, Tensor) and epsilon.ndim > 0)
+    schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
+    if not schedules:
+        raise ValueError("epsilon is an empty sequence; give at least one")
+    adaptive = isinstance(scheme, str) and scheme in ADAPTIVE
+    _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
+
+    key = draw_key(generator)
+    first, last = float(t[0]), float(t[-1])
+    x = _starting_states(field, n, start, first, dtype, key)
+    low, high = _margins(field, margin, scheme, first, last, x)
+    breakpoints = field.process.interpolant.breakpoints
+    if len(t) == 2:
+        span = [min(max(time, low), 1 - high) for time in (first, last)]
+        grid = (
+            torch.tensor(span, dtype=torch.float64)
+            if adaptive
+            else time_grid(
+                steps, start=span[0], stop=span[1], spacing=spacing, breakpoints=breakpoints
+            )
+        )
+    else:
+        grid = _own_grid(t, low, high, breakpoints)
+    saves = None
+    if save_at is not None:
+        saves = torch.as_tensor(save_at, dtype=torch.float64).clamp(
+            float(grid.min()), float(grid.max())
+        )
+        _check_saves(save_at, first, last)
+    rows = _default_chunk(field, x) if chunk is None else chunk
+    if rows < 1:
+        raise ValueError(f"chunk must be positive, got {chunk}")
+
+    def solve(members: list[EpsilonSchedule]) -> Solution:
+        states = x if len(members) == 1 else x.repeat(len(members), *(1,) * (x.ndim - 1))
+        if adaptive:
+            return integrate_adaptive(
+                _chunked_velocity(field, cond or {}, x.shape[0], rows),
+                states,
+                start=float(grid[0]),
+                stop=float(grid[-1]),
+                scheme=str(scheme),
+                rtol=rtol,
+                atol=atol,
+                breakpoints=breakpoints,
+                save_at=saves,
+            )
+        return integrate(
+            FieldDynamics(field, members),
+            states,
+            grid,
+            scheme=scheme,
+            noise=noise,
+            key=mix(key, 1),
+            cond=cond,
+            save_at=saves,
+            chunk=rows,
+            progress=progress,
+        )
+
+    with _evaluating(field):
+        if many:
+            solution = _solve_sweep(solve, schedules, x.shape[0])
+        else:
+            solution = solve(schedules)
+    solution = replace(solution, margin=(low, high))
+    if field.transform is not None:
+        path = solution.trajectory
+        solution = replace(
+            solution,
+            x=field.transform.invert(solution.x),
+            trajectory=None if path is None else field.transform.invert(path),
+        )
+    return check_finite(solution)
+
+
+def _solve_sweep(
+    solve: Callable[[list[EpsilonSchedule]], Solution], schedules: list[EpsilonSchedule], n: int
+) -> Solution:
+    """Solve the members with ε = 0 once, as an ODE, and the others in one batch; put together."""
+    still = [k for k, e in enumerate(schedules) if e.is_zero]
+    moving = [k for k, e in enumerate(schedules) if not e.is_zero]
+    place: dict[int, tuple[Solution, int]] = {}
+    if still:
+        ode = solve([schedules[still[0]]])
+        place.update({k: (ode, 0) for k in still})
+    if moving:
+        sde = solve([schedules[k] for k in moving])
+        place.update({k: (sde, j) for j, k in enumerate(moving)})
+    parts = [place[k] for k in range(len(schedules))]
+    solutions = list({id(s): s for s, _ in parts}.values())
+    paths = None
+    if solutions[0].trajectory is not None:
+        paths = torch.stack(
+            [s.trajectory[:, j * n : (j + 1) * n] for s, j in parts if s.trajectory is not None],
+            dim=1,
+        )
+    bad = [s.first_bad_step for s in solutions if s.first_bad_step is not None]
+    return replace(
+        solutions[-1],
+        x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
+        trajectory=paths,
+        first_bad_step=min(bad) if bad else None,
+    )
+
+
+def _check_scheme(scheme: str | Scheme, *, noisy: bool) -> None:
+    if isinstance(scheme, str) and scheme in ADAPTIVE:
+        if noisy:
+            raise ValueError(
+                f"the adaptive scheme {scheme!r} solves ODEs, and epsilon > 0 was given; use"
+                " 'heun' or 'rk4', or epsilon=0"
+            )
+    elif isinstance(scheme, str) and scheme not in SCHEMES:
+        raise ValueError(
+            f"unknown scheme {scheme!r}; known: {names(SCHEMES)}, and for epsilon=0"
+            f" {names(ADAPTIVE)}"
+        )
+    else:
+        get_scheme(scheme, noisy=noisy)
+
+
+def _starting_states(
+    field: Field,
+    n: int | None,
+    start: Distribution | Tensor | Any | None,
+    first: float,
+    dtype: torch.dtype | None,
+    key: int,
+) -> Tensor:
+    """The states to start from, in the field's units."""
+    like = field.reference()
+    like = like if dtype is None else like.to(dtype)
+    process = field.process
+    if isinstance(start, Tensor):
+        check_finite_rows(start, "start")
+        if n is not None and n != start.shape[0]:
+            raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
+        x = start if dtype is None else start.to(dtype)
+        _check_kind(field, x, "start")
+        _check_shape(process.shape, x)
+        return x if field.transform is None else field.transform(x)
+    if n is None:
+        raise ValueError("give the number of samples: sample(field, n)")
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    if start is None and first != 0:
+        raise ValueError(
+            f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
+            " Distribution such as Empirical(data)), or states x_t of your own"
+        )
+    law = process.start if start is None else as_distribution(start)
+    _check_shape(process.shape, torch.empty(1, *law.shape))
+    generator = stream(mix(key, 0), device=like.device)
+    x = law.sample(int(n), generator=generator, dtype=like.dtype, device=like.device)
+    return x if field.transform is None or start is None else field.transform(x)
+
+
+def _check_kind(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states whose dtype or device is not the networks'."""
+    if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
+        return
+    like = field.reference()
+    if x.dtype != like.dtype or x.device != like.device:
+        raise ValueError(
+            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
+            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+        )
+
+
+def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"start has event shape {tuple(x.shape[1:])}, and the process has {tuple(shape)}"
+        )
+
+
+def _margins(
+    field: Field,
+    margin: float | tuple[float, float] | None,
+    scheme: str | Scheme,
+    first: float,
+    last: float,
+    x: Tensor,
+) -> tuple[float, float]:
+    """The offsets from both ends of time that this solve keeps."""
+    if margin is not None:
+        low, high = margin if isinstance(margin, tuple) else (margin, margin)
+        if not (low >= 0 and high >= 0 and low + high < 1):
+            raise ValueError(f"margins must be >= 0 and sum to less than 1, got ({low}, {high})")
+    else:
+        low, high = singular_margin(field, x)
+        # A scheme that never evaluates the field where a step ends can step into the last time.
+        fixed = SCHEMES.get(scheme) if isinstance(scheme, str) else scheme
+        if fixed is not None and max(fixed.nodes) < 1:
+            low, high = (low, 0.0) if last > first else (0.0, high)
+    ends = (min(first, last), max(first, last))
+    return (low if ends[0] < low else 0.0, high if ends[1] > 1 - high else 0.0)
+
+
+def _own_grid(
+    t: Sequence[float] | Tensor, low: float, high: float, breakpoints: Sequence[float]
+) -> Tensor:
+    """The caller's grid, clipped to the margins, with the breakpoints of the path inserted."""
+    grid = check_grid(t).clamp(low, 1 - high)
+    inside = [b for b in breakpoints if float(grid.min()) < b < float(grid.max())]
+    merged = sorted({*grid.tolist(), *inside}, reverse=bool(grid[0] > grid[-1]))
+    return check_grid(merged)
+
+
+def _check_saves(save_at: Sequence[float] | Tensor, first: float, last: float) -> None:
+    low, high = min(first, last), max(first, last)
+    outside = [float(s) for s in torch.as_tensor(save_at).reshape(-1) if not low <= s <= high]
+    if outside:
+        raise ValueError(f"cannot save at {outside}: the solve spans [{low:g}, {high:g}]")
+
+
+def _default_chunk(field: Field, x: Tensor) -> int:
+    """Rows whose widest activations take about 2 MB on a CPU, or 1 GB on a card."""
+    widths = [p.shape[0] for net in field.networks if isinstance(net, nn.Module) for p in net.parameters() if p.ndim > 1]
+    width = max([*widths, x[0].numel()])
+    budget = 2**21 if x.device.type == "cpu" else 2**30
+    return max(64, budget // (width * x.element_size()))
+
+
+def _chunked_velocity(
+    field: Field, cond: Mapping[str, Any], n: int, chunk: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity in chunks of rows, for solvers that hold the whole state."""
+
+    def velocity(t: Tensor, x: Tensor) -> Tensor:
+        parts = []
+        for index in torch.arange(n, device=x.device).split(chunk):
+            rows = Rows(index, n, 1, x.ndim, cond)
+            parts.append(field.velocity(t, x[index], **rows.cond))
+        return torch.cat(parts)
+
+    return velocity
+
+
+@contextmanager
+def _evaluating(field: Field) -> Iterator[None]:
+    """Put the networks into evaluation mode, and back into the modes they were in."""
+    modes = [
+        (module, module.training)
+        for net in field.networks
+        if isinstance(net, nn.Module)
+        for module in net.modules()
+    ]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

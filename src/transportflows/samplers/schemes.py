@@ -1,0 +1,128 @@
+r"""Schemes: one step of ``dX = f(t, X) dt + √(2ε) dW``, and what order it has.
+
+The noise is additive, so Itô and Stratonovich agree, and few stages go far. A scheme weighs the
+noise by the quadrature with which it weighs ``ε s``: the increment of a step is
+``n = √(2 Σ_k w_k ε(t_k)) ΔW`` with the scheme's own weights (left point, trapezoid, Simpson). The
+exact ``∫ε dt``, or ε frozen at the left, would lower the order.
+
+Orders are declared here and measured in the tests on mixtures (a Gaussian hides errors): ``order``
+for ε = 0, ``weak_order`` for laws, ``strong_order`` for paths.
+
+The noisy RK4: the stages of the classical method see what a Brownian path would have done by then.
+With ``H ~ N(0, |h|/12)``, scaled like n, stages 2 and 3 see ``n/2 + ((3 ± √3)/2) H`` and stage 4
+and the end see n. Then the stages average to ``∫W/h`` and their squares to ``∫W²/h``, which is
+what weak order 2 and strong order 1.5 need. With n itself as a constant forcing it is weak order 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._checks import names
+
+__all__ = ["SCHEMES", "Scheme", "get_scheme"]
+
+Drift = Callable[[int, Tensor], Tensor]
+Step = Callable[[Drift, Tensor, float, Tensor | None, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One step, and what is known of it.
+
+    Attributes:
+        name: as ``sample(..., scheme=name)``.
+        step: ``step(drift, x, h, n, area) -> x``, where ``drift(k, x)`` is f at node k, ``h`` the
+            signed step, ``n`` the noise increment (None for an ODE) and ``area`` its H, scaled
+            like n.
+        nodes: where in the step f is evaluated, as fractions of h.
+        quadrature: weights of the nodes, sum 1: those of ``∫ε dt``.
+        order: order for ε = 0.
+        weak_order: order of laws for ε > 0; None if the scheme takes no noise.
+        strong_order: order of paths for ε > 0; None likewise.
+        nfe: evaluations of f per step.
+        area: whether it needs H.
+    """
+
+    name: str
+    step: Step
+    nodes: tuple[float, ...]
+    quadrature: tuple[float, ...]
+    order: float
+    weak_order: float | None
+    strong_order: float | None
+    nfe: int
+    area: bool = False
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the scheme takes noise."""
+        return self.weak_order is not None
+
+
+def _add(x: Tensor, slope: Tensor, h: float, n: Tensor | None = None) -> Tensor:
+    moved = torch.add(x, slope, alpha=h)
+    return moved if n is None else moved.add_(n) if not moved.requires_grad else moved + n
+
+
+def _euler(drift: Drift, x: Tensor, h: float, n: Tensor | None, area: Tensor | None) -> Tensor:
+    return _add(x, drift(0, x), h, n)
+
+
+def _midpoint(drift: Drift, x: Tensor, h: float, n: Tensor | None, area: Tensor | None) -> Tensor:
+    return _add(x, drift(1, _add(x, drift(0, x), 0.5 * h)), h)
+
+
+def _heun(drift: Drift, x: Tensor, h: float, n: Tensor | None, area: Tensor | None) -> Tensor:
+    first = drift(0, x)
+    second = drift(1, _add(x, first, h, n))
+    return _add(x, first + second, 0.5 * h, n)
+
+
+_PLUS, _MINUS = (3 + math.sqrt(3)) / 2, (3 - math.sqrt(3)) / 2
+
+
+def _rk4(drift: Drift, x: Tensor, h: float, n: Tensor | None, area: Tensor | None) -> Tensor:
+    seen_2 = seen_3 = None
+    if n is not None and area is not None:
+        half = 0.5 * n
+        seen_2 = torch.add(half, area, alpha=_PLUS)
+        seen_3 = torch.add(half, area, alpha=_MINUS)
+    k1 = drift(0, x)
+    k2 = drift(1, _add(x, k1, 0.5 * h, seen_2))
+    k3 = drift(1, _add(x, k2, 0.5 * h, seen_3))
+    k4 = drift(2, _add(x, k3, h, n))
+    return _add(x, k1 + 2 * (k2 + k3) + k4, h / 6, n)
+
+
+SCHEMES: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("euler", _euler, (0.0,), (1.0,), 1, None, None, 1),
+        Scheme("euler_maruyama", _euler, (0.0,), (1.0,), 1, 1, 1, 1),
+        Scheme("midpoint", _midpoint, (0.0, 0.5), (0.0, 1.0), 2, None, None, 2),
+        Scheme("heun", _heun, (0.0, 1.0), (0.5, 0.5), 2, 2, 1, 2),
+        Scheme("rk4", _rk4, (0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6), 4, 2, 1.5, 4, area=True),
+    )
+}
+"""The fixed-step schemes by name."""
+
+
+def get_scheme(scheme: str | Scheme, *, noisy: bool) -> Scheme:
+    """Return a scheme by name, or refuse it, listing the known ones."""
+    if isinstance(scheme, str):
+        if scheme not in SCHEMES:
+            raise ValueError(f"unknown scheme {scheme!r}; known: {names(SCHEMES)}")
+        scheme = SCHEMES[scheme]
+    if noisy and not scheme.noisy:
+        able = names(name for name, s in SCHEMES.items() if s.noisy)
+        raise ValueError(
+            f"epsilon > 0 was given to the deterministic scheme {scheme.name!r}; use one of {able},"
+            " or epsilon=0"
+        )
+    return scheme

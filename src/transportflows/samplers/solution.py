@@ -1,0 +1,50 @@
+"""What a solve returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["NonFiniteStateError", "Solution"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where the states ended, and how they got there.
+
+    Attributes:
+        x: final states, ``(n, *)``; with a sequence of K epsilons ``(K, n, *)``.
+        t: the time grid, float64, ``(steps + 1,)``; the accepted range for an adaptive scheme.
+        trajectory: states at ``saved_at``, ``(T, n, *)`` or ``(T, K, n, *)``; None if not asked.
+        saved_at: the times of the trajectory, float64, ``(T,)``.
+        nfe: evaluations of the field for each sample (of each network that it needs).
+        scheme: name of the scheme.
+        window: times at which ε was set to 0, as (first, last) around each end of time: there the
+            score is singular, and the marginals do not need it. None if none was.
+        margin: offsets from t = 0 and t = 1 at which the solve kept from a velocity that is
+            singular there.
+        first_bad_step: the first step after which a state was not finite; None if all were.
+    """
+
+    x: Tensor
+    t: Tensor
+    nfe: int
+    scheme: str
+    trajectory: Tensor | None = None
+    saved_at: Tensor | None = None
+    window: tuple[tuple[float, float], ...] | None = None
+    margin: tuple[float, float] = (0.0, 0.0)
+    first_bad_step: int | None = None
+
+
+class NonFiniteStateError(ArithmeticError):
+    """A state stopped being finite while sampling.
+
+    Attributes:
+        solution: all that was computed, with the rows that stayed finite.
+    """
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution

@@ -1,0 +1,484 @@
+r"""Checks for those who extend the library: is this interpolant, field or scheme right?
+
+The library's own tests use them on everything it ships. Each check compares with something
+independent: a derivative with finite differences, a row of a batch with the same row alone, the
+order of a scheme with exact fields on a Gaussian mixture (a Gaussian, whose fields are linear,
+hides errors), for laws by quadrature rather than by Monte Carlo.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field as dataclass_field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from .conversions import QUANTITIES, ConversionError, degenerate_times
+from .distributions import Gaussian, GaussianMixture
+from .fields import Field
+from .interpolants import AffineInterpolant, Brownian, Interpolant, Linear
+from .oracles import GaussianMixtureOracle
+from .process import Process
+from .samplers import (
+    BrownianPath,
+    FieldDynamics,
+    NoiseSource,
+    Scheme,
+    integrate,
+    time_grid,
+)
+from .samplers.epsilon import EpsilonSchedule, as_epsilon
+
+__all__ = [
+    "CheckError",
+    "OrderEstimate",
+    "Report",
+    "check_field",
+    "check_interpolant",
+    "estimate_order",
+    "mixture_oracle",
+]
+
+
+class CheckError(AssertionError):
+    """A check found something wrong; the message lists all of it."""
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        subject: what was checked.
+        problems: what is wrong; a check that finds any raises :class:`CheckError`.
+        notes: what is right but good to know, such as times at which a conversion is singular.
+    """
+
+    subject: str
+    problems: list[str] = dataclass_field(default_factory=list)
+    notes: list[str] = dataclass_field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.subject}: {len(self.problems)} problems, {len(self.notes)} notes"]
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def settle(self) -> Report:
+        """Return the report, or raise it."""
+        if self.problems:
+            raise CheckError(str(self))
+        return self
+
+
+# ------------------------------------------------------------------------------- interpolants
+
+
+def check_interpolant(
+    interpolant: Interpolant, *, base: Gaussian | None = None, shape: Sequence[int] = (3,)
+) -> Report:
+    """Check an interpolant: ends, derivatives, γ², broadcasting, dtypes, conversions.
+
+    Args:
+        interpolant: of the library or of your own.
+        base: Gaussian base for the conversions; standard normal by default.
+        shape: event shape to try it on.
+
+    Returns:
+        The report; its notes name times at which a velocity does not determine the score.
+
+    Raises:
+        CheckError: if anything is wrong: a wrong end, a wrong derivative, a negative γ², a time
+            that does not broadcast, a dtype that is not kept.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> class Power(tpf.AffineInterpolant):
+        ...     def alpha(self, t): return 1 - t**2
+        ...     def beta(self, t): return t**2
+        >>> print(tpf.testing.check_interpolant(Power()))
+        Power: 0 problems, 0 notes
+    """
+    report = Report(type(interpolant).__name__)
+    rows = math.prod(shape)  # as many rows as numbers in an event: a missed broadcast still runs
+    generator = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, rows, *shape, generator=generator, dtype=torch.float64)
+    for check in (_check_ends, _check_gamma, _check_derivatives, _check_broadcast, _check_dtypes):
+        try:
+            check(report, interpolant, x0, x1)
+        except Exception as error:  # a user's code may raise anything: that too is a finding
+            name = check.__name__.removeprefix("_check_")
+            report.problems.append(f"the check of {name} raised {type(error).__name__}: {error}")
+    if not report.problems and isinstance(interpolant, AffineInterpolant):
+        _note_conversions(report, interpolant, base)
+    return report.settle()
+
+
+def _check_ends(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    with torch.no_grad():
+        for name, error in interpolant.end_errors(x0, x1).items():
+            if not error <= 1e-6:
+                report.problems.append(f"wrong end: {name} is {error:.3g} and must be 0")
+
+
+def _check_gamma(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    with torch.no_grad():
+        square, gamma = interpolant.gamma_sq(t), interpolant.gamma(t)
+        rate = interpolant.gamma_sq_dot(t[[0, -1]])
+    if not bool((square >= -1e-12).all()):
+        worst = int(square.argmin())
+        report.problems.append(
+            f"negative γ²: gamma_sq({float(t[worst]):.3g}) = {float(square[worst]):.3g}"
+        )
+    elif float((gamma.square() - square).abs().max()) > 1e-8:
+        worst = int((gamma.square() - square).abs().argmax())
+        report.problems.append(f"gamma² differs from gamma_sq at t = {float(t[worst]):.3g}")
+    if not bool(torch.isfinite(rate).all()):
+        report.problems.append(
+            "the derivative of γ² is not finite at an end; write gamma_sq(t) without a root"
+            " instead of gamma(t), such as t * (1 - t) for sqrt(t (1 - t))"
+        )
+
+
+def _check_derivatives(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    times = torch.linspace(0.03, 0.97, 41, dtype=torch.float64)
+    for point in interpolant.breakpoints:
+        times = times[(times - point).abs() > 1e-3]
+    pairs: list[tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = [
+        ("gamma_sq_dot", interpolant.gamma_sq, interpolant.gamma_sq_dot),
+        (
+            "mean_dot",
+            lambda t: torch.stack([interpolant.mean(s, x0, x1) for s in t]),
+            lambda t: torch.stack([interpolant.mean_dot(s, x0, x1) for s in t]),
+        ),
+    ]
+    if interpolant.has_latent:
+        pairs.append(("gamma_dot", interpolant.gamma, interpolant.gamma_dot))
+    if isinstance(interpolant, AffineInterpolant):
+        pairs += [
+            ("alpha_dot", interpolant.alpha, interpolant.alpha_dot),
+            ("beta_dot", interpolant.beta, interpolant.beta_dot),
+            ("alpha_sq_dot", interpolant.alpha_sq, interpolant.alpha_sq_dot),
+        ]
+        square = interpolant.alpha(times).square()
+        if float((interpolant.alpha_sq(times) - square).abs().max()) > 1e-8:
+            report.problems.append("alpha_sq differs from alpha²")
+    step = 1e-5
+    for name, value, derivative in pairs:
+        with torch.no_grad():
+            difference = (value(times + step) - value(times - step)) / (2 * step)
+            given = derivative(times)
+        with torch.inference_mode():
+            inferred = derivative(times.clone())
+        error = (given - difference).abs() / (1 + difference.abs())
+        if not float(error.max()) < 1e-5:
+            worst = int(error.flatten(1).amax(1).argmax() if error.ndim > 1 else error.argmax())
+            at = difference[worst].flatten()
+            k = int((given[worst].flatten() - at).abs().argmax())
+            report.problems.append(
+                f"wrong derivative: {name}({float(times[worst]):.3g}) is"
+                f" {float(given[worst].flatten()[k]):.6g}, and by finite differences"
+                f" {float(at[k]):.6g}; a zero often means float(t), t.item() or torch.tensor(t)"
+                " in the function, which cuts the derivative"
+            )
+        elif not torch.allclose(given, inferred, rtol=1e-10, atol=1e-12):
+            report.problems.append(f"{name} differs under torch.inference_mode()")
+
+
+def _check_broadcast(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    t = torch.linspace(0.1, 0.9, x1.shape[0], dtype=torch.float64)
+    wide = t.reshape(-1, *(1,) * (x1.ndim - 1))
+    alone = [
+        interpolant.mean(s, x0[k : k + 1], x1[k : k + 1]) for k, s in enumerate(t)
+    ]
+    expected = torch.cat(alone)
+    for name, given in (
+        ("mean", interpolant.mean(wide, x0, x1)),
+        ("mean_dot", interpolant.mean_dot(t, x0, x1)),
+    ):
+        if given.shape != x1.shape:
+            report.problems.append(
+                f"broken broadcast: {name} gave shape {tuple(given.shape)} for states of shape"
+                f" {tuple(x1.shape)}"
+            )
+        elif name == "mean" and not torch.allclose(given, expected, atol=1e-10):
+            report.problems.append(
+                "broken broadcast: a row of mean(t, x0, x1) differs from the same row alone; t"
+                " comes with the dimensions of x1, so write t * x1 and no reshapes"
+            )
+    functions = [("gamma_sq", interpolant.gamma_sq)]
+    if isinstance(interpolant, AffineInterpolant):
+        functions += [("alpha", interpolant.alpha), ("beta", interpolant.beta)]
+    for name, function in functions:
+        for times in (t[0], t, wide):
+            if function(times).shape != times.shape:
+                report.problems.append(
+                    f"broken broadcast: {name} gave shape {tuple(function(times).shape)} for times"
+                    f" of shape {tuple(times.shape)}"
+                )
+                break
+
+
+def _check_dtypes(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    for dtype in (torch.float32, torch.float64):
+        t = torch.full((x1.shape[0], *(1,) * (x1.ndim - 1)), 0.3, dtype=dtype)
+        given = interpolant.mean(t, x0.to(dtype), x1.to(dtype)).dtype
+        square = interpolant.gamma_sq(t).dtype
+        if given != dtype or square != dtype:
+            report.problems.append(
+                f"dtype not kept: for {dtype} mean gave {given} and gamma_sq {square}"
+            )
+
+
+def _note_conversions(
+    report: Report, interpolant: AffineInterpolant, base: Gaussian | None
+) -> None:
+    process = (
+        Process(interpolant, Gaussian((1,)) if base is None else base)
+        if interpolant.uses_base
+        else Process(interpolant, shape=(1,))
+    )
+    times = degenerate_times(process)
+    if times:
+        shown = ", ".join(f"{time:.3g}" for time in times[:5])
+        report.notes.append(
+            f"singular conversion: a velocity does not determine the score at t = {shown}; score,"
+            " noise and data from a Velocity are refused. Learn the noise (NoisePredictor), or"
+            " both (FieldPair)"
+        )
+
+
+# ------------------------------------------------------------------------------------- fields
+
+
+def check_field(
+    field: Field,
+    x: Tensor,
+    *,
+    cond: Mapping[str, Any] | None = None,
+    oracle: Field | None = None,
+    tolerance: float = 1e-4,
+) -> Report:
+    """Check a field: shapes, times, rows that do not see each other, agreement with an oracle.
+
+    Args:
+        field: to check, in evaluation mode.
+        x: some states, ``(B, *)`` with B ≥ 2.
+        cond: conditions for the network, tensors of B rows.
+        oracle: an exact field of the same process, to compare every quantity with.
+        tolerance: relative to the size of the value, in the comparisons.
+
+    Raises:
+        CheckError: with all that is wrong.
+    """
+    report, cond = Report(type(field).__name__), dict(cond or {})
+    if x.ndim < 2 or x.shape[0] < 2:
+        raise ValueError(f"give at least 2 states, (B, *); got shape {tuple(x.shape)}")
+    t = torch.full((x.shape[0],), 0.4).to(x)
+
+    def outputs(times: Tensor, states: Tensor, **given: Any) -> tuple[Tensor, ...]:
+        value = field(times, states, **given)
+        return value if isinstance(value, tuple) else (value,)
+
+    try:
+        with torch.no_grad():
+            one, many = outputs(t[0], x, **cond), outputs(t, x, **cond)
+            later = outputs(t + 0.3, x, **cond)
+            moved = x.clone()
+            moved[0] += 1
+            other = outputs(t, moved, **cond)
+    except Exception as error:  # whatever the network raises is a finding
+        report.problems.append(f"calling the field raised {type(error).__name__}: {error}")
+        return report.settle()
+    for k, name in enumerate(field.outputs):
+        size = many[k].abs().max().clamp(min=1e-30)
+        if not bool(torch.isfinite(many[k]).all()):
+            report.problems.append(f"{name} is not finite")
+        elif float((one[k] - many[k]).abs().max() / size) > tolerance:
+            report.problems.append(
+                f"broken broadcast: {name} differs between t of shape () and the same time as (B,)"
+            )
+        if float((other[k][1:] - many[k][1:]).abs().max() / size) > tolerance:
+            report.problems.append(
+                f"rows are not independent: moving row 0 changes {name} of others (batch"
+                " normalisation in training mode?)"
+            )
+        if torch.equal(later[k], many[k]):
+            report.notes.append(f"{name} does not depend on time")
+    if oracle is not None:
+        _compare(report, field, oracle, x, cond, tolerance)
+    return report.settle()
+
+
+def _compare(
+    report: Report, field: Field, oracle: Field, x: Tensor, cond: dict[str, Any], tolerance: float
+) -> None:
+    for time in (0.1, 0.35, 0.5, 0.8):
+        t = torch.as_tensor(time).to(x)
+        for name in QUANTITIES:
+            try:
+                with torch.no_grad():
+                    given, exact = getattr(field, name)(t, x, **cond), getattr(oracle, name)(t, x)
+            except ConversionError:
+                continue
+            error = float((given - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
+            if not error <= tolerance:
+                ratio = float((given * exact).sum() / exact.square().sum())
+                report.problems.append(
+                    f"{name} differs from the oracle at t = {time} by {error:.3g} of its size (its"
+                    f" projection on the exact one is {ratio:.3g} times it)"
+                )
+
+
+# ------------------------------------------------------------------------------------- orders
+
+
+@dataclass(frozen=True)
+class OrderEstimate:
+    """A measured order.
+
+    Attributes:
+        order: slope of log error against log steps, by least squares.
+        steps: step counts.
+        errors: error at each.
+    """
+
+    order: float
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """The order between successive step counts."""
+        pairs = zip(self.steps, self.errors, strict=True)
+        logs = [(math.log(n), math.log(e)) for n, e in pairs]
+        return tuple(
+            (e0 - e1) / (n1 - n0) for (n0, e0), (n1, e1) in zip(logs[:-1], logs[1:], strict=True)
+        )
+
+
+def mixture_oracle() -> GaussianMixtureOracle:
+    """A one-dimensional oracle between two mixtures, linear with a Brownian latent."""
+    base = GaussianMixture(torch.tensor([[-1.0], [0.8]]), 0.6, weights=[0.4, 0.6])
+    data = GaussianMixture(torch.tensor([[-1.3], [0.2], [1.5]]), 0.5, weights=[0.3, 0.3, 0.4])
+    return GaussianMixtureOracle(Process(Linear(Brownian()), base), data)
+
+
+_STEPS = {"ode": (16, 32, 64, 128), "weak": (8, 16, 32, 64), "strong": (32, 64, 128, 256, 512)}
+
+
+def estimate_order(
+    scheme: str | Scheme,
+    field: Field | None = None,
+    *,
+    kind: str = "ode",
+    epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.5,
+    steps: Sequence[int] | None = None,
+    backward: bool = False,
+    n: int = 2000,
+) -> OrderEstimate:
+    """Measure the order of a scheme against exact fields.
+
+    ``"ode"``: ε = 0, the median over samples of the distance to a much finer solution.
+    ``"weak"``: the largest error of ``E f(X)``, f in {x, x², x³, cos 2x, sin 3x}, at the last time,
+    with no Monte Carlo: ``u_i(x) = E u_{i+1}(step(x))`` is carried backward by Gauss-Hermite
+    quadrature over the noise and cubic splines over x, and integrated against the exact law.
+    ``"strong"``: the median over paths of the distance between solutions with n and 2n steps that
+    follow the same Brownian paths (the median, since a few paths choose another mode).
+
+    Args:
+        scheme: name or :class:`Scheme`.
+        field: an exact field of dimension 1 with ``log_prob`` and ``sample``; by default
+            :func:`mixture_oracle`.
+        kind: ``"ode"``, ``"weak"`` or ``"strong"``.
+        epsilon: for weak and strong.
+        steps: increasing step counts; each twice the one before for ``"strong"``.
+        backward: run from t = 1 to t = 0.
+        n: samples, for ode and strong.
+    """
+    if kind not in _STEPS:
+        raise ValueError(f"unknown kind {kind!r}; known: 'ode', 'weak', 'strong'")
+    oracle: Any = mixture_oracle() if field is None else field
+    counts = tuple(_STEPS[kind] if steps is None else steps)
+    start, stop = (1.0, 0.0) if backward else (0.0, 1.0)
+    schedule = as_epsilon(0.0 if kind == "ode" else epsilon)
+    dynamics = FieldDynamics(oracle, [schedule])
+
+    def grid(count: int) -> Tensor:
+        return time_grid(count, start=start, stop=stop)
+
+    if kind == "weak":
+        errors = [_weak_error(oracle, dynamics, scheme, grid(count)) for count in counts]
+    else:
+        generator = torch.Generator().manual_seed(0)
+        x = oracle.sample(start, n, generator=generator, dtype=torch.float64)
+
+        def solve(count: int, used: str | Scheme) -> Tensor:
+            with torch.no_grad():
+                return integrate(
+                    dynamics, x, grid(count), scheme=used, noise=BrownianPath(), key=1
+                ).x
+
+        if kind == "ode":
+            reference = solve(16 * counts[-1], "rk4")
+            solutions = [solve(count, scheme) for count in counts]
+            distances = [(s - reference).abs() for s in solutions]
+        else:
+            solutions = [solve(count, scheme) for count in (*counts, 2 * counts[-1])]
+            pairs = zip(solutions[:-1], solutions[1:], strict=True)
+            distances = [(coarse - fine).abs() for coarse, fine in pairs]
+        errors = [float(distance.median()) for distance in distances]
+    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+    return OrderEstimate(-float(slope), counts, tuple(errors))
+
+
+class _Given(NoiseSource):
+    """Increments that the caller gives."""
+
+    def __init__(self, dw: Tensor, area: Tensor) -> None:
+        self.dw, self.levy = dw, area
+
+    def increment(
+        self, step: int, t0: float, t1: float, *, area: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        h = abs(t1 - t0)
+        return self.dw * math.sqrt(h), self.levy * math.sqrt(h / 12) if area else None
+
+
+def _weak_error(
+    oracle: Any, dynamics: FieldDynamics, scheme: str | Scheme, grid: Tensor
+) -> float:
+    """The largest error of the moments at the last time, by quadrature."""
+    reach, points = 7.0, 1401
+    x = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+    node, weight = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
+    dw, levy = (v.reshape(-1) for v in torch.meshgrid(node, node, indexing="ij"))
+    joint = (weight[:, None] * weight).reshape(-1)
+    keep = joint > 1e-13
+    dw, levy, joint = dw[keep], levy[keep], joint[keep]
+    states = x.repeat_interleave(len(dw)).unsqueeze(1)
+    noise = _Given(dw.repeat(points).unsqueeze(1), levy.repeat(points).unsqueeze(1))
+
+    def moments(y: Tensor) -> Tensor:
+        return torch.stack([y, y**2, y**3, torch.cos(2 * y), torch.sin(3 * y)], -1)
+
+    u = moments(x)
+    for i in range(len(grid) - 2, -1, -1):
+        with torch.no_grad():
+            step = integrate(dynamics, states, grid[i : i + 2], scheme=scheme, noise=noise, key=0)
+        moved = step.x.flatten().clamp(-reach - 1, reach + 1)
+        spline = CubicSpline(x.numpy(), u.numpy())
+        u = torch.einsum(
+            "pqf,q->pf", torch.from_numpy(spline(moved.numpy())).view(points, len(dw), -1), joint
+        )
+    first, last = (oracle.log_prob(t, x[:, None]).exp() for t in grid[[0, -1]])
+    spacing = float(x[1] - x[0])
+    result, exact = spacing * (first[:, None] * u).sum(0), spacing * (last[:, None] * moments(x)).sum(0)
+    return float((result - exact).abs().max())

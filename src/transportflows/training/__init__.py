@@ -1,0 +1,8 @@
+"""Training: the loop, its averages and its history, and the rows it draws from."""
+
+from .data import Epochs, Rows
+from .ema import EMA
+from .history import Curve, History, NonFiniteLossError
+from .trainer import Trainer
+
+__all__ = ["EMA", "Curve", "Epochs", "History", "NonFiniteLossError", "Rows", "Trainer"]

@@ -1,0 +1,76 @@
+"""The standardising transform that a field carries: data's units outside, unit scale inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ._checks import check_finite_rows
+
+__all__ = ["Standardize"]
+
+
+class Standardize(nn.Module):
+    r"""The affine map ``y = (x - mean) / scale`` and its inverse.
+
+    Args:
+        mean: a number, or a tensor that broadcasts to the event shape.
+        scale: likewise; positive.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
+        >>> transform = Standardize.fit(x)
+        >>> bool(torch.allclose(transform.invert(transform(x)), x))
+        True
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64).clone())
+        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64).clone())
+        if not bool((self.scale > 0).all()):
+            raise ValueError(f"scale must be positive, got {float(self.scale.min())}")
+
+    @classmethod
+    def fit(cls, x: Tensor, *, shared: Sequence[int] | str = ()) -> Standardize:
+        """Fit mean and standard deviation to rows ``x`` ``(N, *)``.
+
+        Args:
+            x: finite data.
+            shared: event dimensions, counted from 0 after the batch, over which one mean and one
+                scale are shared: ``(1, 2)`` for one a channel of ``(C, H, W)`` images, ``"all"``
+                for one in all. By default every coordinate has its own.
+
+        A coordinate that does not vary is centred and keeps scale 1.
+        """
+        check_finite_rows(x, "x")
+        events = tuple(range(x.ndim - 1)) if shared == "all" else tuple(int(d) for d in shared)
+        dims = (0, *(d + 1 for d in events))
+        wide = x.detach().double()
+        mean = wide.mean(dims, keepdim=True)
+        scale = (wide - mean).square().mean(dims, keepdim=True).sqrt()
+        scale = torch.where(scale > 1e-12 * (1 + mean.abs()), scale, 1.0)
+        return cls(mean[0], scale[0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From the data's units to standardised ones."""
+        return (x - self.mean.to(x)) / self.scale.to(x)
+
+    def invert(self, y: Tensor) -> Tensor:
+        """From standardised units back to the data's."""
+        return torch.addcmul(self.mean.to(y), y, self.scale.to(y))
+
+    def log_abs_det(self, shape: Sequence[int]) -> float:
+        """``log |dy/dx|`` for events of ``shape``: what a log-density in data units gains."""
+        return -float(self.scale.log().expand(torch.Size(shape)).sum()) if math.prod(shape) else 0.0
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        return {"mean": self.mean, "scale": self.scale}

@@ -1,0 +1,11 @@
+"""One thread: the tests are many small operations, and threads that wait cost more than they give."""
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
