@@ -1,4 +1,4 @@
-"""One thread: the tests are many small operations, and threads that wait cost more than they give."""
+"""One thread: the tests are many small operations, and waiting threads cost more than they give."""
 
 import pytest
 import torch

@@ -4,7 +4,7 @@ Everything public is here, flat; ``networks``, ``metrics``, ``datasets`` and ``t
 namespaces of their own.
 """
 
-from . import datasets, metrics, networks
+from . import datasets, metrics, networks, testing
 from ._files import load_field
 from .conversions import ConversionError
 from .couplings import Coupling, Independent, MinibatchOT, Paired
@@ -45,6 +45,7 @@ from .losses import (
     VelocityLoss,
     excess,
 )
+from .oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
 from .process import Batch, PathSample, Process
 from .samplers import (
     ADAPTIVE,
@@ -68,5 +69,85 @@ from .samplers import (
 )
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
 from .transforms import Standardize
+
+__all__ = [
+    "ADAPTIVE",
+    "SBDM",
+    "SCHEMES",
+    "AffineInterpolant",
+    "Batch",
+    "Brownian",
+    "BrownianPath",
+    "ConstantEpsilon",
+    "ConversionError",
+    "Coupling",
+    "DataLoss",
+    "DataPredictor",
+    "Distribution",
+    "Dynamics",
+    "Empirical",
+    "EmpiricalOracle",
+    "EncoderDecoder",
+    "EpsilonSchedule",
+    "Field",
+    "FieldDynamics",
+    "FieldPair",
+    "FunctionDynamics",
+    "Gamma",
+    "Gaussian",
+    "GaussianMixture",
+    "GaussianMixtureOracle",
+    "GridTimes",
+    "Increments",
+    "Independent",
+    "Interpolant",
+    "Linear",
+    "LogitNormalTimes",
+    "Loss",
+    "MeanVelocity",
+    "MeanVelocityLoss",
+    "MinibatchOT",
+    "Mirror",
+    "NoiseLoss",
+    "NoisePredictor",
+    "NoiseScaleEpsilon",
+    "NoiseSource",
+    "NoiseVarianceEpsilon",
+    "NonFiniteStateError",
+    "OneSided",
+    "OneSidedLinear",
+    "OneSidedTrigonometric",
+    "Paired",
+    "PathSample",
+    "Process",
+    "Quadratic",
+    "Regression",
+    "Scheme",
+    "Score",
+    "ScoreLoss",
+    "Sigmoid",
+    "SineSquared",
+    "Solution",
+    "Standardize",
+    "StratifiedTimes",
+    "SumLoss",
+    "TimeSampler",
+    "Trigonometric",
+    "Uniform",
+    "UniformTimes",
+    "Velocity",
+    "VelocityLoss",
+    "as_distribution",
+    "datasets",
+    "excess",
+    "integrate",
+    "load_field",
+    "metrics",
+    "networks",
+    "oracle",
+    "sample",
+    "testing",
+    "time_grid",
+]
 
 __version__ = "0.1.0"

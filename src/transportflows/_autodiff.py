@@ -20,5 +20,6 @@ def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """
     if t.is_inference() and not torch.is_inference_mode_enabled():
         t = t.clone()
-    _, derivative = torch.func.jvp(f, (t,), (torch.ones_like(t),))
+    t = t.contiguous()  # an expanded time cannot carry tangents
+    derivative: Tensor = torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
     return derivative

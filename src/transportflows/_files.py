@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .fields import Field
+from .fields import Field, FieldPair
 from .process import Process
 
 __all__ = ["load_field", "save_field"]
@@ -95,10 +95,10 @@ def load_field(
             " use field.load_state_dict(torch.load(path, weights_only=True)['state'])"
         )
     field: Field
-    if issubclass(cls, transportflows.FieldPair):
+    if issubclass(cls, FieldPair):
         shared = {"process": process, "transform": transform}
         if len(nets) == 1:
-            field = cls(heads=nets[0], outputs=outputs, **shared)  # type: ignore[arg-type]
+            field = cls(heads=nets[0], outputs=outputs, **shared)
         else:
             field = cls(**dict(zip(outputs, nets, strict=True)), **shared)
     else:

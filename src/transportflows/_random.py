@@ -38,9 +38,7 @@ def stream(key: int, *path: int, device: torch.device | str = "cpu") -> torch.Ge
     return torch.Generator(device).manual_seed(mix(key, *path))
 
 
-def local(
-    generator: torch.Generator | None, device: torch.device | str
-) -> torch.Generator | None:
+def local(generator: torch.Generator | None, device: torch.device | str) -> torch.Generator | None:
     """Return a generator that can draw on ``device``.
 
     ``generator`` itself where it lives on that kind of device (or is None), otherwise a new one

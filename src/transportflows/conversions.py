@@ -82,7 +82,7 @@ def conversion(process: Process, outputs: tuple[str, ...], target: str, t: Tenso
     if len(outputs) == 2 and target in ("velocity", "mean_velocity"):
         return _from_pair(process, outputs, target, t)
     if process.one_sided:
-        source = next((o for o in ("velocity", *outputs) if o in outputs))
+        source = next(o for o in ("velocity", *outputs) if o in outputs)
         return _from_one(process, outputs, source, target, t)
     raise ConversionError(_refusal(process, outputs, target))
 
@@ -145,7 +145,9 @@ def _limit(process: Process, t: Tensor) -> Tensor:
     second = 0.5 * time_derivative(process.interpolant.gamma_sq_dot, t)
     finite = torch.isfinite(scale_dot) & (scale_dot != 0)
     return torch.where(
-        finite, second / torch.where(finite, scale_dot, 1.0), torch.where(scale_dot == 0, 0.0, scale_dot)
+        finite,
+        second / torch.where(finite, scale_dot, 1.0),
+        torch.where(scale_dot == 0, 0.0, scale_dot),
     )
 
 

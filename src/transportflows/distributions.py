@@ -263,9 +263,7 @@ class GaussianMixture(Distribution):
         generator = local(generator, device)
         weights = self.weights.to(device)
         labels = torch.multinomial(weights, n, replacement=True, generator=generator)
-        z = torch.randn(
-            n, self.shape.numel(), generator=generator, dtype=dtype, device=device
-        )
+        z = torch.randn(n, self.shape.numel(), generator=generator, dtype=dtype, device=device)
         x = torch.empty_like(z)
         means = self.means.flatten(1).to(z)
         for k, factor in enumerate(self._factors.to(z)):

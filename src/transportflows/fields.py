@@ -336,4 +336,3 @@ def _checked(prediction: Any, x: Tensor, field: str, net: Any) -> Tensor:
         f"the network of this {field} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
         f" gave {got}"
     )
-

@@ -228,7 +228,7 @@ class SumLoss(Loss):
                 " give a loss for each of its outputs"
             )
         predictions = field.predict(sample.t, sample.x, **sample.cond)
-        at = {name: p for name, p in zip(field.outputs, predictions, strict=True)}
+        at = dict(zip(field.outputs, predictions, strict=True))
         return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])
 
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:

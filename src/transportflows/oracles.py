@@ -51,7 +51,7 @@ from .process import Process
 __all__ = ["EmpiricalOracle", "GaussianMixtureOracle", "oracle"]
 
 _LOG_2PI = math.log(2 * math.pi)
-_NUMBERS = 1 << 22
+_NUMBERS = 1 << 19  # numbers that a block of rows holds at once: they fit a cache
 _FEW_TIMES = 64  # up to so many distinct times are served one by one
 
 
@@ -322,7 +322,7 @@ class GaussianMixtureOracle(_Oracle):
         ]
 
     def _blocks(self, t: Tensor, x: Tensor, wanted: tuple[str, ...], per_row: int) -> list[Tensor]:
-        size = max(1, _NUMBERS // per_row)
+        size = max(1, (_NUMBERS if x.device.type == "cpu" else _NUMBERS << 6) // per_row)
         if x.shape[0] <= size:
             return self._rows(t, x, wanted)
         times = [t] * math.ceil(x.shape[0] / size) if t.ndim == 0 else torch.split(t, size)

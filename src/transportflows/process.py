@@ -253,7 +253,9 @@ class Process(nn.Module):
         # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
         curvature = 0.5 * time_derivative(self.noise_scale_sq_dot, t)
         limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
-        limit = torch.where(half_dot == 0, limit, torch.copysign(half_dot.new_tensor(torch.inf), half_dot))
+        limit = torch.where(
+            half_dot == 0, limit, torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
+        )
         safe = torch.where(square > 0, square, 1.0)
         return torch.where(square > 0, half_dot / safe.sqrt(), limit)
 
@@ -459,4 +461,3 @@ class Process(nn.Module):
 
 
 _UNIFORM = UniformTimes()
-

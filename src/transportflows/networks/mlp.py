@@ -144,4 +144,3 @@ class _FromXT(nn.Module):
 def from_xt(net: Callable[..., Any]) -> nn.Module:
     """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``."""
     return _FromXT(net)
-

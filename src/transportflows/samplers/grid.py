@@ -73,7 +73,9 @@ def time_grid(
         nearest = 1 + int((grid[1:-1] - point).abs().argmin())
         grid[nearest] = point
     if not bool((grid.diff() > 0).all()):
-        raise ValueError("the spacing is not increasing from 0 to 1; it must map [0, 1] onto itself")
+        raise ValueError(
+            "the spacing is not increasing from 0 to 1; it must map [0, 1] onto itself"
+        )
     return grid if start < stop else grid.flip(0)
 
 

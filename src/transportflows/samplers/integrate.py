@@ -88,9 +88,7 @@ def integrate(
         scheme = get_scheme(scheme, noisy=True)
         strength = _Strength(table, scheme, reference)
         noise = Increments() if noise is None else noise
-        noise.begin(
-            draw_key(generator) if key is None else key, x.detach()[:n], float(times[0])
-        )
+        noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
 
     total = x.shape[0]
     size = total if chunk is None else max(1, min(chunk, total))
@@ -102,7 +100,9 @@ def integrate(
     chunks = [slice(k * size, (k + 1) * size) for k in range(count)]
     rows = [Rows(index[c], n, groups, x.ndim, cond or {}) for c in chunks]
     # Noise of a chunk: a slice of the step's where that is possible, else gathered by row.
-    picks = [c if groups == 1 and c.stop <= n else r.sample for c, r in zip(chunks, rows, strict=True)]
+    picks = [
+        c if groups == 1 and c.stop <= n else r.sample for c, r in zip(chunks, rows, strict=True)
+    ]
     in_place = not torch.is_grad_enabled()
     finite = torch.ones(len(widths), dtype=torch.bool, device=x.device)
     trajectory: dict[int, Tensor] = {0: state[:total].clone()} if 0 in saved else {}
@@ -116,9 +116,7 @@ def integrate(
         for c, r, pick in zip(chunks, rows, picks, strict=True):
             n_c = area_c = None
             if dw is not None and strength is not None:
-                n_c, area_c = strength.scale(
-                    i, dw[pick], None if area is None else area[pick], r
-                )
+                n_c, area_c = strength.scale(i, dw[pick], None if area is None else area[pick], r)
             new = scheme.step(_bind(dynamics, i, r), state[c], h, n_c, area_c)
             if in_place:
                 state[c] = new
@@ -130,7 +128,7 @@ def integrate(
         if i + 1 in saved:
             trajectory[i + 1] = state[:total].clone()
 
-    solution = Solution(
+    return Solution(
         x=state[:total],
         t=times,
         nfe=scheme.nfe * len(steps),
@@ -140,7 +138,6 @@ def integrate(
         window=dynamics.window,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
     )
-    return solution
 
 
 def check_finite(solution: Solution) -> Solution:

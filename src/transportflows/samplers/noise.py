@@ -34,7 +34,9 @@ class NoiseSource(ABC):
         self.generator = torch.Generator(like.device)
 
     @abstractmethod
-    def increment(self, step: int, t0: float, t1: float, *, area: bool) -> tuple[Tensor, Tensor | None]:
+    def increment(
+        self, step: int, t0: float, t1: float, *, area: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """Return ``ΔW`` over the step from t0 to t1 and, if ``area``, its H."""
 
     def _normal(self, *path: int) -> Tensor:

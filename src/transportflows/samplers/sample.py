@@ -165,10 +165,7 @@ def sample(
         )
 
     with _evaluating(field):
-        if many:
-            solution = _solve_sweep(solve, schedules, x.shape[0])
-        else:
-            solution = solve(schedules)
+        solution = _solve_sweep(solve, schedules, x.shape[0]) if many else solve(schedules)
     solution = replace(solution, margin=(low, high))
     if field.transform is not None:
         path = solution.trajectory
@@ -189,7 +186,7 @@ def _solve_sweep(
     place: dict[int, tuple[Solution, int]] = {}
     if still:
         ode = solve([schedules[still[0]]])
-        place.update({k: (ode, 0) for k in still})
+        place.update(dict.fromkeys(still, (ode, 0)))
     if moving:
         sde = solve([schedules[k] for k in moving])
         place.update({k: (sde, j) for j, k in enumerate(moving)})
@@ -323,7 +320,13 @@ def _check_saves(save_at: Sequence[float] | Tensor, first: float, last: float) -
 
 def _default_chunk(field: Field, x: Tensor) -> int:
     """Rows whose widest activations take about 2 MB on a CPU, or 1 GB on a card."""
-    widths = [p.shape[0] for net in field.networks if isinstance(net, nn.Module) for p in net.parameters() if p.ndim > 1]
+    widths = [
+        p.shape[0]
+        for net in field.networks
+        if isinstance(net, nn.Module)
+        for p in net.parameters()
+        if p.ndim > 1
+    ]
     width = max([*widths, x[0].numel()])
     budget = 2**21 if x.device.type == "cpu" else 2**30
     return max(64, budget // (width * x.element_size()))
@@ -336,7 +339,7 @@ def _chunked_velocity(
 
     def velocity(t: Tensor, x: Tensor) -> Tensor:
         parts = []
-        for index in torch.arange(n, device=x.device).split(chunk):
+        for index in torch.split(torch.arange(n, device=x.device), chunk):
             rows = Rows(index, n, 1, x.ndim, cond)
             parts.append(field.velocity(t, x[index], **rows.cond))
         return torch.cat(parts)

@@ -20,8 +20,8 @@ class Solution:
         saved_at: the times of the trajectory, float64, ``(T,)``.
         nfe: evaluations of the field for each sample (of each network that it needs).
         scheme: name of the scheme.
-        window: times at which ε was set to 0, as (first, last) around each end of time: there the
-            score is singular, and the marginals do not need it. None if none was.
+        window: stretches of time, as (first, last) near each end, whose steps were made with ε = 0
+            because the score is singular there; the marginals do not need it. None if none was.
         margin: offsets from t = 0 and t = 1 at which the solve kept from a velocity that is
             singular there.
         first_bad_step: the first step after which a state was not finite; None if all were.
