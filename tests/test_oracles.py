@@ -474,6 +474,16 @@ def test_pairs(path: str, base: str, outputs: tuple[str, str]) -> None:
                 close(field.velocity(s, x), exact.velocity(s, x), 1e-10)
 
 
+@pytest.mark.parametrize("f", [2.0, 5.0, 6.0, 12.0])
+def test_the_weight_of_a_learned_noise_at_the_ends(f: float) -> None:
+    """b = v + γ̇ η: rounding in γ(1), of either sign, must not turn the sign of γ̇ there."""
+    process, t = Process(Linear(Sigmoid(f)), mixture(D, 2, 5)), torch.tensor([0.0, 1.0], dtype=F64)
+    pair = FieldPair(heads=lambda t, x: (x, x), outputs=("mean_velocity", "noise"), process=process)
+    weight = pair.weights("velocity", t).outputs[1]
+    assert weight is not None
+    close(weight, process.interpolant.gamma_dot(t), 1e-10)
+
+
 def test_a_stationary_noise_to_data_ratio_is_refused() -> None:
     """σ̂/β rises again where γ grows faster than α falls: there b tells nothing of the noise."""
     process = Process(Linear(SineSquared()), Gaussian((D,), scale=0.3))

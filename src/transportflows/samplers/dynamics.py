@@ -154,11 +154,11 @@ class FieldDynamics(Dynamics):
     def _add_relaxation(self, total: _Table, stages: Tensor, sign: int) -> Tensor:
         """Add ``± ε s``, from the score or from the noise, whichever is regular; return ε."""
         field, process, t = self.field, self.field.process, stages.reshape(-1)
-        if not process.interpolant.has_latent and process.gaussian_base is None:
-            raise ConversionError(process.no_gaussian_part("score"))
         scale = process.noise_scale(t)
         by_score = _Table(field.weights("score", t), self.groups)
         by_noise = _Table(field.weights("noise", t), self.groups)
+        if not process.interpolant.has_latent and process.gaussian_base is None:
+            raise ConversionError(process.no_gaussian_part("score"))
         epsilon = torch.stack([e.value(t, scale) for e in self.epsilons], -1)
         ratio = torch.stack([e.over_noise_scale(t, scale) for e in self.epsilons], -1)
         by_score.scale(epsilon)

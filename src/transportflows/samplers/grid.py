@@ -85,13 +85,13 @@ def with_times(grid: Tensor, times: Sequence[float] | Tensor) -> tuple[Tensor, l
     Raises:
         ValueError: if a time lies outside the grid.
     """
-    wanted = torch.as_tensor(times, dtype=torch.float64).reshape(-1)
+    wanted: list[float] = torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
     low, high = float(grid.min()), float(grid.max())
-    outside = [float(s) for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
+    outside = [s for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
     if outside:
         raise ValueError(f"cannot save at {outside}: the grid spans [{low:g}, {high:g}]")
     points = grid.tolist()
-    new = [float(s) for s in wanted if min(abs(s - p) for p in points) > _CLOSE]
+    new = [s for s in wanted if min(abs(s - p) for p in points) > _CLOSE]
     descending = bool(grid[0] > grid[-1])
     merged = torch.tensor(sorted({*points, *new}, reverse=descending), dtype=torch.float64)
     return merged, [int((merged - s).abs().argmin()) for s in wanted]
@@ -99,7 +99,7 @@ def with_times(grid: Tensor, times: Sequence[float] | Tensor) -> tuple[Tensor, l
 
 def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
     """Return a user's own grid as float64 on the CPU, or refuse it."""
-    times = torch.as_tensor(grid).detach().to(device="cpu", dtype=torch.float64)
+    times = torch.as_tensor(grid, dtype=torch.float64).detach().cpu()
     if times.ndim != 1 or times.numel() < 2:
         raise ValueError(f"a grid is a list of at least 2 times, got shape {tuple(times.shape)}")
     steps = times.diff()

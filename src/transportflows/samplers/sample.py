@@ -112,7 +112,11 @@ def sample(
     _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
 
     key = draw_key(generator)
+    if len(t) < 2:
+        raise ValueError(f"t is (first, last), or a grid of more times, got {len(t)} of them")
     first, last = float(t[0]), float(t[-1])
+    if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
+        raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     x = _starting_states(field, n, start, first, dtype, key)
     low, high = _margins(field, margin, scheme, first, last, x)
     breakpoints = field.process.interpolant.breakpoints

@@ -24,6 +24,7 @@ from ..process import Batch
 __all__ = ["Epochs", "Rows"]
 
 _ORDER = 1  # the branch of the key that orders rows; the steps themselves are branch 0
+_AHEAD_STEPS, _AHEAD_BYTES = 64, 2**24
 
 
 @dataclass(frozen=True)
@@ -113,36 +114,65 @@ class Epochs:
     """The order of rows: step n takes places ``n B`` to ``(n + 1) B`` of a chain of permutations.
 
     Every row is drawn once an epoch. All batches have B rows; one that meets the end of an epoch
-    goes on in the next. With more places than rows, ``B > n``, a batch holds every row ``⌊B/n⌋``
-    or ``⌈B/n⌉`` times, each with a time and noise of its own.
+    goes on in the next. With more places than rows, ``B > N``, a batch holds every row ``⌊B/N⌋``
+    or ``⌈B/N⌉`` times, each with a time and noise of its own.
+
+    Batches are gathered some way ahead, in one call for up to 64 steps or 16 MB of them, so that a
+    step only takes the next of them.
 
     Args:
-        n: number of rows.
+        rows: N rows.
         batch_size: B.
         key: the key of the run.
-        device: where the rows are.
     """
 
-    def __init__(self, n: int, batch_size: int, key: int, device: torch.device) -> None:
-        self.n, self.batch_size, self.key, self.device = n, batch_size, key, device
+    def __init__(self, rows: Rows, batch_size: int, key: int) -> None:
+        self.rows, self.batch_size, self.key = rows, batch_size, key
         self._epoch, self._order = -1, torch.empty(0)
+        tensors = [rows.x1, *([] if rows.x0 is None else [rows.x0]), *rows.cond.values()]
+        size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
+        self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
+        self._first, self._batches = 0, list[Batch]()
 
-    def index(self, step: int) -> Tensor:
-        """The rows of a step, ``(B,)`` integers; a function of ``(key, step)``."""
-        epoch, place = divmod(step * self.batch_size, self.n)
-        if place + self.batch_size <= self.n:
-            return self._permutation(epoch)[place : place + self.batch_size]
-        parts, missing = [], self.batch_size
+    def batch(self, step: int, last: int | None = None) -> Batch:
+        """The batch of a step, counted from 0; a function of ``(key, step)``.
+
+        Args:
+            step: the step.
+            last: a step from which on none will be asked for, to gather no more than needed.
+        """
+        place = step - self._first
+        if not 0 <= place < len(self._batches):
+            ahead = self._ahead if last is None else max(1, min(self._ahead, last - step))
+            self._first, place = step, 0
+            self._batches = self._gather(step, ahead)
+        return self._batches[place]
+
+    def index(self, step: int, steps: int = 1) -> Tensor:
+        """The rows of some steps, ``(steps * B,)`` integers."""
+        epoch, place = divmod(step * self.batch_size, len(self.rows))
+        parts, missing = [], steps * self.batch_size
         while missing > 0:
             parts.append(self._permutation(epoch)[place : place + missing])
             missing -= parts[-1].shape[0]
             epoch, place = epoch + 1, 0
-        return torch.cat(parts)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _gather(self, step: int, steps: int) -> list[Batch]:
+        block, size = self.rows.take(self.index(step, steps)), self.batch_size
+        x1 = block.x1.split(size)
+        x0 = [None] * steps if block.x0 is None else block.x0.split(size)
+        cond = {name: value.split(size) for name, value in block.cond.items()}
+        return [
+            Batch(x1[n], x0[n], {name: parts[n] for name, parts in cond.items()})
+            for n in range(steps)
+        ]
 
     def _permutation(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            generator = stream(mix(self.key, _ORDER, epoch), device=self.device)
-            self._order = torch.randperm(self.n, generator=generator, device=self.device)
+            device = self.rows.x1.device
+            generator = stream(mix(self.key, _ORDER, epoch), device=device)
+            self._order = torch.randperm(len(self.rows), generator=generator, device=device)
             self._epoch = epoch
         return self._order
 

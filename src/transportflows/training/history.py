@@ -17,6 +17,8 @@ __all__ = ["Curve", "History", "NonFiniteLossError", "Recorder"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_MANY = 4096
+
 
 class Curve(NamedTuple):
     """A loss at some steps; ``plt.plot(*history.validation)`` draws it."""
@@ -84,9 +86,11 @@ class Recorder:
         self._terms = [array("d") for _ in self.names]
         self._validation_step, self._validation_loss = array("q"), array("d")
 
-    def add(self, step: int, loss: Tensor, rate: float | Tensor) -> None:
-        """Hand over a step: its loss ``()``, or ``(K,)`` for K terms; not read yet."""
-        self._waiting.append((step, loss, rate))
+    def add(self, step: int, values: Tensor, rate: float | Tensor) -> None:
+        """Hand over a step: the values of its rows, ``(B,)``, or ``(K, B)``; not read yet."""
+        if values.shape[-1] > _MANY:  # too large to keep; below that, a mean each costs more
+            values = values.mean(-1, keepdim=True)
+        self._waiting.append((step, values, rate))
 
     def add_validation(self, step: int, loss: Tensor) -> None:
         """Hand over a validation loss, ``()``; not read yet."""
@@ -98,12 +102,12 @@ class Recorder:
         return len(self._waiting)
 
     def read(self) -> Floats:
-        """Read the steps that wait, in one transfer, and return their losses."""
+        """Read the steps that wait, in one transfer, and return their mean losses."""
         losses = np.empty(0)
         if self._waiting:
             steps, tensors, rates = zip(*self._waiting, strict=True)
             self._waiting = []
-            values = torch.stack(tensors).double().cpu().numpy()
+            values = torch.stack(tensors).mean(-1, dtype=torch.float64).cpu().numpy()
             losses = values.sum(1) if self.names else values
             self._step.extend(steps)
             self._loss.extend(losses.tolist())

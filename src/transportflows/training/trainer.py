@@ -202,14 +202,14 @@ class Trainer:
             self.key = draw_key(generator)
         if self.ema is not None and self.ema.updates == 0:
             self.ema.restart()
-        order = Epochs(len(rows), batch_size, self.key, rows.x1.device)
+        order = Epochs(rows, batch_size, self.key)
         with (
             _mode(self.field, True),
             _borrowed_generator(rows.x1.device) as own,
             tqdm(total=steps, disable=not progress, desc="fit", unit="step") as bar,
         ):
             try:
-                self._loop(rows, order, self.step + steps, held_out, validation_every, own, bar)
+                self._loop(order, self.step + steps, held_out, validation_every, own, bar)
             finally:
                 for parameter in self.parameters:
                     parameter.grad = None
@@ -218,7 +218,6 @@ class Trainer:
 
     def _loop(
         self,
-        rows: Rows,
         order: Epochs,
         last: int,
         held_out: Rows | None,
@@ -232,7 +231,7 @@ class Trainer:
         loss: Callable[..., Tensor] = self.loss
         if isinstance(self.loss, SumLoss):
             loss = self.loss.terms
-        foreach = True if rows.x1.device.type in ("cpu", "cuda") else None
+        foreach = True if generator.device.type in ("cpu", "cuda") else None
         mine = {id(parameter) for parameter in parameters}
         only = None if all(id(p) in mine for p in _trainable(field)) else tuple(parameters)
         group = optimizer.param_groups[0]
@@ -243,8 +242,7 @@ class Trainer:
         read_at = time.perf_counter()
         while self.step < last:
             generator.manual_seed(mix(key, _STEPS, self.step))
-            batch = rows.take(order.index(self.step))
-            values = loss(field, batch, generator=generator)
+            values = loss(field, order.batch(self.step, last), generator=generator)
             if share is None:
                 share = self._share(values, order.batch_size)
             # The gradient of the mean over rows; with ``inputs``, of nothing but what is trained.
@@ -252,14 +250,15 @@ class Trainer:
             if clip is not None:
                 nn.utils.clip_grad_norm_(parameters, clip, foreach=foreach)
             rate = group["lr"]
-            mean = values.detach().mean(-1)
             optimizer.step()
             for parameter in parameters:
                 parameter.grad = None
             if ema is not None:
                 ema.update()
             self.step += 1
-            recorder.add(self.step, mean, rate.clone() if isinstance(rate, Tensor) else rate)
+            recorder.add(
+                self.step, values.detach(), rate.clone() if isinstance(rate, Tensor) else rate
+            )
             if scheduler is not None and not plateau:
                 scheduler.step()
             if held_out is not None and (self.step % validation_every == 0 or self.step == last):

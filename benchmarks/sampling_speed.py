@@ -1,0 +1,202 @@
+"""The cost of sampling, beside the cost of the network calls alone.
+
+100 Euler steps of an MLP (2 numbers, 4 layers) on the CPU, in float32, all in one process:
+
+- *floor*: bare ``net(t, chunk)`` calls under no_grad, as many evaluations, at the chunk size that
+  was the fastest in a sweep (10 steps of each size, in turns);
+- *transportflows*: ``tpf.sample(field, start=x, scheme="euler", steps=100)``, default chunk;
+- *flow_matching*: ``ODESolver.sample(method="euler", step_size=0.01)``, and *torchdiffeq*:
+  ``odeint(method="euler")`` on the same grid, with the same network.
+
+Times are medians over rounds in which all take turns, and a ratio is the median of the ratios of a
+round, with its range in brackets. Memory is how far the peak of the resident set of a fresh process
+(VmHWM; ru_maxrss would carry over the parent's) rises above what it held after a small warm-up.
+
+Run ``python benchmarks/sampling_speed.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from _common import header, in_turns, over, ratio, table
+from torch import Tensor
+
+import transportflows as tpf
+
+STEPS, DEPTH = 100, 4
+CASES = ((64, 10_000), (64, 100_000), (256, 10_000), (256, 100_000))
+CHUNKS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+PEERS = ("flow_matching", "torchdiffeq")
+
+
+def network(width: int) -> tpf.networks.MLP:
+    """The network of the table, with the same weights each time."""
+    generator = torch.Generator().manual_seed(0)
+    return tpf.networks.MLP(2, width, depth=DEPTH, generator=generator).eval()
+
+
+def start(n: int) -> Tensor:
+    """Starting states."""
+    return torch.randn(n, 2, generator=torch.Generator().manual_seed(1))
+
+
+def bare(net: tpf.networks.MLP, x: Tensor, chunk: int, steps: int) -> Callable[[], None]:
+    """Network calls and nothing else."""
+    pieces, t = torch.split(x, chunk), torch.tensor(0.5)
+
+    @torch.no_grad()
+    def block() -> None:
+        for _ in range(steps):
+            for piece in pieces:
+                net(t, piece)
+
+    return block
+
+
+def ours(net: tpf.networks.MLP, x: Tensor, steps: int) -> Callable[[], Tensor]:
+    """``tpf.sample`` with its default chunk."""
+    field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+    return lambda: tpf.sample(field, start=x, scheme="euler", steps=steps).x
+
+
+def torchdiffeq(net: tpf.networks.MLP, x: Tensor, steps: int) -> Callable[[], Tensor]:
+    """``odeint``, as its documentation has it, without gradients."""
+    from torchdiffeq import odeint
+
+    grid = torch.linspace(0, 1, steps + 1)
+
+    @torch.no_grad()
+    def block() -> Tensor:
+        return odeint(net, x, grid, method="euler")[-1]
+
+    return block
+
+
+def flow_matching(net: tpf.networks.MLP, x: Tensor, steps: int) -> Callable[[], Tensor]:
+    """``ODESolver``, as its documentation has it."""
+    from flow_matching.solver import ODESolver
+    from flow_matching.utils import ModelWrapper
+
+    class Wrapped(ModelWrapper):
+        def forward(self, x: Tensor, t: Tensor, **extras: object) -> Tensor:
+            return self.model(t, x)
+
+    solver = ODESolver(velocity_model=Wrapped(net))
+    return lambda: solver.sample(x_init=x, method="euler", step_size=1 / steps)
+
+
+SAMPLERS = {"transportflows": ours, "flow_matching": flow_matching, "torchdiffeq": torchdiffeq}
+
+
+def default_chunk(net: tpf.networks.MLP, x: Tensor) -> int:
+    """Rows of the largest call that ``tpf.sample`` makes."""
+    rows: list[int] = []
+    hook = net.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[1].shape[0]))
+    ours(net, x, 1)()
+    hook.remove()
+    return max(rows)
+
+
+def sweep(width: int, n: int, rounds: int) -> tuple[int, dict[int, float]]:
+    """The best chunk size, and each size's time over that of the best."""
+    net, x = network(width), start(n)
+    sizes = [size for size in CHUNKS if size < n] + [n]
+    times = in_turns({str(size): bare(net, x, size, 10) for size in sizes}, rounds)
+    best = min(sizes, key=lambda size: statistics.median(times[str(size)]))
+    return best, {size: ratio(times, str(size), str(best)) for size in sizes}
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def peak(name: str, width: int, n: int, steps: int) -> float:
+    """Megabytes by which a sampler raises the peak of this process."""
+    net = network(width)
+    SAMPLERS[name](net, start(100), 2)()
+    block = SAMPLERS[name](net, start(n), steps)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    block()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def memory(name: str, threads: int) -> float:
+    """:func:`peak` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name, "--threads", str(threads)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--peak", choices=SAMPLERS, help="internal: print a peak and stop")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.peak:
+        print(peak(options.peak, 256, 100_000, 5))
+        return
+    peers = [name for name in PEERS if importlib.util.find_spec(name)]
+    print(header(__doc__, *peers))
+
+    rows, sweeps = [], []
+    for width, n in CASES:
+        best, relative = sweep(width, n, options.rounds)
+        sweeps.append((width, n, best, relative))
+        net, x = network(width), start(n)
+        blocks: dict[str, Callable[[], object]] = {
+            "floor": bare(net, x, best, STEPS),
+            "transportflows": ours(net, x, STEPS),
+        }
+        times = in_turns(blocks, options.rounds)
+        seconds = (statistics.median(times[name]) for name in blocks)
+        rows.append(
+            (f"4 x {width}", f"{n:,}", best, default_chunk(net, x), *seconds)
+            + (spread(over(times, "transportflows", "floor")),)
+        )
+    print("## Over the network calls alone\n")
+    head = ("MLP", "rows", "best chunk", "our chunk", "floor, s", "ours, s", "ours over floor")
+    print(table(head, rows))
+
+    print("## Against peers: 4 x 256, 100,000 rows\n")
+    net, x = network(256), start(100_000)
+    names = ["transportflows", *peers]
+    times = in_turns({m: SAMPLERS[m](net, x, STEPS) for m in names}, max(3, options.rounds // 2))
+    megabytes = {name: memory(name, options.threads) for name in names}
+    head = ("sampler", "s", "over ours", "peak, MB", "our peak over it", "largest difference of x")
+    states = {name: SAMPLERS[name](net, x, STEPS)() for name in names}
+    rows = []
+    for name in names:
+        difference = float((states[name] - states["transportflows"]).abs().max())
+        relative_peak = megabytes["transportflows"] / megabytes[name]
+        slower = spread(over(times, name, "transportflows"))
+        second = statistics.median(times[name])
+        rows.append((name, second, slower, megabytes[name], relative_peak, difference))
+    print(table(head, rows))
+
+    print("## Time by chunk size, over that of the best\n")
+    rows = []
+    for width, n, best, relative in sweeps:
+        cells = [f"{relative[size]:.2f}" if size in relative else "" for size in CHUNKS]
+        rows.append((f"4 x {width}, {n:,} rows, best {best}", *cells, f"{relative[n]:.2f}"))
+    print(table(("", *map(str, CHUNKS), "all at once"), rows))
+
+
+if __name__ == "__main__":
+    main()
