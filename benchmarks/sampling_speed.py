@@ -26,10 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from _common import header, in_turns, over, ratio, table
 from torch import Tensor
 
 import transportflows as tpf
+from _common import header, in_turns, over, ratio, table
 
 STEPS, DEPTH = 100, 4
 CASES = ((64, 10_000), (64, 100_000), (256, 10_000), (256, 100_000))

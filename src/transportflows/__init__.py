@@ -68,10 +68,12 @@ from .samplers import (
     time_grid,
 )
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
+from .training import EMA, History, NonFiniteLossError, Trainer
 from .transforms import Standardize
 
 __all__ = [
     "ADAPTIVE",
+    "EMA",
     "SBDM",
     "SCHEMES",
     "AffineInterpolant",
@@ -98,6 +100,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianMixtureOracle",
     "GridTimes",
+    "History",
     "Increments",
     "Independent",
     "Interpolant",
@@ -113,6 +116,7 @@ __all__ = [
     "NoiseScaleEpsilon",
     "NoiseSource",
     "NoiseVarianceEpsilon",
+    "NonFiniteLossError",
     "NonFiniteStateError",
     "OneSided",
     "OneSidedLinear",
@@ -132,6 +136,7 @@ __all__ = [
     "StratifiedTimes",
     "SumLoss",
     "TimeSampler",
+    "Trainer",
     "Trigonometric",
     "Uniform",
     "UniformTimes",

@@ -108,9 +108,11 @@ def load_field(
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    with open(path, "rb"):  # a file that is not there, or not ours to read, says so itself
+        pass
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
         raise ValueError(
             f"{os.fspath(path)} is not a readable field file: it is damaged, or holds more than"
             " tensors, numbers and strings, which is refused because it could run code"

@@ -157,7 +157,7 @@ def _from_one(
     """Solve for ``target`` from x and one output, with a Gaussian part."""
     interpolant: AffineInterpolant = process.affine
     if source in ("velocity", "mean_velocity") and target != source:
-        _refuse_degenerate(process, source, target)
+        _refuse_degenerate(process, source, target, t)
     beta, beta_dot = interpolant.beta(t), interpolant.beta_dot(t)
     square, half_dot = process.noise_scale_sq(t), 0.5 * process.noise_scale_sq_dot(t)
     scale, scale_dot = process.noise_scale(t), process.noise_scale_dot(t)
@@ -225,7 +225,8 @@ def _device(process: Process) -> torch.device:
     return torch.device("cpu")
 
 
-def _refuse_degenerate(process: Process, source: str, target: str) -> None:
+def _refuse_degenerate(process: Process, source: str, target: str, t: Tensor) -> None:
+    """Refuse times that come near, or reach across, one at which a velocity tells no score."""
     if source == "mean_velocity" and process.interpolant.has_latent:
         interpolant = process.affine
         ends = torch.linspace(0, 1, 9, dtype=torch.float64, device=_device(process))[1:-1]
@@ -235,7 +236,8 @@ def _refuse_degenerate(process: Process, source: str, target: str) -> None:
                 " learn the noise instead: NoisePredictor(net, process)"
             )
         return
-    times = degenerate_times(process)
+    low, high = float(t.min()) - 0.01, float(t.max()) + 0.01
+    times = [time for time in degenerate_times(process) if low <= time <= high]
     if times:
         shown = ", ".join(f"{time:.3g}" for time in times[:3])
         raise ConversionError(

@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
-import ot
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -123,6 +122,8 @@ class MinibatchOT(Coupling):
         return x0[torch.from_numpy(rows).to(x0.device)], x1
 
     def _plan(self, cost: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        import ot  # half a second, and scikit-learn where it is installed: only when needed
+
         n = cost.shape[0]
         weights = np.full(n, 1.0 / n)
         if self.method == "exact":

@@ -111,6 +111,7 @@ class Gaussian(Distribution):
         self._full = scale_tril is not None
         self.isotropic = spread.ndim == 0
         self.zero_mean = not bool(full.any())
+        self._unit = self.isotropic and float(spread) == 1.0
 
     @classmethod
     def fit(cls, x: Tensor, *, covariance: str = "diagonal") -> Gaussian:
@@ -129,7 +130,14 @@ class Gaussian(Distribution):
         if covariance == "isotropic":
             return cls(shape, mean, float(x.var(0).mean().sqrt()))
         if covariance == "diagonal":
-            return cls(shape, mean, x.std(0))
+            scale = x.std(0)
+            still = int((scale <= 0).sum())
+            if still:
+                raise ValueError(
+                    f"{still} of {scale.numel()} coordinates do not vary, so no diagonal Gaussian"
+                    " fits; use covariance='isotropic', or drop them"
+                )
+            return cls(shape, mean, scale)
         if covariance == "full":
             centred = (x - mean).flatten(1)
             if x.shape[0] <= centred.shape[1]:
@@ -158,19 +166,9 @@ class Gaussian(Distribution):
         )
         if self._full:
             z = (z.flatten(1) @ self.scale.to(z).mT).view_as(z)
-        elif self.isotropic:
-            factor = self._number
-            z = z if factor == 1.0 else z.mul_(factor)
-        else:
+        elif not self._unit:
             z = z.mul_(self.scale.to(z))
         return z if self.zero_mean else z.add_(self.mean.to(z))
-
-    @property
-    def _number(self) -> float:
-        """The isotropic scale as a number, read from the device once."""
-        if not hasattr(self, "_cached_number"):
-            self._cached_number = float(self.scale)
-        return self._cached_number
 
     def log_prob(self, x: Tensor) -> Tensor:  # noqa: D102
         centred = x - self.mean.to(x)
@@ -247,7 +245,7 @@ class GaussianMixture(Distribution):
         self.register_buffer("means", means)
         self.register_buffer("covariances", covariances)
         self.register_buffer("weights", w / w.sum())
-        self.register_buffer("_factors", factors, persistent=False)
+        self.register_buffer("_factors", factors)
         self._factors: Tensor
 
     def sample(  # noqa: D102

@@ -479,6 +479,7 @@ class EmpiricalOracle(_Oracle):
         Raises:
             ValueError: where σ̂(t) = 0: there ρ_t is the data points and has no density.
         """
+        self._check(t, x)
         if bool((self.process.noise_scale(t.double()) <= 1e-12).any()):
             raise ValueError(
                 "the law of empirical data has no density where the noise scale vanishes; evaluate"

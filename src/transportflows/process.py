@@ -32,6 +32,7 @@ from .times import Margin, TimeSampler, UniformTimes
 __all__ = ["Batch", "PathSample", "Process"]
 
 _END_TOLERANCE = 1e-5
+_ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
 
 
 @dataclass(frozen=True)
@@ -245,19 +246,19 @@ class Process(nn.Module):
 
     def noise_scale(self, t: Tensor) -> Tensor:
         """``σ̂(t)``, the scale of the Gaussian part of ``x_t``; ``s = -η̂ / σ̂``."""
-        return self.noise_scale_sq(t).clamp(min=0).sqrt()
+        square = self.noise_scale_sq(t)
+        return torch.where(square > _ZERO_SQ, square, 0.0).sqrt()
 
     def noise_scale_dot(self, t: Tensor) -> Tensor:
         """``σ̂̇(t)``, with its one-sided limit (perhaps infinite) where σ̂ vanishes."""
         square, half_dot = self.noise_scale_sq(t), 0.5 * self.noise_scale_sq_dot(t)
         # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
         curvature = 0.5 * time_derivative(self.noise_scale_sq_dot, t)
-        limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
-        limit = torch.where(
-            half_dot == 0, limit, torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
-        )
-        safe = torch.where(square > 0, square, 1.0)
-        return torch.where(square > 0, half_dot / safe.sqrt(), limit)
+        finite_limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
+        infinite = torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
+        limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
+        safe = torch.where(square > _ZERO_SQ, square, 1.0)
+        return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)
 
     @cached_property
     def target_margin(self) -> Margin:

@@ -63,7 +63,7 @@ class TimeSampler(ABC):
 
 
 class UniformTimes(TimeSampler):
-    """t uniform."""
+    """t uniform on [0, 1], margins aside."""
 
     def unit(  # noqa: D102
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype

@@ -164,7 +164,7 @@ class Sigmoid(Gamma):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
-        u = self.f * (t - 0.5)
+        u = -self.f * (t - 0.5).abs()  # symmetric, so that both ends are 0 to the bit
         ends = torch.sigmoid(torch.tensor([1 - self.f / 2, -1 - self.f / 2], dtype=torch.float64))
         floor = float(ends[0] - ends[1])
         return torch.sigmoid(u + 1) - torch.sigmoid(u - 1) - floor

@@ -56,7 +56,7 @@ def integrate(
         cond: conditions; tensors with n rows go with their rows.
         save_at: times to save states at; inserted into the grid where it lacks them.
         chunk: rows in a call of the dynamics; all at once if None.
-        progress: show a progress bar over the steps.
+        progress: show a progress bar over the steps, where there is a terminal.
         generator: source of the key.
 
     Raises:
@@ -108,7 +108,7 @@ def integrate(
     trajectory: dict[int, Tensor] = {0: state[:total].clone()} if 0 in saved else {}
 
     steps = list(zip(times.tolist()[:-1], times.tolist()[1:], widths.tolist(), strict=True))
-    for i, (t0, t1, h) in enumerate(tqdm(steps, disable=not progress, desc=scheme.name)):
+    for i, (t0, t1, h) in enumerate(tqdm(steps, disable=None if progress else True, desc=scheme.name)):
         dw = area = None
         if strength is not None and noise is not None:
             dw, area = noise.increment(i, t0, t1, area=scheme.area)

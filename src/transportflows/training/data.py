@@ -78,8 +78,8 @@ class Rows:
             raise TypeError(f"{name} must be x1 or a pair (x0, x1), got {len(data)} things")
         batch = Batch.of(data)
         x1_name = name if batch.x0 is None else f"x1 of {name}"
-        check_finite_rows(batch.x1, x1_name)
         _check_kind(batch.x1, field, x1_name)
+        check_finite_rows(batch.x1, x1_name)
         if batch.x0 is not None:
             check_finite_rows(batch.x0, f"x0 of {name}")
             check_same_kind(batch.x0, batch.x1, "x0", "x1")
@@ -160,9 +160,9 @@ class Epochs:
 
     def _gather(self, step: int, steps: int) -> list[Batch]:
         block, size = self.rows.take(self.index(step, steps)), self.batch_size
-        x1 = block.x1.split(size)
-        x0 = [None] * steps if block.x0 is None else block.x0.split(size)
-        cond = {name: value.split(size) for name, value in block.cond.items()}
+        x1 = torch.split(block.x1, size)
+        x0 = [None] * steps if block.x0 is None else torch.split(block.x0, size)
+        cond = {name: torch.split(value, size) for name, value in block.cond.items()}
         return [
             Batch(x1[n], x0[n], {name: parts[n] for name, parts in cond.items()})
             for n in range(steps)
@@ -181,7 +181,8 @@ def _check_kind(x: Tensor, field: Field, name: str) -> None:
     """Refuse data of another dtype or device than the networks, where these have one."""
     modules = [net for net in field.networks if isinstance(net, nn.Module)]
     tensors = [t for net in modules for t in (*net.parameters(), *net.buffers())]
-    if not any(t.is_floating_point() for t in tensors):
+    known = any(t.is_floating_point() for t in tensors)
+    if not known or not isinstance(x, Tensor) or not x.is_floating_point():
         return
     reference = field.reference()
     if x.dtype != reference.dtype:

@@ -27,6 +27,7 @@ from .._random import draw_key, mix, stream
 from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
 from ..process import Batch
+from .adam import FusedAdam
 from .data import Epochs, Rows
 from .ema import EMA
 from .history import History, NonFiniteLossError, Recorder
@@ -50,10 +51,10 @@ class Trainer:
         loss: a :class:`Loss`: anything that gives ``(B,)`` values from ``(field, batch)`` and a
             generator; or a sequence of regressions, one for each output of a :class:`FieldPair`.
         optimizer: a torch optimizer, or a function that makes one from a list of parameters. By
-            default Adam, fused where torch can. The default and the function are given the
-            trainable parameters of the networks (``requires_grad``) and *not* those of the
-            process: minimised over a learnable interpolant too, a regression loss shrinks the
-            variance of its own target and collapses the path. To train them, put them in an
+            default Adam, fused where torch can (:class:`FusedAdam`). The default and the function
+            are given the trainable parameters of the networks (``requires_grad``) and *not* those
+            of the process: minimised over a learnable interpolant too, a regression loss shrinks
+            the variance of its own target and collapses the path. To train them, put them in an
             optimizer of your own; otherwise neither they nor their ``grad`` are touched.
         scheduler: a torch learning rate scheduler of the optimizer, or a function that makes one
             from it; stepped after every step (``ReduceLROnPlateau``: after every validation).
@@ -423,7 +424,7 @@ def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
     if not lr > 0:
         raise ValueError(f"lr must be positive, got {lr}")
     try:
-        return torch.optim.Adam(parameters, lr=lr, fused=True)
+        return FusedAdam(parameters, lr=lr)
     except RuntimeError:  # a dtype or device without fused kernels
         return torch.optim.Adam(parameters, lr=lr)
 
