@@ -54,12 +54,12 @@ def main() -> None:
                 off = found.order - declared
                 worst = max(worst, abs(off))
                 direction = "backward" if backward else "forward"
-                rows.append(
-                    (kind, shown, scheme.name, direction, declared, f"{found.order:.2f}")
-                    + (f"{found.slopes[-1]:.2f}", f"{found.steps[0]} to {found.steps[-1]}")
-                    + (f"{found.errors[0]:.1e} to {found.errors[-1]:.1e}",)
-                    + ("" if abs(off) <= 0.25 else f"off by {off:+.2f}",)
-                )
+                slopes = f"{found.order:.2f}", f"{found.slopes[-1]:.2f}"
+                steps = f"{found.steps[0]} to {found.steps[-1]}"
+                errors = f"{found.errors[0]:.1e} to {found.errors[-1]:.1e}"
+                beyond = "" if abs(off) <= 0.25 else f"{off:+.2f}"
+                case = kind, shown, scheme.name, direction, declared
+                rows.append((*case, *slopes, steps, errors, beyond))
     head = ("kind", "ε", "scheme", "direction", "declared", "measured", "last slope", "steps")
     print(table((*head, "error", "beyond 0.25"), rows))
     print(f"Largest distance from a declared order: {worst:.2f}.")

@@ -166,10 +166,9 @@ def main() -> None:
         }
         times = in_turns(blocks, options.rounds)
         seconds = (statistics.median(times[name]) for name in blocks)
-        rows.append(
-            (f"4 x {width}", f"{n:,}", best, default_chunk(net, x), *seconds)
-            + (spread(over(times, "transportflows", "floor")),)
-        )
+        relation = spread(over(times, "transportflows", "floor"))
+        case = f"4 x {width}", f"{n:,}", best, default_chunk(net, x)
+        rows.append((*case, *seconds, relation))
     print("## Over the network calls alone\n")
     head = ("MLP", "rows", "best chunk", "our chunk", "floor, s", "ours, s", "ours over floor")
     print(table(head, rows))

@@ -21,7 +21,7 @@ import transportflows as tpf
 EPSILONS = [0.0, 0.25, 0.5, 1.0]
 
 
-def main() -> None:
+def main(steps: int = 6_000) -> None:
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     trainer = tpf.Trainer(field, tpf.VelocityLoss(), ema=0.999)
     history = trainer.fit(
-        train.images, steps=6_000, batch_size=256, validation=test.images, generator=generator
+        train.images, steps=steps, batch_size=256, validation=test.images, generator=generator
     )
     with trainer.averaged():
         n = len(test.images)

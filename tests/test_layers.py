@@ -12,7 +12,7 @@ LAYERS = [
     ["_tensor", "_random", "_autodiff", "_checks"],
     ["interpolants"],
     ["distributions", "couplings", "times", "transforms"],
-    ["process"],
+    ["batches", "process"],
     ["conversions"],
     ["fields"],
     ["oracles"],
@@ -39,7 +39,9 @@ def _imports(path):
 
 
 def test_every_module_has_a_layer():
-    modules = {p.stem for p in ROOT.glob("*.py")} | {p.parent.name for p in ROOT.glob("*/__init__.py")}
+    modules = {p.stem for p in ROOT.glob("*.py")} | {
+        p.parent.name for p in ROOT.glob("*/__init__.py")
+    }
     assert modules - {"__init__"} == set(LEVEL)
 
 
@@ -92,6 +94,7 @@ def test_importing_draws_nothing_and_needs_no_extra():
         "import sys, torch; torch.manual_seed(0); s = torch.random.get_rng_state();"
         "import transportflows;"
         "assert torch.equal(s, torch.random.get_rng_state());"
-        "bad = {'matplotlib', 'sklearn', 'pytest', 'sphinx'} & set(sys.modules); assert not bad, bad"
+        "bad = {'matplotlib', 'sklearn', 'pytest', 'sphinx'} & set(sys.modules);"
+        "assert not bad, bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,6 @@ import torch
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from transportflows import oracles
 from transportflows.conversions import ConversionError
 from transportflows.couplings import MinibatchOT
 from transportflows.distributions import Empirical, Gaussian, GaussianMixture, Uniform
@@ -40,6 +39,7 @@ from transportflows.interpolants import (
     Trigonometric,
 )
 from transportflows.oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
+from transportflows.oracles import mixture as mixture_module
 from transportflows.process import Process
 
 F64 = torch.float64
@@ -514,9 +514,9 @@ def test_one_time_many_times_and_blocks_agree(
     t, x = rows(exact, 20)
     t = t[torch.randperm(len(t), generator=torch.Generator().manual_seed(0))]
     grouped = {name: getattr(exact, name)(t, x) for name in (*QUANTITIES, "log_prob")}
-    monkeypatch.setattr(oracles, "_FEW_TIMES", 0)
-    for numbers in (oracles._NUMBERS, 64):
-        monkeypatch.setattr(oracles, "_NUMBERS", numbers)
+    monkeypatch.setattr(mixture_module, "_FEW_TIMES", 0)
+    for numbers in (mixture_module._NUMBERS, 64):
+        monkeypatch.setattr(mixture_module, "_NUMBERS", numbers)
         for name, value in grouped.items():
             close(getattr(exact, name)(t, x), value, 1e-12)
             one = torch.cat([getattr(exact, name)(s, y[None]) for s, y in zip(t, x, strict=True)])

@@ -1,13 +1,14 @@
 """Samplers: measured orders, exact invariances, marginals, ends of time."""
 
+import itertools
 import math
 
 import pytest
 import torch
-from families import INTERPOLANTS, mixture, name, process
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import transportflows as tpf
+from families import INTERPOLANTS, mixture, name, process
 from transportflows.testing import estimate_order, mixture_oracle, quadrature_moments
 
 SCHEMES = list(tpf.SCHEMES)
@@ -215,7 +216,7 @@ def test_brownian_path_has_the_law_and_refines():
     def run(times):
         path = tpf.BrownianPath()
         path.begin(11, like, 0.0)
-        pairs = zip(times[:-1], times[1:], strict=True)
+        pairs = itertools.pairwise(times)
         return [path.increment(k, a, b, area=True) for k, (a, b) in enumerate(pairs)]
 
     coarse, fine = run(coarse_times), run(fine_times)
@@ -246,8 +247,10 @@ def test_brownian_path_is_exact_on_dyadic_grids():
         path = tpf.BrownianPath()
         path.begin(3, like, 1.0)  # backward in time: elapsed time counts
         times = [1 - k / count for k in range(count + 1)]
-        pairs = zip(times[:-1], times[1:], strict=True)
-        return torch.stack([path.increment(k, a, b, area=False)[0] for k, (a, b) in enumerate(pairs)])
+        pairs = itertools.pairwise(times)
+        return torch.stack(
+            [path.increment(k, a, b, area=False)[0] for k, (a, b) in enumerate(pairs)]
+        )
 
     fine, coarse = run(16), run(4)
     torch.testing.assert_close(fine.view(4, 4, 10, 1).sum(1), coarse, rtol=0, atol=1e-14)
@@ -586,5 +589,7 @@ def test_a_state_that_stops_being_finite_is_reported(epsilon):
 
 def test_a_network_of_wrong_output_shape_is_named():
     field = tpf.Velocity(lambda t, x: x[:, :1], tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
-    with pytest.raises(ValueError, match=r"must give the shape of x, \(5, 2\), and it gave \(5, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"must give the shape of x, \(5, 2\), and it gave \(5, 1\)"
+    ):
         tpf.sample(field, 5)

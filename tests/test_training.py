@@ -12,13 +12,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from transportflows._random import mix
+from transportflows.batches import Batch
 from transportflows.couplings import MinibatchOT, Paired
 from transportflows.distributions import Gaussian
 from transportflows.fields import FieldPair, Velocity
 from transportflows.interpolants import AffineInterpolant, Brownian, Linear
 from transportflows.losses import Loss, NoiseLoss, SumLoss, VelocityLoss
 from transportflows.networks import MLP
-from transportflows.process import Batch, Process
+from transportflows.process import Process
 from transportflows.times import GridTimes
 from transportflows.training import EMA, Epochs, FusedAdam, NonFiniteLossError, Rows, Trainer
 from transportflows.training import trainer as trainer_module

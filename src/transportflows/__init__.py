@@ -6,6 +6,7 @@ namespaces of their own.
 
 from . import datasets, metrics, networks, testing
 from ._files import load_field
+from .batches import Batch, PathSample
 from .conversions import ConversionError
 from .couplings import Coupling, Independent, MinibatchOT, Paired
 from .distributions import (
@@ -46,7 +47,7 @@ from .losses import (
     excess,
 )
 from .oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
-from .process import Batch, PathSample, Process
+from .process import Process
 from .samplers import (
     ADAPTIVE,
     SCHEMES,

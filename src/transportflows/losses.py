@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ._checks import names
 from ._tensor import expand_time, sum_events
+from .batches import Batch, PathSample
 from .fields import Field
-from .process import Batch, PathSample
 from .times import TimeSampler
 
 __all__ = [

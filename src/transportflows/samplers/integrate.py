@@ -108,7 +108,9 @@ def integrate(
     trajectory: dict[int, Tensor] = {0: state[:total].clone()} if 0 in saved else {}
 
     steps = list(zip(times.tolist()[:-1], times.tolist()[1:], widths.tolist(), strict=True))
-    for i, (t0, t1, h) in enumerate(tqdm(steps, disable=None if progress else True, desc=scheme.name)):
+    for i, (t0, t1, h) in enumerate(
+        tqdm(steps, disable=None if progress else True, desc=scheme.name)
+    ):
         dw = area = None
         if strength is not None and noise is not None:
             dw, area = noise.increment(i, t0, t1, area=scheme.area)

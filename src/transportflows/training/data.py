@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from .._checks import check_finite_rows, check_same_kind
 from .._random import mix, stream
+from ..batches import Batch
 from ..couplings import Paired
 from ..fields import Field
-from ..process import Batch
 
 __all__ = ["Epochs", "Rows"]
 

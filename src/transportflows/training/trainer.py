@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from .._checks import names
 from .._random import draw_key, mix, stream
+from ..batches import Batch
 from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
-from ..process import Batch
 from .adam import FusedAdam
 from .data import Epochs, Rows
 from .ema import EMA

@@ -1,133 +1,29 @@
-r"""Oracles: the exact fields of processes between known laws.
-
-Where both ends are Gaussian mixtures, independent of each other, and the path is affine, the law
-of ``x_t`` is a Gaussian mixture too. A component i of the base ``N(m_i, C_i)`` with weight p_i and
-a component j of the data ``N(μ_j, S_j)`` with weight q_j make one component
-
-.. math:: N(M_{ij}, \Sigma_{ij}), \quad M_{ij} = \alpha m_i + \beta \mu_j, \quad
-          \Sigma_{ij} = \alpha^2 C_i + \beta^2 S_j + \gamma^2 \mathrm{Id}
-
-of weight ``p_i q_j``. With ``u = Σ⁻¹ (x - M)`` in each and the posterior weights ``w_ij(t, x)``, by
-the rules of Gaussian conditioning
-
-.. math:: s = -\sum w u, \quad E[x_0 | x_t] = \sum w (m + \alpha C u), \quad
-          E[x_1 | x_t] = \sum w (\mu + \beta S u), \quad
-          b = \sum w (\dot M + \tfrac12 \dot\Sigma u).
-
-The last is ``v - γ γ̇ s`` written out: the derivatives of α², β², γ² enter, not those of α and γ, so
-it is finite at both ends (Albergo, Boffi & Vanden-Eijnden 2023, appendix A, has the case of
-``β = 1 - α``). Logarithms and a softmax keep far tails finite.
-
-Cost. Where ``C_i`` and ``S_j`` commute for all pairs (an isotropic base, a one-sided path,
-diagonal covariances) they share eigenvectors, and where the path has no latent any two are
-diagonal in a common basis. Then Σ is diagonal in a basis that does not depend on time, and a call
-costs ``O(B K d²)`` for K pairs, or ``O(B K d)`` where that basis is the given one. Otherwise Σ is
-factorised at each distinct time.
-
-Where rho_1 is the empirical law of some data, the same sum runs over the data with S = 0: the
-field that a network of unlimited capacity learns from them, which ends on the data themselves.
-
-Oracles test samplers, losses and metrics: they are fields, so ``sample(oracle, n)`` works.
-"""
+"""The exact field between Gaussian mixtures."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._checks import check_finite_rows, check_state
-from ._random import local
-from ._tensor import as_time, expand_time, sum_events
-from .distributions import Distribution, Empirical, Gaussian, GaussianMixture
-from .fields import Field, Network
-from .interpolants import AffineInterpolant
-from .process import Process
+from .._random import local
+from .._tensor import expand_time
+from ..distributions import Distribution, Gaussian, GaussianMixture
+from ..interpolants import AffineInterpolant
+from ..process import Process
+from .base import ExactField
 
-__all__ = ["EmpiricalOracle", "GaussianMixtureOracle", "oracle"]
+__all__ = ["GaussianMixtureOracle"]
 
 _LOG_2PI = math.log(2 * math.pi)
 _NUMBERS = 1 << 19  # numbers that a block of rows holds at once: they fit a cache
 _FEW_TIMES = 64  # up to so many distinct times are served one by one
 
 
-def oracle(
-    process: Process, data: Distribution | Tensor
-) -> GaussianMixtureOracle | EmpiricalOracle:
-    """Return the exact field of ``process`` for ``data``.
-
-    Args:
-        process: an affine process with an independent coupling.
-        data: ρ1, a :class:`Gaussian`, a :class:`GaussianMixture`, or the rows of a tensor
-            ``(N, *)`` (or an :class:`Empirical` law of them).
-
-    Raises:
-        TypeError: if no oracle is known for such data.
-    """
-    if isinstance(data, (Gaussian, GaussianMixture)):
-        return GaussianMixtureOracle(process, data)
-    if isinstance(data, Empirical):
-        data = data.data
-    if isinstance(data, Tensor):
-        return EmpiricalOracle(process, data)
-    raise TypeError(
-        f"no oracle is known for data of type {type(data).__name__}; give a Gaussian, a"
-        " GaussianMixture, or a tensor of rows (N, *)"
-    )
-
-
-class _Oracle(Field):
-    """A field without a network."""
-
-    _like: Tensor
-
-    def __init__(self, process: Process, shape: torch.Size) -> None:
-        nn.Module.__init__(self)
-        if not isinstance(process, Process):
-            raise TypeError(f"process must be a Process, got {type(process).__name__}")
-        if not isinstance(process.interpolant, AffineInterpolant):
-            raise ValueError(
-                f"an oracle needs an affine path x_t = α x0 + β x1 + γ z, and the law of x_t under"
-                f" {type(process.interpolant).__name__} has no closed form; write it as an"
-                " AffineInterpolant where it is one"
-            )
-        if process.shape is not None and process.shape != shape:
-            raise ValueError(
-                f"the data have event shape {tuple(shape)} and the process has"
-                f" {tuple(process.shape)}; they must agree"
-            )
-        self.process = process
-        self.transform = None
-        self.shape = shape
-        self.register_buffer("_like", torch.zeros(()), persistent=False)
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        return ()
-
-    def reference(self) -> Tensor:
-        return torch.zeros((), device=self._like.device)
-
-    def _check(self, t: Tensor, x: Tensor) -> None:
-        check_state(t, x)
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"x is {tuple(x.shape)}, and this oracle has states of shape"
-                f" (B, {', '.join(map(str, self.shape))})"
-            )
-
-    def _times(self, t: float | Tensor, n: int, like: Tensor) -> Tensor:
-        t = as_time(t, like)
-        if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
-            raise ValueError(f"got t of shape {tuple(t.shape)} for {n} rows; it is () or ({n},)")
-        return t
-
-
-class GaussianMixtureOracle(_Oracle):
+class GaussianMixtureOracle(ExactField):
     r"""The exact fields between Gaussians or Gaussian mixtures, under any affine path.
 
     A :class:`Field` without a network: ``velocity``, ``mean_velocity``, ``score``, ``noise`` and
@@ -420,136 +316,6 @@ class GaussianMixtureOracle(_Oracle):
         total = half1 * (spread1.flatten(0, 1).mT @ stacked)
         total = total if half0 is None else total + half0 * (spread0.flatten(0, 1).mT @ stacked)
         return total if half2 is None else total + half2 * wu.sum(0)
-
-
-class EmpiricalOracle(_Oracle):
-    r"""The exact field where ρ1 is the empirical law of the rows ``y_i`` of a tensor.
-
-    For a one-sided process, ``x_t = α m + β x1 + σ̂ ẑ``, the data prediction is the average of
-    the data under the posterior weights
-
-    .. math:: E[x_1 | x_t = x] = \sum_i w_i y_i, \quad
-              w_i \propto \exp\bigl(-|x - \alpha m - \beta y_i|^2 / 2 \hat\sigma^2\bigr),
-
-    and the nearest data point where σ̂ = 0 (the average of those that tie). It is streamed over
-    blocks of data with a running maximum, in float64, so that no B x N matrix is held.
-    The other fields follow by conversion, and are refused at the times where it is singular.
-
-    Args:
-        process: a one-sided process: a :class:`OneSided` or mirror path, or an affine path from an
-            isotropic Gaussian base with the independent coupling.
-        data: ``(N, *)``, finite.
-        block: rows of data at a time.
-
-    Raises:
-        ValueError: if the process is not one-sided, or the data are not finite rows.
-    """
-
-    outputs = ("data",)
-
-    rows: Tensor
-
-    def __init__(self, process: Process, data: Tensor, *, block: int = 4096) -> None:
-        check_finite_rows(data, "data")
-        super().__init__(process, data.shape[1:])
-        if not process.one_sided:
-            raise ValueError(
-                "the field of empirical data is known where all but x1 is Gaussian, and here the"
-                f" base is {type(process.base).__name__} and the coupling"
-                f" {type(process.coupling).__name__}; use an isotropic Gaussian base with the"
-                " independent coupling, or fit a GaussianMixture to the data for"
-                " GaussianMixtureOracle"
-            )
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}")
-        self.block = block
-        self.register_buffer("rows", data.detach(), persistent=False)
-
-    def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
-    ) -> tuple[Tensor | None, ...]:
-        """``(d,)``, with d ``(B, *)``; conditions are ignored."""
-        if needed == (False,):
-            return (None,)
-        return (self._in_rows(t, x, self._mean).reshape(x.shape),)
-
-    def log_prob(self, t: Tensor, x: Tensor) -> Tensor:
-        """``log ρ_t(x)`` in nats, ``(B,)``, for t ``()`` or ``(B,)`` and x ``(B, *)``.
-
-        Raises:
-            ValueError: where σ̂(t) = 0: there ρ_t is the data points and has no density.
-        """
-        self._check(t, x)
-        if bool((self.process.noise_scale(t.double()) <= 1e-12).any()):
-            raise ValueError(
-                "the law of empirical data has no density where the noise scale vanishes; evaluate"
-                " log_prob at times inside (0, 1)"
-            )
-        return self._in_rows(t, x, self._log_density)
-
-    def sample(
-        self, t: float | Tensor, n: int, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Draw ``(n, *)`` from ρ_t, of the kind of the data; t is one time, or ``(n,)``."""
-        home = self.rows.device
-        generator = local(generator, home)
-        index = torch.randint(len(self.rows), (n,), generator=generator, device=home)
-        x1 = self.rows[index]
-        t = expand_time(self._times(t, n, x1), x1).double()
-        z = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=home)
-        path, mean = self.process.affine, self.process.base_mean
-        x = path.beta(t).to(x1) * x1 + self.process.noise_scale(t).to(x1) * z
-        return x if mean is None else x + path.alpha(t).to(x1) * mean.to(x1)
-
-    def _in_rows(
-        self, t: Tensor, x: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Apply ``value(x - α m, β, σ̂²)``, with columns of coefficients, to blocks of rows."""
-        self._check(t, x)
-        t = t.to(x.device, torch.float64)
-        path, mean = self.process.affine, self.process.base_mean
-        flat = x.double()
-        if mean is not None:
-            flat = flat - expand_time(path.alpha(t), x) * mean.to(flat)
-        flat = flat.reshape(x.shape[0], -1)
-        beta = path.beta(t).expand(len(x))[:, None]
-        variance = self.process.noise_scale_sq(t).clamp(min=0).expand(len(x))[:, None]
-        pieces = zip(*(torch.split(c, 1024) for c in (flat, beta, variance)), strict=True)
-        return torch.cat([value(*piece) for piece in pieces]).to(x.dtype)
-
-    def _stream(
-        self, x: Tensor, beta: Tensor, variance: Tensor, *, mean: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``(low, total, sum)``: the least cost, ``Σ e_i`` and ``Σ e_i y_i`` (if ``mean``).
-
-        The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
-        the least cost alone counts.
-        """
-        rate = 1 / variance.clamp(min=1e-290)
-        low, total, summed = None, torch.zeros_like(x[:, :1]), torch.zeros_like(x)
-        for block in torch.split(self.rows.flatten(1), self.block):
-            y = block.to(x)
-            cost = 0.5 * beta.square() * y.square().sum(1) - beta * (x @ y.mT)
-            lower = cost.detach().amin(1, keepdim=True)
-            if low is not None:
-                lower = torch.minimum(low, lower)
-                keep = torch.exp((lower - low) * rate)
-                total, summed = keep * total, keep * summed
-            e = torch.exp((lower - cost) * rate)
-            total = total + e.sum(1, keepdim=True)
-            summed = summed + e @ y if mean else summed
-            low = lower
-        return torch.zeros_like(total) if low is None else low, total, summed
-
-    def _mean(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
-        _, total, summed = self._stream(x, beta, variance, mean=True)
-        return summed / total
-
-    def _log_density(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
-        low, total, _ = self._stream(x, beta, variance, mean=False)
-        exponent = -(0.5 * sum_events(x.square())[:, None] + low) / variance
-        constant = -0.5 * x.shape[1] * (variance.log() + _LOG_2PI) - math.log(len(self.rows))
-        return (exponent + total.log() + constant)[:, 0]
 
 
 def _components(law: Distribution, name: str) -> tuple[Tensor, Tensor, Tensor]:

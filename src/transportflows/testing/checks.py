@@ -1,53 +1,23 @@
-r"""Checks for those who extend the library: is this interpolant, field or scheme right?
-
-The library's own tests use them on everything it ships. Each check compares with something
-independent: a derivative with finite differences, a row of a batch with the same row alone, the
-order of a scheme with exact fields on a Gaussian mixture (a Gaussian, whose fields are linear,
-hides errors), for laws by quadrature rather than by Monte Carlo.
-"""
+"""Is this interpolant, is this field right?"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from .conversions import QUANTITIES, ConversionError, degenerate_times
-from .distributions import Gaussian, GaussianMixture
-from .fields import Field
-from .interpolants import AffineInterpolant, Brownian, Interpolant, Linear
-from .oracles import GaussianMixtureOracle
-from .process import Process
-from .samplers import (
-    BrownianPath,
-    Dynamics,
-    FieldDynamics,
-    NoiseSource,
-    Scheme,
-    integrate,
-    time_grid,
-)
-from .samplers.epsilon import EpsilonSchedule, as_epsilon
-from .samplers.schemes import get_scheme
+from ..conversions import QUANTITIES, ConversionError, degenerate_times
+from ..distributions import Gaussian
+from ..fields import Field
+from ..interpolants import AffineInterpolant, Interpolant
+from ..process import Process
 
-__all__ = [
-    "CheckError",
-    "OrderEstimate",
-    "Report",
-    "check_field",
-    "check_interpolant",
-    "estimate_order",
-    "mixture_oracle",
-    "quadrature_moments",
-]
+__all__ = ["CheckError", "Report", "check_field", "check_interpolant"]
 
 
 class CheckError(AssertionError):
@@ -338,172 +308,3 @@ def _compare(
                     f"{name} differs from the oracle at t = {time} by {error:.3g} of its size (its"
                     f" projection on the exact one is {ratio:.3g} times it)"
                 )
-
-
-# ------------------------------------------------------------------------------------- orders
-
-
-@dataclass(frozen=True)
-class OrderEstimate:
-    """A measured order.
-
-    Attributes:
-        order: slope of log error against log steps, by least squares.
-        steps: step counts.
-        errors: error at each.
-    """
-
-    order: float
-    steps: tuple[int, ...]
-    errors: tuple[float, ...]
-
-    @property
-    def slopes(self) -> tuple[float, ...]:
-        """The order between successive step counts."""
-        pairs = zip(self.steps, self.errors, strict=True)
-        logs = [(math.log(n), math.log(e)) for n, e in pairs]
-        return tuple((e0 - e1) / (n1 - n0) for (n0, e0), (n1, e1) in itertools.pairwise(logs))
-
-
-def mixture_oracle() -> GaussianMixtureOracle:
-    """A one-dimensional oracle between two mixtures, linear with a Brownian latent."""
-    base = GaussianMixture(torch.tensor([[-1.0], [0.8]]), 0.6, weights=[0.4, 0.6])
-    data = GaussianMixture(torch.tensor([[-1.3], [0.2], [1.5]]), 0.5, weights=[0.3, 0.3, 0.4])
-    return GaussianMixtureOracle(Process(Linear(Brownian()), base), data)
-
-
-_STEPS = {"ode": (16, 32, 64, 128), "weak": (8, 16, 32, 64), "strong": (32, 64, 128, 256, 512)}
-
-
-def estimate_order(
-    scheme: str | Scheme,
-    field: Field | None = None,
-    *,
-    kind: str = "ode",
-    epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.5,
-    steps: Sequence[int] | None = None,
-    backward: bool = False,
-    n: int = 2000,
-) -> OrderEstimate:
-    """Measure the order of a scheme against exact fields.
-
-    ``"ode"``: ε = 0, the median over samples of the distance to a much finer solution.
-    ``"weak"``: the largest error of ``E f(X)``, f in {x, x², x³, cos 2x, sin 3x}, at the last time,
-    with no Monte Carlo: ``u_i(x) = E u_{i+1}(step(x))`` is carried backward by Gauss-Hermite
-    quadrature over the noise and cubic splines over x, and integrated against the exact law.
-    ``"strong"``: the median over paths of the distance between solutions with n and 2n steps that
-    follow the same Brownian paths (the median, since a few paths choose another mode).
-
-    Args:
-        scheme: name or :class:`Scheme`.
-        field: an exact field of dimension 1 with ``log_prob`` and ``sample``; by default
-            :func:`mixture_oracle`.
-        kind: ``"ode"``, ``"weak"`` or ``"strong"``.
-        epsilon: for weak and strong.
-        steps: increasing step counts; each twice the one before for ``"strong"``.
-        backward: run from t = 1 to t = 0.
-        n: samples, for ode and strong.
-    """
-    if kind not in _STEPS:
-        raise ValueError(f"unknown kind {kind!r}; known: 'ode', 'weak', 'strong'")
-    oracle: Any = mixture_oracle() if field is None else field
-    counts = tuple(_STEPS[kind] if steps is None else steps)
-    start, stop = (1.0, 0.0) if backward else (0.0, 1.0)
-    schedule = as_epsilon(0.0 if kind == "ode" else epsilon)
-    dynamics = FieldDynamics(oracle, [schedule])
-
-    def grid(count: int) -> Tensor:
-        return time_grid(count, start=start, stop=stop)
-
-    if kind == "weak":
-        errors = [_weak_error(oracle, dynamics, scheme, grid(count)) for count in counts]
-    else:
-        generator = torch.Generator().manual_seed(0)
-        x = oracle.sample(start, n, generator=generator, dtype=torch.float64)
-
-        def solve(count: int, used: str | Scheme) -> Tensor:
-            with torch.no_grad():
-                return integrate(
-                    dynamics, x, grid(count), scheme=used, noise=BrownianPath(), key=1
-                ).x
-
-        if kind == "ode":
-            reference = solve(16 * counts[-1], "rk4")
-            solutions = [solve(count, scheme) for count in counts]
-            distances = [(s - reference).abs() for s in solutions]
-        else:
-            solutions = [solve(count, scheme) for count in (*counts, 2 * counts[-1])]
-            pairs = itertools.pairwise(solutions)
-            distances = [(coarse - fine).abs() for coarse, fine in pairs]
-        errors = [float(distance.median()) for distance in distances]
-    slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    return OrderEstimate(-float(slope), counts, tuple(errors))
-
-
-class _Given(NoiseSource):
-    """Increments that the caller gives."""
-
-    def __init__(self, dw: Tensor, area: Tensor) -> None:
-        self.dw, self.levy = dw, area
-
-    def increment(
-        self, step: int, t0: float, t1: float, *, area: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        h = abs(t1 - t0)
-        return self.dw * math.sqrt(h), self.levy * math.sqrt(h / 12) if area else None
-
-
-def quadrature_moments(
-    dynamics: Dynamics,
-    scheme: str | Scheme,
-    grid: Tensor,
-    density: Tensor,
-    moments: Callable[[Tensor], Tensor],
-    x: Tensor,
-) -> Tensor:
-    """``E f(X)`` at the end of a grid for a start of given density, in one dimension.
-
-    ``u_i(x) = E u_{i+1}(step(x))`` is carried backward, by Gauss-Hermite quadrature over the noise
-    of a step and cubic splines over x: the error of the scheme without that of Monte Carlo.
-
-    Args:
-        dynamics: of states ``(B, 1)``.
-        scheme: name or :class:`Scheme`.
-        grid: times.
-        density: of the start at ``x``, ``(P,)``.
-        moments: f, from states ``(P,)`` to ``(P, F)``.
-        x: equally spaced points ``(P,)`` that carry the laws at all times.
-    """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(12)
-    node, weight = torch.from_numpy(nodes), torch.from_numpy(weights / weights.sum())
-    if get_scheme(scheme, noisy=False).area:
-        dw, levy = (v.reshape(-1) for v in torch.meshgrid(node, node, indexing="ij"))
-        joint = (weight[:, None] * weight).reshape(-1)
-        keep = joint > 1e-13
-        dw, levy, joint = dw[keep], levy[keep], joint[keep]
-    else:
-        dw, levy, joint = node, torch.zeros_like(node), weight
-    states = x.repeat_interleave(len(dw)).unsqueeze(1)
-    noise = _Given(dw.repeat(len(x)).unsqueeze(1), levy.repeat(len(x)).unsqueeze(1))
-    low, high = float(x[0]) - 1, float(x[-1]) + 1
-    u = moments(x)
-    for i in range(len(grid) - 2, -1, -1):
-        with torch.no_grad():
-            step = integrate(dynamics, states, grid[i : i + 2], scheme=scheme, noise=noise, key=0)
-        moved = step.x.flatten().clamp(low, high).numpy()
-        values = torch.from_numpy(CubicSpline(x.numpy(), u.numpy())(moved))
-        u = torch.einsum("pqf,q->pf", values.view(len(x), len(dw), -1), joint)
-    return float(x[1] - x[0]) * (density[:, None] * u).sum(0)
-
-
-def _weak_error(oracle: Any, dynamics: FieldDynamics, scheme: str | Scheme, grid: Tensor) -> float:
-    """The largest error of some moments at the last time, by quadrature."""
-    x = torch.linspace(-7, 7, 1401, dtype=torch.float64)
-
-    def moments(y: Tensor) -> Tensor:
-        return torch.stack([y, y**2, y**3, torch.cos(2 * y), torch.sin(3 * y)], -1)
-
-    first, last = (oracle.log_prob(t, x[:, None]).exp() for t in grid[[0, -1]])
-    result = quadrature_moments(dynamics, scheme, grid, first, moments, x)
-    exact = float(x[1] - x[0]) * (last[:, None] * moments(x)).sum(0)
-    return float((result - exact).abs().max())

@@ -1,0 +1,67 @@
+r"""Oracles: the exact fields of processes between known laws.
+
+Where both ends are Gaussian mixtures, independent of each other, and the path is affine, the law
+of ``x_t`` is a Gaussian mixture too. A component i of the base ``N(m_i, C_i)`` with weight p_i and
+a component j of the data ``N(μ_j, S_j)`` with weight q_j make one component
+
+.. math:: N(M_{ij}, \Sigma_{ij}), \quad M_{ij} = \alpha m_i + \beta \mu_j, \quad
+          \Sigma_{ij} = \alpha^2 C_i + \beta^2 S_j + \gamma^2 \mathrm{Id}
+
+of weight ``p_i q_j``. With ``u = Σ⁻¹ (x - M)`` in each and the posterior weights ``w_ij(t, x)``, by
+the rules of Gaussian conditioning
+
+.. math:: s = -\sum w u, \quad E[x_0 | x_t] = \sum w (m + \alpha C u), \quad
+          E[x_1 | x_t] = \sum w (\mu + \beta S u), \quad
+          b = \sum w (\dot M + \tfrac12 \dot\Sigma u).
+
+The last is ``v - γ γ̇ s`` written out: the derivatives of α², β², γ² enter, not those of α and γ, so
+it is finite at both ends (Albergo, Boffi & Vanden-Eijnden 2023, appendix A, has the case of
+``β = 1 - α``). Logarithms and a softmax keep far tails finite.
+
+Cost. Where ``C_i`` and ``S_j`` commute for all pairs (an isotropic base, a one-sided path,
+diagonal covariances) they share eigenvectors, and where the path has no latent any two are
+diagonal in a common basis. Then Σ is diagonal in a basis that does not depend on time, and a call
+costs ``O(B K d²)`` for K pairs, or ``O(B K d)`` where that basis is the given one. Otherwise Σ is
+factorised at each distinct time.
+
+Where rho_1 is the empirical law of some data, the same sum runs over the data with S = 0: the
+field that a network of unlimited capacity learns from them, which ends on the data themselves.
+
+Oracles test samplers, losses and metrics: they are fields, so ``sample(oracle, n)`` works.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..distributions import Distribution, Empirical, Gaussian, GaussianMixture
+from ..process import Process
+from .empirical import EmpiricalOracle
+from .mixture import GaussianMixtureOracle
+
+__all__ = ["EmpiricalOracle", "GaussianMixtureOracle", "oracle"]
+
+
+def oracle(
+    process: Process, data: Distribution | Tensor
+) -> GaussianMixtureOracle | EmpiricalOracle:
+    """Return the exact field of ``process`` for ``data``.
+
+    Args:
+        process: an affine process with an independent coupling.
+        data: ρ1, a :class:`Gaussian`, a :class:`GaussianMixture`, or the rows of a tensor
+            ``(N, *)`` (or an :class:`Empirical` law of them).
+
+    Raises:
+        TypeError: if no oracle is known for such data.
+    """
+    if isinstance(data, (Gaussian, GaussianMixture)):
+        return GaussianMixtureOracle(process, data)
+    if isinstance(data, Empirical):
+        data = data.data
+    if isinstance(data, Tensor):
+        return EmpiricalOracle(process, data)
+    raise TypeError(
+        f"no oracle is known for data of type {type(data).__name__}; give a Gaussian, a"
+        " GaussianMixture, or a tensor of rows (N, *)"
+    )

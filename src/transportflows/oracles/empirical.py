@@ -1,0 +1,150 @@
+"""The exact field from Gaussian noise to the rows of a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_finite_rows
+from .._random import local
+from .._tensor import expand_time, sum_events
+from ..process import Process
+from .base import ExactField
+
+__all__ = ["EmpiricalOracle"]
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class EmpiricalOracle(ExactField):
+    r"""The exact field where ρ1 is the empirical law of the rows ``y_i`` of a tensor.
+
+    For a one-sided process, ``x_t = α m + β x1 + σ̂ ẑ``, the data prediction is the average of
+    the data under the posterior weights
+
+    .. math:: E[x_1 | x_t = x] = \sum_i w_i y_i, \quad
+              w_i \propto \exp\bigl(-|x - \alpha m - \beta y_i|^2 / 2 \hat\sigma^2\bigr),
+
+    and the nearest data point where σ̂ = 0 (the average of those that tie). It is streamed over
+    blocks of data with a running maximum, in float64, so that no B x N matrix is held.
+    The other fields follow by conversion, and are refused at the times where it is singular.
+
+    Args:
+        process: a one-sided process: a :class:`OneSided` or mirror path, or an affine path from an
+            isotropic Gaussian base with the independent coupling.
+        data: ``(N, *)``, finite.
+        block: rows of data at a time.
+
+    Raises:
+        ValueError: if the process is not one-sided, or the data are not finite rows.
+    """
+
+    outputs = ("data",)
+
+    rows: Tensor
+
+    def __init__(self, process: Process, data: Tensor, *, block: int = 4096) -> None:
+        check_finite_rows(data, "data")
+        super().__init__(process, data.shape[1:])
+        if not process.one_sided:
+            raise ValueError(
+                "the field of empirical data is known where all but x1 is Gaussian, and here the"
+                f" base is {type(process.base).__name__} and the coupling"
+                f" {type(process.coupling).__name__}; use an isotropic Gaussian base with the"
+                " independent coupling, or fit a GaussianMixture to the data for"
+                " GaussianMixtureOracle"
+            )
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
+        self.block = block
+        self.register_buffer("rows", data.detach(), persistent=False)
+
+    def predict(
+        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+    ) -> tuple[Tensor | None, ...]:
+        """``(d,)``, with d ``(B, *)``; conditions are ignored."""
+        if needed == (False,):
+            return (None,)
+        return (self._in_rows(t, x, self._mean).reshape(x.shape),)
+
+    def log_prob(self, t: Tensor, x: Tensor) -> Tensor:
+        """``log ρ_t(x)`` in nats, ``(B,)``, for t ``()`` or ``(B,)`` and x ``(B, *)``.
+
+        Raises:
+            ValueError: where σ̂(t) = 0: there ρ_t is the data points and has no density.
+        """
+        self._check(t, x)
+        if bool((self.process.noise_scale(t.double()) <= 1e-12).any()):
+            raise ValueError(
+                "the law of empirical data has no density where the noise scale vanishes; evaluate"
+                " log_prob at times inside (0, 1)"
+            )
+        return self._in_rows(t, x, self._log_density)
+
+    def sample(
+        self, t: float | Tensor, n: int, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draw ``(n, *)`` from ρ_t, of the kind of the data; t is one time, or ``(n,)``."""
+        home = self.rows.device
+        generator = local(generator, home)
+        index = torch.randint(len(self.rows), (n,), generator=generator, device=home)
+        x1 = self.rows[index]
+        t = expand_time(self._times(t, n, x1), x1).double()
+        z = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=home)
+        path, mean = self.process.affine, self.process.base_mean
+        x = path.beta(t).to(x1) * x1 + self.process.noise_scale(t).to(x1) * z
+        return x if mean is None else x + path.alpha(t).to(x1) * mean.to(x1)
+
+    def _in_rows(
+        self, t: Tensor, x: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Apply ``value(x - α m, β, σ̂²)``, with columns of coefficients, to blocks of rows."""
+        self._check(t, x)
+        t = t.to(x.device, torch.float64)
+        path, mean = self.process.affine, self.process.base_mean
+        flat = x.double()
+        if mean is not None:
+            flat = flat - expand_time(path.alpha(t), x) * mean.to(flat)
+        flat = flat.reshape(x.shape[0], -1)
+        beta = path.beta(t).expand(len(x))[:, None]
+        variance = self.process.noise_scale_sq(t).clamp(min=0).expand(len(x))[:, None]
+        pieces = zip(*(torch.split(c, 1024) for c in (flat, beta, variance)), strict=True)
+        return torch.cat([value(*piece) for piece in pieces]).to(x.dtype)
+
+    def _stream(
+        self, x: Tensor, beta: Tensor, variance: Tensor, *, mean: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``(low, total, sum)``: the least cost, ``Σ e_i`` and ``Σ e_i y_i`` (if ``mean``).
+
+        The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
+        the least cost alone counts.
+        """
+        rate = 1 / variance.clamp(min=1e-290)
+        low, total, summed = None, torch.zeros_like(x[:, :1]), torch.zeros_like(x)
+        for block in torch.split(self.rows.flatten(1), self.block):
+            y = block.to(x)
+            cost = 0.5 * beta.square() * y.square().sum(1) - beta * (x @ y.mT)
+            lower = cost.detach().amin(1, keepdim=True)
+            if low is not None:
+                lower = torch.minimum(low, lower)
+                keep = torch.exp((lower - low) * rate)
+                total, summed = keep * total, keep * summed
+            e = torch.exp((lower - cost) * rate)
+            total = total + e.sum(1, keepdim=True)
+            summed = summed + e @ y if mean else summed
+            low = lower
+        return torch.zeros_like(total) if low is None else low, total, summed
+
+    def _mean(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
+        _, total, summed = self._stream(x, beta, variance, mean=True)
+        return summed / total
+
+    def _log_density(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
+        low, total, _ = self._stream(x, beta, variance, mean=False)
+        exponent = -(0.5 * sum_events(x.square())[:, None] + low) / variance
+        constant = -0.5 * x.shape[1] * (variance.log() + _LOG_2PI) - math.log(len(self.rows))
+        return (exponent + total.log() + constant)[:, 0]
