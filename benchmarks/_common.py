@@ -9,15 +9,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import transportflows as tpf
 
-__all__ = ["header", "in_turns", "over", "ratio", "table"]
-
-Times = Mapping[str, Sequence[float]]
+__all__ = ["Timings", "header", "in_turns", "table"]
 
 
 def header(doc: str | None, *packages: str) -> str:
@@ -52,29 +51,96 @@ def _load() -> str:
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
-def in_turns(blocks: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each block in each round; the blocks take turns, in an order that alternates.
+@dataclass
+class Timings:
+    """Seconds of each block in each round that was kept.
 
-    So whatever else the machine does falls on all alike. One round goes first to warm up.
+    Attributes:
+        seconds: by block.
+        others: what else ran on the machine in each round: the share of all cores, at its worst.
     """
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    for turn in range(-1, rounds):
-        for name in list(blocks)[:: 1 if turn % 2 else -1]:
-            start = time.perf_counter()
+
+    seconds: dict[str, list[float]]
+    others: list[float]
+
+    def median(self, name: str) -> float:
+        """Median seconds of a block."""
+        return statistics.median(self.seconds[name])
+
+    def ratios(self, name: str, base: str) -> list[float]:
+        """Ratios of two blocks, round by round."""
+        return [a / b for a, b in zip(self.seconds[name], self.seconds[base], strict=True)]
+
+    def ratio(self, name: str, base: str) -> float:
+        """The median over rounds of the ratio of two blocks of the same round."""
+        return statistics.median(self.ratios(name, base))
+
+    def spread(self, name: str, base: str) -> str:
+        """That median, and the range over the rounds."""
+        ratios = self.ratios(name, base)
+        return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def in_turns(
+    blocks: Mapping[str, Callable[[], object]], rounds: int, patience: float = 300.0
+) -> Timings:
+    """Time blocks that take turns, in an order that alternates, so that drifts fall on all alike.
+
+    One round goes first to warm up. A round waits for a quiet second, and counts where other
+    processes took less than 5 % of the cores while any of its blocks ran. Where ``patience``
+    seconds do not bring enough such rounds, the quietest ones are kept: the choice looks at what
+    others do, never at the times.
+    """
+    for block in blocks.values():
+        block()
+    found: list[tuple[float, dict[str, float]]] = []
+    deadline = time.monotonic() + patience
+    while sum(noise < 0.05 for noise, _ in found) < rounds:
+        if len(found) >= rounds and time.monotonic() > deadline:
+            break
+        _wait_for_quiet(deadline)
+        worst, seconds = 0.0, {}
+        for name in list(blocks)[:: 1 if len(found) % 2 else -1]:
+            meter = _OtherLoad()
             blocks[name]()
-            if turn >= 0:
-                times[name].append(time.perf_counter() - start)
-    return times
+            seconds[name], share = meter.read()
+            worst = max(worst, share)
+        found.append((worst, seconds))
+    kept = sorted(found, key=lambda one: one[0])[:rounds]
+    return Timings(
+        {name: [seconds[name] for _, seconds in kept] for name in blocks},
+        [noise for noise, _ in kept],
+    )
 
 
-def over(times: Times, name: str, base: str) -> list[float]:
-    """Ratios of two blocks, round by round."""
-    return [a / b for a, b in zip(times[name], times[base], strict=True)]
+class _OtherLoad:
+    """What other processes use of the cores from now on."""
+
+    def __init__(self) -> None:
+        self.wall, self.own, self.busy = time.perf_counter(), time.process_time(), _busy()
+
+    def read(self) -> tuple[float, float]:
+        """Seconds since then, and the share of all cores that others used."""
+        wall, own = time.perf_counter() - self.wall, time.process_time() - self.own
+        others = _busy() - self.busy - own
+        return wall, max(0.0, others / (wall * (os.cpu_count() or 1)))
 
 
-def ratio(times: Times, name: str, base: str) -> float:
-    """The median over rounds of the ratio of two blocks of the same round."""
-    return statistics.median(over(times, name, base))
+def _busy() -> float:
+    """Seconds that all cores together have worked since the start; 0 where it is not known."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return time.process_time()
+    user, nice, system, _, _, irq, soft, steal = map(int, stat.read_text().split()[1:9])
+    return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _wait_for_quiet(deadline: float) -> None:
+    while time.monotonic() < deadline:
+        meter = _OtherLoad()
+        time.sleep(1.0)
+        if meter.read()[1] < 0.05:
+            return
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -9,7 +9,7 @@
   ``odeint(method="euler")`` on the same grid, with the same network.
 
 Times are medians over rounds in which all take turns, and a ratio is the median of the ratios of a
-round, with its range in brackets. Memory is how far the peak of the resident set of a fresh process
+round, with its range in brackets; rounds in which other processes worked do not count. Memory is how far the peak of the resident set of a fresh process
 (VmHWM; ru_maxrss would carry over the parent's) rises above what it held after a small warm-up.
 
 Run ``python benchmarks/sampling_speed.py``.
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from _common import header, in_turns, over, ratio, table
+from _common import header, in_turns, table
 
 STEPS, DEPTH = 100, 4
 CASES = ((64, 10_000), (64, 100_000), (256, 10_000), (256, 100_000))
@@ -105,18 +104,15 @@ def default_chunk(net: tpf.networks.MLP, x: Tensor) -> int:
     return max(rows)
 
 
-def sweep(width: int, n: int, rounds: int) -> tuple[int, dict[int, float]]:
-    """The best chunk size, and each size's time over that of the best."""
-    net, x = network(width), start(n)
+def sweep(net: tpf.networks.MLP, x: Tensor, rounds: int, patience: float) -> dict[int, float]:
+    """Time of each chunk size over that of the fastest; the fastest comes first."""
+    n = len(x)
     sizes = [size for size in CHUNKS if size < n] + [n]
-    times = in_turns({str(size): bare(net, x, size, 10) for size in sizes}, rounds)
-    best = min(sizes, key=lambda size: statistics.median(times[str(size)]))
-    return best, {size: ratio(times, str(size), str(best)) for size in sizes}
-
-
-def spread(values: list[float]) -> str:
-    """Median and range."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    blocks = {str(size): bare(net, x, size, 10) for size in sizes}
+    times = in_turns(blocks, rounds, patience)
+    best = min(blocks, key=times.median)
+    ratios = {size: times.ratio(str(size), best) for size in sizes}
+    return {int(best): 1.0, **ratios}
 
 
 def peak(name: str, width: int, n: int, steps: int) -> float:
@@ -145,6 +141,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds for quiet rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak", choices=SAMPLERS, help="internal: print a peak and stop")
     options = parser.parse_args()
@@ -155,46 +152,51 @@ def main() -> None:
     peers = [name for name in PEERS if importlib.util.find_spec(name)]
     print(header(__doc__, *peers))
 
-    rows, sweeps = [], []
+    rows, sweeps, noise = [], [], 0.0
     for width, n in CASES:
-        best, relative = sweep(width, n, options.rounds)
-        sweeps.append((width, n, best, relative))
         net, x = network(width), start(n)
+        relative = sweep(net, x, options.rounds, options.patience)
+        best, chunk = next(iter(relative)), default_chunk(net, x)
+        sweeps.append((f"4 x {width}, {n:,} rows", best, relative))
         blocks: dict[str, Callable[[], object]] = {
-            "floor": bare(net, x, best, STEPS),
-            "transportflows": ours(net, x, STEPS),
+            "best": bare(net, x, best, STEPS),
+            "same": bare(net, x, chunk, STEPS),
+            "ours": ours(net, x, STEPS),
         }
-        times = in_turns(blocks, options.rounds)
-        seconds = (statistics.median(times[name]) for name in blocks)
-        relation = spread(over(times, "transportflows", "floor"))
-        case = f"4 x {width}", f"{n:,}", best, default_chunk(net, x)
-        rows.append((*case, *seconds, relation))
+        times = in_turns(blocks, options.rounds, options.patience)
+        noise = max(noise, *times.others)
+        case = f"4 x {width}", f"{n:,}", best, chunk, times.median("best"), times.median("ours")
+        rows.append((*case, times.spread("ours", "best"), times.spread("ours", "same")))
     print("## Over the network calls alone\n")
     head = ("MLP", "rows", "best chunk", "our chunk", "floor, s", "ours, s", "ours over floor")
-    print(table(head, rows))
+    print(table((*head, "over calls of our chunk"), rows))
 
     print("## Against peers: 4 x 256, 100,000 rows\n")
     net, x = network(256), start(100_000)
     names = ["transportflows", *peers]
-    times = in_turns({m: SAMPLERS[m](net, x, STEPS) for m in names}, max(3, options.rounds // 2))
+    samplers = {name: SAMPLERS[name](net, x, STEPS) for name in names}
+    times = in_turns(samplers, max(3, options.rounds // 2), options.patience)
+    noise = max(noise, *times.others)
     megabytes = {name: memory(name, options.threads) for name in names}
     head = ("sampler", "s", "over ours", "peak, MB", "our peak over it", "largest difference of x")
-    states = {name: SAMPLERS[name](net, x, STEPS)() for name in names}
+    states = {name: sampler() for name, sampler in samplers.items()}
     rows = []
     for name in names:
         difference = float((states[name] - states["transportflows"]).abs().max())
         relative_peak = megabytes["transportflows"] / megabytes[name]
-        slower = spread(over(times, name, "transportflows"))
-        second = statistics.median(times[name])
+        slower, second = times.spread(name, "transportflows"), times.median(name)
         rows.append((name, second, slower, megabytes[name], relative_peak, difference))
     print(table(head, rows))
 
     print("## Time by chunk size, over that of the best\n")
     rows = []
-    for width, n, best, relative in sweeps:
+    for name, best, relative in sweeps:
         cells = [f"{relative[size]:.2f}" if size in relative else "" for size in CHUNKS]
-        rows.append((f"4 x {width}, {n:,} rows, best {best}", *cells, f"{relative[n]:.2f}"))
+        rows.append((f"{name}, best {best}", *cells, f"{max(relative.items())[1]:.2f}"))
     print(table(("", *map(str, CHUNKS), "all at once"), rows))
+    print(
+        f"Other processes took at most {100 * noise:.0f} % of the cores in the rounds that count."
+    )
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Field(nn.Module):
         self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
     ) -> tuple[Tensor | None, ...]:
         """Call the networks: one prediction for each of ``outputs``, None where not needed."""
-        return (_checked(self.net(t, x, **cond), x, type(self).__name__, self.net),)
+        return (_checked(_call(self.net, t, x, cond), x, type(self).__name__, self.net),)
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
         """What the network predicts; a tuple for a pair."""
@@ -288,10 +288,10 @@ class FieldPair(Field):
         if not self._two_headed:
             needed = (True, True) if needed is None else needed
             return tuple(
-                _checked(net(t, x, **cond), x, name, net) if wanted else None
+                _checked(_call(net, t, x, cond), x, name, net) if wanted else None
                 for net, wanted in zip((self.first, self.second), needed, strict=True)
             )
-        both = self.heads(t, x, **cond)
+        both = _call(self.heads, t, x, cond)
         if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
             both = both.unbind(1)
         if not isinstance(both, (tuple, list)) or len(both) != 2:
@@ -317,6 +317,21 @@ def _check_process(process: Any) -> None:
             f"process must be a Process, got {type(process).__name__}; the order is"
             " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
         )
+
+
+def _call(net: Network, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Any:
+    """``net(t, x, **cond)``, with a word on dtypes and devices where they are why it fails."""
+    try:
+        return net(t, x, **cond)
+    except RuntimeError as error:
+        own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
+        if own is not None and (own.dtype != x.dtype or own.device != x.device):
+            raise ValueError(
+                f"the states are {x.dtype} on {x.device} and the network is {own.dtype} on"
+                f" {own.device}; write x.to(dtype={own.dtype}, device={str(own.device)!r}), or"
+                f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
+            ) from error
+        raise
 
 
 def _checked(prediction: Any, x: Tensor, field: str, net: Any) -> Tensor:

@@ -11,6 +11,11 @@ score's weights exceed a bound (an end where σ̂ vanishes) is made with ε = 0:
 marginals do not depend on ε, so this leaves them exact. It is the whole step that goes as an ODE:
 with ε = 0 at the singular stage alone, ε would fall by O(1) within a step, and a scheme of order 2
 make an error of O(h²) there instead of O(h³).
+
+Where the velocity's own weights are singular (a noise prediction where β = 0, a data prediction
+where σ̂ = 0, γ̇ η where γ has a root), the field is evaluated a *margin* away from the end. The grid
+still reaches the end: starting or stopping there would leave the law of another time, an error of
+the size of the margin's noise, where looking there errs by O(margin · h).
 """
 
 from __future__ import annotations
@@ -114,17 +119,26 @@ class FieldDynamics(Dynamics):
     Args:
         field: any field.
         epsilons: one schedule, or one for each group of rows; all zero or none.
+        margin: the field is evaluated no nearer than this to t = 0 and to t = 1.
     """
 
-    def __init__(self, field: Field, epsilons: Sequence[EpsilonSchedule]) -> None:
+    def __init__(
+        self,
+        field: Field,
+        epsilons: Sequence[EpsilonSchedule],
+        *,
+        margin: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         self.field = field
         self.epsilons = epsilons
+        self.margin = margin
         self.groups = len(epsilons)
         self.ode = all(epsilon.is_zero for epsilon in epsilons)
 
     @torch.no_grad()
     def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:  # noqa: D102
         field = self.field
+        times = times.clamp(self.margin[0], 1 - self.margin[1])
         flat = times.reshape(-1).to(like.device)
         velocity = field.weights("velocity", flat)
         _refuse_singular(field, velocity, flat)
@@ -258,8 +272,18 @@ def _refuse_singular(field: Field, weights: Weights, t: Tensor) -> None:
 
 
 @torch.no_grad()
-def singular_margin(field: Field, like: Tensor, default: float = 1e-3) -> tuple[float, float]:
-    """Offsets from t = 0 and t = 1: ``default`` where the velocity's weights are singular."""
-    ends = as_time(torch.tensor([0.0, 1.0], dtype=torch.float64), like.double())
-    bad = _bad_times(field.weights("velocity", ends), BOUND).tolist()
-    return (default if bad[0] else 0.0, default if bad[1] else 0.0)
+def singular_margin(field: Field, like: Tensor) -> tuple[float, float]:
+    """Margins from t = 0 and t = 1: 0 where the velocity's weights are regular.
+
+    Where they are singular, 1e-4 if they are at most 100 there (a root, such as that of a Brownian
+    γ), and 1e-3 otherwise (a pole, whose weight then is 1,000): what a weight multiplies is the
+    error of a learned field.
+    """
+
+    def too_large(margin: float, bound: float) -> Tensor:
+        ends = as_time(torch.tensor([margin, 1 - margin], dtype=torch.float64), like.double())
+        return _bad_times(field.weights("velocity", ends), bound)
+
+    singular, pole = too_large(0.0, BOUND).tolist(), too_large(1e-4, 100.0).tolist()
+    low, high = ((1e-3 if p else 1e-4) if s else 0.0 for s, p in zip(singular, pole, strict=True))
+    return low, high

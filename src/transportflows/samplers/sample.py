@@ -72,9 +72,10 @@ def sample(
         t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
             the caller's own, used as it is (with the breakpoints of the path inserted).
         spacing: of the grid; see :func:`time_grid`.
-        margin: offsets kept from t = 0 and t = 1. None keeps 1e-3 where the field's velocity is
-            singular and none elsewhere. Where only the score is singular there is no margin: ε is
-            0 in a window instead.
+        margin: distances from t = 0 and t = 1 within which the field is evaluated at the margin
+            instead (the solve itself reaches the end). None keeps 1e-4 or 1e-3 where the field's
+            velocity is singular, as a root or a pole, and none elsewhere. Where only the score is singular no margin is needed:
+            ε is 0 in a window.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
         cond: conditions for the network; tensors with n rows go with their rows.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
@@ -120,23 +121,12 @@ def sample(
     x = _starting_states(field, n, start, first, dtype, key)
     low, high = _margins(field, margin, scheme, first, last, x)
     breakpoints = field.process.interpolant.breakpoints
-    if len(t) == 2:
-        span = [min(max(time, low), 1 - high) for time in (first, last)]
-        grid = (
-            torch.tensor(span, dtype=torch.float64)
-            if adaptive
-            else time_grid(
-                steps, start=span[0], stop=span[1], spacing=spacing, breakpoints=breakpoints
-            )
-        )
+    if adaptive:
+        grid = torch.tensor([first, last], dtype=torch.float64)
+    elif len(t) == 2:
+        grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
     else:
-        grid = _own_grid(t, low, high, breakpoints)
-    saves = None
-    if save_at is not None:
-        saves = torch.as_tensor(save_at, dtype=torch.float64).clamp(
-            float(grid.min()), float(grid.max())
-        )
-        _check_saves(save_at, first, last)
+        grid = _own_grid(t, breakpoints)
     rows = _default_chunk(field, x) if chunk is None else chunk
     if rows < 1:
         raise ValueError(f"chunk must be positive, got {chunk}")
@@ -145,25 +135,25 @@ def sample(
         states = x if len(members) == 1 else x.repeat(len(members), *(1,) * (x.ndim - 1))
         if adaptive:
             return integrate_adaptive(
-                _chunked_velocity(field, cond or {}, x.shape[0], rows),
+                _chunked_velocity(field, cond or {}, x.shape[0], rows, (low, high)),
                 states,
-                start=float(grid[0]),
-                stop=float(grid[-1]),
+                start=first,
+                stop=last,
                 scheme=str(scheme),
                 rtol=rtol,
                 atol=atol,
                 breakpoints=breakpoints,
-                save_at=saves,
+                save_at=save_at,
             )
         return integrate(
-            FieldDynamics(field, members),
+            FieldDynamics(field, members, margin=(low, high)),
             states,
             grid,
             scheme=scheme,
             noise=noise,
             key=mix(key, 1),
             cond=cond,
-            save_at=saves,
+            save_at=save_at,
             chunk=rows,
             progress=progress,
         )
@@ -290,14 +280,14 @@ def _margins(
     last: float,
     x: Tensor,
 ) -> tuple[float, float]:
-    """The offsets from both ends of time that this solve keeps."""
+    """The margins from both ends of time at which this solve evaluates the field."""
     if margin is not None:
         low, high = margin if isinstance(margin, tuple) else (margin, margin)
         if not (low >= 0 and high >= 0 and low + high < 1):
             raise ValueError(f"margins must be >= 0 and sum to less than 1, got ({low}, {high})")
     else:
         low, high = singular_margin(field, x)
-        # A scheme that never evaluates the field where a step ends can step into the last time.
+        # A scheme that never evaluates the field where a step ends needs none at the last time.
         fixed = SCHEMES.get(scheme) if isinstance(scheme, str) else scheme
         if fixed is not None and max(fixed.nodes) < 1:
             low, high = (low, 0.0) if last > first else (0.0, high)
@@ -305,21 +295,12 @@ def _margins(
     return (low if ends[0] < low else 0.0, high if ends[1] > 1 - high else 0.0)
 
 
-def _own_grid(
-    t: Sequence[float] | Tensor, low: float, high: float, breakpoints: Sequence[float]
-) -> Tensor:
-    """The caller's grid, clipped to the margins, with the breakpoints of the path inserted."""
-    grid = check_grid(t).clamp(low, 1 - high)
+def _own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
+    """The caller's grid, with the breakpoints of the path inserted."""
+    grid = check_grid(t)
     inside = [b for b in breakpoints if float(grid.min()) < b < float(grid.max())]
     merged = sorted({*grid.tolist(), *inside}, reverse=bool(grid[0] > grid[-1]))
     return check_grid(merged)
-
-
-def _check_saves(save_at: Sequence[float] | Tensor, first: float, last: float) -> None:
-    low, high = min(first, last), max(first, last)
-    outside = [float(s) for s in torch.as_tensor(save_at).reshape(-1) if not low <= s <= high]
-    if outside:
-        raise ValueError(f"cannot save at {outside}: the solve spans [{low:g}, {high:g}]")
 
 
 def _default_chunk(field: Field, x: Tensor) -> int:
@@ -337,12 +318,12 @@ def _default_chunk(field: Field, x: Tensor) -> int:
 
 
 def _chunked_velocity(
-    field: Field, cond: Mapping[str, Any], n: int, chunk: int
+    field: Field, cond: Mapping[str, Any], n: int, chunk: int, margin: tuple[float, float]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity in chunks of rows, for solvers that hold the whole state."""
 
     def velocity(t: Tensor, x: Tensor) -> Tensor:
-        parts = []
+        parts, t = [], t.clamp(margin[0], 1 - margin[1])
         for index in torch.split(torch.arange(n, device=x.device), chunk):
             rows = Rows(index, n, 1, x.ndim, cond)
             parts.append(field.velocity(t, x[index], **rows.cond))

@@ -22,8 +22,8 @@ class Solution:
         scheme: name of the scheme.
         window: stretches of time, as (first, last) near each end, whose steps were made with ε = 0
             because the score is singular there; the marginals do not need it. None if none was.
-        margin: offsets from t = 0 and t = 1 at which the solve kept from a velocity that is
-            singular there.
+        margin: distances from t = 0 and t = 1 within which the field was evaluated at the margin,
+            because its velocity is singular nearer to the end.
         first_bad_step: the first step after which a state was not finite; None if all were.
     """
 
