@@ -22,6 +22,7 @@ EPSILONS = [0.0, 0.25, 0.5, 1.0]
 
 
 def main(steps: int = 6_000) -> None:
+    """Train, sample, compare and draw."""
     started = time.perf_counter()
     generator = torch.Generator().manual_seed(0)
 

@@ -74,8 +74,8 @@ def sample(
         spacing: of the grid; see :func:`time_grid`.
         margin: distances from t = 0 and t = 1 within which the field is evaluated at the margin
             instead (the solve itself reaches the end). None keeps 1e-4 or 1e-3 where the field's
-            velocity is singular, as a root or a pole, and none elsewhere. Where only the score is singular no margin is needed:
-            ε is 0 in a window.
+            velocity is singular, as a root or a pole, and none elsewhere. Where only the score is
+            singular no margin is needed: ε is 0 in a window.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
         cond: conditions for the network; tensors with n rows go with their rows.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise

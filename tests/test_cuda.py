@@ -1,0 +1,75 @@
+"""What must hold on a card as on the CPU; these tests need one."""
+
+import pytest
+import torch
+from families import mixture
+
+import transportflows as tpf
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device on this machine"
+)
+
+
+def seeded(device="cpu"):
+    return torch.Generator(device).manual_seed(0)
+
+
+def field(dtype=torch.float64):
+    net = tpf.networks.MLP(2, 32, 2, generator=seeded()).to(dtype)
+    return tpf.Velocity(net, tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((2,), 0.3, 2.0)))
+
+
+@pytest.mark.parametrize("scheme", ["euler", "midpoint", "heun", "rk4", "dopri5"])
+def test_the_ode_is_that_of_the_cpu(scheme):
+    x = torch.randn(100, 2, generator=seeded(), dtype=torch.float64)
+    cpu = tpf.sample(field(), start=x, scheme=scheme, steps=10).x
+    card = tpf.sample(field().cuda(), start=x.cuda(), scheme=scheme, steps=10, chunk=33).x
+    torch.testing.assert_close(card.cpu(), cpu, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("generator", ["cpu", "cuda"])
+def test_the_sde_is_seeded_by_a_generator_of_any_device(generator):
+    runs = [
+        tpf.sample(
+            field(torch.float32).cuda(), 64, epsilon=[0.0, 0.5], generator=seeded(generator)
+        ).x
+        for _ in range(2)
+    ]
+    assert runs[0].is_cuda
+    assert torch.equal(runs[0], runs[1])
+
+
+def test_training_and_oracles_on_the_card():
+    data = mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)
+    law = tpf.Process(tpf.Linear(), tpf.Gaussian((2,))).cuda()
+    learned = tpf.Velocity(tpf.networks.MLP(2, 64, 3, generator=seeded()).cuda(), law)
+    x1 = data.sample(20_000, generator=seeded()).cuda()
+    trainer = tpf.Trainer(learned, tpf.VelocityLoss(), ema=0.99)
+    trainer.fit(x1, steps=500, batch_size=1024, generator=seeded(), progress=False)
+    oracle = tpf.GaussianMixtureOracle(law, data).cuda()
+    sample = law.sample(x1, generator=seeded())
+    error = tpf.excess(learned, oracle, sample).mean()
+    assert float(error) < 0.1 * float(oracle.velocity(sample.t, sample.x).square().sum(1).mean())
+
+
+def test_no_synchronisation_in_the_step_loop():
+    """CUDA itself reports any wait for the device while the network runs for the second time."""
+    states = field(torch.float32).cuda()
+    calls = []
+    inner = states.net
+
+    def watched(t, x):
+        calls.append(1)
+        torch.cuda.set_sync_debug_mode("error" if 1 < len(calls) < 20 else "default")
+        return inner(t, x)
+
+    states.net = None
+    del states.net
+    states.net = watched
+    try:
+        x = torch.randn(64, 2, device="cuda")
+        tpf.sample(states, start=x, epsilon=[0.3, 0.5], steps=30, chunk=50)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len(calls) == 180
