@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from families import mixture
 
 import transportflows as tpf
+from families import mixture
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device on this machine"

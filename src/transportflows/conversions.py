@@ -94,7 +94,7 @@ def degenerate_times(process: Process) -> list[float]:
     grid of 1,001 times. A stretch where β and β̇ both vanish is not among them: there x_t is all
     noise and x gives the score.
     """
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64, device=_device(process))[1:-1]
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64, device=process.device)[1:-1]
     interpolant = process.affine
     with torch.no_grad():
         beta, beta_dot = interpolant.beta(t), interpolant.beta_dot(t)
@@ -219,17 +219,11 @@ def _solve(rows: dict[str, Row], source: str, target: str) -> tuple[Tensor, Tens
     return x_weight, out_weight
 
 
-def _device(process: Process) -> torch.device:
-    for tensor in (*process.parameters(), *process.buffers()):
-        return tensor.device
-    return torch.device("cpu")
-
-
 def _refuse_degenerate(process: Process, source: str, target: str, t: Tensor) -> None:
     """Refuse times that come near, or reach across, one at which a velocity tells no score."""
     if source == "mean_velocity" and process.interpolant.has_latent:
         interpolant = process.affine
-        ends = torch.linspace(0, 1, 9, dtype=torch.float64, device=_device(process))[1:-1]
+        ends = torch.linspace(0, 1, 9, dtype=torch.float64, device=process.device)[1:-1]
         if process.gaussian_base is None and bool((interpolant.beta_dot(ends) == 0).all()):
             raise ConversionError(
                 f"the mean velocity of {type(interpolant).__name__} is zero and determines nothing;"

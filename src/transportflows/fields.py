@@ -148,15 +148,12 @@ class Field(nn.Module):
 
     def reference(self) -> Tensor:
         """A scalar of the dtype and device that the networks expect."""
-        for module in (*self.networks, self.process):
-            if isinstance(module, nn.Module) and module is not self.process:
-                for tensor in (*module.parameters(), *module.buffers()):
+        for net in self.networks:
+            if isinstance(net, nn.Module):
+                for tensor in (*net.parameters(), *net.buffers()):
                     if tensor.is_floating_point():
                         return tensor.detach().new_zeros(())
-            elif isinstance(module, nn.Module):
-                for tensor in (*module.parameters(), *module.buffers()):
-                    return torch.zeros((), device=tensor.device)
-        return torch.zeros(())
+        return torch.zeros((), device=self.process.device)
 
     def save(self, path: Any) -> None:
         """Write weights, process and transform to a file; see :func:`load_field`."""

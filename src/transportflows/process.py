@@ -80,7 +80,8 @@ class Process(nn.Module):
             self.shape = torch.Size(shape)
         self._ends_checked = False
         if interpolant.affine:
-            self._check_ends(torch.zeros(1, 1), torch.zeros(1, 1))
+            probe = torch.zeros(1, 1, device=self.device)
+            self._check_ends(probe, probe)
         self._check_base()
 
     # ------------------------------------------------------------------ what kind of law it is
@@ -111,6 +112,16 @@ class Process(nn.Module):
             and base.isotropic
         )
         return base if fits and isinstance(base, Gaussian) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters and buffers of the process are."""
+        tensors = (*self.parameters(), *self.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def _zero(self) -> Tensor:
+        return torch.zeros((), dtype=torch.float64, device=self.device)
 
     @property
     def one_sided(self) -> bool:
@@ -170,7 +181,7 @@ class Process(nn.Module):
     @cached_property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs: 1e-4 at an end where it is infinite."""
-        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
             rates = [self.interpolant.gamma_dot(ends)]
             if isinstance(self.interpolant, AffineInterpolant):
@@ -202,7 +213,7 @@ class Process(nn.Module):
 
     @property
     def _start_scale(self) -> float:
-        return float(self.interpolant.gamma(torch.zeros((), dtype=torch.float64)))
+        return float(self.interpolant.gamma(self._zero))
 
     @property
     def _starts_gaussian(self) -> bool:
@@ -333,7 +344,7 @@ class Process(nn.Module):
     def _check_base(self) -> None:
         interpolant, base = self.interpolant, self.base
         if interpolant.uses_base and isinstance(interpolant, AffineInterpolant):
-            ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
             with torch.no_grad():
                 bounded = bool(torch.isfinite(interpolant.alpha_dot(ends)).all())
             base_fits = self.gaussian_base is not None and self.gaussian_base.zero_mean

@@ -83,10 +83,10 @@ class Brownian(Gamma):
             self.register_buffer("a", torch.as_tensor(a, dtype=torch.float64), persistent=False)
 
     def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
-        return self.a.to(t.dtype) * t * (1 - t)
+        return self.a.to(t) * t * (1 - t)
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
-        return self.a.to(t.dtype) * (1 - 2 * t)
+        return self.a.to(t) * (1 - 2 * t)
 
     def config(self) -> dict[str, Any]:  # noqa: D102
         return {"a": float(self.a)}
