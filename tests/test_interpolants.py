@@ -184,3 +184,32 @@ def test_wrong_ends_are_refused_when_the_process_is_made():
     process = tpf.Process(wrong, tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match=r"I\(1, x0, x1\) - x1"):
         process.sample(torch.randn(4, 2))
+
+
+def test_a_subclass_of_a_built_in_keeps_no_stale_formula():
+    class Squared(tpf.Linear):
+        def alpha(self, t):
+            return 1 - t**2
+
+        def beta(self, t):
+            return t**2
+
+    class Wide(tpf.Brownian):
+        def gamma_sq(self, t):
+            return 3 * t**2 * (1 - t)
+
+    class Late(tpf.OneSidedLinear):
+        def gamma_sq(self, t):
+            return (1 - t) ** 3
+
+    for path in (Squared(), Squared(Wide()), tpf.Linear(Wide()), Late()):
+        assert tpf.testing.check_interpolant(path).problems == []
+    x0, x1 = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor(0.5)
+    torch.testing.assert_close(Squared().mean(t, x0, x1), 0.75 * x0 + 0.25 * x1)
+    torch.testing.assert_close(Squared().mean_dot(t, x0, x1), x1 - x0)
+
+
+def test_a_negative_square_at_an_end_is_refused():
+    with pytest.raises(ValueError, match=r"γ²\(0\) = 0.1"):
+        tpf.Process(_broken(gamma_sq=lambda self, t: t * (1 - t) - 0.1), tpf.Gaussian((2,)))

@@ -127,6 +127,17 @@ def test_learnable_interpolants_get_gradients_and_move_with_the_process():
         (lambda: tpf.Process(tpf.SBDM(), tpf.Gaussian((2,), 1.0)), ValueError, "its own base"),
         (lambda: tpf.Velocity(process(tpf.Linear()), lambda t, x: x), TypeError, "order is"),
         (lambda: tpf.Linear(gamma=1.0), TypeError, "Brownian"),
+        (
+            lambda: tpf.Process(tpf.SBDM(), shape=(2,), coupling=tpf.MinibatchOT()),
+            ValueError,
+            "no x0 to pair",
+        ),
+        (lambda: tpf.Gaussian((2,), mean=math.nan), ValueError, "finite"),
+        (lambda: tpf.Gaussian((2,), scale=math.inf), ValueError, "finite"),
+        (lambda: tpf.Gaussian((2,), scale_tril=torch.ones(2, 2)), ValueError, "lower triangular"),
+        (lambda: tpf.Uniform((2,), 0.0, math.inf), ValueError, "finite"),
+        (lambda: tpf.Standardize(math.nan), ValueError, "finite"),
+        (lambda: tpf.Brownian(math.nan), ValueError, "positive"),
         (lambda: tpf.Brownian(-1.0), ValueError, "positive"),
     ],
 )
@@ -447,6 +458,12 @@ def test_field_pairs_refuse_what_is_not_a_pair():
     ):
         with pytest.raises(ValueError, match=r"FieldPair|heads|was given"):
             tpf.FieldPair(**kwargs)
+    units = [tpf.Standardize(scale=2.0), tpf.Standardize(scale=3.0)]
+    with pytest.raises(ValueError, match="share one transform"):
+        tpf.FieldPair(
+            velocity=tpf.Velocity(net, law, transform=units[0]),
+            noise=tpf.NoisePredictor(net, law, transform=units[1]),
+        )
     pair = tpf.FieldPair(velocity=tpf.Velocity(net, law), score=tpf.Score(net, law))
     assert pair.outputs == ("velocity", "score")
     with pytest.raises(ValueError, match="two heads"):
@@ -462,6 +479,9 @@ def test_mlp_takes_labels_and_two_kinds_of_time():
     torch.testing.assert_close(one[3:], net(torch.tensor(0.3), x)[3:])
     assert not torch.allclose(one[:3], net(torch.tensor(0.3), x)[:3])
     assert not torch.allclose(one, net(torch.tensor(0.4), x, label=label))
+    for label in (torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, -2])):
+        with pytest.raises(IndexError):
+            net(torch.tensor(0.3), x, label=label)
     with pytest.raises(ValueError, match="takes no label"):
         tpf.networks.MLP(2, 8, 1)(torch.tensor(0.3), torch.zeros(4, 2), label=label)
     with pytest.raises(ValueError, match=r"write MLP\(\(3,\)\)"):
@@ -498,6 +518,19 @@ def test_a_saved_field_samples_the_same(field, tmp_path):
         assert torch.equal(a, b)
         assert not loaded.training
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_oracle_is_not_saved(tmp_path):
+    oracle = tpf.GaussianMixtureOracle(process(tpf.Linear()), tpf.Gaussian((2,)))
+    with pytest.raises(ValueError, match="cannot be saved"):
+        oracle.save(tmp_path / "field.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_of_another_dtype_is_named():
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1).double(), process(tpf.Linear()))
+    with pytest.raises(ValueError, match=r"states are torch.float32 .* network is torch.float64"):
+        field.velocity(torch.tensor(0.5), torch.zeros(3, 2))
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path):

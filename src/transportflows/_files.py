@@ -13,9 +13,11 @@ import tempfile
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from . import fields
 from .fields import Field, FieldPair
+from .interpolants import Gamma
 from .process import Process
 
 __all__ = ["load_field", "save_field"]
@@ -26,6 +28,11 @@ _FORMAT = 1
 def save_field(field: Field, path: str | os.PathLike[str]) -> None:
     """Write a field for inference; see :func:`load_field`. The file is replaced atomically."""
     heads = field.networks
+    if not heads or not hasattr(fields, type(field).__name__):
+        raise ValueError(
+            f"a {type(field).__name__} cannot be saved: files hold the fields of the library that"
+            " have networks; save its parts, or use torch.save(field.state_dict(), path)"
+        )
     content = {
         "format": _FORMAT,
         "library": "transportflows",
@@ -138,8 +145,9 @@ def _load_state(field: Field, state: dict[str, Tensor]) -> None:
             + (f" other shapes: {'; '.join(sorted(shapes)[:5])};" if shapes else "")
             + " build it with the arguments it was trained with"
         )
-    for name, parameter in field.named_parameters():  # the file decides the dtype
-        parameter.data = parameter.data.to(state[name].dtype)
+    for name, tensor in (*field.named_parameters(), *field.named_buffers()):
+        if name in state:  # the file decides the dtype
+            tensor.data = tensor.data.to(state[name].dtype)
     field.load_state_dict(state)
 
 
@@ -152,7 +160,9 @@ def _encode(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_encode(item) for item in value]
     name = type(value).__name__
+    learned = isinstance(value, nn.Module) and any(True for _ in value.parameters(recurse=False))
     known = _library_class(name) is type(value) and hasattr(value, "config")
+    known = known and not (learned and isinstance(value, Gamma))
     if known:
         try:
             arguments = {k: _encode(v) for k, v in value.config().items()}
@@ -170,7 +180,7 @@ def _decode(value: Any, what: str, cure: str) -> Any:
         return value
     if "custom" in value:
         raise ValueError(
-            f"the {what} of this file holds a {value['custom']}, which is not of this library;"
+            f"the {what} of this file holds a {value['custom']}, which is not stored in files;"
             f" build it and give {cure}"
         )
     cls = _library_class(value["class"])

@@ -94,6 +94,14 @@ def degenerate_times(process: Process) -> list[float]:
     grid of 1,001 times. A stretch where β and β̇ both vanish is not among them: there x_t is all
     noise and x gives the score.
     """
+    learned = any(True for _ in process.interpolant.parameters())
+    if not learned and process.degenerate is not None:
+        return process.degenerate
+    times = process.degenerate = _find_degenerate(process)
+    return times
+
+
+def _find_degenerate(process: Process) -> list[float]:
     t = torch.linspace(0, 1, 1001, dtype=torch.float64, device=process.device)[1:-1]
     interpolant = process.affine
     with torch.no_grad():
@@ -230,8 +238,10 @@ def _refuse_degenerate(process: Process, source: str, target: str, t: Tensor) ->
                 " learn the noise instead: NoisePredictor(net, process)"
             )
         return
-    low, high = float(t.min()) - 0.01, float(t.max()) + 0.01
-    times = [time for time in degenerate_times(process) if low <= time <= high]
+    times = degenerate_times(process)
+    if times and t.numel() > 0:
+        low, high = float(t.min()) - 0.01, float(t.max()) + 0.01
+        times = [time for time in times if low <= time <= high]
     if times:
         shown = ", ".join(f"{time:.3g}" for time in times[:3])
         raise ConversionError(

@@ -39,9 +39,9 @@ class Distribution(nn.Module, ABC):
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
     """
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.shape = torch.Size(shape)
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
         if len(self.shape) == 0:
             raise ValueError("the event shape is empty; write shape=(1,) for scalars")
 
@@ -99,14 +99,24 @@ class Gaussian(Distribution):
                     f" it must be ({d}, {d})"
                 )
             spread = torch.as_tensor(scale_tril, dtype=torch.float64)
+            if bool(spread.triu(1).any()):
+                raise ValueError(
+                    "scale_tril must be lower triangular; for a covariance S write"
+                    " scale_tril=torch.linalg.cholesky(S)"
+                )
             positive = spread.diagonal()
         else:
             spread = torch.as_tensor(scale, dtype=torch.float64)
             if spread.ndim > 0:
                 spread = spread.expand(self.shape)
             positive = spread
-        if not bool((positive > 0).all()):
-            raise ValueError(f"scale must be positive, got {float(positive.min())} as its minimum")
+        if not bool(((positive > 0) & torch.isfinite(positive)).all()):
+            raise ValueError(
+                f"scale must be positive and finite, got between {float(positive.min())} and"
+                f" {float(positive.max())}"
+            )
+        if not bool(torch.isfinite(full).all()):
+            raise ValueError("mean must be finite")
         self.register_buffer("scale", spread.clone())
         self._full = scale_tril is not None
         self.isotropic = spread.ndim == 0
@@ -305,8 +315,8 @@ class Uniform(Distribution):
         for name, corner in (("low", low), ("high", high)):
             full = torch.as_tensor(corner, dtype=torch.float64).expand(self.shape).clone()
             self.register_buffer(name, full)
-        if not bool((self.low < self.high).all()):
-            raise ValueError("low must be below high in every coordinate")
+        if not bool((self.low < self.high).all() & (self.high - self.low).isfinite().all()):
+            raise ValueError("low must be below high in every coordinate, and both finite")
 
     def sample(  # noqa: D102
         self,

@@ -109,13 +109,15 @@ class Field(nn.Module):
 
     def _quantity(self, target: str, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Tensor:
         check_state(t, x)
+        if target in self.outputs:
+            needed = tuple(o == target for o in self.outputs)
+            predictions = self.predict(t, x, needed=needed, **cond)
+            return predictions[self.outputs.index(target)]  # type: ignore[return-value]
         weights = self.weights(target, t.double())
         needed = tuple(w is not None for w in weights.outputs)
         if any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
             raise ConversionError(self._singular(target, weights, t))
         predictions = self.predict(t, x, needed=needed, **cond)
-        if target in self.outputs:
-            return predictions[self.outputs.index(target)]  # type: ignore[return-value]
         total = torch.zeros_like(x)
         if weights.x is not None:
             total = total + expand_time(weights.x.to(x.dtype), x) * x
@@ -256,6 +258,11 @@ class FieldPair(Field):
                         f" {name}= is another"
                     )
                 process = part.process
+                if transform is not None and part.transform not in (None, transform):
+                    raise ValueError(
+                        "the fields of a pair must share one transform object, and that of"
+                        f" {name}= is another: its network works in other units"
+                    )
                 transform = part.transform if transform is None else transform
                 given[name] = part.net
         if process is None:

@@ -128,8 +128,17 @@ class Regression(Loss):
 
     def _reduce(self, value: Tensor, sample: PathSample) -> Tensor:
         if self.weight is not None:
-            value = value * self.weight(sample.t)
+            value = value * self._weight(sample.t)
         return value.view(2, -1).mean(0) if sample.antithetic else value
+
+    def _weight(self, t: Tensor) -> Tensor:
+        weight = torch.as_tensor(self.weight(t))  # type: ignore[misc]
+        if weight.shape not in (t.shape, torch.Size()):
+            raise ValueError(
+                f"weight must give one number for each time, {tuple(t.shape)}, and it gave"
+                f" {tuple(weight.shape)}"
+            )
+        return weight
 
 
 class VelocityLoss(Regression):
@@ -180,7 +189,7 @@ class ScoreLoss(Regression):
         scale = sample.process.noise_scale(sample.t)
         value = self._halved(expand_time(scale, prediction) * prediction, -sample.noise)
         if self.weight is not None:
-            value = value * self.weight(sample.t) / scale.square()
+            value = value * self._weight(sample.t) / scale.square()
         return value.view(2, -1).mean(0) if sample.antithetic else value
 
 

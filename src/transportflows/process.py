@@ -78,7 +78,13 @@ class Process(nn.Module):
             if self.shape is not None and tuple(self.shape) != tuple(shape):
                 raise ValueError(f"shape is {tuple(shape)}, but the base has {tuple(self.shape)}")
             self.shape = torch.Size(shape)
+        if not interpolant.uses_base and not self.coupling.independent:
+            raise ValueError(
+                f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
+                " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
+            )
         self._ends_checked = False
+        self.degenerate: list[float] | None = None  # cache of conversions.degenerate_times
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             self._check_ends(probe, probe)
@@ -348,7 +354,7 @@ class Process(nn.Module):
             with torch.no_grad():
                 bounded = bool(torch.isfinite(interpolant.alpha_dot(ends)).all())
             base_fits = self.gaussian_base is not None and self.gaussian_base.zero_mean
-            if not bounded and base is not None and not base_fits:
+            if not bounded and not base_fits:
                 raise ValueError(
                     f"α̇ of {type(interpolant).__name__} is infinite at an end, so the velocity"
                     " diverges unless the base is Gaussian with mean zero, isotropic and"

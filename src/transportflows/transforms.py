@@ -35,8 +35,12 @@ class Standardize(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64).clone())
         self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64).clone())
-        if not bool((self.scale > 0).all()):
-            raise ValueError(f"scale must be positive, got {float(self.scale.min())}")
+        finite = bool(self.scale.isfinite().all() & self.mean.isfinite().all())
+        if not finite or not bool((self.scale > 0).all()):
+            raise ValueError(
+                f"mean must be finite and scale positive, got {self.mean.tolist()} and"
+                f" {self.scale.tolist()}"
+            )
 
     @classmethod
     def fit(cls, x: Tensor, *, shared: Sequence[int] | str = ()) -> Standardize:

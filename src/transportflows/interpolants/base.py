@@ -55,6 +55,7 @@ class Interpolant(LatentScale, ABC):
         affine: whether ``I = α(t) x0 + β(t) x1``.
     """
 
+    _generic: ClassVar[bool] = True
     breakpoints: ClassVar[tuple[float, ...]] = ()
     uses_base: ClassVar[bool] = True
     affine: ClassVar[bool] = False
@@ -128,7 +129,10 @@ class Interpolant(LatentScale, ABC):
 
     def _latent_end_errors(self, like: Tensor) -> dict[str, float]:
         zero, one = like.new_zeros(()), like.new_ones(())
-        return {"γ²(0)": float(self.gamma_sq(zero)), "γ²(1)": float(self.gamma_sq(one))}
+        return {
+            "γ²(0)": abs(float(self.gamma_sq(zero))),
+            "γ²(1)": abs(float(self.gamma_sq(one))),
+        }
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object (numbers, strings, tensors, modules)."""
@@ -150,6 +154,7 @@ class AffineInterpolant(Interpolant):
         tensor(0.7500)
     """
 
+    _generic: ClassVar[bool] = True
     affine: ClassVar[bool] = True
 
     @abstractmethod
@@ -205,6 +210,7 @@ class OneSided(AffineInterpolant):
     time (Albergo, Boffi & Vanden-Eijnden 2023, section 5.1).
     """
 
+    _generic: ClassVar[bool] = True
     uses_base: ClassVar[bool] = False
 
     def alpha(self, t: Tensor) -> Tensor:  # noqa: D102

@@ -12,7 +12,7 @@ writes ``gamma_sq`` without a root wherever it can.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,44 @@ from .._autodiff import time_derivative
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
 
+_FOLLOWS = {
+    "gamma_sq": ("gamma", "gamma_sq_dot", "gamma_dot"),
+    "gamma": ("gamma_sq", "gamma_sq_dot", "gamma_dot"),
+    "mean": ("mean_dot",),
+    "alpha": ("mean", "mean_dot", "alpha_dot", "alpha_sq", "alpha_sq_dot"),
+    "alpha_sq": ("alpha_sq_dot",),
+    "beta": ("mean", "mean_dot", "beta_dot"),
+}
+"""What a closed form for the first would be stale for, if the first is written anew."""
+
+
 class LatentScale(nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
     A subclass writes ``gamma_sq`` (preferred) or ``gamma``; the rest follows.
     """
+
+    _generic: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take back closed forms that a subclass has made stale.
+
+        A subclass of ``Linear`` that writes ``beta`` must not keep ``Linear.beta_dot``: what
+        follows from what it writes goes back to the generic form, unless it writes that too.
+        """
+        super().__init_subclass__(**kwargs)
+        if cls.__dict__.get("_generic"):
+            return
+        for written, derived in _FOLLOWS.items():
+            if written not in cls.__dict__:
+                continue
+            for name in derived:
+                if name in cls.__dict__:
+                    continue
+                for base in cls.__mro__:
+                    if base.__dict__.get("_generic") and name in base.__dict__:
+                        setattr(cls, name, base.__dict__[name])
+                        break
 
     def _writes(self, method: str) -> bool:
         """Whether a class below the library's bases defines ``method``."""
@@ -59,6 +92,8 @@ class Gamma(LatentScale):
     A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
     """
 
+    _generic: ClassVar[bool] = True
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""
         return {}
@@ -68,19 +103,19 @@ class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
     Args:
-        a: variance factor, positive; a tensor or parameter is used as it is, so it can be learned.
+        a: variance factor, positive; an :class:`torch.nn.Parameter` is kept, so it can be learned.
     """
 
     a: Tensor
 
     def __init__(self, a: float | Tensor = 1.0) -> None:
         super().__init__()
-        if float(a) <= 0:
+        if not 0 < float(a) < math.inf:
             raise ValueError(f"a must be positive, got {float(a)}; for no latent give gamma=None")
         if isinstance(a, nn.Parameter):
             self.a = a
         else:
-            self.register_buffer("a", torch.as_tensor(a, dtype=torch.float64), persistent=False)
+            self.register_buffer("a", torch.tensor(float(a), dtype=torch.float64), persistent=False)
 
     def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.a.to(t) * t * (1 - t)
@@ -182,6 +217,6 @@ class Sigmoid(Gamma):
 
 
 def _positive(value: float, name: str = "scale") -> float:
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive, got {value}; for no latent give gamma=None")
     return float(value)

@@ -110,8 +110,11 @@ class MLP(nn.Module):
             if label is None:
                 h = h + self.embed_label.weight[-1]
             else:
-                classes = self.embed_label.num_embeddings
-                h = h + self.embed_label(label.remainder(classes))
+                label = torch.as_tensor(label, device=x.device)
+                no_class = self.embed_label.num_embeddings - 1
+                # Out of range stays out of range, and is refused: max + 2 for the index of "none".
+                label = torch.where(label == no_class, no_class + 1, label)
+                h = h + self.embed_label(torch.where(label == -1, no_class, label))
         elif label is not None:
             raise ValueError("this MLP takes no label; write MLP(..., labels=number_of_classes)")
         out: Tensor = self.body(h)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .solution import Solution
+from .solution import NonFiniteStateError, Solution
 
 __all__ = ["ADAPTIVE", "integrate_adaptive"]
 
@@ -51,11 +51,12 @@ def integrate_adaptive(
     """
     from torchdiffeq import odeint
 
-    calls = 0
+    calls, latest = 0, (torch.tensor(start), x)
 
     def counted(t: Tensor, y: Tensor) -> Tensor:
-        nonlocal calls
+        nonlocal calls, latest
         calls += 1
+        latest = (t, y)
         return velocity(t.to(x), y)
 
     wanted = [] if save_at is None else [float(s) for s in torch.as_tensor(save_at).reshape(-1)]
@@ -69,7 +70,17 @@ def integrate_adaptive(
     inside = [b for b in breakpoints if low < b < high]
     if inside:
         options["jump_t"] = torch.tensor(inside, dtype=torch.float64, device=x.device)
-    states = odeint(counted, x, grid, method=scheme, rtol=rtol, atol=atol, options=options)
+    try:
+        states = odeint(counted, x, grid, method=scheme, rtol=rtol, atol=atol, options=options)
+    except AssertionError as error:  # torchdiffeq's word for a step that shrank to nothing
+        time, state = float(latest[0]), latest[1]
+        bad = int((~state.isfinite()).flatten(1).any(1).sum())
+        raise NonFiniteStateError(
+            f"{scheme} cannot pass t = {time:.6g}: its step shrank to nothing ({error}), with"
+            f" {bad} of {len(state)} rows not finite. Look at the field there, or use a fixed-step"
+            " scheme; the states are in error.solution",
+            Solution(x=state, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=0),
+        ) from error
     saved = [times.index(s) for s in wanted]
     bad = not bool(torch.isfinite(states[-1]).all())
     return Solution(

@@ -12,10 +12,15 @@ marginals do not depend on ε, so this leaves them exact. It is the whole step t
 with ε = 0 at the singular stage alone, ε would fall by O(1) within a step, and a scheme of order 2
 make an error of O(h²) there instead of O(h³).
 
-Where the velocity's own weights are singular (a noise prediction where β = 0, a data prediction
-where σ̂ = 0, γ̇ η where γ has a root), the field is evaluated a *margin* away from the end. The grid
-still reaches the end: starting or stopping there would leave the law of another time, an error of
-the size of the margin's noise, where looking there errs by O(margin · h).
+A step is in the window too where h ε/σ̂² exceeds 4 and the score is not itself an output: on data
+near a manifold that is the relaxation's rate, and no explicit scheme is stable there.
+
+Where the velocity's own weights are singular, the field is evaluated a *margin* away from the end.
+The grid still reaches the end: starting or stopping at the margin would leave the law of another
+time. At a root (γ̇ η of a Brownian γ) the margin is 1e-4. At a pole (a noise prediction where
+β = 0, a data prediction where σ̂ = 0) what a weight multiplies is the error of a learned field, so
+a solve that starts there looks half a step away, and a step that ends there has one slope, that of
+its regular side: it lands on the data prediction. That costs an error of O(h²) once.
 """
 
 from __future__ import annotations
@@ -32,12 +37,15 @@ from ..conversions import ConversionError, Weights
 from ..fields import Field
 from .epsilon import EpsilonSchedule, as_epsilon
 
-__all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_margin"]
+__all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_ends"]
 
 BOUND = 1e4
 """Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
+_STIFF = 4.0
+_MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}
 
 Coefficient = float | Tensor
+Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
 class Dynamics(ABC):
@@ -50,10 +58,11 @@ class Dynamics(ABC):
 
     groups: int = 1
     window: tuple[tuple[float, float], ...] | None = None
+    margin: tuple[float, float] = (0.0, 0.0)
 
     @abstractmethod
-    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:
-        """Prepare for stage times ``(steps, nodes)`` and steps of a sign.
+    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
+        """Prepare for stage times ``(steps, nodes)`` of steps of signed widths ``(steps,)``.
 
         Returns:
             ε there, float64 ``(steps, nodes, groups)`` on the CPU, or None for an ODE.
@@ -74,17 +83,13 @@ class Rows:
         self.group = index.div(n, rounding_mode="floor").clamp(max=groups - 1)
         self.tail = (1,) * (ndim - 1)
         self.cond = {
-            name: value[self.sample] if _per_row(value, n) else value
+            name: value[self.sample] if isinstance(value, Tensor) and value.ndim > 0 else value
             for name, value in cond.items()
         }
 
     def spread(self, table: Tensor) -> Tensor:
         """One number a group, ``(groups,)``, as one a row, ``(rows, 1, ...)``."""
         return table[self.group].view(-1, *self.tail)
-
-
-def _per_row(value: Any, n: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == n
 
 
 class FunctionDynamics(Dynamics):
@@ -103,14 +108,21 @@ class FunctionDynamics(Dynamics):
         self.function = function
         self.epsilon = as_epsilon(epsilon)
 
-    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:  # noqa: D102
+    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:  # noqa: D102
         self.times = times.to(like)
         if self.epsilon.is_zero:
             return None
         return self.epsilon.value(times, torch.ones_like(times)).unsqueeze(-1)
 
     def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
-        return self.function(self.times[step, node], x)
+        slope = self.function(self.times[step, node], x)
+        if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
+            got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
+            raise ValueError(
+                f"the drift must give the shape and dtype of x, {tuple(x.shape)} {x.dtype}, and it"
+                f" gave {got}; it is called as f(t, x), time first"
+            )
+        return slope
 
 
 class FieldDynamics(Dynamics):
@@ -118,34 +130,40 @@ class FieldDynamics(Dynamics):
 
     Args:
         field: any field.
-        epsilons: one schedule, or one for each group of rows; all zero or none.
-        margin: the field is evaluated no nearer than this to t = 0 and to t = 1.
+        epsilons: one ε (number, function or schedule), or one for each group of rows; all of them
+            zero, or none.
+        margin: the field is evaluated no nearer than this to t = 0 and to t = 1; None for what
+            the weights of its velocity need.
+
+    Attributes:
+        margin: the margins in use, once tabulated.
     """
 
     def __init__(
         self,
         field: Field,
-        epsilons: Sequence[EpsilonSchedule],
+        epsilons: Sequence[Epsilon],
         *,
-        margin: tuple[float, float] = (0.0, 0.0),
+        margin: tuple[float, float] | None = None,
     ) -> None:
         self.field = field
-        self.epsilons = epsilons
-        self.margin = margin
-        self.groups = len(epsilons)
-        self.ode = all(epsilon.is_zero for epsilon in epsilons)
+        self.epsilons = [as_epsilon(epsilon) for epsilon in epsilons]
+        self.given_margin = margin
+        self.margin = (0.0, 0.0)
+        self.groups = len(self.epsilons)
+        self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 
     @torch.no_grad()
-    def tabulate(self, times: Tensor, sign: int, like: Tensor) -> Tensor | None:  # noqa: D102
+    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:  # noqa: D102
         field = self.field
-        times = times.clamp(self.margin[0], 1 - self.margin[1])
+        times, self.landing = self._keep_off(times, widths, like)
         flat = times.reshape(-1).to(like.device)
         velocity = field.weights("velocity", flat)
         _refuse_singular(field, velocity, flat)
         total = _Table(velocity, self.groups)
         epsilon = None
         if not self.ode:
-            epsilon = self._add_relaxation(total, flat.view(times.shape), sign).cpu()
+            epsilon = self._add_relaxation(total, flat.view(times.shape), widths.to(flat)).cpu()
         self.mean = field.process.base_mean
         self.mean = None if self.mean is None else self.mean.to(like)
         self.state, self.offset, *self.outputs = (
@@ -165,7 +183,28 @@ class FieldDynamics(Dynamics):
         moved = table.to(like)
         return [list(row.unbind(0)) for row in moved.unbind(0)]
 
-    def _add_relaxation(self, total: _Table, stages: Tensor, sign: int) -> Tensor:
+    def _keep_off(self, times: Tensor, widths: Tensor, like: Tensor) -> tuple[Tensor, int | None]:
+        """Move the stage times off singular ends; name the step that lands on a pole, if any."""
+        if self.given_margin is not None:
+            self.margin = self.given_margin
+            return times.clamp(self.margin[0], 1 - self.margin[1]), None
+        kinds = singular_ends(self.field, like)
+        margins = [_MARGINS[kind] for kind in kinds]
+        first, last = (
+            (0, 1) if float(widths[0]) > 0 else (1, 0)
+        )  # the ends of time that the solve meets
+        gaps = [times, 1 - times]
+        landing = None
+        touched = [bool((gap < m).any()) for gap, m in zip(gaps, margins, strict=True)]
+        if kinds[last] == "pole" and bool((gaps[last][-1, 1:] < margins[last]).any()):
+            landing = len(times) - 1
+        if kinds[first] == "pole" and touched[first]:
+            margins[first] = max(margins[first], 0.5 * float(widths[0].abs()))
+        low, high = (m if t else 0.0 for m, t in zip(margins, touched, strict=True))
+        self.margin = (low, high)
+        return times.clamp(low, 1 - high), landing
+
+    def _add_relaxation(self, total: _Table, stages: Tensor, widths: Tensor) -> Tensor:
         """Add ``± ε s``, from the score or from the noise, whichever is regular; return ε."""
         field, process, t = self.field, self.field.process, stages.reshape(-1)
         scale = process.noise_scale(t)
@@ -177,14 +216,22 @@ class FieldDynamics(Dynamics):
         ratio = torch.stack([e.over_noise_scale(t, scale) for e in self.epsilons], -1)
         by_score.scale(epsilon)
         by_noise.scale(-ratio)
-        use_score = by_score.bounded()
         shape = (*stages.shape, self.groups)
+        sign = 1 if float(widths[0]) > 0 else -1
+        use_score = by_score.bounded()
         singular = (~use_score & ~by_noise.bounded()).view(shape).any(1, keepdim=True)
+        if "score" not in field.outputs:
+            rate = (epsilon / scale.square().unsqueeze(-1)).view(shape)  # NaN where both vanish
+            stiff = widths.abs()[:, None, None] * rate > _STIFF
+            singular |= stiff.any(1, keepdim=True)
+        if self.landing is not None:
+            singular[self.landing] = True
         steps = singular[:, 0].any(-1)
         if len(steps) > 2 and bool(steps.all()):
             raise ConversionError(
-                "the score is singular in every step of this grid, so epsilon > 0 has no effect;"
-                " use epsilon=0, more steps, or a grid that leaves the end"
+                "the score, or epsilon times it, is too large for every step of this grid, so"
+                " epsilon > 0 has no effect; use a smaller epsilon, more steps, or a grid that"
+                " leaves the end"
             )
         singular = singular.expand(shape).reshape(-1, self.groups)
         for k, (a, b) in enumerate(zip(by_score.tables, by_noise.tables, strict=True)):
@@ -197,6 +244,13 @@ class FieldDynamics(Dynamics):
         return torch.where(singular, 0.0, epsilon).view(shape)
 
     def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
+        if step != self.landing:
+            return self._slope(step, node, x, rows)
+        if node == 0:
+            self._only_slope = self._slope(step, 0, x, rows)
+        return self._only_slope
+
+    def _slope(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
         weights = [None if table is None else table[step][node] for table in self.outputs]
         needed = tuple(not _is_zero(w) for w in weights)
         predictions = self.field.predict(self.times[step, node], x, needed=needed, **rows.cond)
@@ -272,18 +326,19 @@ def _refuse_singular(field: Field, weights: Weights, t: Tensor) -> None:
 
 
 @torch.no_grad()
-def singular_margin(field: Field, like: Tensor) -> tuple[float, float]:
-    """Margins from t = 0 and t = 1: 0 where the velocity's weights are regular.
+def singular_ends(field: Field, like: Tensor) -> tuple[str, str]:
+    """What the velocity's weights have at t = 0 and t = 1: ``"regular"``, ``"root"``, ``"pole"``.
 
-    Where they are singular, 1e-4 if they are at most 100 there (a root, such as that of a Brownian
-    γ), and 1e-3 otherwise (a pole, whose weight then is 1,000): what a weight multiplies is the
-    error of a learned field.
+    A root is that of a latent scale, such as ``sqrt(t)``: 1e-4 from it the weights are at most 100.
     """
 
-    def too_large(margin: float, bound: float) -> Tensor:
+    def too_large(margin: float, bound: float) -> list[bool]:
         ends = as_time(torch.tensor([margin, 1 - margin], dtype=torch.float64), like.double())
-        return _bad_times(field.weights("velocity", ends), bound)
+        flags: list[bool] = _bad_times(field.weights("velocity", ends), bound).tolist()
+        return flags
 
-    singular, pole = too_large(0.0, BOUND).tolist(), too_large(1e-4, 100.0).tolist()
-    low, high = ((1e-3 if p else 1e-4) if s else 0.0 for s, p in zip(singular, pole, strict=True))
-    return low, high
+    singular, pole = too_large(0.0, BOUND), too_large(1e-4, 100.0)
+    kinds = [
+        "regular" if not s else "pole" if p else "root" for s, p in zip(singular, pole, strict=True)
+    ]
+    return kinds[0], kinds[1]

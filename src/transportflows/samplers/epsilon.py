@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -136,10 +137,8 @@ def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) ->
     """
     if isinstance(epsilon, EpsilonSchedule):
         return epsilon
-    if isinstance(epsilon, (int, float)):
-        return ConstantEpsilon(epsilon)
-    if isinstance(epsilon, Tensor) and epsilon.ndim == 0:
-        return ConstantEpsilon(float(epsilon))
+    if isinstance(epsilon, Real) or getattr(epsilon, "ndim", None) == 0:
+        return ConstantEpsilon(float(epsilon))  # type: ignore[arg-type]
     if callable(epsilon):
         return _CallableEpsilon(epsilon)
     raise TypeError(

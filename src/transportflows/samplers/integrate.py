@@ -70,10 +70,14 @@ def integrate(
     saved: list[int] = []
     if save_at is not None:
         times, saved = with_times(times, save_at)
-    sign = 1 if float(times[-1]) > float(times[0]) else -1
     starts, widths = times[:-1], times.diff()
     groups = dynamics.groups
+    if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
+        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor (n, *) of at least 2 dims, got {got}")
     n = x.shape[0] // groups
+    if x.shape[0] == 0 or x.shape[0] % groups:
+        raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
     reference = x.detach()[:1]
 
     noisy = _is_noisy(dynamics)
@@ -82,7 +86,7 @@ def integrate(
     stages = starts[:, None] + widths[:, None] * nodes
     if scheme.nodes[-1] == 1.0:
         stages[:, -1] = times[1:]  # exactly: a stage must not fall past the end of time
-    table = dynamics.tabulate(stages, sign, reference)
+    table = dynamics.tabulate(stages, widths, reference)
     strength: _Strength | None = None
     if table is not None:
         scheme = get_scheme(scheme, noisy=True)
@@ -138,17 +142,18 @@ def integrate(
         trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
         saved_at=times[saved] if saved else None,
         window=dynamics.window,
+        margin=dynamics.margin,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
     )
 
 
-def check_finite(solution: Solution) -> Solution:
+def check_finite(solution: Solution, event_dims: int) -> Solution:
     """Return the solution, or raise if a state stopped being finite."""
     step = solution.first_bad_step
     if step is None:
         return solution
-    flat = solution.x.flatten(1)
-    bad = int((~solution.x.isfinite()).flatten(1).any(1).sum())
+    flat = solution.x.reshape(-1, *solution.x.shape[-event_dims:]).flatten(1)
+    bad = int((~flat.isfinite()).any(1).sum())
     raise NonFiniteStateError(
         f"states stopped being finite at step {step} of {len(solution.t) - 1} (t ="
         f" {float(solution.t[step]):.4g} to {float(solution.t[step + 1]):.4g}); at the end {bad} of"

@@ -15,7 +15,7 @@ from .._random import draw_key, mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields import Field
 from .adaptive import ADAPTIVE, integrate_adaptive
-from .dynamics import FieldDynamics, Rows, singular_margin
+from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
 from .epsilon import EpsilonSchedule, as_epsilon
 from .grid import Spacing, check_grid, time_grid
 from .integrate import check_finite, integrate
@@ -24,8 +24,6 @@ from .schemes import SCHEMES, Scheme, get_scheme
 from .solution import Solution
 
 __all__ = ["sample"]
-
-Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
 @torch.no_grad()
@@ -73,11 +71,14 @@ def sample(
             the caller's own, used as it is (with the breakpoints of the path inserted).
         spacing: of the grid; see :func:`time_grid`.
         margin: distances from t = 0 and t = 1 within which the field is evaluated at the margin
-            instead (the solve itself reaches the end). None keeps 1e-4 or 1e-3 where the field's
-            velocity is singular, as a root or a pole, and none elsewhere. Where only the score is
+            instead (the solve itself reaches the end). None keeps what the field's velocity
+            needs, and none where it is regular: 1e-4 at a root (γ̇ η), half a step where a solve
+            starts at a pole (a noise prediction at t = 0), and a step that ends at a pole (a data
+            prediction at t = 1) has one slope, that of its regular side. Where only the score is
             singular no margin is needed: ε is 0 in a window.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
-        cond: conditions for the network; tensors with n rows go with their rows.
+        cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
+            ``()``, or any other objects, passed as they are.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
             that refines consistently with ``steps``.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
@@ -86,7 +87,8 @@ def sample(
         dtype: of the states; that of the network by default.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
-            starts and, step by step, the same noise, whatever ε and ``chunk``.
+            starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
+            (``save_at`` inserts times too) the same with ``noise=BrownianPath()``.
 
     Raises:
         ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
@@ -105,7 +107,7 @@ def sample(
         raise TypeError(
             f"sample moves along a Field such as Velocity(net, process), got {type(field).__name__}"
         )
-    many = isinstance(epsilon, (list, tuple)) or (isinstance(epsilon, Tensor) and epsilon.ndim > 0)
+    many = isinstance(epsilon, (list, tuple)) or getattr(epsilon, "ndim", 0) > 0
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:
         raise ValueError("epsilon is an empty sequence; give at least one")
@@ -113,13 +115,14 @@ def sample(
     _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
 
     key = draw_key(generator)
-    if len(t) < 2:
-        raise ValueError(f"t is (first, last), or a grid of more times, got {len(t)} of them")
+    if not hasattr(t, "__len__") or len(t) < 2:
+        raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     x = _starting_states(field, n, start, first, dtype, key)
-    low, high = _margins(field, margin, scheme, first, last, x)
+    margins = _as_margin(margin)
+    _check_cond(cond or {}, x.shape[0])
     breakpoints = field.process.interpolant.breakpoints
     if adaptive:
         grid = torch.tensor([first, last], dtype=torch.float64)
@@ -135,7 +138,7 @@ def sample(
         states = x if len(members) == 1 else x.repeat(len(members), *(1,) * (x.ndim - 1))
         if adaptive:
             return integrate_adaptive(
-                _chunked_velocity(field, cond or {}, x.shape[0], rows, (low, high)),
+                _chunked_velocity(field, cond or {}, x.shape[0], rows, margins),
                 states,
                 start=first,
                 stop=last,
@@ -146,7 +149,7 @@ def sample(
                 save_at=save_at,
             )
         return integrate(
-            FieldDynamics(field, members, margin=(low, high)),
+            FieldDynamics(field, members, margin=margins),
             states,
             grid,
             scheme=scheme,
@@ -160,7 +163,6 @@ def sample(
 
     with _evaluating(field):
         solution = _solve_sweep(solve, schedules, x.shape[0]) if many else solve(schedules)
-    solution = replace(solution, margin=(low, high))
     if field.transform is not None:
         path = solution.trajectory
         solution = replace(
@@ -168,7 +170,7 @@ def sample(
             x=field.transform.invert(solution.x),
             trajectory=None if path is None else field.transform.invert(path),
         )
-    return check_finite(solution)
+    return check_finite(solution, x.ndim - 1)
 
 
 def _solve_sweep(
@@ -237,6 +239,8 @@ def _starting_states(
         _check_kind(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
+    if isinstance(n, Tensor) and n.ndim > 0:
+        raise ValueError("n is a number; to start from states of your own write start=x")
     if n is None:
         raise ValueError("give the number of samples: sample(field, n)")
     if isinstance(n, bool) or int(n) != n or n < 1:
@@ -272,27 +276,23 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
         )
 
 
-def _margins(
-    field: Field,
-    margin: float | tuple[float, float] | None,
-    scheme: str | Scheme,
-    first: float,
-    last: float,
-    x: Tensor,
-) -> tuple[float, float]:
-    """The margins from both ends of time at which this solve evaluates the field."""
-    if margin is not None:
-        low, high = margin if isinstance(margin, tuple) else (margin, margin)
-        if not (low >= 0 and high >= 0 and low + high < 1):
-            raise ValueError(f"margins must be >= 0 and sum to less than 1, got ({low}, {high})")
-    else:
-        low, high = singular_margin(field, x)
-        # A scheme that never evaluates the field where a step ends needs none at the last time.
-        fixed = SCHEMES.get(scheme) if isinstance(scheme, str) else scheme
-        if fixed is not None and max(fixed.nodes) < 1:
-            low, high = (low, 0.0) if last > first else (0.0, high)
-    ends = (min(first, last), max(first, last))
-    return (low if ends[0] < low else 0.0, high if ends[1] > 1 - high else 0.0)
+def _as_margin(margin: Any) -> tuple[float, float] | None:
+    """The caller's margins from both ends of time."""
+    if margin is None:
+        return None
+    low, high = margin if isinstance(margin, (tuple, list)) else (margin, margin)
+    if not (low >= 0 and high >= 0 and low + high < 1):
+        raise ValueError(f"margins must be >= 0 and sum to less than 1, got ({low}, {high})")
+    return float(low), float(high)
+
+
+def _check_cond(cond: Mapping[str, Any], n: int) -> None:
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != n:
+            raise ValueError(
+                f"the condition {name!r} has {value.shape[0]} rows for {n} samples; give one a"
+                f" sample ({name}.expand({n}, ...) for one value in all)"
+            )
 
 
 def _own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
@@ -318,12 +318,16 @@ def _default_chunk(field: Field, x: Tensor) -> int:
 
 
 def _chunked_velocity(
-    field: Field, cond: Mapping[str, Any], n: int, chunk: int, margin: tuple[float, float]
+    field: Field, cond: Mapping[str, Any], n: int, chunk: int, margin: tuple[float, float] | None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The velocity in chunks of rows, for solvers that hold the whole state."""
+    if margin is None:
+        low, high = (_MARGINS[kind] for kind in singular_ends(field, field.reference()))
+    else:
+        low, high = margin
 
     def velocity(t: Tensor, x: Tensor) -> Tensor:
-        parts, t = [], t.clamp(margin[0], 1 - margin[1])
+        parts, t = [], t.clamp(low, 1 - high)
         for index in torch.split(torch.arange(n, device=x.device), chunk):
             rows = Rows(index, n, 1, x.ndim, cond)
             parts.append(field.velocity(t, x[index], **rows.cond))

@@ -11,6 +11,7 @@ losses are read every 50 steps, or every half second if that is sooner.
 from __future__ import annotations
 
 import copy
+import numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -184,7 +185,7 @@ class Trainer:
             ("batch_size", batch_size),
             ("validation_every", validation_every),
         ):
-            if not isinstance(number, int) or number < 1:
+            if not isinstance(number, numbers.Integral) or number < 1:
                 raise ValueError(f"{name} must be a positive integer, got {number!r}")
         if self.ema is not None and self.ema.swapped:
             raise ValueError("fit would train the averages; leave averaged() first")
