@@ -77,6 +77,8 @@ class LatentScale(nn.Module):
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         """The derivative of γ² at ``t``, which is ``2 γ γ̇``; by autodiff unless overridden."""
+        if self._writes("gamma") and self._writes("gamma_dot"):
+            return 2 * self.gamma(t) * self.gamma_dot(t)
         return time_derivative(self.gamma_sq, t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:
@@ -138,14 +140,8 @@ class Quadratic(Gamma):
         super().__init__()
         self.scale = _positive(scale)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
-        return self.gamma(t).square()
-
     def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.scale * t * (1 - t)
-
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
-        return 2 * self.gamma(t) * self.gamma_dot(t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.scale * (1 - 2 * t)
@@ -165,14 +161,8 @@ class SineSquared(Gamma):
         super().__init__()
         self.scale = _positive(scale)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
-        return self.gamma(t).square()
-
     def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.scale * torch.sin(math.pi * t).square()
-
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
-        return 2 * self.gamma(t) * self.gamma_dot(t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
         return self.scale * math.pi * torch.sin(2 * math.pi * t)
@@ -195,17 +185,11 @@ class Sigmoid(Gamma):
         super().__init__()
         self.f = _positive(f, "f")
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
-        return self.gamma(t).square()
-
     def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
         u = -self.f * (t - 0.5).abs()  # symmetric, so that both ends are 0 to the bit
         ends = torch.sigmoid(torch.tensor([1 - self.f / 2, -1 - self.f / 2], dtype=torch.float64))
         floor = float(ends[0] - ends[1])
         return torch.sigmoid(u + 1) - torch.sigmoid(u - 1) - floor
-
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
-        return 2 * self.gamma(t) * self.gamma_dot(t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
         u = self.f * (t - 0.5)
