@@ -9,8 +9,9 @@
   ``odeint(method="euler")`` on the same grid, with the same network.
 
 Times are medians over rounds in which all take turns, and a ratio is the median of the ratios of a
-round, with its range in brackets; rounds in which other processes worked do not count. Memory is how far the peak of the resident set of a fresh process
-(VmHWM; ru_maxrss would carry over the parent's) rises above what it held after a small warm-up.
+round, with its range in brackets; rounds in which other processes worked do not count. Memory is
+how far the peak of the resident set of a fresh process (VmHWM; ru_maxrss would carry over the
+parent's) rises above what it held after a small warm-up.
 
 Run ``python benchmarks/sampling_speed.py``.
 """
@@ -140,8 +141,8 @@ def memory(name: str, threads: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--patience", type=float, default=300.0, help="seconds for quiet rounds")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--patience", type=float, default=180.0, help="seconds for quiet rounds")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak", choices=SAMPLERS, help="internal: print a peak and stop")
     options = parser.parse_args()

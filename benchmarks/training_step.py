@@ -4,27 +4,27 @@ Median time of a step of an MLP (2 numbers, 4 x 64) at batch 256 on the CPU, in 
 turns, so that whatever else the machine does falls on all alike:
 
 - *floor*: network, mean squared error, backward, fused Adam, zero_grad on one batch made before;
-- *transportflows*: ``Trainer.fit``, with fresh rows, times and noise, EMA and history;
+- *Trainer.fit*: ours, with fresh rows, times and noise, EMA and history;
 - *plain loop*: what one writes by hand, with fresh rows, times and noise, and torch's Adam;
-- *torchcfm*: the loop of its README, if it is installed, with its MLP and with ours.
+- *torchcfm*: the loop of its README with Adam, if it is installed, on our network and on its MLP.
 
-Run ``python benchmarks/training_step.py``; prints a table in Markdown.
+Medians over rounds of the ratio within a round, and its range. Batch 256 of 50,000 rows, float32;
+``fit`` is called anew for each round, so its checks and its permutation are counted.
+
+Run ``python benchmarks/training_step.py``; prints tables in Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
+import functools
 import importlib.util
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from _common import header, in_turns, table
 from transportflows.distributions import Gaussian
 from transportflows.fields import Velocity
 from transportflows.interpolants import Linear
@@ -34,6 +34,7 @@ from transportflows.process import Process
 from transportflows.training import Trainer
 
 BATCH, WIDTH, DEPTH, ROWS, LR = 256, 64, 4, 50_000, 1e-3
+FLOOR = "floor: forward, backward, fused Adam"
 Block = Callable[[int], None]
 
 
@@ -110,72 +111,38 @@ def cfm(data: Tensor, own_network: bool) -> Block:
     return block
 
 
-def measure(blocks: dict[str, Block], rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step, a figure for each round, with the blocks taking turns."""
-    times: dict[str, list[float]] = {name: [] for name in blocks}
-    for block in blocks.values():
-        block(2 * steps)
-    for turn in range(rounds):
-        order = list(blocks) if turn % 2 == 0 else list(reversed(blocks))
-        for name in order:
-            start = time.perf_counter()
-            blocks[name](steps)
-            times[name].append((time.perf_counter() - start) / steps)
-    return times
-
-
-def machine() -> str:
-    """The processor and the versions."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = f"{lines[0].split(':')[1].strip()}, {len(lines)} cores" if lines else cpu
-    versions = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
-    if importlib.util.find_spec("torchcfm"):
-        versions.append(f"torchcfm {importlib.metadata.version('torchcfm')}")
-    return f"{cpu}; {', '.join(versions)}"
-
-
-def table(times: dict[str, list[float]], threads: int) -> str:
-    """Medians, and the median over rounds of the ratio to the floor of the same round."""
-    base = times["floor: forward, backward, fused Adam"]
-    lines = [
-        f"Threads: {threads}.",
-        "",
-        "| step | median, µs | over the floor |",
-        "|---|---|---|",
-    ]
-    for name, values in times.items():
-        ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
-        lines.append(f"| {name} | {1e6 * statistics.median(values):.0f} | {ratio:.2f} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--steps", type=int, default=200, help="steps in a block")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, torch.get_num_threads()])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=400, help="steps of a block in a round")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    torch.manual_seed(0)
-    data = torch.randn(ROWS, 2)
-    print(f"{machine()}. MLP {DEPTH} x {WIDTH}, batch {BATCH}, {ROWS:,} rows, float32;")
-    print(f"{options.rounds} rounds of {options.steps} steps each, in turns.\n")
-    for threads in dict.fromkeys(options.threads):
+    peers = [name for name in ("torchcfm",) if importlib.util.find_spec(name)]
+    print(header(__doc__, *peers))
+    data = torch.randn(ROWS, 2, generator=torch.Generator().manual_seed(0))
+    for threads in options.threads:
         torch.set_num_threads(threads)
-        blocks = {
-            "floor: forward, backward, fused Adam": floor(),
-            "transportflows `Trainer.fit`, EMA and history": ours(data, ema=0.999),
-            "transportflows `Trainer.fit`, history": ours(data, ema=None),
+        loops = {
+            FLOOR: floor(),
+            "`Trainer.fit`, EMA and history": ours(data, ema=0.999),
+            "`Trainer.fit`, history": ours(data, ema=None),
             "plain loop, Adam": plain(data, fused=False),
             "plain loop, fused Adam": plain(data, fused=True),
         }
-        if importlib.util.find_spec("torchcfm"):
-            blocks["torchcfm loop, our network"] = cfm(data, own_network=False)
-            blocks["torchcfm loop, its own MLP (3 layers, SELU)"] = cfm(data, own_network=True)
-        print(table(measure(blocks, options.rounds, options.steps), threads) + "\n")
+        if peers:
+            loops["torchcfm's loop, our network"] = cfm(data, own_network=False)
+            loops["torchcfm's loop, its own MLP (a layer less, no time features)"] = cfm(
+                data, own_network=True
+            )
+        blocks = {name: functools.partial(loop, options.steps) for name, loop in loops.items()}
+        times = in_turns(blocks, options.rounds)
+        rows = [
+            (name, round(1e6 * times.median(name) / options.steps), times.spread(name, FLOOR))
+            for name in loops
+        ]
+        print(f"## Threads: {threads}\n")
+        print(table(("step", "median, µs", "over the floor"), rows))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -599,9 +600,12 @@ def test_reads_every_fifty_steps_at_most(monkeypatch):
     assert [size for size in sizes if size] == [50, 50, 20]
 
 
-def test_progress_and_silence(capsys):
+def test_progress_and_silence(capsys, monkeypatch):
     run(steps=3)
     assert capsys.readouterr() == ("", "")
+    Trainer(velocity(), VelocityLoss()).fit(rows(), steps=3)  # no terminal, no bar
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     Trainer(velocity(), VelocityLoss()).fit(rows(), steps=3)
     out, err = capsys.readouterr()
     assert out == ""

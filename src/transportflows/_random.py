@@ -44,6 +44,8 @@ def local(generator: torch.Generator | None, device: torch.device | str) -> torc
     ``generator`` itself where it lives on that kind of device (or is None), otherwise a new one
     seeded by one key drawn from it.
     """
-    if generator is None or generator.device.type == torch.device(device).type:
+    if generator is None or generator.device == device:
+        return generator
+    if generator.device.type == torch.device(device).type:
         return generator
     return stream(draw_key(generator), device=device)

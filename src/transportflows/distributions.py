@@ -276,7 +276,10 @@ class GaussianMixture(Distribution):
         means = self.means.flatten(1).to(z)
         for k, factor in enumerate(self._factors.to(z)):
             rows = labels == k
-            x[rows] = means[k] + z[rows] @ factor.mT
+            if device.type == "cpu":
+                x[rows] = means[k] + z[rows] @ factor.mT
+            else:  # a mask as an index would wait for the device
+                x = torch.where(rows[:, None], means[k] + z @ factor.mT, x)
         return x.view(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:  # noqa: D102

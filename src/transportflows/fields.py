@@ -81,23 +81,23 @@ class Field(nn.Module):
 
     def velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
         """``b = E[ẋ_t | x_t = x]``, ``(B, *)``."""
-        return self._quantity("velocity", t, x, cond)
+        return self.quantity("velocity", t, x, **cond)
 
     def mean_velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
         """``v = E[∂t I | x_t = x]``, ``(B, *)``."""
-        return self._quantity("mean_velocity", t, x, cond)
+        return self.quantity("mean_velocity", t, x, **cond)
 
     def score(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
         """``s = ∇ log ρ_t(x)``, ``(B, *)``."""
-        return self._quantity("score", t, x, cond)
+        return self.quantity("score", t, x, **cond)
 
     def noise(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
         """``η̂ = E[ẑ | x_t = x]``, ``(B, *)``; ``s = -η̂ / σ̂``."""
-        return self._quantity("noise", t, x, cond)
+        return self.quantity("noise", t, x, **cond)
 
     def data(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
         """``d = E[x1 | x_t = x]``, ``(B, *)``."""
-        return self._quantity("data", t, x, cond)
+        return self.quantity("data", t, x, **cond)
 
     def weights(self, target: str, t: Tensor) -> Weights:
         """How ``target`` is made from x and ``outputs`` at times ``t`` (any shape).
@@ -107,7 +107,22 @@ class Field(nn.Module):
         """
         return conversion(self.process, self.outputs, target, t)
 
-    def _quantity(self, target: str, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Tensor:
+    def quantity(
+        self, target: str, t: Tensor, x: Tensor, *, checked: bool = True, **cond: Any
+    ) -> Tensor:
+        """Any of the quantities by name, ``(B, *)``.
+
+        Args:
+            target: ``"velocity"``, ``"mean_velocity"``, ``"score"``, ``"noise"`` or ``"data"``.
+            t: times, ``()`` or ``(B,)``.
+            x: states, ``(B, *)``.
+            checked: refuse times at which a conversion is singular. That reads a value from the
+                device; without it, a loop does not wait, and such a time gives NaN or infinity.
+            cond: conditions for the network.
+
+        Raises:
+            ConversionError: if the predictions do not determine the target, or not at these times.
+        """
         check_state(t, x)
         if target in self.outputs:
             needed = tuple(o == target for o in self.outputs)
@@ -115,7 +130,7 @@ class Field(nn.Module):
             return predictions[self.outputs.index(target)]  # type: ignore[return-value]
         weights = self.weights(target, t.double())
         needed = tuple(w is not None for w in weights.outputs)
-        if any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
+        if checked and any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
             raise ConversionError(self._singular(target, weights, t))
         predictions = self.predict(t, x, needed=needed, **cond)
         total = torch.zeros_like(x)

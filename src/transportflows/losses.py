@@ -106,12 +106,16 @@ class Regression(Loss):
 
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
         """The loss of each row on a given sample, ``(B,)``."""
+        if field.outputs == (self.quantity,):
+            return self.compare(field.predict(sample.t, sample.x, **sample.cond)[0], sample)
         if self.quantity in field.outputs:
             needed = tuple(o == self.quantity for o in field.outputs)
             predictions = field.predict(sample.t, sample.x, needed=needed, **sample.cond)
             prediction = predictions[field.outputs.index(self.quantity)]
         else:
-            prediction = getattr(field, self.quantity)(sample.t, sample.x, **sample.cond)
+            prediction = field.quantity(
+                self.quantity, sample.t, sample.x, checked=False, **sample.cond
+            )
         return self.compare(prediction, sample)
 
     def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
@@ -123,7 +127,9 @@ class Regression(Loss):
 
     def _halved(self, prediction: Tensor, target: Tensor) -> Tensor:
         if self.constant:
-            return 0.5 * sum_events((prediction - target).square())
+            error = (prediction - target).flatten(1)
+            square: Tensor = torch.linalg.vecdot(error, error)
+            return 0.5 * square
         return sum_events((0.5 * prediction - target) * prediction)
 
     def _reduce(self, value: Tensor, sample: PathSample) -> Tensor:

@@ -66,20 +66,26 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation {activation!r}; known: {known}")
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
+        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+            self._build()
+        if generator is not None:
+            self.reset_parameters(generator)
+
+    def _build(self) -> None:
+        width, frequencies, labels = self.width, self.frequencies, self.labels
         d = self.shape.numel()
         self.embed_x = nn.Linear(d, width)
         self.embed_t = nn.Linear(1 + 2 * frequencies, width, bias=False)
         self.embed_label = nn.Embedding(labels + 1, width) if labels else None
         layers: list[nn.Module] = []
-        for _ in range(depth - 1):
-            layers += [_ACTIVATIONS[activation](), nn.Linear(width, width)]
-        layers += [_ACTIVATIONS[activation](), nn.Linear(width, heads * d)]
+        activation = _ACTIVATIONS[self.activation]
+        for _ in range(self.depth - 1):
+            layers += [activation(), nn.Linear(width, width)]
+        layers += [activation(), nn.Linear(width, self.heads * d)]
         self.body = nn.Sequential(*layers)
         omega = 2 * math.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
         self.register_buffer("omega", omega, persistent=False)
         self.omega: Tensor
-        if generator is not None:
-            self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw the weights anew, by torch's default laws, from ``generator``."""

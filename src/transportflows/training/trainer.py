@@ -23,12 +23,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._checks import names
 from .._random import draw_key, mix, stream
 from ..batches import Batch
 from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
-from .adam import FusedAdam
+from .arguments import DEFAULT_LR, as_loss, as_optimizer, as_scheduler, trainable
 from .data import Epochs, Rows
 from .ema import EMA
 from .history import History, NonFiniteLossError, Recorder
@@ -41,7 +40,6 @@ _STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the ro
 _READ_EVERY = 50
 _READ_SECONDS = 0.5
 _VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
-_LR = 1e-3
 
 
 class Trainer:
@@ -97,7 +95,7 @@ class Trainer:
         *,
         optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
         scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
-        lr: float = _LR,
+        lr: float = DEFAULT_LR,
         ema: float | None = None,
         clip: float | None = None,
     ) -> None:
@@ -108,9 +106,9 @@ class Trainer:
                 " Trainer(field, loss)"
             )
         self.field = field
-        self.loss = _as_loss(loss, field)
-        self.optimizer = _as_optimizer(optimizer, field, lr)
-        self.scheduler = _as_scheduler(scheduler, self.optimizer)
+        self.loss = as_loss(loss, field)
+        self.optimizer = as_optimizer(optimizer, field, lr)
+        self.scheduler = as_scheduler(scheduler, self.optimizer)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
         self.clip = clip
@@ -170,7 +168,7 @@ class Trainer:
             generator: gives one key, of which every step is a function. None keeps the key that
                 the trainer has, so that two runs of n steps are one of 2n, bit for bit; without
                 one it is drawn from torch's default generator.
-            progress: show a progress bar.
+            progress: show a progress bar, where there is a terminal.
 
         Returns:
             The history of all steps so far.
@@ -208,7 +206,7 @@ class Trainer:
         with (
             _mode(self.field, True),
             _borrowed_generator(rows.x1.device) as own,
-            tqdm(total=steps, disable=not progress, desc="fit", unit="step") as bar,
+            tqdm(total=steps, disable=None if progress else True, desc="fit", unit="step") as bar,
         ):
             try:
                 self._loop(order, self.step + steps, held_out, validation_every, own, bar)
@@ -235,7 +233,7 @@ class Trainer:
             loss = self.loss.terms
         foreach = True if generator.device.type in ("cpu", "cuda") else None
         mine = {id(parameter) for parameter in parameters}
-        only = None if all(id(p) in mine for p in _trainable(field)) else tuple(parameters)
+        only = None if all(id(p) in mine for p in trainable(field)) else tuple(parameters)
         group = optimizer.param_groups[0]
         assert key is not None
         share: Tensor | None = None
@@ -366,84 +364,6 @@ class Trainer:
             bad,
             self.history,
         )
-
-
-def _as_loss(given: Any, field: Field) -> Loss:
-    loss: Loss = SumLoss(*given) if isinstance(given, (tuple, list)) else given
-    if not isinstance(loss, Loss):
-        name = getattr(given, "__name__", type(given).__name__)
-        raise TypeError(
-            f"loss must be a Loss such as VelocityLoss() or a list of regressions, got {name}"
-        )
-    if isinstance(loss, (Regression, SumLoss)) and len(field.outputs) > 1:
-        parts = loss.losses if isinstance(loss, SumLoss) else [loss]
-        covered = [part.quantity for part in parts]
-        if set(covered) != set(field.outputs):
-            raise ValueError(
-                f"{type(field).__name__} predicts {names(field.outputs)} and the loss is for"
-                f" {names(covered)}; give one for each: Trainer(field, [VelocityLoss(),"
-                " NoiseLoss()]), or train a network alone: Velocity(net, process)"
-            )
-    return loss
-
-
-def _trainable(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]
-
-
-def _as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
-    in_process = {id(p) for p in field.process.parameters()}
-    parameters = [p for p in _trainable(field) if id(p) not in in_process]
-    if isinstance(given, Optimizer):
-        held = {id(p) for group in given.param_groups for p in group["params"]}
-        if parameters and not any(id(p) in held for p in _trainable(field)):
-            raise ValueError(
-                "the optimizer holds no parameter of the field; make it from"
-                " field.parameters(), or give a function: optimizer=torch.optim.AdamW"
-            )
-        optimizer = given
-    else:
-        if not parameters:
-            raise ValueError(
-                "there is nothing to train: the networks of the field have no parameters that"
-                " require a gradient. A network that is no nn.Module needs"
-                " optimizer=torch.optim.Adam(its_parameters)"
-            )
-        optimizer = _adam(parameters, lr) if given is None else given(parameters)
-    if given is not None and lr != _LR:
-        raise ValueError(f"lr={lr} is for the default optimizer; set it in the one that you give")
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"optimizer must be a torch optimizer, or make one, got {type(optimizer).__name__}"
-        )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise TypeError("LBFGS evaluates the loss many times a step; write a loop of your own")
-    return optimizer
-
-
-def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, got {lr}")
-    try:
-        return FusedAdam(parameters, lr=lr)
-    except RuntimeError:  # a dtype or device without fused kernels
-        return torch.optim.Adam(parameters, lr=lr)
-
-
-def _as_scheduler(given: Any, optimizer: Optimizer) -> LRScheduler | None:
-    if given is None:
-        return None
-    scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
-    if not isinstance(scheduler, LRScheduler):
-        raise TypeError(
-            f"scheduler must be a torch scheduler, or make one, got {type(scheduler).__name__}"
-        )
-    if scheduler.optimizer is not optimizer:
-        raise ValueError(
-            "the scheduler is of another optimizer; give both, or a function:"
-            " scheduler=lambda optimizer: CosineAnnealingLR(optimizer, steps)"
-        )
-    return scheduler
 
 
 @contextmanager
