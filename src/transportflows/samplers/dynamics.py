@@ -190,9 +190,7 @@ class FieldDynamics(Dynamics):
             return times.clamp(self.margin[0], 1 - self.margin[1]), None
         kinds = singular_ends(self.field, like)
         margins = [_MARGINS[kind] for kind in kinds]
-        first, last = (
-            (0, 1) if float(widths[0]) > 0 else (1, 0)
-        )  # the ends of time that the solve meets
+        first, last = (0, 1) if float(widths[0]) > 0 else (1, 0)  # ends of time, as they are met
         gaps = [times, 1 - times]
         landing = None
         touched = [bool((gap < m).any()) for gap, m in zip(gaps, margins, strict=True)]
