@@ -82,25 +82,33 @@ class Timings:
 
 
 def in_turns(
-    blocks: Mapping[str, Callable[[], object]], rounds: int, patience: float = 300.0
+    blocks: Mapping[str, Callable[[], object]],
+    rounds: int,
+    patience: float = 300.0,
+    warm: bool = True,
 ) -> Timings:
     """Time blocks that take turns, in an order that alternates, so that drifts fall on all alike.
 
-    One round goes first to warm up. A round waits for a quiet second, and counts where other
-    processes took less than 5 % of the cores while any of its blocks ran. Where ``patience``
-    seconds do not bring enough such rounds, the quietest ones are kept: the choice looks at what
-    others do, never at the times.
+    A block waits for a quiet half second, and a round counts where other processes took less than
+    5 % of the cores while any of its blocks ran. Where ``patience`` seconds do not bring enough
+    such rounds, the quietest ones are kept: the choice looks at what others do, never at the times.
+
+    Args:
+        blocks: what to time.
+        rounds: how many rounds to keep.
+        patience: seconds after which rounds that are not quiet are taken as well.
+        warm: run each block once before.
     """
-    for block in blocks.values():
+    for block in blocks.values() if warm else ():
         block()
     found: list[tuple[float, dict[str, float]]] = []
     deadline = time.monotonic() + patience
     while sum(noise < 0.05 for noise, _ in found) < rounds:
         if len(found) >= rounds and time.monotonic() > deadline:
             break
-        _wait_for_quiet(deadline)
         worst, seconds = 0.0, {}
         for name in list(blocks)[:: 1 if len(found) % 2 else -1]:
+            _wait_for_quiet(deadline)
             meter = _OtherLoad()
             blocks[name]()
             seconds[name], share = meter.read()
@@ -138,7 +146,7 @@ def _busy() -> float:
 def _wait_for_quiet(deadline: float) -> None:
     while time.monotonic() < deadline:
         meter = _OtherLoad()
-        time.sleep(1.0)
+        time.sleep(0.5)
         if meter.read()[1] < 0.05:
             return
 

@@ -138,12 +138,61 @@ def memory(name: str, threads: int) -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
+def over_floor(rounds: int, patience: float) -> float:
+    """Print sampling over bare calls, and the sweeps of chunk sizes; return the noise."""
+    rows, sweeps, noise = [], [], 0.0
+    for width, n in CASES:
+        net, x = network(width), start(n)
+        relative = sweep(net, x, rounds, patience)
+        best, chunk = next(iter(relative)), default_chunk(net, x)
+        blocks: dict[str, Callable[[], object]] = {
+            "best": bare(net, x, best, STEPS),
+            "same": bare(net, x, chunk, STEPS),
+            "ours": ours(net, x, STEPS),
+        }
+        times = in_turns(blocks, rounds, patience)
+        noise = max(noise, *times.others)
+        case = f"4 x {width}", f"{n:,}", best, chunk, times.median("best"), times.median("ours")
+        rows.append((*case, times.spread("ours", "best"), times.spread("ours", "same")))
+        cells = [f"{relative[size]:.2f}" if size in relative else "" for size in CHUNKS]
+        sweeps.append((f"4 x {width}, {n:,} rows", *cells, f"{relative[n]:.2f}"))
+    print("## Over the network calls alone\n")
+    head = ("MLP", "rows", "best chunk", "our chunk", "floor, s", "ours, s", "ours over floor")
+    print(table((*head, "over calls of our chunk"), rows))
+    print("Time of the calls by chunk size, over that of the best:\n")
+    print(table(("", *map(str, CHUNKS), "all at once"), sweeps))
+    return noise
+
+
+def against_peers(peers: list[str], rounds: int, patience: float) -> float:
+    """Print times, peaks and results beside those of the peers; return the noise."""
+    print("## Against peers: 4 x 256, 100,000 rows\n")
+    net, x = network(256), start(100_000)
+    names = ["transportflows", *peers]
+    samplers = {name: SAMPLERS[name](net, x, STEPS) for name in names}
+    for name in names:
+        SAMPLERS[name](net, x, 3)()
+    times = in_turns(samplers, rounds, patience, warm=False)
+    megabytes = {name: memory(name, torch.get_num_threads()) for name in names}
+    states = {name: SAMPLERS[name](net, start(1000), STEPS)() for name in names}
+    rows = []
+    for name in names:
+        difference = float((states[name] - states["transportflows"]).abs().max())
+        share = megabytes["transportflows"] / megabytes[name]
+        slower = times.spread(name, "transportflows")
+        rows.append((name, times.median(name), slower, megabytes[name], share, difference))
+    head = ("sampler", "s", "over ours", "peak, MB", "our peak over it", "largest difference of x")
+    print(table(head, rows))
+    return max(times.others)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--patience", type=float, default=180.0, help="seconds for quiet rounds")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds for quiet rounds")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--part", choices=("floor", "peers"), help="only one of the two tables")
     parser.add_argument("--peak", choices=SAMPLERS, help="internal: print a peak and stop")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -151,50 +200,12 @@ def main() -> None:
         print(peak(options.peak, 256, 100_000, 5))
         return
     peers = [name for name in PEERS if importlib.util.find_spec(name)]
-    print(header(__doc__, *peers))
-
-    rows, sweeps, noise = [], [], 0.0
-    for width, n in CASES:
-        net, x = network(width), start(n)
-        relative = sweep(net, x, options.rounds, options.patience)
-        best, chunk = next(iter(relative)), default_chunk(net, x)
-        sweeps.append((f"4 x {width}, {n:,} rows", best, relative))
-        blocks: dict[str, Callable[[], object]] = {
-            "best": bare(net, x, best, STEPS),
-            "same": bare(net, x, chunk, STEPS),
-            "ours": ours(net, x, STEPS),
-        }
-        times = in_turns(blocks, options.rounds, options.patience)
-        noise = max(noise, *times.others)
-        case = f"4 x {width}", f"{n:,}", best, chunk, times.median("best"), times.median("ours")
-        rows.append((*case, times.spread("ours", "best"), times.spread("ours", "same")))
-    print("## Over the network calls alone\n")
-    head = ("MLP", "rows", "best chunk", "our chunk", "floor, s", "ours, s", "ours over floor")
-    print(table((*head, "over calls of our chunk"), rows))
-
-    print("## Against peers: 4 x 256, 100,000 rows\n")
-    net, x = network(256), start(100_000)
-    names = ["transportflows", *peers]
-    samplers = {name: SAMPLERS[name](net, x, STEPS) for name in names}
-    times = in_turns(samplers, max(3, options.rounds // 2), options.patience)
-    noise = max(noise, *times.others)
-    megabytes = {name: memory(name, options.threads) for name in names}
-    head = ("sampler", "s", "over ours", "peak, MB", "our peak over it", "largest difference of x")
-    states = {name: sampler() for name, sampler in samplers.items()}
-    rows = []
-    for name in names:
-        difference = float((states[name] - states["transportflows"]).abs().max())
-        relative_peak = megabytes["transportflows"] / megabytes[name]
-        slower, second = times.spread(name, "transportflows"), times.median(name)
-        rows.append((name, second, slower, megabytes[name], relative_peak, difference))
-    print(table(head, rows))
-
-    print("## Time by chunk size, over that of the best\n")
-    rows = []
-    for name, best, relative in sweeps:
-        cells = [f"{relative[size]:.2f}" if size in relative else "" for size in CHUNKS]
-        rows.append((f"{name}, best {best}", *cells, f"{max(relative.items())[1]:.2f}"))
-    print(table(("", *map(str, CHUNKS), "all at once"), rows))
+    print(header(__doc__, *peers), flush=True)
+    noise = 0.0
+    if options.part != "peers":
+        noise = max(noise, over_floor(options.rounds, options.patience))
+    if options.part != "floor":
+        noise = max(noise, against_peers(peers, max(3, options.rounds // 2), options.patience))
     print(
         f"Other processes took at most {100 * noise:.0f} % of the cores in the rounds that count."
     )
