@@ -78,8 +78,8 @@ class MinibatchOT(Coupling):
             which approximates a draw from the plan and stays a permutation).
         regularisation: entropic scale relative to the mean cost of the batch; Sinkhorn only.
 
-    The plan is computed on the CPU in float64: O(B² log B) or so for B rows, about 10 ms at
-    B = 256.
+    The plan is computed on the CPU in float64, of ``B²`` costs. At B = 256, two coordinates and one
+    core of an AMD EPYC that took 3 ms (exact) and 0.1 s (Sinkhorn).
     """
 
     def __init__(self, method: str = "exact", *, regularisation: float = 0.05) -> None:
