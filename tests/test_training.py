@@ -23,7 +23,8 @@ from transportflows.networks import MLP
 from transportflows.process import Process
 from transportflows.times import GridTimes
 from transportflows.training import EMA, Epochs, FusedAdam, NonFiniteLossError, Rows, Trainer
-from transportflows.training import trainer as trainer_module
+from transportflows.training import loop as loop_module
+from transportflows.training.recorder import Recorder
 from transportflows.transforms import Standardize
 
 
@@ -571,7 +572,7 @@ class CountSyncs(TorchDispatchMode):
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_the_loop_never_waits_for_the_device(clip, monkeypatch):
-    monkeypatch.setattr(trainer_module, "_READ_SECONDS", math.inf)
+    monkeypatch.setattr(loop_module, "_READ_SECONDS", math.inf)
 
     def syncs(steps, hook=lambda call, values, *_: values):
         with CountSyncs() as mode:
@@ -588,14 +589,14 @@ def test_the_loop_never_waits_for_the_device(clip, monkeypatch):
 
 
 def test_reads_every_fifty_steps_at_most(monkeypatch):
-    monkeypatch.setattr(trainer_module, "_READ_SECONDS", math.inf)
-    sizes, read = [], trainer_module.Recorder.read
+    monkeypatch.setattr(loop_module, "_READ_SECONDS", math.inf)
+    sizes, read = [], Recorder.read
 
     def watched(self):
         sizes.append(self.waiting)
         return read(self)
 
-    monkeypatch.setattr(trainer_module.Recorder, "read", watched)
+    monkeypatch.setattr(Recorder, "read", watched)
     run(steps=120)
     assert [size for size in sizes if size] == [50, 50, 20]
 

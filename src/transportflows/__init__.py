@@ -5,6 +5,7 @@ namespaces of their own.
 """
 
 from . import datasets, metrics, networks, testing
+from ._distributed import WorkerError, local_device
 from ._files import load_field
 from .batches import Batch, PathSample
 from .conversions import ConversionError
@@ -69,7 +70,24 @@ from .samplers import (
     time_grid,
 )
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
-from .training import EMA, History, NonFiniteLossError, Trainer
+from .training import (
+    EMA,
+    Callback,
+    Checkpoints,
+    CheckpointWarning,
+    Constant,
+    Cosine,
+    CSVLog,
+    EarlyStop,
+    History,
+    NonFiniteLossError,
+    ResumeError,
+    Schedule,
+    StepDecay,
+    TensorBoardLog,
+    Trainer,
+    read_checkpoint,
+)
 from .transforms import Standardize
 
 __all__ = [
@@ -81,13 +99,20 @@ __all__ = [
     "Batch",
     "Brownian",
     "BrownianPath",
+    "CSVLog",
+    "Callback",
+    "CheckpointWarning",
+    "Checkpoints",
+    "Constant",
     "ConstantEpsilon",
     "ConversionError",
+    "Cosine",
     "Coupling",
     "DataLoss",
     "DataPredictor",
     "Distribution",
     "Dynamics",
+    "EarlyStop",
     "Empirical",
     "EmpiricalOracle",
     "EncoderDecoder",
@@ -127,6 +152,8 @@ __all__ = [
     "Process",
     "Quadratic",
     "Regression",
+    "ResumeError",
+    "Schedule",
     "Scheme",
     "Score",
     "ScoreLoss",
@@ -134,8 +161,10 @@ __all__ = [
     "SineSquared",
     "Solution",
     "Standardize",
+    "StepDecay",
     "StratifiedTimes",
     "SumLoss",
+    "TensorBoardLog",
     "TimeSampler",
     "Trainer",
     "Trigonometric",
@@ -143,14 +172,17 @@ __all__ = [
     "UniformTimes",
     "Velocity",
     "VelocityLoss",
+    "WorkerError",
     "as_distribution",
     "datasets",
     "excess",
     "integrate",
     "load_field",
+    "local_device",
     "metrics",
     "networks",
     "oracle",
+    "read_checkpoint",
     "sample",
     "testing",
     "time_grid",

@@ -13,11 +13,11 @@ import tempfile
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import fields
+from ._describe import encode, library_class
 from .fields import Field, FieldPair
-from .interpolants import Gamma
 from .process import Process
 
 __all__ = ["load_field", "save_field"]
@@ -38,9 +38,9 @@ def save_field(field: Field, path: str | os.PathLike[str]) -> None:
         "library": "transportflows",
         "field": type(field).__name__,
         "outputs": list(field.outputs),
-        "networks": [_encode(net) for net in heads],
-        "process": _encode(field.process),
-        "transform": _encode(field.transform),
+        "networks": [encode(net) for net in heads],
+        "process": encode(field.process),
+        "transform": encode(field.transform),
         "state": {name: value.detach().cpu() for name, value in field.state_dict().items()},
     }
     target = os.fspath(path)
@@ -151,28 +151,6 @@ def _load_state(field: Field, state: dict[str, Tensor]) -> None:
     field.load_state_dict(state)
 
 
-def _encode(value: Any) -> Any:
-    """As tensors, numbers, strings, lists and dicts."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    name = type(value).__name__
-    learned = isinstance(value, nn.Module) and any(True for _ in value.parameters(recurse=False))
-    known = _library_class(name) is type(value) and hasattr(value, "config")
-    known = known and not (learned and isinstance(value, Gamma))
-    if known:
-        try:
-            arguments = {k: _encode(v) for k, v in value.config().items()}
-        except NotImplementedError:
-            known = False
-    if not known:
-        return {"custom": f"{type(value).__module__}.{type(value).__qualname__}"}
-    return {"class": name, "arguments": arguments}
-
-
 def _decode(value: Any, what: str, cure: str) -> Any:
     if isinstance(value, list):
         return [_decode(item, what, cure) for item in value]
@@ -183,17 +161,7 @@ def _decode(value: Any, what: str, cure: str) -> Any:
             f"the {what} of this file holds a {value['custom']}, which is not stored in files;"
             f" build it and give {cure}"
         )
-    cls = _library_class(value["class"])
+    cls = library_class(value["class"])
     if cls is None:
         raise ValueError(f"the {what} of this file holds an unknown class {value['class']!r}")
     return cls(**{k: _decode(v, what, cure) for k, v in value["arguments"].items()})
-
-
-def _library_class(name: str) -> type | None:
-    import transportflows
-
-    for namespace in (transportflows, transportflows.networks):
-        cls = getattr(namespace, name, None)
-        if isinstance(cls, type) and name in namespace.__all__:
-            return cls
-    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,23 @@ class Batch:
             f"a batch is a tensor x1, a pair (x0, x1) or a Batch, got {type(batch).__name__}"
         )
 
+    def __len__(self) -> int:
+        return self.x1.shape[0]
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows from ``start`` up to ``stop``."""
+        if start == 0 and stop == len(self):
+            return self
+        x0 = None if self.x0 is None else self.x0[start:stop]
+        cond = {name: _of_rows(value, slice(start, stop)) for name, value in self.cond.items()}
+        return Batch(self.x1[start:stop], x0, cond)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A function of each tensor: ``batch.map(lambda x: x.to("cuda"))``."""
+        x0 = None if self.x0 is None else function(self.x0)
+        cond = {k: function(v) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
+        return Batch(function(self.x1), x0, cond)
+
 
 @dataclass(frozen=True)
 class PathSample:
@@ -69,6 +86,34 @@ class PathSample:
     z: Tensor | None
     cond: Mapping[str, Any] = field(default_factory=dict)
     antithetic: bool = False
+
+    def __len__(self) -> int:
+        """Rows of the batch that was drawn from; ``x`` has twice as many where antithetic."""
+        return self.x.shape[0] // (1 + self.antithetic)
+
+    def rows(self, start: int, stop: int) -> PathSample:
+        """What was drawn for the rows of the batch from ``start`` up to ``stop``."""
+        n = len(self)
+        if start == 0 and stop == n:
+            return self
+
+        def part(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                return value
+            if not self.antithetic:
+                return value[start:stop]
+            return torch.cat([value[start:stop], value[n + start : n + stop]])
+
+        return PathSample(
+            self.process,
+            part(self.t),
+            part(self.x),
+            part(self.x0),
+            part(self.x1),
+            part(self.z),
+            {name: part(value) for name, value in self.cond.items()},
+            self.antithetic,
+        )
 
     @cached_property
     def mean_velocity(self) -> Tensor:
@@ -109,3 +154,7 @@ class PathSample:
     def data(self) -> Tensor:
         """``x1``, whose conditional mean is the data prediction d."""
         return self.x1
+
+
+def _of_rows(value: Any, index: slice) -> Any:
+    return value[index] if isinstance(value, Tensor) and value.ndim > 0 else value

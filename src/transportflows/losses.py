@@ -128,6 +128,8 @@ class Regression(Loss):
     def _halved(self, prediction: Tensor, target: Tensor) -> Tensor:
         if self.constant:
             error = (prediction - target).flatten(1)
+            if torch.is_autocast_enabled(error.device.type):  # which would make it a half
+                return 0.5 * error.square().sum(1)
             square: Tensor = torch.linalg.vecdot(error, error)
             return 0.5 * square
         return sum_events((0.5 * prediction - target) * prediction)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .._random import mix
 
-__all__ = ["BrownianPath", "Increments", "NoiseSource"]
+__all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
 
 class NoiseSource(ABC):
@@ -130,3 +130,26 @@ class BrownianPath(NoiseSource):
         w1 = w1 + part * miss_w + 6 * part * rest * miss_h
         w2 = w2 + rest * miss_w - 6 * part * rest * miss_h
         return (w1, h1 + part**2 * miss_h), (w2, h2 + rest**2 * miss_h)
+
+
+class NoiseOfRows(NoiseSource):
+    """The noise that some rows have among n: what a process of a shared solve needs.
+
+    Args:
+        source: the noise of all rows.
+        start: the first of the rows.
+        stop: the row after the last.
+        n: rows in all.
+    """
+
+    def __init__(self, source: NoiseSource, start: int, stop: int, n: int) -> None:
+        self.source, self.rows, self.n = source, slice(start, stop), n
+
+    def begin(self, key: int, like: Tensor, start: float) -> None:  # noqa: D102
+        self.source.begin(key, like[:1].expand(self.n, *like.shape[1:]), start)
+
+    def increment(  # noqa: D102
+        self, step: int, t0: float, t1: float, *, area: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        dw, levy = self.source.increment(step, t0, t1, area=area)
+        return dw[self.rows], None if levy is None else levy[self.rows]

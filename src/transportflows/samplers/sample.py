@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._checks import check_finite_rows, names
+from .._distributed import World, world
 from .._random import draw_key, mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields import Field
@@ -19,7 +20,7 @@ from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
 from .epsilon import EpsilonSchedule, as_epsilon
 from .grid import Spacing, check_grid, time_grid
 from .integrate import check_finite, integrate
-from .noise import NoiseSource
+from .noise import Increments, NoiseOfRows, NoiseSource
 from .schemes import SCHEMES, Scheme, get_scheme
 from .solution import Solution
 
@@ -46,6 +47,7 @@ def sample(
     atol: float = 1e-5,
     dtype: torch.dtype | None = None,
     progress: bool = False,
+    distributed: bool = False,
     generator: torch.Generator | None = None,
 ) -> Solution:
     r"""Sample a field: solve ``dX = (b + ε s) dt + √(2ε) dW``.
@@ -86,6 +88,8 @@ def sample(
         atol: absolute tolerance of adaptive schemes.
         dtype: of the states; that of the network by default.
         progress: show a progress bar.
+        distributed: share the rows among the processes that ``torchrun`` started, all of which
+            must make the call; each gets all samples, those that one process would have made.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times too) the same with ``noise=BrownianPath()``.
@@ -114,7 +118,8 @@ def sample(
     adaptive = isinstance(scheme, str) and scheme in ADAPTIVE
     _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
 
-    key = draw_key(generator)
+    team = world() if distributed else World()
+    key = team.agreed(draw_key(generator))
     if not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
@@ -122,7 +127,17 @@ def sample(
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     x = _starting_states(field, n, start, first, dtype, key)
     margins = _as_margin(margin)
-    _check_cond(cond or {}, x.shape[0])
+    total = x.shape[0]
+    _check_cond(cond or {}, total)
+    team = team if total >= team.size else World()  # too few rows to share
+    if team.size > 1:
+        low, high = team.slice(total)
+        x = x[low:high]
+        cond = {
+            name: value[low:high] if isinstance(value, Tensor) and value.ndim > 0 else value
+            for name, value in (cond or {}).items()
+        }
+        noise = NoiseOfRows(Increments() if noise is None else noise, low, high, total)
     breakpoints = field.process.interpolant.breakpoints
     if adaptive:
         grid = torch.tensor([first, last], dtype=torch.float64)
@@ -158,11 +173,12 @@ def sample(
             cond=cond,
             save_at=save_at,
             chunk=rows,
-            progress=progress,
+            progress=progress and team.first,
         )
 
-    with _evaluating(field):
+    with _evaluating(field), team.together():
         solution = _solve_sweep(solve, schedules, x.shape[0]) if many else solve(schedules)
+        solution = _gathered(solution, team, total, x.ndim)
     if field.transform is not None:
         path = solution.trajectory
         solution = replace(
@@ -199,6 +215,20 @@ def _solve_sweep(
         solutions[-1],
         x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
         trajectory=paths,
+        first_bad_step=min(bad) if bad else None,
+    )
+
+
+def _gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
+    """The solution of all rows, from those of the processes."""
+    if team.size == 1:
+        return solution
+    path = solution.trajectory
+    bad = [step for step in team.all_values(solution.first_bad_step) if step is not None]
+    return replace(
+        solution,
+        x=team.gather(solution.x, n, solution.x.ndim - ndim),
+        trajectory=None if path is None else team.gather(path, n, path.ndim - ndim),
         first_bad_step=min(bad) if bad else None,
     )
 

@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader, TensorDataset
 
 from .._checks import names
+from .._distributed import World
+from ..batches import Batch
+from ..couplings import Paired
+from ..distributions import Distribution, as_distribution
 from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
 from .adam import FusedAdam
+from .data import Epochs, Rows
+from .schedules import Constant, Schedule, as_schedule
+from .source import Source
+from .streams import Drawn, Indexed, Loaded, Streamed
 
-__all__ = ["DEFAULT_LR", "as_loss", "as_optimizer", "as_scheduler", "trainable"]
+__all__ = [
+    "BATCH_SIZE",
+    "DEFAULT_LR",
+    "as_autocast",
+    "as_loss",
+    "as_optimizer",
+    "as_scheduler",
+    "as_source",
+    "compile_networks",
+    "trainable",
+]
 
 DEFAULT_LR = 1e-3
+BATCH_SIZE = 256
 
 
 def as_loss(given: Any, field: Field) -> Loss:
@@ -84,14 +105,26 @@ def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
         return torch.optim.Adam(parameters, lr=lr)
 
 
-def as_scheduler(given: Any, optimizer: Optimizer) -> LRScheduler | None:
-    """A scheduler of the optimizer: the one given, or one made."""
+def as_scheduler(given: Any, optimizer: Optimizer, warmup: int) -> LRScheduler | Schedule | None:
+    """A schedule, by name or itself; or a torch scheduler of the optimizer, given or made."""
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise ValueError(f"warmup is a number of steps, got {warmup!r}")
     if given is None:
-        return None
+        return Constant(warmup=warmup) if warmup else None
+    if isinstance(given, str):
+        return as_schedule(given, warmup)
+    if warmup:
+        raise ValueError(
+            f"warmup={warmup} goes with a scheduler's name; write Cosine(warmup={warmup}), or warm"
+            " up in the torch scheduler (LinearLR in a SequentialLR)"
+        )
+    if isinstance(given, Schedule):
+        return given
     scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            f"scheduler must be a torch scheduler, or make one, got {type(scheduler).__name__}"
+            "scheduler must be a name such as 'cosine', a Schedule, a torch scheduler, or make one,"
+            f" got {type(scheduler).__name__}"
         )
     if scheduler.optimizer is not optimizer:
         raise ValueError(
@@ -99,3 +132,121 @@ def as_scheduler(given: Any, optimizer: Optimizer) -> LRScheduler | None:
             " scheduler=lambda optimizer: CosineAnnealingLR(optimizer, steps)"
         )
     return scheduler
+
+
+def as_autocast(given: Any) -> torch.dtype | None:
+    """The dtype of the network's matrix products, if it is one that can be trained in."""
+    if given in (None, torch.bfloat16):
+        return given  # type: ignore[no-any-return]
+    if given is torch.float16:
+        raise ValueError(
+            "autocast=torch.float16 needs its gradients scaled, which this trainer does not do;"
+            " use torch.bfloat16, or a loop of your own with torch.amp.GradScaler"
+        )
+    raise ValueError(f"autocast is torch.bfloat16 or None, got {given!r}")
+
+
+def compile_networks(given: Any, field: Field) -> None:
+    """Have torch.compile compile the networks of a field, in place."""
+    if given is False or given is None:
+        return
+    options = {} if given is True else given
+    if not isinstance(options, Mapping):
+        raise TypeError(
+            "compile is True, False, or the arguments of torch.compile, such as"
+            f" {{'mode': 'max-autotune'}}, got {given!r}"
+        )
+    for net in field.networks:
+        if not isinstance(net, nn.Module):
+            raise TypeError(
+                f"compile=True needs networks that are nn.Modules, got a {type(net).__name__};"
+                " give torch.compile(net) as the network"
+            )
+        net.compile(**options)
+
+
+def as_source(
+    given: Any,
+    field: Field,
+    batch_size: int | None,
+    cond: Any,
+    workers: int,
+    world: World,
+    name: str = "data",
+) -> Source:
+    """Where batches come from: tensors, a law, a dataset or a loader."""
+    names = () if cond is None or isinstance(cond, Mapping) else tuple(cond)
+    rows = cond if isinstance(cond, Mapping) else None
+    if isinstance(given, TensorDataset):
+        given, names = _tensors(given, names, field), ()
+    if isinstance(given, (Tensor, tuple, list, Batch)):
+        if names:
+            raise ValueError(
+                f"{name} is made of tensors, and cond={names!r} names the members of a dataset's"
+                " items; write cond={'label': labels}, with a tensor of N rows each"
+            )
+        whole = Rows.of(given, field, rows, name=name)  # type: ignore[arg-type]
+        return Epochs(whole, batch_size or BATCH_SIZE)
+    kind = type(given).__name__
+    if rows is not None:
+        raise ValueError(
+            f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
+            f" members of its items: cond={tuple(rows)!r}"
+        )
+    array = isinstance(given, (str, Mapping)) or hasattr(given, "dtype")
+    if isinstance(given, DataLoader) or _is_loader(given):
+        if batch_size is not None:
+            raise ValueError(
+                f"{name} is a {kind}, which makes the batches; leave batch_size out, or give its"
+                " dataset"
+            )
+        _no_workers(workers, kind, name)
+        return Loaded(given, field, names, name)
+    if isinstance(given, Distribution) or callable(getattr(given, "sample", None)):
+        if names or isinstance(field.process.coupling, Paired):
+            raise ValueError(
+                f"{name} is a law of x1 alone, a {kind}; for pairs or conditions give a dataset"
+            )
+        _no_workers(workers, kind, name)
+        return Drawn(as_distribution(given), batch_size or BATCH_SIZE, field, name)
+    if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+        if len(given) == 0:
+            raise ValueError(f"{name} is empty: the {kind} has no items")
+        return Indexed(given, batch_size or BATCH_SIZE, field, names, workers, world, name)
+    if isinstance(given, Iterator):
+        raise TypeError(
+            f"{name} is a {kind}, which can be read only once; give an IterableDataset, whose"
+            " __iter__ makes a new one for each epoch"
+        )
+    if not array and isinstance(given, Iterable):
+        _no_workers(workers, kind, name)
+        return Streamed(given, batch_size or BATCH_SIZE, field, names, name)
+    raise TypeError(
+        f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
+        f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"
+    )
+
+
+def _is_loader(given: Any) -> bool:
+    return hasattr(given, "dataset") and hasattr(given, "batch_size") and hasattr(given, "__iter__")
+
+
+def _no_workers(workers: int, kind: str, name: str) -> None:
+    if workers:
+        raise ValueError(
+            f"workers={workers} load a map-style Dataset, and {name} is a {kind}; a DataLoader has"
+            " workers of its own (num_workers)"
+        )
+
+
+def _tensors(given: TensorDataset, names: tuple[str, ...], field: Field) -> Batch:
+    """The tensors of a TensorDataset, whose rows need no fetching one by one."""
+    data = 1 + isinstance(field.process.coupling, Paired)
+    if len(given.tensors) != data + len(names):
+        raise ValueError(
+            f"the TensorDataset has {len(given.tensors)} tensors, {data} of which are data; name"
+            " the others, as in cond=('label',)"
+        )
+    x1 = given.tensors[data - 1]
+    x0 = given.tensors[0] if data == 2 else None
+    return Batch(x1, x0, dict(zip(names, given.tensors[data:], strict=True)))

@@ -1,4 +1,4 @@
-"""Training data: rows, checked and standardised once, and the order in which they are drawn.
+"""Rows: training data that are tensors, checked and standardised once, and the order of them.
 
 Rows are drawn without replacement, epoch by epoch. Epoch e is a permutation that is a function of
 ``(key, e)``, and the epochs follow one another without a gap, so the rows of step n are a function
@@ -8,7 +8,8 @@ agree on the global batch without talking.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +21,14 @@ from .._random import mix, stream
 from ..batches import Batch
 from ..couplings import Paired
 from ..fields import Field
+from .source import Source
 
-__all__ = ["Epochs", "Rows"]
+__all__ = ["Epochs", "Order", "Rows", "checked", "standardised"]
 
 _ORDER = 1  # the branch of the key that orders rows; the steps themselves are branch 0
 _AHEAD_STEPS, _AHEAD_BYTES = 64, 2**24
+_SHARE_OF_CARD = 0.5
+_DIGEST_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,14 @@ class Rows:
         x1: data, ``(N, *)``.
         x0: base samples paired with them, ``(N, *)``, or None.
         cond: conditions, tensors of N rows each.
+        device: where batches of them go: to the field. The rows themselves are there too if they
+            fit into half of what is free on it, and otherwise in the memory of the host, pinned.
     """
 
     x1: Tensor
     x0: Tensor | None = None
     cond: Mapping[str, Tensor] = field(default_factory=dict)
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return self.x1.shape[0]
@@ -77,47 +84,94 @@ class Rows:
         if isinstance(data, (tuple, list)) and len(data) != 2:
             raise TypeError(f"{name} must be x1 or a pair (x0, x1), got {len(data)} things")
         batch = Batch.of(data)
-        x1_name = name if batch.x0 is None else f"x1 of {name}"
-        _check_kind(batch.x1, field, x1_name)
-        check_finite_rows(batch.x1, x1_name)
-        if batch.x0 is not None:
-            check_finite_rows(batch.x0, f"x0 of {name}")
-            check_same_kind(batch.x0, batch.x1, "x0", "x1")
-        _check_pairs(batch, field, name)
-        _check_shape(batch, field, name)
         if cond and batch.cond:
             raise ValueError(f"{name} is a Batch with conditions, and cond= gives others; give one")
-        conditions = dict(cond or batch.cond)
-        for key, value in conditions.items():
-            _check_condition(key, value, batch.x1, name)
-        x1, x0 = batch.x1.detach(), None if batch.x0 is None else batch.x0.detach()
-        if field.transform is not None:
-            with torch.no_grad():
-                x1 = field.transform(x1)
-                x0 = None if x0 is None else field.transform(x0)
-        return cls(x1, x0, conditions)
+        batch = checked(Batch(batch.x1, batch.x0, dict(cond or batch.cond)), field, name)
+        device = _target(batch.x1, field)
+        if device != batch.x1.device and _fits(batch, device):
+            batch = batch.map(lambda x: x.to(device))
+        batch = standardised(batch, field)
+        if device != batch.x1.device and device.type == "cuda":
+            batch = batch.map(Tensor.pin_memory)
+        return cls(batch.x1, batch.x0, batch.cond, device)
 
     def take(self, index: Tensor) -> Batch:
         """The rows of an index, ``(B,)``, as a batch."""
         x0 = None if self.x0 is None else self.x0.index_select(0, index)
         cond = {key: value.index_select(0, index) for key, value in self.cond.items()}
-        return Batch(self.x1.index_select(0, index), x0, cond)
+        return self._sent(Batch(self.x1.index_select(0, index), x0, cond))
 
     def slice(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to ``stop``, as a batch."""
-        x0 = None if self.x0 is None else self.x0[start:stop]
-        cond = {key: value[start:stop] for key, value in self.cond.items()}
-        return Batch(self.x1[start:stop], x0, cond)
+        return self._sent(Batch(self.x1, self.x0, self.cond).rows(start, stop))
+
+    def _sent(self, batch: Batch) -> Batch:
+        """The batch on the device of the field."""
+        device = self.device
+        if device is None or device == batch.x1.device:
+            return batch
+        return batch.map(lambda x: x.to(device, non_blocking=True))
+
+    def describe(self) -> dict[str, Any]:
+        """What the rows are, and a sum over up to 1,024 of them, spread evenly."""
+        told: dict[str, Any] = {
+            "kind": "rows" if self.x0 is None else "pairs",
+            "rows": len(self),
+            "event": list(self.x1.shape[1:]),
+            "dtype": str(self.x1.dtype),
+            "conditions": sorted(self.cond),
+        }
+        index = torch.linspace(0, len(self) - 1, min(len(self), _DIGEST_ROWS)).long()
+        digest = hashlib.sha256()
+        for x in (self.x1, self.x0, *(self.cond[name] for name in sorted(self.cond))):
+            if x is not None:
+                some = x[index.to(x.device)].cpu().contiguous().reshape(-1)
+                digest.update(some.view(torch.uint8).numpy().data)
+        return {**told, "sum": digest.hexdigest()[:16]}
 
 
-class Epochs:
-    """The order of rows: step n takes places ``n B`` to ``(n + 1) B`` of a chain of permutations.
+class Order:
+    """The order of N rows: step n takes places ``n B`` to ``(n + 1) B`` of a chain of permutations.
 
     Every row is drawn once an epoch. All batches have B rows; one that meets the end of an epoch
     goes on in the next. With more places than rows, ``B > N``, a batch holds every row ``⌊B/N⌋``
-    or ``⌈B/N⌉`` times, each with a time and noise of its own.
+    or ``⌈B/N⌉`` times.
 
-    Batches are gathered some way ahead, in one call for up to 64 steps or 16 MB of them, so that a
+    Args:
+        n: N.
+        batch_size: B.
+        key: the key of the run.
+        device: where the permutations are made; they depend on its kind.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, key: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.n, self.batch_size, self.key, self.device = n, batch_size, key, device
+        self._epoch, self._permuted = -1, torch.empty(0)
+
+    def index(self, step: int, steps: int = 1) -> Tensor:
+        """The rows of some steps, ``(steps * B,)`` integers."""
+        epoch, place = divmod(step * self.batch_size, self.n)
+        parts, missing = [], steps * self.batch_size
+        while missing > 0:
+            parts.append(self._permutation(epoch)[place : place + missing])
+            missing -= parts[-1].shape[0]
+            epoch, place = epoch + 1, 0
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = stream(mix(self.key, _ORDER, epoch), device=self.device)
+            self._permuted = torch.randperm(self.n, generator=generator, device=self.device)
+            self._epoch = epoch
+        return self._permuted
+
+
+class Epochs(Source):
+    """Batches of rows in their :class:`Order`, a function of ``(key, step)``.
+
+    They are gathered some way ahead, in one call for up to 64 steps or 16 MB of them, so that a
     step only takes the next of them.
 
     Args:
@@ -126,21 +180,21 @@ class Epochs:
         key: the key of the run.
     """
 
-    def __init__(self, rows: Rows, batch_size: int, key: int) -> None:
-        self.rows, self.batch_size, self.key = rows, batch_size, key
-        self._epoch, self._order = -1, torch.empty(0)
+    batch_size: int
+
+    def __init__(self, rows: Rows, batch_size: int, key: int = 0) -> None:
+        self.rows, self.batch_size = rows, batch_size
+        self.conditions = tuple(rows.cond)
         tensors = [rows.x1, *([] if rows.x0 is None else [rows.x0]), *rows.cond.values()]
         size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
         self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
+        self.open(key)
+
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:  # noqa: D102
+        self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
         self._first, self._batches = 0, list[Batch]()
 
-    def batch(self, step: int, last: int | None = None) -> Batch:
-        """The batch of a step, counted from 0; a function of ``(key, step)``.
-
-        Args:
-            step: the step.
-            last: a step from which on none will be asked for, to gather no more than needed.
-        """
+    def batch(self, step: int, last: int | None = None) -> Batch:  # noqa: D102
         place = step - self._first
         if not 0 <= place < len(self._batches):
             ahead = self._ahead if last is None else max(1, min(self._ahead, last - step))
@@ -150,13 +204,14 @@ class Epochs:
 
     def index(self, step: int, steps: int = 1) -> Tensor:
         """The rows of some steps, ``(steps * B,)`` integers."""
-        epoch, place = divmod(step * self.batch_size, len(self.rows))
-        parts, missing = [], steps * self.batch_size
-        while missing > 0:
-            parts.append(self._permutation(epoch)[place : place + missing])
-            missing -= parts[-1].shape[0]
-            epoch, place = epoch + 1, 0
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return self.order.index(step, steps)
+
+    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+        for start in range(0, len(self.rows), size):
+            yield self.rows.slice(start, start + size)
+
+    def describe(self) -> dict[str, Any]:  # noqa: D102
+        return self.rows.describe()
 
     def _gather(self, step: int, steps: int) -> list[Batch]:
         block, size = self.rows.take(self.index(step, steps)), self.batch_size
@@ -168,13 +223,48 @@ class Epochs:
             for n in range(steps)
         ]
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if epoch != self._epoch:
-            device = self.rows.x1.device
-            generator = stream(mix(self.key, _ORDER, epoch), device=device)
-            self._order = torch.randperm(len(self.rows), generator=generator, device=device)
-            self._epoch = epoch
-        return self._order
+
+def checked(batch: Batch, field: Field, name: str, *, finite: bool = True) -> Batch:
+    """A batch, detached, if it is one that a field can be trained on; see :meth:`Rows.of`."""
+    x1_name = name if batch.x0 is None else f"x1 of {name}"
+    _check_kind(batch.x1, field, x1_name)
+    if finite:
+        check_finite_rows(batch.x1, x1_name)
+    if batch.x0 is not None:
+        if finite:
+            check_finite_rows(batch.x0, f"x0 of {name}")
+        check_same_kind(batch.x0, batch.x1, "x0", "x1")
+    _check_pairs(batch, field, name)
+    _check_shape(batch, field, name)
+    for key, value in batch.cond.items():
+        _check_condition(key, value, batch.x1, name, finite)
+    return batch.map(Tensor.detach)
+
+
+def standardised(batch: Batch, field: Field) -> Batch:
+    """Both members of a batch in the field's units."""
+    if field.transform is None:
+        return batch
+    with torch.no_grad():
+        x0 = None if batch.x0 is None else field.transform(batch.x0)
+        return Batch(field.transform(batch.x1), x0, batch.cond)
+
+
+def _target(x: Tensor, field: Field) -> torch.device:
+    """Where batches go: to the networks' device, where they have one."""
+    modules = [net for net in field.networks if isinstance(net, nn.Module)]
+    known = any(True for net in modules for _ in (*net.parameters(), *net.buffers()))
+    return field.reference().device if known else x.device
+
+
+def _fits(batch: Batch, device: torch.device) -> bool:
+    """Whether the rows take at most half of the memory that is free on a card."""
+    if device.type != "cuda":
+        return True
+    tensors = [batch.x1, *([] if batch.x0 is None else [batch.x0]), *batch.cond.values()]
+    free, _ = torch.cuda.mem_get_info(device)
+    size: int = sum(x.numel() * x.element_size() for x in tensors)
+    return size <= _SHARE_OF_CARD * free
 
 
 def _check_kind(x: Tensor, field: Field, name: str) -> None:
@@ -190,7 +280,7 @@ def _check_kind(x: Tensor, field: Field, name: str) -> None:
             f"{name} is {x.dtype} and the field's network {reference.dtype}; write"
             f" x.to({reference.dtype}), or field.to({x.dtype}) before making the Trainer"
         )
-    if x.device != reference.device:
+    if x.device not in (reference.device, torch.device("cpu")):  # from the host, rows are sent
         raise ValueError(
             f"{name} is on {x.device} and the field on {reference.device}; write"
             f" x.to({str(reference.device)!r}), or field.to({str(x.device)!r}) before making the"
@@ -227,7 +317,7 @@ def _check_shape(batch: Batch, field: Field, name: str) -> None:
         )
 
 
-def _check_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
+def _check_condition(key: str, value: Any, x1: Tensor, name: str, finite: bool) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"condition {key!r} of {name} must be a tensor with a row for each row of data, got"
@@ -243,7 +333,7 @@ def _check_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
             f"condition {key!r} of {name} is on {value.device} and the data on {x1.device}; write"
             f" {key}.to({str(x1.device)!r})"
         )
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if finite and value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = (~torch.isfinite(value)).flatten(1).any(1) if value.ndim > 1 else ~value.isfinite()
         raise ValueError(
             f"condition {key!r} of {name} holds NaN or infinite values in {int(bad.sum())} of"

@@ -1,21 +1,16 @@
-"""The trainer: one loop, whose step costs little more than its forward and backward pass.
-
-A step draws rows, asks the loss for one value a row, takes the gradient of their mean, and moves
-the parameters. Everything random in it is a function of ``(key, step)``: the rows come from
-:class:`~transportflows.training.Epochs`, and torch's own generator of the device is seeded from
-``mix(key, 0, step)``, lent to the loss, and given back after the run as it was found. (Layers that
-draw, such as dropout, draw from that generator too.) Nothing in the loop waits for the device:
-losses are read every 50 steps, or every half second if that is sooner.
-"""
+"""The trainer: what is trained, with which loss, and how; its ``fit``, its averages, its files."""
 
 from __future__ import annotations
 
 import copy
+import datetime
 import numbers
-import time
+import os
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,23 +18,47 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._random import draw_key, mix, stream
+from .. import _container
+from .._describe import told
+from .._distributed import World, world
+from .._random import draw_key
 from ..batches import Batch
 from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
-from .arguments import DEFAULT_LR, as_loss, as_optimizer, as_scheduler, trainable
-from .data import Epochs, Rows
+from .arguments import (
+    BATCH_SIZE,
+    DEFAULT_LR,
+    as_autocast,
+    as_loss,
+    as_optimizer,
+    as_scheduler,
+    as_source,
+    compile_networks,
+)
+from .callbacks import Callback
+from .checkpoints import (
+    FORMAT,
+    KIND,
+    Checkpoints,
+    ResumeError,
+    check_architecture,
+    check_run,
+    differences,
+    read_checkpoint,
+)
+from .data import Epochs
 from .ema import EMA
-from .history import History, NonFiniteLossError, Recorder
+from .history import History
+from .loop import Loop, Plan, borrowed_generator, mode
+from .recorder import Recorder
+from .schedules import Schedule
+from .source import Source
+from .streams import Loaded, Streamed
 
 __all__ = ["Trainer"]
 
-Data = Tensor | tuple[Tensor, Tensor] | Batch
-
-_STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
-_READ_EVERY = 50
-_READ_SECONDS = 0.5
-_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
+Data = Tensor | tuple[Tensor, Tensor] | Batch | Any
+Resume = bool | Literal["anyway"]
 
 
 class Trainer:
@@ -55,17 +74,29 @@ class Trainer:
             of the process: minimised over a learnable interpolant too, a regression loss shrinks
             the variance of its own target and collapses the path. To train them, put them in an
             optimizer of your own; otherwise neither they nor their ``grad`` are touched.
-        scheduler: a torch learning rate scheduler of the optimizer, or a function that makes one
-            from it; stepped after every step (``ReduceLROnPlateau``: after every validation).
+        scheduler: ``"cosine"``, ``"step"``, ``"constant"``, or a :class:`Schedule` such as
+            ``Cosine(floor=0.1)``; or a torch learning rate scheduler of the optimizer, or a
+            function that makes one from it, stepped after every step (``ReduceLROnPlateau``: after
+            every validation).
+        warmup: steps over which the rate of a scheduler given by name, or of none, rises.
         lr: learning rate of the default optimizer.
         ema: decay of moving averages of the trained parameters, such as 0.999, with the warm-up
             of :class:`EMA`; None for none. Buffers (running statistics) are not averaged.
         clip: largest norm of the whole gradient; None for no limit.
+        accumulate: parts into which the rows of a batch are divided, evaluated one after another
+            to save memory. The step is the same, to rounding.
+        autocast: ``torch.bfloat16`` for networks whose matrix products are made in it, with
+            parameters, losses and averages in their own dtype; None for none.
+        compile: have ``torch.compile`` compile the networks in place; or its arguments as a dict.
 
     Attributes:
         step: number of steps done, over all calls of :meth:`fit`.
         key: the key of the run; None before the first one.
         ema: the averages, an :class:`EMA`, or None.
+        stopped: why a callback ended the last fit early; None if none did.
+        world: the processes that train together; ``world.first`` is true for the one that writes.
+        validates: whether the fit that goes on has held-out rows.
+        resuming: whether it was asked to resume.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -94,10 +125,14 @@ class Trainer:
         loss: Loss | Sequence[Regression],
         *,
         optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
-        scheduler: LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: str | Schedule | LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+        warmup: int = 0,
         lr: float = DEFAULT_LR,
         ema: float | None = None,
         clip: float | None = None,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+        compile: bool | Mapping[str, Any] = False,
     ) -> None:
         if not isinstance(field, Field):
             given = getattr(field, "__name__", type(field).__name__)
@@ -108,21 +143,38 @@ class Trainer:
         self.field = field
         self.loss = as_loss(loss, field)
         self.optimizer = as_optimizer(optimizer, field, lr)
-        self.scheduler = as_scheduler(scheduler, self.optimizer)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.scheduler = as_scheduler(scheduler, self.optimizer, warmup)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
         self.clip = clip
+        _check_counts(accumulate=accumulate)
+        self.accumulate = accumulate
+        self.autocast = as_autocast(autocast)
+        compile_networks(compile, field)
         self.ema = None if ema is None else EMA(self.parameters, ema)
         self.step = 0
         self.key: int | None = None
-        parts = self.loss.losses if isinstance(self.loss, SumLoss) else ()
-        self._recorder = Recorder([part.quantity for part in parts])
+        self.stopped: str | None = None
+        self.world = World()
+        self.validates = self.resuming = False
+        self._recorder = Recorder(self.terms)
+        self._source: Source | None = None
+        self._position: Any = None  # of the source, in a checkpoint that was loaded
+        self._run: dict[str, Any] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: the parameters of the optimizer that require a gradient."""
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group["params"] if p.requires_grad]
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms of a sum of losses."""
+        parts = self.loss.losses if isinstance(self.loss, SumLoss) else ()
+        return tuple(part.quantity for part in parts)
 
     @property
     def history(self) -> History:
@@ -134,151 +186,218 @@ class Trainer:
         data: Data,
         *,
         steps: int,
-        batch_size: int = 256,
-        cond: Mapping[str, Tensor] | None = None,
+        batch_size: int | None = None,
+        cond: Mapping[str, Tensor] | Sequence[str] | None = None,
         validation: Data | None = None,
         validation_every: int = 500,
+        checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
+        resume: Resume = False,
+        callbacks: Sequence[Callback] = (),
+        workers: int = 0,
         generator: torch.Generator | None = None,
         progress: bool = True,
     ) -> History:
         """Train for a number of steps; called again, go on where it stopped.
 
-        Rows are drawn without replacement, epoch by epoch, in batches that all have
-        ``batch_size`` rows (:class:`Epochs`; more than there are rows is possible). The
-        ``transform`` of the field is applied to the data once, before the loop. The field is
-        trained in train mode, save for parts that you put in eval mode in a field that was not
-        itself; afterwards all are in the mode in which they were.
+        Rows of tensors and items of datasets are drawn without replacement, epoch by epoch, in
+        batches that all have ``batch_size`` rows (more than there are rows is possible). The
+        ``transform`` of the field is applied to the data. The field is trained in train mode, save
+        for parts that you put in eval mode in a field that was not itself; afterwards all are in
+        the mode in which they were.
 
         An interruption (Ctrl-C) leaves the field, the averages and :attr:`history` as of the last
-        step done, and another ``fit`` goes on from there.
+        step done, and another ``fit`` goes on from there. With ``checkpoints`` a run outlives its
+        process: the same script, started again with ``resume=True``, goes on from the newest
+        checkpoint and ends with the same bits (on the same kind of device, with the same number of
+        threads and processes).
+
+        Under ``torchrun`` each process works on its slice of every batch. All call ``fit`` with
+        the same arguments; the weights begin as those of process 0.
 
         Args:
-            data: ``x1`` ``(N, *)`` in the data's units; or pairs ``(x0, x1)``, each ``(N, *)``,
-                for a process whose coupling is :class:`Paired`; or a :class:`Batch` of all rows.
-                Of the dtype and on the device of the field.
-            steps: how many steps to do now.
-            batch_size: B.
-            cond: conditions for the network, tensors of N rows each, by name.
-            validation: held-out data, of the form of ``data``; with ``cond``, a
+            data: of the dtype of the field, in the data's units: a tensor ``x1`` ``(N, *)``; pairs
+                ``(x0, x1)``, each ``(N, *)``, for a process whose coupling is :class:`Paired`; a
+                :class:`Batch` of all rows; a map-style or iterable Dataset or a DataLoader
+                (:mod:`transportflows.training.streams` says what their items are); or a law with
+                ``sample``, such as a :class:`Distribution`, of which every batch is drawn afresh.
+                Tensors are moved to the device of the field if they fit into half of its free
+                memory; otherwise batches are.
+            steps: how many steps to do now; with ``resume``, those of them that are left.
+            batch_size: B, over all processes; 256 by default. A DataLoader has its own.
+            cond: conditions for the network: tensors of N rows each, by name; for a dataset or a
+                loader the names of what follows the data in its items, such as ``("label",)``.
+            validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
                 networks in eval mode, and the averages as weights if there are any.
             validation_every: after how many steps (as counted by :attr:`step`) to validate; also
                 done after the last one.
+            checkpoints: a folder for them, or :class:`Checkpoints`, which says how often they are
+                written and how many are kept.
+            resume: go on from the newest checkpoint there, if there is one; ``"anyway"``: even if
+                data, batch size, number of processes or settings are not those it was begun with.
+            callbacks: whom to tell of the run.
+            workers: processes that load the items of a map-style Dataset; 0 for none.
             generator: gives one key, of which every step is a function. None keeps the key that
-                the trainer has, so that two runs of n steps are one of 2n, bit for bit; without
-                one it is drawn from torch's default generator.
+                the trainer has, so that two runs of n steps are one of 2n, bit for bit (with
+                ``scheduler="cosine"`` only if it is given its own ``steps``); without one it is
+                drawn from torch's default generator.
             progress: show a progress bar, where there is a terminal.
 
         Returns:
             The history of all steps so far.
 
         Raises:
-            TypeError: see :meth:`Rows.of`, which checks the data, all of them at once.
-            ValueError: likewise, and for numbers out of their range.
+            TypeError: if the data are of no known kind.
+            ValueError: for NaN or infinite rows (all rows of tensors are looked at before the
+                first step), no rows, a dtype, device or event shape that is not the field's,
+                conditions that do not fit, and numbers out of their range.
+            OSError: if the folder of checkpoints cannot be written, before the first step.
+            ResumeError: if a checkpoint is of another architecture or run; in what it differs.
             NonFiniteLossError: within 50 steps of a loss that is NaN or infinite.
+            WorkerError: if another process of the run failed, with its message.
         """
-        for name, number in (
-            ("steps", steps),
-            ("batch_size", batch_size),
-            ("validation_every", validation_every),
-        ):
-            if not isinstance(number, numbers.Integral) or number < 1:
-                raise ValueError(f"{name} must be a positive integer, got {number!r}")
+        self.world = team = world()
+        self._recorder.world = team
+        with team.together():
+            plan = self._plan(
+                data,
+                steps=steps,
+                batch_size=batch_size,
+                cond=cond,
+                validation=validation,
+                validation_every=validation_every,
+                checkpoints=checkpoints,
+                resume=resume,
+                callbacks=callbacks,
+                workers=workers,
+                generator=generator,
+            )
+            self._go(plan, progress)
+        return self.history
+
+    def _plan(
+        self,
+        data: Data,
+        *,
+        steps: int,
+        batch_size: int | None,
+        cond: Any,
+        validation: Data | None,
+        validation_every: int,
+        checkpoints: Any,
+        resume: Resume,
+        callbacks: Sequence[Callback],
+        workers: int,
+        generator: torch.Generator | None,
+    ) -> Plan:
+        """Check everything, join the processes, and resume; then the source is ready."""
+        team = self.world
+        _check_counts(steps=steps, validation_every=validation_every)
+        if batch_size is not None:
+            _check_counts(batch_size=batch_size)
+        if workers:
+            _check_counts(workers=workers)
         if self.ema is not None and self.ema.swapped:
             raise ValueError("fit would train the averages; leave averaged() first")
-        rows = Rows.of(data, self.field, cond)
-        held_out = None
-        if validation is not None:
-            held_out = Rows.of(validation, self.field, name="validation")
-            if held_out.cond.keys() != rows.cond.keys():
-                raise ValueError(
-                    f"the data have conditions {list(rows.cond)} and validation"
-                    f" {list(held_out.cond)}; write validation=Batch(x1, cond={{...}})"
-                )
-        elif isinstance(self.scheduler, ReduceLROnPlateau):
-            raise ValueError("ReduceLROnPlateau follows the validation loss; give validation=")
+        if resume not in (True, False, "anyway"):
+            raise ValueError(f"resume is True, False or 'anyway', got {resume!r}")
+        if resume and checkpoints is None:
+            raise ValueError("resume needs a folder: fit(..., checkpoints='runs/a', resume=True)")
+        source = as_source(data, self.field, batch_size, cond, workers, team)
+        if source.batch_size is not None and source.batch_size < team.size:
+            raise ValueError(
+                f"batch_size={source.batch_size} leaves some of {team.size} processes without a"
+                " row; it is the size of the batch over all of them"
+            )
+        held_out = self._held_out(validation, source, cond)
         if generator is not None or self.key is None:
-            self.key = draw_key(generator)
+            self.key = team.agreed(draw_key(generator))
+            self._source = self._position = None
         if self.ema is not None and self.ema.updates == 0:
             self.ema.restart()
-        order = Epochs(rows, batch_size, self.key)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                given = getattr(callback, "__name__", type(callback).__name__)
+                raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
+        folder = None if checkpoints is None else Checkpoints.of(checkpoints)
+        self._run = self._described(source)
+        self._join()
+        self.stopped, self.resuming = None, bool(resume)
+        last = self.step + steps
+        if folder is not None:
+            if team.first:
+                folder.prepare()
+                self._check_storable(callbacks)
+            self._find(folder, resume, callbacks)
+        self._ready(source)
+        chunk = source.batch_size or BATCH_SIZE
+        return Plan(source, last, held_out, validation_every, chunk, folder, tuple(callbacks))
+
+    def _held_out(self, validation: Data | None, source: Source, cond: Any) -> Source | None:
+        if validation is None:
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                raise ValueError("ReduceLROnPlateau follows the validation loss; give validation=")
+            return None
+        names = (
+            None if isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch)) else cond
+        )
+        held_out = as_source(validation, self.field, None, names, 0, World(), "validation")
+        rows = isinstance(source, Epochs), isinstance(held_out, Epochs)
+        if all(rows) and set(held_out.conditions) != set(source.conditions):
+            raise ValueError(
+                f"the data have conditions {list(source.conditions)} and validation"
+                f" {list(held_out.conditions)}; write validation=Batch(x1, cond={{...}})"
+            )
+        return held_out
+
+    def _ready(self, source: Source) -> None:
+        """Open the source where the run is."""
+        before, position = self._source, self._position
+        self._source, self._position = source, None
+        assert self.key is not None
+        if isinstance(source, (Loaded, Streamed)) and isinstance(before, type(source)):
+            same = before.data is source.data and before.batch_size == source.batch_size
+            if same and position is None:
+                source.taken_from(before)
+        source.open(self.key, self.step, position)
+
+    def _go(self, plan: Plan, progress: bool) -> None:
+        """Do what is left of the steps."""
+        left = plan.last - self.step
+        if left <= 0 or self.stopped is not None:
+            return
+        self.validates = plan.held_out is not None
+        started: list[Callback] = []
+        device = self.parameters[0].device
         with (
-            _mode(self.field, True),
-            _borrowed_generator(rows.x1.device) as own,
-            tqdm(total=steps, disable=None if progress else True, desc="fit", unit="step") as bar,
+            mode(self.field, True),
+            borrowed_generator(device) as own,
+            tqdm(
+                total=plan.last,
+                initial=self.step,
+                disable=None if progress and self.world.first else True,
+                desc="fit",
+                unit="step",
+            ) as bar,
         ):
             try:
-                self._loop(order, self.step + steps, held_out, validation_every, own, bar)
+                for callback in plan.callbacks:
+                    started.append(callback)
+                    callback.on_start(self)
+                Loop(self, plan, own, bar).run()
             finally:
                 for parameter in self.parameters:
                     parameter.grad = None
-                self._recorder.read()
-        return self.history
+                if self.world.size == 1:  # reading sums over the processes, and one may be gone
+                    self._recorder.read()
+                plan.source.close()
+                for callback in started:
+                    callback.on_end(self)
 
-    def _loop(
-        self,
-        order: Epochs,
-        last: int,
-        held_out: Rows | None,
-        validation_every: int,
-        generator: torch.Generator,
-        bar: tqdm[Any],
-    ) -> None:
-        field, optimizer, scheduler, ema = self.field, self.optimizer, self.scheduler, self.ema
-        recorder, key, clip, parameters = self._recorder, self.key, self.clip, self.parameters
-        plateau = isinstance(scheduler, ReduceLROnPlateau)
-        loss: Callable[..., Tensor] = self.loss
-        if isinstance(self.loss, SumLoss):
-            loss = self.loss.terms
-        foreach = True if generator.device.type in ("cpu", "cuda") else None
-        mine = {id(parameter) for parameter in parameters}
-        only = None if all(id(p) in mine for p in trainable(field)) else tuple(parameters)
-        group = optimizer.param_groups[0]
-        assert key is not None
-        share: Tensor | None = None
-        for parameter in parameters:
-            parameter.grad = None
-        read_at = time.perf_counter()
-        while self.step < last:
-            generator.manual_seed(mix(key, _STEPS, self.step))
-            values = loss(field, order.batch(self.step, last), generator=generator)
-            if share is None:
-                share = self._share(values, order.batch_size)
-            # The gradient of the mean over rows; with ``inputs``, of nothing but what is trained.
-            torch.autograd.backward((values,), (share,), inputs=only)
-            if clip is not None:
-                nn.utils.clip_grad_norm_(parameters, clip, foreach=foreach)
-            rate = group["lr"]
-            optimizer.step()
-            for parameter in parameters:
-                parameter.grad = None
-            if ema is not None:
-                ema.update()
-            self.step += 1
-            recorder.add(
-                self.step, values.detach(), rate.clone() if isinstance(rate, Tensor) else rate
-            )
-            if scheduler is not None and not plateau:
-                scheduler.step()
-            if held_out is not None and (self.step % validation_every == 0 or self.step == last):
-                score = self._validate(held_out, order.batch_size, generator)
-                recorder.add_validation(self.step, score)
-                if plateau:
-                    scheduler.step(score)  # type: ignore[union-attr, arg-type]
-            now = time.perf_counter()
-            if (
-                recorder.waiting >= _READ_EVERY
-                or now - read_at > _READ_SECONDS
-                or self.step == last
-            ):
-                read_at = now
-                losses = recorder.read()
-                bar.update(len(losses))
-                bar.set_postfix_str(self._postfix(float(losses.mean())), refresh=False)
-                bad = recorder.first_bad(losses)
-                if bad is not None:
-                    raise self._non_finite(bad)
+    def stop(self, reason: str = "stopped by a callback") -> None:
+        """End the fit that goes on after this step; for callbacks."""
+        self.stopped = reason
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -309,101 +428,209 @@ class Trainer:
         with self.averaged():
             return copy.deepcopy(self.field)
 
-    # --------------------------------------------------------------------------- parts of a step
-
     def _averages(self) -> EMA:
         if self.ema is None:
             raise ValueError("there are no averages; write Trainer(field, loss, ema=0.999)")
         return self.ema
 
-    def _share(self, values: Any, batch_size: int) -> Tensor:
-        """The share of each row in the mean, if the loss gave what a loss must give."""
-        needed = (len(self._recorder.names), batch_size)[not self._recorder.names :]
-        if not isinstance(values, Tensor) or values.shape != needed:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"{type(self.loss).__name__} must give one value a row, ({batch_size},), and it"
-                f" gave {got}; sum over events, not over rows, and take no mean"
-            )
-        if not values.requires_grad:
-            raise ValueError(
-                f"the value of {type(self.loss).__name__} depends on no trained parameter; is the"
-                " network called under no_grad, or frozen since the Trainer was made?"
-            )
-        return torch.full_like(values, 1 / batch_size, requires_grad=False)
+    # ----------------------------------------------------------------------------- processes
 
-    def _validate(self, rows: Rows, chunk: int, generator: torch.Generator) -> Tensor:
-        """Mean loss over rows, ``()``; the same draws each time, and the next step seeds anew."""
-        sums = []
-        with _mode(self.field, False), _swapped(self.ema):
-            for start in range(0, len(rows), chunk):
-                generator.manual_seed(mix(_VALIDATION_KEY, start))
-                batch = rows.slice(start, start + chunk)
-                # With autograd on: a loss may need it (sliced score matching).
-                values = self.loss(self.field, batch, generator=generator).detach()
-                sums.append(values.double().sum())
-        return torch.stack(sums).sum() / len(rows)
+    def _join(self) -> None:
+        """Begin with the weights of process 0, and the same run everywhere."""
+        team = self.world
+        if team.size == 1:
+            return
+        mine = {**self._run, "step": self.step}
+        for rank, run in enumerate(team.all_values(mine)):
+            if told := [f"{name}: {a!r} and {b!r}" for name, a, b in differences(run, mine)]:
+                raise ValueError(
+                    "the processes of a run must be given the same, and processes"
+                    f" {rank} and {team.rank} differ in {'; '.join(told)}"
+                )
+        team.broadcast_([p.detach() for p in self.parameters])
+        team.broadcast_([*self.field.parameters(), *self.field.buffers()])
+        if self.ema is not None:
+            if self.ema.updates == 0:
+                self.ema.restart()
+            team.broadcast_(self.ema.averages)
 
-    def _postfix(self, loss: float) -> str:
-        validation = self._recorder.last_validation
-        return f"loss={loss:.4g}" + ("" if validation is None else f", validation={validation:.4g}")
+    # --------------------------------------------------------------------------------- files
 
-    def _non_finite(self, bad: int) -> NonFiniteLossError:
-        count = sum(not bool(torch.isfinite(p).all()) for p in self.parameters)
-        weights = (
-            f"{count} of the {len(self.parameters)} parameter tensors now hold NaN or infinite"
-            " values"
-            if count
-            else "the parameters are finite, but were moved by that loss"
-        )
-        return NonFiniteLossError(
-            f"the loss became NaN or infinite at step {bad}, and the run stopped after step"
-            f" {self.step}; {weights}, so train a new network: with a smaller lr, with clip=1.0,"
-            " or, if the loss has a weight or a target that is infinite at an end of time, with"
-            " margins in its time sampler. The history is in this error and in trainer.history",
-            bad,
-            self.history,
-        )
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint: weights, averages, optimizer, schedule, step, key and history.
+
+        ``field.save`` writes a field for inference; this is for going on.
+
+        Raises:
+            OSError: if it cannot be written; a file that was there is kept.
+        """
+        header, state = self._saved(None, ())
+        _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
+
+    def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Take up a checkpoint, of :meth:`save` or of a run: this trainer becomes the one it was.
+
+        The trainer must have been made with a field of the same architecture and the same kind of
+        optimizer. The next ``fit`` goes on with the key and at the step of the file.
+
+        Returns:
+            The header of the file: versions, step, field, process, run.
+
+        Raises:
+            ResumeError: if it is of another architecture (which entries differ) or version.
+            ValueError: if it is damaged or no checkpoint.
+        """
+        header, state = read_checkpoint(path)
+        self._restore(Path(path), header, state, ())
+        return header
+
+    def _described(self, source: Source) -> dict[str, Any]:
+        """What a resumed run must have in common with the one that was begun."""
+        scheduler = self.scheduler
+        return {
+            "data": source.describe(),
+            "batch_size": source.batch_size,
+            "world_size": self.world.size,
+            "accumulate": self.accumulate,
+            "autocast": None if self.autocast is None else str(self.autocast),
+            "loss": type(self.loss).__name__,
+            "terms": list(self.terms),
+            "optimizer": type(self.optimizer).__name__,
+            "scheduler": None if scheduler is None else type(scheduler).__name__,
+            "ema": None if self.ema is None else self.ema.decay,
+            "clip": self.clip,
+        }
+
+    def _extra(self) -> list[nn.Parameter]:
+        """Trained parameters that the field does not hold."""
+        held = {id(p) for p in self.field.parameters()}
+        return [p for p in self.parameters if id(p) not in held]
+
+    def _scheduler_state(self) -> Any:
+        scheduler = self.scheduler
+        return scheduler.state_dict() if isinstance(scheduler, LRScheduler) else None
+
+    def _check_storable(self, callbacks: Sequence[Callback]) -> None:
+        """Refuse at once what could not be written later."""
+        _container.check(self._scheduler_state(), "the state of the scheduler")
+        _container.check(self.optimizer.state_dict(), "the state of the optimizer")
+        for callback in callbacks:
+            _container.check(callback.state(), f"the state of {type(callback).__name__}")
+
+    def _saved(
+        self, position: Any, callbacks: Sequence[Callback]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Header and state of a checkpoint of now."""
+        field, losses = self.field, self._recorder.history(after=self.step - 50).loss
+        header = {
+            "transportflows": _version(),
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+            "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "step": self.step,
+            "loss": float(losses.mean()) if len(losses) else None,
+            "validation": self._recorder.last_validation,
+            "field": {
+                "class": type(field).__name__,
+                "outputs": list(field.outputs),
+                "networks": [told(net) for net in field.networks],
+                "parameters": sum(p.numel() for p in self.parameters),
+                "transform": told(field.transform),
+            },
+            "process": told(field.process),
+            "device": str(self.parameters[0].device),
+            "threads": torch.get_num_threads(),
+            "key": str(self.key),
+            "run": self._run,
+        }
+        state = {
+            "step": self.step,
+            "key": self.key,
+            "stopped": self.stopped,
+            "field": dict(field.state_dict()),
+            "parameters": self._extra(),
+            "averages": None if self.ema is None else self.ema.averages,
+            "updates": None if self.ema is None else self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self._scheduler_state(),
+            "source": position,
+            "history": self._recorder.state(),
+            "callbacks": [[type(callback).__name__, callback.state()] for callback in callbacks],
+        }
+        return header, state
+
+    def _find(self, folder: Checkpoints, resume: Resume, callbacks: Sequence[Callback]) -> None:
+        """Resume from the newest checkpoint of a folder, or see that it is of no other run."""
+        team = self.world
+        if not resume:
+            files = folder.files() if team.first else []
+            if files:
+                header = _container.read_header(files[-1])
+                if header.get("key") != str(self.key) or header["step"] > self.step:
+                    raise ValueError(
+                        f"{folder.folder} holds checkpoints of another run, the newest of step"
+                        f" {header['step']}; resume=True goes on with it, and a new run needs"
+                        " another folder"
+                    )
+            return
+        found = team.agreed(folder.newest() if team.first else None)
+        if found is None:
+            return
+        path, header, state = found
+        check_run(path, header["run"], self._run, resume == "anyway")
+        self._restore(path, header, state, callbacks)
+
+    def _restore(
+        self, path: Path, header: dict[str, Any], state: Any, callbacks: Sequence[Callback]
+    ) -> None:
+        field, extra = self.field, self._extra()
+        check_architecture(path, field.state_dict(), state["field"])
+        own = {f"parameter {k}": p for k, p in enumerate(extra)}
+        saved = {f"parameter {k}": p for k, p in enumerate(state["parameters"])}
+        check_architecture(path, own, saved)
+        optimizer = type(self.optimizer).__name__
+        same = header["run"].get("optimizer", optimizer) == optimizer
+        if same:
+            try:
+                self.optimizer.load_state_dict(state["optimizer"])
+            except ValueError as error:
+                raise ResumeError(
+                    f"{path} has an optimizer of other parameters ({error}); make the Trainer with"
+                    " the optimizer it was begun with"
+                ) from error
+        field.load_state_dict(state["field"])
+        with torch.no_grad():
+            for parameter, value in zip(extra, state["parameters"], strict=True):
+                parameter.copy_(value)
+            if self.ema is not None:
+                if state["averages"] is None:
+                    self.ema.restart()
+                else:
+                    self.ema.updates = state["updates"]
+                    for average, value in zip(self.ema.averages, state["averages"], strict=True):
+                        average.copy_(value)
+        if isinstance(self.scheduler, LRScheduler) and state["scheduler"] is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.step, self.key, self.stopped = state["step"], state["key"], state["stopped"]
+        self._position = state["source"]
+        if list(state["history"]["terms"]) == list(self.terms):
+            self._recorder.restore(state["history"])
+        kept = list(state["callbacks"])
+        for callback in callbacks:
+            for k, (name, memory) in enumerate(kept):
+                if name == type(callback).__name__:
+                    callback.restore(memory)
+                    del kept[k]
+                    break
 
 
-@contextmanager
-def _swapped(ema: EMA | None) -> Iterator[None]:
-    if ema is None:
-        yield
-    else:
-        with ema.swap():
-            yield
+def _check_counts(**numbers_: Any) -> None:
+    for name, number in numbers_.items():
+        if not isinstance(number, numbers.Integral) or number < 1:
+            raise ValueError(f"{name} must be a positive integer, got {number!r}")
 
 
-@contextmanager
-def _mode(field: nn.Module, training: bool) -> Iterator[None]:
-    """Put a field in train or eval mode, and each of its modules back as it was.
+def _version() -> str:
+    import transportflows
 
-    Where the field is in train mode already, a part of it that is not was put in eval mode on
-    purpose, and stays there.
-    """
-    flags = [(module, module.training) for module in field.modules()]
-    try:
-        if training != field.training:
-            field.train(training)
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
-def _borrowed_generator(device: torch.device) -> Iterator[torch.Generator]:
-    """Lend torch's own generator of a device, given back in the state in which it was."""
-    if device.type == "cpu":
-        generator = torch.default_generator
-    elif device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
-    else:
-        yield stream(0, device=device)
-        return
-    state = generator.get_state()
-    try:
-        yield generator
-    finally:
-        generator.set_state(state)
+    return transportflows.__version__

@@ -1,0 +1,237 @@
+"""The processes of a data-parallel run: who they are, what they share, how they fail together.
+
+Under ``torchrun`` every process runs the same script. Each holds the whole state (weights,
+averages, optimizer) and works on its slice of the rows; sums and gathers make the results one. A
+process alone is a world of one, in which all of this does nothing.
+
+When a process fails it leaves its message in the store that all share and closes its connections,
+so that the others, which wait for it in a sum, wake up and fail with that message.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["WorkerError", "World", "local_device", "world"]
+
+_MESSAGE = "transportflows/failure"
+_BUCKET_BYTES = 2**26
+T = TypeVar("T")
+
+
+class WorkerError(RuntimeError):
+    """Another process of a data-parallel run failed; the message is its own."""
+
+
+def local_device() -> torch.device:
+    """The device of this process: its own card under ``torchrun``, else the card, else the CPU.
+
+    ``torchrun`` numbers the processes of a machine; process k gets card k. It also becomes torch's
+    current device, which collective operations use.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    own, cards = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if own >= cards:
+        raise ValueError(
+            f"this is process {own} of its machine, which has {cards} cards; write"
+            f" torchrun --nproc-per-node={cards}"
+        )
+    torch.cuda.set_device(own)
+    return torch.device("cuda", own)
+
+
+def world() -> World:
+    """The processes of this run; joins those that ``torchrun`` started, if they are not joined."""
+    if not dist.is_available():
+        return World()
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
+            return World()
+        dist.init_process_group()
+        atexit.register(_leave)
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among ``size`` of them.
+
+    Attributes:
+        rank: number of this process; 0 writes the files.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes files and shows progress."""
+        return self.rank == 0
+
+    def slice(self, n: int) -> tuple[int, int]:
+        """This process's rows of n: from the first to before the second number."""
+        return n * self.rank // self.size, n * (self.rank + 1) // self.size
+
+    # --------------------------------------------------------------------------- what is shared
+
+    def sum_(self, *tensors: Tensor) -> None:
+        """Add up tensors over all processes, in place."""
+        if self.size == 1:
+            return
+        works = [self._checked(lambda t=t: dist.all_reduce(t, async_op=True)) for t in tensors]  # type: ignore[misc]
+        for work in works:
+            self._checked(work.wait)
+
+    def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
+        """Add up gradients over all processes, in place, in few large messages."""
+        if self.size == 1:
+            return
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            self.sum_(flat)
+            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
+            torch._foreach_copy_(
+                list(bucket), [p.view_as(g) for p, g in zip(parts, bucket, strict=True)]
+            )
+
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors by those of process 0."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            whole = tensor.detach().contiguous()
+            self._checked(lambda whole=whole: dist.broadcast(whole, 0))  # type: ignore[misc]
+            if whole.data_ptr() != tensor.data_ptr():
+                tensor.detach().copy_(whole)
+
+    def agreed(self, value: T) -> T:
+        """The value of process 0: numbers, strings, and lists and dicts of them."""
+        if self.size == 1:
+            return value
+        box = [value]
+        self._checked(lambda: dist.broadcast_object_list(box, 0))
+        return box[0]
+
+    def all_values(self, value: T) -> list[T]:
+        """The value of each process, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        self._checked(lambda: dist.all_gather_object(values, value))
+        return values
+
+    def gather(self, x: Tensor, n: int, dim: int = 0) -> Tensor:
+        """All n rows from the slices of the processes, on every process.
+
+        Args:
+            x: this process's slice of the rows.
+            n: rows in all.
+            dim: dimension of the rows.
+        """
+        if self.size == 1:
+            return x
+        most = -(-n // self.size)
+        mine = x.movedim(dim, 0).contiguous()
+        sent = mine.new_zeros(most, *mine.shape[1:])
+        sent[: len(mine)] = mine
+        parts = [torch.empty_like(sent) for _ in range(self.size)]
+        self._checked(lambda: dist.all_gather(parts, sent))
+        rows = []
+        for rank, part in enumerate(parts):
+            low, high = World(rank, self.size).slice(n)
+            rows.append(part[: high - low])
+        return torch.cat(rows).movedim(0, dim)
+
+    # -------------------------------------------------------------------------------- failing
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it, an error of one process ends the others with its message."""
+        try:
+            yield
+        except WorkerError:
+            _close()
+            raise
+        except BaseException as error:
+            if self.size > 1 and dist.is_initialized():
+                self._tell(f"process {self.rank}: {type(error).__name__}: {error}")
+                _close()
+            raise
+
+    def _tell(self, message: str) -> None:
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.set(_MESSAGE, message)
+        except Exception:  # the store died with its process; there is nobody left to tell
+            pass
+
+    def _checked(self, call: Callable[[], T]) -> T:
+        """A collective call, whose failure is told in the words of the process that failed."""
+        try:
+            return call()
+        except RuntimeError as error:
+            raise WorkerError(self._why(error)) from error
+
+    def _why(self, error: RuntimeError) -> str:
+        said = ""
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.wait([_MESSAGE], timedelta(seconds=3))
+            said = store.get(_MESSAGE).decode()
+        except Exception:  # nobody said anything, or the store is gone
+            pass
+        if said:
+            return f"another process of this run failed, and the run ends: {said}"
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return (
+            f"process {self.rank} of {self.size} lost the others, one of which ended without a"
+            f" word (killed, or out of memory?), and the run ends; the connection said: {first}"
+        )
+
+
+def _close() -> None:
+    """Close the connections, so that no process waits for this one."""
+    try:
+        if not dist.is_initialized():
+            return
+        abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+        if abort is not None and "nccl" in dist.get_backend_config():
+            abort()  # to destroy the group would wait for what runs on the card
+        else:
+            dist.destroy_process_group()
+    except Exception:  # what waits in the group is lost in any case
+        pass
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one dtype in groups of up to 64 MB."""
+    kinds: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        kinds.setdefault(tensor.dtype, []).append(tensor)
+    for kind in kinds.values():
+        bucket, size = list[Tensor](), 0
+        for tensor in kind:
+            bucket.append(tensor)
+            size += tensor.numel() * tensor.element_size()
+            if size >= _BUCKET_BYTES:
+                yield bucket
+                bucket, size = [], 0
+        if bucket:
+            yield bucket

@@ -1,0 +1,224 @@
+"""Callbacks: what else happens while a run goes on.
+
+A callback is told of a run at its start and end, after every so many steps, when losses were read
+from the device, after a validation, and after a checkpoint. All processes of a data-parallel run
+call it, in step; those that write files do so where ``trainer.world.first``. What it must remember
+for an exact resume it gives in :meth:`Callback.state`, which goes into the checkpoints.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from .history import History
+from .recorder import WINDOW
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["CSVLog", "Callback", "EarlyStop", "TensorBoardLog"]
+
+
+class Callback:
+    """Something that is told of a run; subclasses write the methods that they need.
+
+    Attributes:
+        every: after how many steps (as counted by ``trainer.step``) to call :meth:`on_step`;
+            None for never.
+    """
+
+    every: int | None = None
+
+    def on_start(self, trainer: Trainer) -> None:
+        """A fit begins; a resumed one with its ``trainer.step``."""
+
+    def on_step(self, trainer: Trainer) -> None:
+        """Another ``every`` steps are done. Reading a value from the device makes the loop wait."""
+
+    def on_read(self, trainer: Trainer, new: History) -> None:
+        """Losses were read, at least every 50 steps: ``new`` is the history since the last time."""
+
+    def on_validation(self, trainer: Trainer, loss: float) -> None:
+        """A validation was made, after step ``trainer.step``."""
+
+    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+        """A checkpoint was written."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """The fit ends, also by an error; close what is open."""
+
+    def state(self) -> dict[str, Any]:
+        """What an exact resume needs: tensors, arrays, numbers and strings."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`state` gave."""
+
+
+class EarlyStop(Callback):
+    """Stop when the validation loss has not improved for a while.
+
+    Args:
+        patience: validations in a row without an improvement after which the run stops.
+        least: by how much a loss must be smaller than the best one to be an improvement.
+
+    Attributes:
+        best: the smallest validation loss so far.
+    """
+
+    def __init__(self, patience: int = 10, least: float = 0.0) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of validations, at least 1, got {patience}")
+        if not least >= 0:
+            raise ValueError(f"least must not be negative, got {least}")
+        self.patience, self.least = patience, least
+        self.best, self.waited = float("inf"), 0
+
+    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+        if not trainer.validates:
+            raise ValueError("EarlyStop follows the validation loss; give fit(validation=...)")
+
+    def on_validation(self, trainer: Trainer, loss: float) -> None:  # noqa: D102
+        if loss < self.best - self.least:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            trainer.stop(
+                f"{self.waited} validations in a row were not below {self.best - self.least:.6g}"
+            )
+
+    def state(self) -> dict[str, Any]:  # noqa: D102
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+        self.best, self.waited = float(state["best"]), int(state["waited"])
+
+
+def _rows(new: History) -> list[dict[str, float]]:
+    """A history as one dict a step, with what is known of that step."""
+    rows: dict[int, dict[str, float]] = {}
+    for k, step in enumerate(new.step.tolist()):
+        rows[step] = {"loss": float(new.loss[k]), "learning_rate": float(new.learning_rate[k])}
+        rows[step] |= {f"loss_{name}": float(term[k]) for name, term in new.terms.items()}
+    for name, series in (
+        ("gradient_norm", new.gradient_norm),
+        ("validation", new.validation),
+        ("step_time", new.pace.step_time),
+        ("rows_per_second", new.pace.rows_per_second),
+    ):
+        for step, value in zip(series[0].tolist(), series[1].tolist(), strict=True):
+            rows.setdefault(step, {})[name] = value
+    return [{"step": step, **rows[step]} for step in sorted(rows)]
+
+
+class CSVLog(Callback):
+    """A file with a row a step: loss, learning rate, and what else was measured at that step.
+
+    Columns: ``step, loss, learning_rate, gradient_norm, validation, step_time, rows_per_second``,
+    and ``loss_<name>`` for each term of a sum of losses; empty where a step has none. A resumed run
+    goes on in the same file, from which the steps that will be made again are removed.
+
+    Args:
+        path: the file; folders are made.
+
+    Raises:
+        FileExistsError: at the start of a run from its beginning, if the file is there.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file: TextIO | None = None
+
+    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+        if not trainer.world.first:
+            return
+        columns = ["step", "loss", *(f"loss_{name}" for name in trainer.terms)]
+        columns += ["learning_rate", "gradient_norm", "validation", "step_time", "rows_per_second"]
+        kept: list[dict[str, str]] = []
+        if self.path.exists():
+            if trainer.step == 0 and not trainer.resuming:
+                raise FileExistsError(
+                    f"{self.path} is there already, perhaps from another run; give another name,"
+                    " or remove it"
+                )
+            with open(self.path, newline="") as file:
+                # The last line may be cut short where the run was killed.
+                lines = [row for row in csv.DictReader(file) if None not in row.values()]
+            kept = [row for row in lines if row["step"] and int(row["step"]) <= trainer.step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, self.path)
+        self._file = open(self.path, "a", newline="")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, columns)
+
+    def on_read(self, trainer: Trainer, new: History) -> None:  # noqa: D102
+        if self._file is not None:
+            self._writer.writerows(_rows(new))
+            self._file.flush()
+
+    def on_end(self, trainer: Trainer) -> None:  # noqa: D102
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class TensorBoardLog(Callback):
+    """Scalars for TensorBoard, which must be installed (``pip install tensorboard``).
+
+    They are ``loss``, ``loss/<name>`` for the terms of a sum, ``learning_rate``,
+    ``gradient_norm``, ``validation``, ``step_time``, ``rows_per_second``, and ``loss_by_time/...``
+    for each bin of time every 100 steps. A resumed run hides the steps that it makes again.
+
+    Args:
+        folder: where the event files go.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.fspath(folder)
+        self._writer: Any = None
+
+    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+        if not trainer.world.first:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "TensorBoardLog needs TensorBoard: pip install tensorboard; CSVLog needs nothing"
+            ) from error
+        self._writer = SummaryWriter(self.folder, purge_step=trainer.step + 1)
+
+    def on_read(self, trainer: Trainer, new: History) -> None:  # noqa: D102
+        if self._writer is None:
+            return
+        for row in _rows(new):
+            step = int(row.pop("step"))
+            for name, value in row.items():
+                tag = name.replace("loss_", "loss/", 1) if name.startswith("loss_") else name
+                self._writer.add_scalar(tag, value, step)
+        profile = new.by_time
+        if profile is None:
+            return
+        bins = [f"{a:.1f}-{b:.1f}" for a, b in itertools.pairwise(profile.edges)]
+        for step, losses in zip(profile.step.tolist(), profile.loss, strict=True):
+            if step % WINDOW:  # a window is told when it is whole
+                continue
+            for name, loss in zip(bins, losses, strict=True):
+                if np.isfinite(loss):
+                    self._writer.add_scalar(f"loss_by_time/{name}", loss, step)
+
+    def on_end(self, trainer: Trainer) -> None:  # noqa: D102
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,420 @@
+"""The step loop: what is done at every step, and what at some.
+
+A step draws rows, asks the loss for one value a row, takes the gradient of their mean, and moves
+the parameters. Everything random in it is a function of ``(key, step)``: the rows come from a
+:class:`~transportflows.training.source.Source`, and torch's own generator of the device is seeded
+from ``mix(key, 0, step)``, lent to the loss, and given back after the run as it was found. (Layers
+that draw, such as dropout, draw from that generator too.) Nothing in the loop waits for the
+device: losses are read every 50 steps, or every half second if that is sooner.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from tqdm import tqdm
+
+from .._random import mix, stream
+from .arguments import trainable
+from .callbacks import Callback
+from .checkpoints import Checkpoints
+from .ema import EMA
+from .history import NonFiniteLossError
+from .objective import Objective
+from .schedules import Schedule
+from .source import Source
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["Loop", "Plan", "borrowed_generator", "mode", "swapped"]
+
+_STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
+_READ_EVERY = 50
+_READ_SECONDS = 0.5
+_NORM_EVERY = 10
+_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one fit is to do.
+
+    Attributes:
+        source: where batches come from.
+        last: how many steps there are in all when it ends.
+        held_out: rows to validate on.
+        validation_every: steps between validations.
+        chunk: rows that a validation evaluates at once.
+        checkpoints: where to leave them.
+        callbacks: whom to tell.
+    """
+
+    source: Source
+    last: int
+    held_out: Source | None
+    validation_every: int
+    chunk: int
+    checkpoints: Checkpoints | None
+    callbacks: Sequence[Callback]
+
+
+class Loop:
+    """The steps of one fit.
+
+    Args:
+        trainer: what is trained, and how.
+        plan: what to do.
+        generator: torch's own generator of the device, lent.
+        bar: shows progress.
+    """
+
+    def __init__(
+        self, trainer: Trainer, plan: Plan, generator: torch.Generator, bar: tqdm[Any]
+    ) -> None:
+        self.trainer, self.plan, self.generator, self.bar = trainer, plan, generator, bar
+        self.world = trainer.world
+        self.objective = Objective(
+            trainer.loss, trainer.accumulate, trainer.autocast, trainer.world
+        )
+        self.recorder = trainer._recorder
+        self.parameters = trainer.parameters
+        mine = {id(parameter) for parameter in self.parameters}
+        every = trainable(trainer.field)
+        self.only = None if all(id(p) in mine for p in every) else tuple(self.parameters)
+        self.stepped = [c for c in plan.callbacks if c.every is not None]
+        self.watching = [c for c in plan.callbacks if _writes(c, "on_validation")]
+        self.reading = [c for c in plan.callbacks if _writes(c, "on_read")]
+        # Processes must read in step, so they do not look at the clock.
+        self.patience = _READ_SECONDS if self.world.size == 1 else math.inf
+        self.active: list[nn.Parameter] | None = None
+        self.share: Tensor | None = None
+        self.shared_by = 0
+        self.saved_at = -1
+        self.told_to = trainer.step
+        self.rows = 0
+
+    def run(self) -> None:
+        """Do the steps."""
+        trainer, plan, recorder = self.trainer, self.plan, self.recorder
+        optimizer, scheduler, ema = trainer.optimizer, trainer.scheduler, trainer.ema
+        schedule = scheduler if isinstance(scheduler, Schedule) else None
+        torchs = scheduler if isinstance(scheduler, LRScheduler) else None
+        plateau = torchs if isinstance(torchs, ReduceLROnPlateau) else None
+        field, generator, last, parameters = (
+            trainer.field,
+            self.generator,
+            plan.last,
+            self.parameters,
+        )
+        clip, source, values_of = trainer.clip, plan.source, self.objective.values
+        foreach = True if generator.device.type in ("cpu", "cuda") else None
+        group = optimizer.param_groups[0]
+        saving = math.inf if plan.checkpoints is None else plan.checkpoints.every
+        validating = math.inf if plan.held_out is None else plan.validation_every
+        key = trainer.key
+        assert key is not None
+        for parameter in parameters:
+            parameter.grad = None
+        self.since = time.perf_counter()
+        while trainer.step < last and trainer.stopped is None:
+            step = trainer.step
+            if schedule is not None:
+                factor = schedule.factor(step, last)
+                for one in optimizer.param_groups:
+                    one["lr"] = one["initial_lr"] * factor
+            seed = mix(key, _STEPS, step)
+            generator.manual_seed(seed)
+            batch = source.batch(step, last)
+            rows = len(batch)
+            seen = []
+            for values, times in values_of(field, batch, generator, seed):
+                # The gradient of the mean over rows; with ``inputs``, of nothing else.
+                torch.autograd.backward((values,), (self._share(values, rows),), inputs=self.only)
+                seen.append((values.detach(), times))
+            if self.world.size > 1:
+                self._sum_gradients()
+            norm = None
+            if clip is not None:
+                norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=foreach)
+            elif (step + 1) % _NORM_EVERY == 0:  # without a limit it changes nothing
+                norm = nn.utils.clip_grad_norm_(parameters, math.inf, foreach=foreach)
+            rate = group["lr"]
+            optimizer.step()
+            for parameter in parameters:
+                parameter.grad = None
+            if ema is not None:
+                ema.update()
+            trainer.step = step = step + 1
+            self.rows += rows
+            values, times = seen[0] if len(seen) == 1 else self._joined(seen)
+            recorder.add(
+                step,
+                values,
+                rate.clone() if isinstance(rate, Tensor) else rate,
+                times=times,
+                rows=rows,
+                norm=norm,
+            )
+            if torchs is not None and plateau is None:
+                torchs.step()
+            done = step == last
+            if validating < math.inf and (step % validating == 0 or done):
+                score = self._validate()
+                if plateau is not None:
+                    plateau.step(score)
+            if (
+                recorder.waiting >= _READ_EVERY
+                or done
+                or time.perf_counter() - self.since > self.patience
+            ):
+                self._read()
+            for callback in self.stepped:
+                if callback.every is not None and step % callback.every == 0:
+                    callback.on_step(trainer)
+            if step % saving == 0:
+                self._save()
+        self._read()
+        if plan.checkpoints is not None and self.saved_at != trainer.step:
+            self._save()
+
+    # --------------------------------------------------------------------------- parts of a step
+
+    def _share(self, values: Tensor, rows: int) -> Tensor:
+        """The share of each row in the mean over the batch, for rows of a new number checked."""
+        share = self.share
+        if share is None or share.shape != values.shape or self.shared_by != rows:
+            self._check(values, rows)
+            share = torch.full_like(values, 1 / rows, requires_grad=False)
+            self.share, self.shared_by = share, rows
+        return share
+
+    def _check(self, values: Any, rows: int) -> None:
+        """Refuse what a loss must not give."""
+        name, names = type(self.trainer.loss).__name__, self.objective.names
+        low, high = self.world.slice(rows)
+        parts = self.trainer.accumulate
+        whole = self.world.size == parts == 1
+        needed = (len(names), rows)[not names :]
+        fits = isinstance(values, Tensor) and (
+            values.shape == needed
+            if whole
+            else values.shape[:-1] == needed[:-1] and 0 < values.shape[-1] <= high - low
+        )
+        if not fits:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{name} must give one value a row, ({rows},), and it gave {got}; sum over events,"
+                " not over rows, and take no mean"
+            )
+        if not values.requires_grad:
+            raise ValueError(
+                f"the value of {name} depends on no trained parameter; is the network called under"
+                " no_grad, or frozen since the Trainer was made?"
+            )
+
+    def _joined(self, seen: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+        """The parts of a step as one; of a process that had no rows of a short batch, none."""
+        if not seen:
+            names = self.objective.names
+            shape = (len(names), 0) if names else (0,)
+            like = self.parameters[0]
+            return torch.zeros(shape, device=like.device), (
+                torch.zeros(0, device=like.device) if self.objective.splits else None
+            )
+        values = torch.cat([values for values, _ in seen], dim=-1)
+        times = [t for _, t in seen if t is not None]
+        return values, torch.cat(times) if times else None
+
+    def _sum_gradients(self) -> None:
+        """Make the gradients those of the whole batch, on every process."""
+        if self.active is None:
+            have = self.world.all_values([p.grad is not None for p in self.parameters])
+            used = [any(flags) for flags in zip(*have, strict=True)]
+            self.active = [p for p, use in zip(self.parameters, used, strict=True) if use]
+            self.idle = [p for p, use in zip(self.parameters, used, strict=True) if not use]
+        if any(p.grad is not None for p in self.idle):
+            raise ValueError(
+                "a parameter that had no gradient at the first step has one now; processes must"
+                " agree on which have, so let the network use all of its parameters at every step"
+            )
+        for parameter in self.active:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.world.sum_gradients([p.grad for p in self.active if p.grad is not None])
+
+    # ------------------------------------------------------------------- what is done at some
+
+    def _validate(self) -> Tensor:
+        """Mean loss over the held-out rows, ``()``; tell those who watch."""
+        trainer, plan = self.trainer, self.plan
+        assert plan.held_out is not None
+        began = time.perf_counter()
+        score = self._mean_loss(plan.held_out)
+        self.recorder.add_validation(trainer.step, score)
+        self.since += time.perf_counter() - began
+        if self.watching:
+            self._read()
+            for callback in self.watching:
+                callback.on_validation(trainer, float(score))
+        return score
+
+    def _mean_loss(self, rows: Source) -> Tensor:
+        """The same draws each time; the next step seeds the generator anew."""
+        field, generator = self.trainer.field, self.generator
+        self._agree_on_buffers()
+        total: Tensor | None = None
+        start = 0
+        with mode(field, False), swapped(self.trainer.ema):
+            for batch in rows.chunks(self.plan.chunk):
+                seed = mix(_VALIDATION_KEY, start)
+                generator.manual_seed(seed)
+                # With autograd on: a loss may need it (sliced score matching).
+                for values, _ in self.objective.values(field, batch, generator, seed):
+                    part = values.detach().double().sum()
+                    total = part if total is None else total + part
+                start += len(batch)
+        if start == 0:
+            raise ValueError("validation is empty; give at least one row")
+        if total is None:
+            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        self.world.sum_(total)
+        return total / start
+
+    def _agree_on_buffers(self) -> None:
+        """Running statistics are those of process 0, as in torch's own data-parallel training."""
+        if self.world.size > 1:
+            self.world.broadcast_(list(self.trainer.field.buffers()))
+
+    def _read(self) -> None:
+        """Read the losses that wait; stop where one is not finite."""
+        recorder, trainer = self.recorder, self.trainer
+        steps = recorder.waiting
+        losses = recorder.read()
+        now = time.perf_counter()
+        if steps:
+            recorder.add_pace(trainer.step, now - self.since, steps, self.rows)
+            self.rows = 0
+        self.bar.update(len(losses))
+        if len(losses):
+            self.bar.set_postfix_str(self._postfix(float(losses.mean())), refresh=False)
+        bad = recorder.first_bad(losses)
+        if bad is not None:
+            raise self._non_finite(f"the loss became NaN or infinite at step {bad}", bad)
+        if self.reading and steps:
+            new = recorder.history(after=self.told_to)
+            self.told_to = trainer.step
+            for callback in self.reading:
+                callback.on_read(trainer, new)
+        self.since = time.perf_counter()
+
+    def _save(self) -> None:
+        """Write a checkpoint, if the weights are finite."""
+        trainer, plan = self.trainer, self.plan
+        assert plan.checkpoints is not None
+        self._read()
+        began = time.perf_counter()
+        finite = torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()
+        if not bool(finite):
+            raise self._non_finite(
+                f"parameters became NaN or infinite at step {trainer.step}", trainer.step
+            )
+        self._agree_on_buffers()
+        self.saved_at = trainer.step
+        path: Path | None = None
+        if self.world.first:
+            header, state = trainer._saved(plan.source.state(), plan.callbacks)
+            path = plan.checkpoints.write(trainer.step, header, state)
+        if plan.callbacks:
+            path = self.world.agreed(path)
+        self.since += time.perf_counter() - began
+        if path is None:
+            return
+        for callback in plan.callbacks:
+            callback.on_checkpoint(trainer, path)
+
+    def _postfix(self, loss: float) -> str:
+        validation = self.recorder.last_validation
+        return f"loss={loss:.4g}" + ("" if validation is None else f", validation={validation:.4g}")
+
+    def _non_finite(self, what: str, bad: int) -> NonFiniteLossError:
+        trainer, checkpoints = self.trainer, self.plan.checkpoints
+        count = sum(not bool(torch.isfinite(p).all()) for p in self.parameters)
+        weights = (
+            f"{count} of the {len(self.parameters)} parameter tensors now hold NaN or infinite"
+            " values"
+            if count
+            else "the parameters are finite, but were moved by that loss"
+        )
+        files = [] if checkpoints is None else checkpoints.files()
+        if files:
+            cure = f"so go on from {files[-1]}, the last good checkpoint (trainer.load)"
+        elif checkpoints is not None:
+            cure = "and no checkpoint was written before, so train a new network"
+        else:
+            cure = "so train a new network"
+        return NonFiniteLossError(
+            f"{what}, and the run stopped after step {trainer.step}; {weights}, {cure}: with a"
+            " smaller lr, with clip=1.0, or, if the loss has a weight or a target that is infinite"
+            " at an end of time, with margins in its time sampler. The history is in this error"
+            " and in trainer.history",
+            bad,
+            trainer.history,
+        )
+
+
+def _writes(callback: Callback, method: str) -> bool:
+    return getattr(type(callback), method) is not getattr(Callback, method)
+
+
+@contextmanager
+def swapped(ema: EMA | None) -> Iterator[None]:
+    """With the averages, if there are any, in the place of the parameters."""
+    if ema is None:
+        yield
+    else:
+        with ema.swap():
+            yield
+
+
+@contextmanager
+def mode(field: nn.Module, training: bool) -> Iterator[None]:
+    """Put a field in train or eval mode, and each of its modules back as it was.
+
+    Where the field is in train mode already, a part of it that is not was put in eval mode on
+    purpose, and stays there.
+    """
+    flags = [(module, module.training) for module in field.modules()]
+    try:
+        if training != field.training:
+            field.train(training)
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextmanager
+def borrowed_generator(device: torch.device) -> Iterator[torch.Generator]:
+    """Lend torch's own generator of a device, given back in the state in which it was."""
+    if device.type == "cpu":
+        generator = torch.default_generator
+    elif device.type == "cuda":
+        generator = torch.cuda.default_generators[device.index or 0]
+    else:
+        yield stream(0, device=device)
+        return
+    state = generator.get_state()
+    try:
+        yield generator
+    finally:
+        generator.set_state(state)

@@ -1,0 +1,115 @@
+r"""Learning rates by name: the factor of each step, a function of the step alone.
+
+Step n of N, counted from 0, has the rate ``lr · w(n) · f(n)`` with the warm-up
+``w(n) = min(1, (n + 1) / W)`` over W steps, and f from the schedule. Since nothing is carried from
+step to step, a resumed run needs no state for it. Torch's schedulers serve as well, by argument.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["SCHEDULES", "Constant", "Cosine", "Schedule", "StepDecay", "as_schedule"]
+
+
+class Schedule(ABC):
+    """A factor of the learning rate for each step.
+
+    Args:
+        warmup: W, steps over which the rate rises from ``lr / W`` to ``lr``; 0 for none.
+    """
+
+    def __init__(self, *, warmup: int = 0) -> None:
+        if warmup < 0:
+            raise ValueError(f"warmup is a number of steps, got {warmup}")
+        self.warmup = warmup
+
+    @abstractmethod
+    def decay(self, step: int, last: int) -> float:
+        """f: the factor without the warm-up.
+
+        Args:
+            step: counted from 0.
+            last: how many steps there will be when the fit ends.
+        """
+
+    def factor(self, step: int, last: int) -> float:
+        """The factor of a step, counted from 0."""
+        rise = 1.0 if step >= self.warmup else (step + 1) / self.warmup
+        return rise * self.decay(step, last)
+
+
+class Constant(Schedule):
+    """``f = 1``: with a warm-up, or none."""
+
+    def decay(self, step: int, last: int) -> float:  # noqa: D102
+        return 1.0
+
+
+class Cosine(Schedule):
+    r"""``f = m + ½ (1 - m) (1 + cos(π n / N))``: from 1 down to ``m`` (Loshchilov & Hutter 2017).
+
+    n and N count from the end of the warm-up.
+
+    Args:
+        floor: m, in [0, 1].
+        steps: where it ends, warm-up included, and the rate stays; by default where the fit ends,
+            so a second fit raises the rate again, and stretches it to its own end.
+        warmup: see :class:`Schedule`.
+    """
+
+    def __init__(self, floor: float = 0.0, *, steps: int | None = None, warmup: int = 0) -> None:
+        super().__init__(warmup=warmup)
+        if not 0 <= floor <= 1:
+            raise ValueError(f"floor is a part of the learning rate, in [0, 1], got {floor}")
+        if steps is not None and steps <= warmup:
+            raise ValueError(f"the cosine ends after {steps} steps, within its warmup of {warmup}")
+        self.floor, self.steps = floor, steps
+
+    def decay(self, step: int, last: int) -> float:  # noqa: D102
+        whole = (last if self.steps is None else self.steps) - self.warmup
+        done = min(max(step - self.warmup, 0) / max(whole, 1), 1.0)
+        return self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * done))
+
+
+class StepDecay(Schedule):
+    """``f = q^⌊n / k⌋``: times q every k steps; or times q at each of some steps.
+
+    Args:
+        every: k, or the steps at which the rate falls.
+        factor: q, positive.
+        warmup: see :class:`Schedule`.
+    """
+
+    def __init__(
+        self, every: int | Sequence[int] = 1_500, factor: float = 0.5, *, warmup: int = 0
+    ) -> None:
+        super().__init__(warmup=warmup)
+        if not factor > 0:
+            raise ValueError(f"factor must be positive, got {factor}")
+        if isinstance(every, int) and every < 1:
+            raise ValueError(f"every is a number of steps, at least 1, got {every}")
+        self.every, self.by = every, factor
+
+    def decay(self, step: int, last: int) -> float:  # noqa: D102
+        if isinstance(self.every, int):
+            return float(self.by ** (step // self.every))
+        return float(self.by ** sum(step >= n for n in self.every))
+
+
+SCHEDULES: dict[str, type[Any]] = {"constant": Constant, "cosine": Cosine, "step": StepDecay}
+
+
+def as_schedule(name: str, warmup: int) -> Schedule:
+    """A schedule by its name, with its defaults."""
+    if name not in SCHEDULES:
+        known = ", ".join(map(repr, SCHEDULES))
+        raise ValueError(
+            f"unknown scheduler {name!r}; known: {known}, a Schedule such as Cosine(floor=0.1), or"
+            " a torch scheduler"
+        )
+    schedule: Schedule = SCHEDULES[name](warmup=warmup)
+    return schedule

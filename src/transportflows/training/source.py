@@ -1,0 +1,59 @@
+"""Where a trainer's batches come from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from ..batches import Batch
+
+__all__ = ["Source"]
+
+
+class Source(ABC):
+    """Batches for the steps of a run, checked, in the field's units and on its device.
+
+    The processes of a data-parallel run all get the whole batch of a step, the same one.
+
+    Attributes:
+        batch_size: rows of every batch; None where the data decide it.
+        conditions: names of the conditions that the batches carry.
+    """
+
+    batch_size: int | None
+    conditions: tuple[str, ...] = ()
+
+    @abstractmethod
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:
+        """Make ready for the batch of ``step`` and those after it.
+
+        Args:
+            key: the key of the run.
+            step: counted from 0.
+            state: what :meth:`state` gave when that batch was the next; None if there was none.
+        """
+
+    @abstractmethod
+    def batch(self, step: int, last: int | None = None) -> Batch:
+        """The batch of a step, counted from 0; asked for in the order of the steps.
+
+        Args:
+            step: the step.
+            last: a step from which on none will be asked for.
+        """
+
+    @abstractmethod
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All rows once, in their own order, in batches of at most ``size``: for a validation."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What the data are, so that a resumed run can tell whether they are the same."""
+
+    def state(self) -> Any:
+        """Where the source is, after the last batch that it gave; None if steps tell it."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to close)
+        """No more batches are wanted for now."""
