@@ -136,7 +136,10 @@ def _pack(
         return value.item()
     if isinstance(value, (Tensor, np.ndarray)):
         tensor = torch.as_tensor(value).detach().cpu().contiguous()
-        flat = tensor.reshape(-1).view(torch.uint8).numpy()
+        row = tensor.reshape(-1)
+        if row.numel() < 2:  # which may have any stride
+            row = torch.empty(row.numel(), dtype=row.dtype).copy_(row)
+        flat = row.view(torch.uint8).numpy()
         entry = {
             "dtype": str(tensor.dtype).removeprefix("torch."),
             "shape": list(tensor.shape),
