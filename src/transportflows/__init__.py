@@ -1,10 +1,10 @@
 """Generative transport in PyTorch: stochastic interpolants, flow matching, score-based diffusion.
 
-Everything public is here, flat; ``networks``, ``metrics``, ``datasets`` and ``testing`` are
-namespaces of their own.
+Everything public is here, flat; ``networks``, ``metrics``, ``datasets``, ``plots`` and
+``testing`` are namespaces of their own.
 """
 
-from . import datasets, metrics, networks, testing
+from . import datasets, metrics, networks, plots, testing
 from ._distributed import WorkerError, local_device
 from ._files import load_field
 from .batches import Batch, PathSample
@@ -182,6 +182,7 @@ __all__ = [
     "metrics",
     "networks",
     "oracle",
+    "plots",
     "read_checkpoint",
     "sample",
     "testing",

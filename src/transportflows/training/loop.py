@@ -178,9 +178,8 @@ class Loop:
                 or time.perf_counter() - self.since > self.patience
             ):
                 self._read()
-            for callback in self.stepped:
-                if callback.every is not None and step % callback.every == 0:
-                    callback.on_step(trainer)
+            if self.stepped:
+                self._tell(step)
             if step % saving == 0:
                 self._save()
         self._read()
@@ -294,6 +293,14 @@ class Loop:
         """Running statistics are those of process 0, as in torch's own data-parallel training."""
         if self.world.size > 1:
             self.world.broadcast_(list(self.trainer.field.buffers()))
+
+    def _tell(self, step: int) -> None:
+        """Tell those who are told of every so many steps."""
+        began = time.perf_counter()
+        for callback in self.stepped:
+            if callback.every is not None and step % callback.every == 0:
+                callback.on_step(self.trainer)
+        self.since += time.perf_counter() - began
 
     def _read(self) -> None:
         """Read the losses that wait; stop where one is not finite."""

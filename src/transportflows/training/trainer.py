@@ -49,7 +49,7 @@ from .checkpoints import (
 from .data import Epochs
 from .ema import EMA
 from .history import History
-from .loop import Loop, Plan, borrowed_generator, mode
+from .loop import Loop, Plan, borrowed_generator, mode, swapped
 from .recorder import Recorder
 from .schedules import Schedule
 from .source import Source
@@ -411,6 +411,12 @@ class Trainer:
         """
         with self._averages().swap():
             yield
+
+    @contextmanager
+    def evaluating(self) -> Iterator[Field]:
+        """The field as it is evaluated: in eval mode, with the averages if there are any."""
+        with mode(self.field, False), swapped(self.ema):
+            yield self.field
 
     def averaged_field(self) -> Field:
         """A copy of the field with the averages as its weights.

@@ -1,0 +1,171 @@
+"""Pictures of samples, and a callback that draws them while a run goes on.
+
+Matplotlib is needed to draw (the ``examples`` extra brings it) and is imported when a picture is
+drawn, never before. Figures are made without pyplot, so nothing of a notebook's is changed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ._random import stream
+from .samplers import sample
+from .training import Callback, Trainer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["SamplePictures", "picture"]
+
+_INK = "#1f5fa8"
+
+
+def picture(
+    x: Tensor, reference: Tensor | None = None, *, title: str = "", limits: Any = None
+) -> Figure:
+    """A figure of samples.
+
+    Events of shape ``(H, W)``, ``(1, H, W)`` or ``(3, H, W)`` are drawn as a grid of images, of
+    ``(1,)`` as a histogram, and all others as points in their first two coordinates.
+
+    Args:
+        x: samples, ``(n, *)``.
+        reference: data to draw behind points and histograms, ``(m, *)``.
+        title: above the picture.
+        limits: for images the values that are black and white, ``(low, high)``; for points and
+            histograms ``(low, high)`` of the axes. By default those of 99 % of the reference, or
+            of the samples.
+
+    Raises:
+        ImportError: if Matplotlib is not there.
+        ValueError: if x is no batch of samples.
+    """
+    figure_class = _figure_class()
+    if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[0] == 0:
+        given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be samples (n, *) with at least one row, got {given}")
+    x = x.detach().float().cpu()
+    other = None if reference is None else reference.detach().float().cpu()
+    low, high = _range(x if other is None else other) if limits is None else limits
+    event = x.shape[1:]
+    if (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) > 1):
+        return _images(figure_class, x.view(len(x), -1, *event[-2:]), title, low, high)
+    figure: Figure = figure_class(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    rows, behind = x.flatten(1), None if other is None else other.flatten(1)
+    axes.set_xlim(low, high)
+    if rows.shape[1] == 1:
+        bins = torch.linspace(low, high, 81).tolist()
+        if behind is not None:
+            axes.hist(behind[:, 0].numpy(), bins, density=True, color="0.8", label="reference")
+        axes.hist(
+            rows[:, 0].numpy(), bins, density=True, histtype="step", color=_INK, label="samples"
+        )
+    else:
+        axes.set_ylim(low, high)
+        axes.set_aspect("equal")
+        for points, colour, name in ((behind, "0.8", "reference"), (rows, _INK, "samples")):
+            if points is not None:
+                size = min(4.0, 4_000 / len(points))
+                axes.scatter(
+                    points[:, 0].numpy(), points[:, 1].numpy(), s=size, c=colour, lw=0, label=name
+                )
+    if behind is not None:
+        axes.legend(loc="upper right", markerscale=3)
+    return figure
+
+
+def _figure_class() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "pictures need Matplotlib: pip install 'transportflows[examples]', or matplotlib"
+        ) from error
+    return Figure
+
+
+def _range(x: Tensor) -> tuple[float, float]:
+    """Where 99 % of the values are, and a little more."""
+    values = x.flatten()[:1_000_000]
+    values = values[values.isfinite()]
+    if len(values) == 0:
+        return -1.0, 1.0
+    low, high = torch.quantile(values, torch.tensor([0.005, 0.995])).tolist()
+    room = 0.05 * (high - low) if high > low else 1.0
+    return low - room, high + room
+
+
+def _images(figure_class: Any, x: Tensor, title: str, low: float, high: float) -> Figure:
+    columns = math.ceil(math.sqrt(len(x)))
+    rows = math.ceil(len(x) / columns)
+    channels, height, width = x.shape[1:]
+    sheet = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), low)
+    for k, image in enumerate(x):
+        top, left = k // columns * (height + 1) + 1, k % columns * (width + 1) + 1
+        sheet[:, top : top + height, left : left + width] = image
+    shown = ((sheet - low) / (high - low)).clamp(0, 1).permute(1, 2, 0)
+    figure: Figure = figure_class(figsize=(5, 5 * rows / columns + 0.3), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    axes.set_axis_off()
+    axes.imshow(shown.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
+    return figure
+
+
+class SamplePictures(Callback):
+    """Sample every so many steps, and write a picture: ``samples-000005000.png``.
+
+    The averages are used if the trainer keeps any. The seed is the same each time, so pictures
+    differ by what was learned; training is not disturbed. Under ``torchrun`` the processes share
+    the rows.
+
+    Args:
+        folder: where pictures go; it is made if it is not there.
+        every: steps between pictures.
+        n: samples in a picture.
+        reference: data to draw behind them, ``(m, *)``.
+        options: arguments of :func:`sample`, such as ``{"epsilon": 0.5, "steps": 50}``, for one ε.
+        draw: a function of the samples that gives a figure; :func:`picture` by default.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int = 1_000,
+        n: int = 64,
+        reference: Tensor | None = None,
+        options: Mapping[str, Any] | None = None,
+        draw: Callable[[Tensor], Figure] | None = None,
+    ) -> None:
+        for name, value in (("every", every), ("n", n)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        self.folder, self.every, self.n = Path(folder), every, n
+        self.reference, self.draw = reference, draw
+        self.options = {"steps": 50, **(options or {})}
+
+    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+        _figure_class()  # better to fail now than after a thousand steps
+        if trainer.world.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def on_step(self, trainer: Trainer) -> None:  # noqa: D102
+        with trainer.evaluating() as field:
+            x = sample(field, self.n, generator=stream(0), distributed=True, **self.options).x
+        if not trainer.world.first:
+            return
+        if self.draw is None:
+            figure = picture(x, self.reference, title=f"step {trainer.step:,}")
+        else:
+            figure = self.draw(x)
+        figure.savefig(self.folder / f"samples-{trainer.step:09d}.png", dpi=120)
