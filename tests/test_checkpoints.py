@@ -349,11 +349,16 @@ def wide(width, depth):
         (lambda: trainer(accumulate=2), rows, {}, r"accumulate was 1 and is 2 now"),
         (lambda: trainer(optimizer=torch.optim.AdamW), rows, {}, r"'FusedAdam' and is 'AdamW'"),
         (lambda: trainer(scheduler="step"), rows, {}, r"scheduler was None and is 'StepDecay' now"),
-        (lambda: wide(24, 2), rows, {}, r"architecture.*\(16,\) float32 in the file, \(24,\) float32 here"),
+        (
+            lambda: wide(24, 2),
+            rows,
+            {},
+            r"architecture.*\(16,\) float32 in the file, \(24,\) float32 here",
+        ),
         (lambda: wide(16, 3), rows, {}, r"not in the file: net\.body\.5\.bias"),
         (lambda: wide(16, 1), rows, {}, r"only in the file: net\.body\.3\.bias"),
     ],
-)  # fmt: skip
+)
 def test_another_run_is_refused_and_told(make, data, options, message, folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     with pytest.raises(tpf.ResumeError, match=message):

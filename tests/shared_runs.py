@@ -1,0 +1,179 @@
+"""Runs for test_distributed.py: the same script for one process, and under torchrun for several.
+
+``shared_runs.py FOLDER CASE...`` trains each case and leaves what came out in
+``FOLDER/CASE-RANK.pt``; other words make the run fail in one way or another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import transportflows as tpf
+from transportflows._distributed import world
+
+STEPS = 200
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+ROWS = torch.randn(500, 2, generator=gen(1))
+
+
+class Items(Dataset):
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, k):
+        return ROWS[k] + 0.1 * torch.randn(2), k % 3
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        for k in torch.randperm(90).tolist():
+            yield ROWS[k] + 0.1 * torch.randn(2)
+
+
+def velocity(labels=None):
+    net = tpf.networks.MLP(2, 32, 3, labels=labels, generator=gen(7))
+    return tpf.Velocity(net, tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
+
+
+def pair():
+    process = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((2,)), tpf.MinibatchOT())
+    nets = [tpf.networks.MLP(2, 32, 3, generator=gen(seed)) for seed in (7, 8)]
+    return tpf.FieldPair(velocity=nets[0], noise=nets[1], process=process)
+
+
+class Own(tpf.Loss):
+    """A loss that does not split into drawing and evaluating."""
+
+    def __call__(self, field, batch, *, generator=None):
+        return tpf.VelocityLoss()(field, batch, generator=generator)
+
+
+TWO = [tpf.VelocityLoss(antithetic=True, times=tpf.StratifiedTimes()), tpf.NoiseLoss()]
+LAW = tpf.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), 0.5)
+CASES = {
+    "tensor": (velocity, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 64}),
+    "uneven": (velocity, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 33}),
+    "pair": (pair, TWO, lambda: ROWS, {"batch_size": 32}),
+    "dataset": (
+        lambda: velocity(labels=3),
+        tpf.VelocityLoss(),
+        Items,
+        {"batch_size": 32, "cond": ("label",)},
+    ),
+    "stream": (velocity, tpf.VelocityLoss(), Stream, {"batch_size": 32}),
+    "loader": (
+        velocity,
+        tpf.VelocityLoss(),
+        lambda: DataLoader(TensorDataset(ROWS[:65]), batch_size=16, shuffle=True),
+        {},
+    ),
+    "law": (velocity, tpf.VelocityLoss(), lambda: LAW, {"batch_size": 64}),
+    "own": (velocity, Own(), lambda: ROWS, {"batch_size": 64}),
+}
+
+
+class Fails(tpf.VelocityLoss):
+    """A loss that fails on one process, at step 8."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.calls = how, 0
+
+    def evaluate(self, field, sample):
+        self.calls += 1
+        if self.calls == 8 and world().rank == 1:
+            if self.how == "killed":
+                os.kill(os.getpid(), 9)
+            if self.how == "raises":
+                raise ArithmeticError("row 17 is odd")
+            return super().evaluate(field, sample) * torch.nan
+        return super().evaluate(field, sample)
+
+
+def train(case, folder):
+    make, loss, data, options = CASES[case]
+    field = make()
+    team = world()
+    if team.rank > 0:  # weights begin as those of process 0
+        with torch.no_grad():
+            for parameter in field.parameters():
+                parameter.add_(1.0)
+    trainer = tpf.Trainer(field, loss, ema=0.99, clip=1.0, scheduler="cosine", accumulate=2)
+    held_out = tpf.Batch(ROWS[:77], cond={"label": torch.arange(77) % 3})
+    trainer.fit(
+        data(),
+        steps=STEPS,
+        validation=held_out if case == "dataset" else ROWS[:77],
+        validation_every=50,
+        checkpoints=tpf.Checkpoints(folder / case, every=100),
+        callbacks=[tpf.CSVLog(folder / f"{case}.csv")],
+        generator=gen(3),
+        progress=False,
+        **options,
+    )
+    with trainer.averaged():
+        cond = {"label": torch.arange(101) % 3} if case == "dataset" else None
+        solution = tpf.sample(
+            field,
+            101,
+            epsilon=[0.0, 0.3],
+            steps=10,
+            save_at=[0.5],
+            cond=cond,
+            distributed=True,
+            generator=gen(5),
+        )
+    history = trainer.history
+    torch.save(
+        {
+            "loss": history.loss,
+            "validation": history.validation.loss,
+            "norm": history.gradient_norm.value,
+            "weights": [p.detach() for p in trainer.parameters],
+            "averages": trainer.ema.averages,
+            "by_time": None if history.by_time is None else history.by_time.loss,
+            "samples": solution.x,
+            "path": solution.trajectory,
+            "key": trainer.key,
+        },
+        folder / f"{case}-{team.rank}.pt",
+    )
+
+
+def main(folder, *words):
+    torch.set_num_threads(1)
+    for word in words:
+        if word in CASES:
+            train(word, folder)
+        elif word == "resume":
+            field = velocity()
+            trainer = tpf.Trainer(
+                field, tpf.VelocityLoss(), ema=0.99, clip=1.0, scheduler="cosine", accumulate=2
+            )
+            trainer.fit(
+                ROWS, steps=STEPS, batch_size=64, checkpoints=folder / "tensor", resume=True,
+                generator=gen(3), progress=False,
+            )  # fmt: skip
+        elif word == "differ":
+            trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
+            rows = ROWS[: 500 - world().rank]
+            trainer.fit(rows, steps=5, progress=False)
+        else:
+            trainer = tpf.Trainer(velocity(), Fails(word))
+            trainer.fit(
+                ROWS, steps=100, generator=gen(3), checkpoints=folder / word, progress=False
+            )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
