@@ -1,0 +1,152 @@
+"""The documentation's build. CONTRIBUTING.md has the commands; every warning is an error."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+import transportflows
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+project = "transportflows"
+author = "The transportflows founders"
+project_copyright = "2026, the transportflows founders"
+release = transportflows.__version__
+version = release
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "myst_nb",
+]
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+exclude_patterns = ["_build", "inventories"]
+
+# ------------------------------------------------------------------------------- the pages
+
+html_theme = "furo"
+html_title = f"transportflows {version}"
+html_static_path = ["_static"]
+html_css_files = ["own.css"]
+html_copy_source = False
+pygments_style = "friendly"
+pygments_dark_style = "native"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the notebook is shown with the outputs that it was committed with
+nb_render_text_lexer = "none"
+
+doctest_global_setup = """
+import torch
+import transportflows as tpf
+torch.manual_seed(0)
+torch.set_num_threads(1)
+"""
+
+# ------------------------------------------------------------------------- names and their links
+
+# The projects' own inventories where there is a network; otherwise the committed ones, which hold
+# the few names used here (inventories/make.py).
+intersphinx_mapping = {
+    name: (url, (None, f"inventories/{name}.inv"))
+    for name, url in {
+        "python": "https://docs.python.org/3/",
+        "numpy": "https://numpy.org/doc/stable/",
+        "scipy": "https://docs.scipy.org/doc/scipy/",
+        "torch": "https://docs.pytorch.org/docs/stable/",
+    }.items()
+}
+intersphinx_timeout = 10
+
+nitpicky = True
+nitpick_ignore: list[tuple[str, str]] = []
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"show-inheritance": True}
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_display_short_literal_types = True
+maximum_signature_line_length = 90
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Source"]
+
+# ------------------------------------------------------------------- nothing public is left out
+
+PUBLIC = ["", "datasets", "metrics", "networks", "oracles", "testing"]
+
+
+def public_objects() -> dict[str, Any]:
+    """Everything in the ``__all__`` of the package and of its public namespaces, by full name."""
+    found = {}
+    for name in PUBLIC:
+        path = f"transportflows.{name}".rstrip(".")
+        module = importlib.import_module(path)
+        found.update({f"{path}.{key}": getattr(module, key) for key in module.__all__})
+    return found
+
+
+def missing_names(documented: set[str]) -> list[str]:
+    """What is public and not among the documented names.
+
+    An object may be documented under any of the names by which it is public. A public method of a
+    class must be documented in it, or in a class that it inherits from.
+    """
+    objects = public_objects()
+    names: dict[int, list[str]] = {}
+    for name, value in objects.items():
+        names.setdefault(id(value), []).append(name)
+    homes = {
+        value: name
+        for name, value in objects.items()
+        if inspect.isclass(value) and name in documented
+    }
+    missing = []
+    for same in names.values():
+        value = objects[same[0]]
+        if not inspect.ismodule(value) and not documented.intersection(same):
+            missing.append(same[0])
+        if not inspect.isclass(value):
+            continue
+        for key, member in vars(value).items():
+            if key.startswith("_") or not (inspect.isroutine(member) or hasattr(member, "__get__")):
+                continue
+            if not any(f"{homes.get(base)}.{key}" in documented for base in value.__mro__):
+                missing.append(f"{same[0]}.{key}")
+    return sorted(missing)
+
+
+def check_public(app: Sphinx, env: Any) -> None:
+    """Warn, which fails a strict build, of everything public that no page documents."""
+    for name in missing_names(set(env.domaindata["py"]["objects"])):
+        logging.getLogger(__name__).warning("public, but in no page: %s", name, type="public")
+
+
+def bring_notebooks(app: Sphinx, config: Any) -> None:
+    """Copy the notebooks of examples/ to where Sphinx looks for pages."""
+    for source in sorted((ROOT / "examples").glob("*.ipynb")):
+        copy = HERE / source.name
+        if not copy.exists() or copy.read_bytes() != source.read_bytes():
+            shutil.copyfile(source, copy)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the checks."""
+    app.connect("config-inited", bring_notebooks)
+    app.connect("env-updated", check_public)
