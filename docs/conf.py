@@ -32,7 +32,7 @@ extensions = [
     "myst_nb",
 ]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
-exclude_patterns = ["_build", "inventories"]
+exclude_patterns = ["_build", "figures", "inventories"]
 
 # ------------------------------------------------------------------------------- the pages
 
@@ -47,8 +47,8 @@ pygments_dark_style = "native"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebook is shown with the outputs that it was committed with
-nb_render_text_lexer = "none"
 
+doctest_test_doctest_blocks = ""  # pytest runs those of the docstrings
 doctest_global_setup = """
 import torch
 import transportflows as tpf

@@ -7,15 +7,15 @@ or:  torchrun --nproc_per_node 2 examples/own_loop_accelerate.py
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from own_loop import excess, tasks
 from torch import nn
 from torch.utils.data import DataLoader
 
 import transportflows as tpf
+from own_loop import excess, tasks
 
 
 class Objective(nn.Module):
-    """A field with its loss in one forward pass, which is what Accelerate wraps and synchronises."""
+    """A field with its loss in one forward pass, which Accelerate wraps and synchronises."""
 
     def __init__(self, field, loss):
         super().__init__()

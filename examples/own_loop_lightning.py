@@ -5,10 +5,10 @@ Run: python examples/own_loop_lightning.py     (pip install lightning; a few sec
 
 import lightning
 import torch
-from own_loop import excess, tasks
 from torch.utils.data import DataLoader
 
 import transportflows as tpf
+from own_loop import excess, tasks
 
 
 class FieldModule(lightning.LightningModule):

@@ -1,4 +1,4 @@
-"""Fields and losses need no Trainer: other loops reach what it reaches, against the exact fields."""
+"""Fields and losses need no Trainer: other loops reach as near to the exact fields as it does."""
 
 import functools
 import sys
