@@ -38,6 +38,11 @@ exclude_patterns = ["_build", "figures", "inventories"]
 
 html_theme = "furo"
 html_title = f"transportflows {version}"
+html_theme_options = {
+    "light_css_variables": {  # fonts that have combining dots come first: γ̇, ẋ
+        "font-stack--monospace": '"DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace'
+    }
+}
 html_static_path = ["_static"]
 html_css_files = ["own.css"]
 html_copy_source = False
@@ -72,6 +77,10 @@ intersphinx_mapping = {
 intersphinx_timeout = 10
 
 nitpicky = True
+nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks for classes
+    ("py:class", "numpy.float64"),
+    ("py:class", "numpy.int64"),
+]
 
 # Where a class says that it lives, or what an annotation calls it: what its project documents.
 ALIASES = {
@@ -182,6 +191,13 @@ def shorten_defaults(app: Sphinx, *described: Any) -> tuple[str | None, str | No
     return signature and signature.replace("<factory>", "..."), returns
 
 
+def hide_object(app: Sphinx, domain: str, kind: str, content: Any) -> None:
+    """Say nothing of the base that every class has."""
+    for paragraph in list(content.children):
+        if paragraph.astext() == "Bases: object":
+            content.remove(paragraph)
+
+
 def bring_notebooks(app: Sphinx, config: Any) -> None:
     """Copy the notebooks of examples/ to where Sphinx looks for pages."""
     for source in sorted((ROOT / "examples").glob("*.ipynb")):
@@ -195,4 +211,5 @@ def setup(app: Sphinx) -> None:
     app.connect("config-inited", bring_notebooks)
     app.connect("autodoc-process-signature", shorten_defaults)
     app.connect("env-updated", check_public)
+    app.connect("object-description-transform", hide_object)
     app.connect("missing-reference", resolve, priority=400)

@@ -17,14 +17,13 @@ STYLE = """
       --fill: var(--color-background-secondary, #f8f9fb); }
     @media (prefers-color-scheme: dark) { .flow-picture:root { --ink: #e6e6e6; --soft: #a8a8ad;
       --line: #8a8d93; --train: #6f9bff; --fill: #1a1c1e; background: #131416; } }
-    .flow-picture text { font: 15px system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif;
-      fill: var(--ink); text-anchor: middle; }
+    .flow-picture text { font-family: var(--font-stack, system-ui, Helvetica, Arial, sans-serif);
+      font-size: 15px; fill: var(--ink); text-anchor: middle; }
     .flow-picture .head { font-weight: 600; font-size: 17px; }
     .flow-picture .what { font-size: 13px; fill: var(--soft); }
-    .flow-picture .side { text-anchor: start; }
     .flow-picture rect { fill: var(--fill); stroke: var(--line); stroke-width: 1.2; }
-    .flow-picture .noun { font-weight: 600; font-family: ui-monospace, Menlo, Consolas,
-      "DejaVu Sans Mono", monospace; }
+    .flow-picture .noun { font-weight: 600;
+      font-family: var(--font-stack--monospace, Menlo, Consolas, monospace); }
     .flow-picture .shared { stroke: var(--train); stroke-width: 2.2; }
     .flow-picture path { fill: none; stroke: var(--line); stroke-width: 1.6;
       marker-end: url(#flow-tip); }
@@ -92,9 +91,10 @@ def picture() -> str:
         f'  <text class="head" x="{LEFT + BOX_WIDTH // 2}" y="24">Training</text>\n'
         f'  <text class="head" x="{RIGHT + BOX_WIDTH // 2}" y="24">Sampling</text>\n'
         + "".join(parts)
-        + f'  <text class="what side" transform="translate({gap - 6} {(field + dynamics) // 2})'
-        ' rotate(-90)" text-anchor="middle" style="text-anchor: middle">velocity, score</text>\n'
-        f'  <text class="what side" x="{gap + 7}" y="{(loss + field) // 2 + 16}">gradient</text>\n'
+        + f'  <text class="what" transform="translate({gap - 6} {(field + dynamics) // 2})'
+        ' rotate(-90)">velocity, score</text>\n'
+        f'  <text class="what" transform="translate({gap - 6} {(loss + field) // 2 + 6})'
+        ' rotate(-90)">gradient</text>\n'
         "</svg>\n"
     )
 

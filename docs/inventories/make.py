@@ -70,7 +70,6 @@ TABLES: dict[str, dict[str, list[tuple[str, str]]]] = {
         "library/typing.html#$": [("class", "typing.NamedTuple"), ("data", "typing.Any")],
     },
     "numpy": {
-        "reference/arrays.scalars.html#$": [("class", "numpy.float64"), ("class", "numpy.int64")],
         "reference/generated/numpy.dtype.html#$": [("class", "numpy.dtype")],
         "reference/generated/numpy.ndarray.html#$": [("class", "numpy.ndarray")],
     },
