@@ -38,11 +38,6 @@ exclude_patterns = ["_build", "figures", "inventories"]
 
 html_theme = "furo"
 html_title = f"transportflows {version}"
-html_theme_options = {
-    "light_css_variables": {  # fonts that have combining dots come first: γ̇, ẋ
-        "font-stack--monospace": '"DejaVu Sans Mono", Menlo, Consolas, "Liberation Mono", monospace'
-    }
-}
 html_static_path = ["_static"]
 html_css_files = ["own.css"]
 html_copy_source = False

@@ -186,7 +186,7 @@ class Process(nn.Module):
 
     @cached_property
     def target_margin(self) -> Margin:
-        """Time margins that a regression on ``ẋ`` needs: 1e-4 at an end where it is infinite."""
+        """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
             rates = [self.interpolant.gamma_dot(ends)]
