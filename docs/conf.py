@@ -81,6 +81,7 @@ nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks
 ALIASES = {
     "Floats": "numpy.ndarray",
     "Integers": "numpy.ndarray",
+    "Path": "pathlib.Path",
     "Tensor": "torch.Tensor",
     "torch._C.Generator": "torch.Generator",
     "torch.distributions.Distribution": "torch.distributions.distribution.Distribution",

@@ -1,7 +1,11 @@
 """What the strict build of the documentation rests on, checked without Sphinx."""
 
+import ast
+import re
 import runpy
 from pathlib import Path
+
+import transportflows as tpf
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -20,3 +24,16 @@ def test_the_picture_is_what_its_script_writes():
 def test_every_page_of_the_reference_is_reached():
     index = (DOCS / "api" / "index.rst").read_text().split()
     assert {path.stem for path in (DOCS / "api").glob("*.rst")} - {"index"} <= set(index)
+
+
+def test_no_property_is_read_as_a_type():
+    """Napoleon reads the docstring "a: b" of a property as b, of type a."""
+    for path in Path(tpf.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            decorators = [ast.unparse(d) for d in getattr(node, "decorator_list", [])]
+            if any(name.endswith("property") for name in decorators):
+                first = (ast.get_docstring(node) or "").split("\n")[0]
+                plain = re.sub(r":\w+:`[^`]*`", "", first)
+                assert ":" not in plain, (
+                    f"{path.name}, {node.name}: write {first!r} without a colon"
+                )
