@@ -131,7 +131,7 @@ class Process(nn.Module):
 
     @property
     def one_sided(self) -> bool:
-        """Whether all but x1 is Gaussian: ``x_t = α m + β x1 + σ̂ ẑ``."""
+        """Whether all but x1 is Gaussian, that is ``x_t = α m + β x1 + σ̂ ẑ``."""
         return self.interpolant.affine and (
             not self.interpolant.uses_base or self.gaussian_base is not None
         )
@@ -186,7 +186,7 @@ class Process(nn.Module):
 
     @cached_property
     def target_margin(self) -> Margin:
-        """Time margins that a regression on ``ẋ`` needs: 1e-4 at an end where it is infinite."""
+        """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
             rates = [self.interpolant.gamma_dot(ends)]
@@ -198,7 +198,7 @@ class Process(nn.Module):
 
     @property
     def start(self) -> Distribution:
-        """The law at t = 0: where sampling starts by default.
+        """The law at t = 0, where sampling starts by default.
 
         Raises:
             ValueError: if the process does not know it.

@@ -10,11 +10,11 @@ a component j of the data ``N(μ_j, S_j)`` with weight q_j make one component
 of weight ``p_i q_j``. With ``u = Σ⁻¹ (x - M)`` in each and the posterior weights ``w_ij(t, x)``, by
 the rules of Gaussian conditioning
 
-.. math:: s = -\sum w u, \quad E[x_0 | x_t] = \sum w (m + \alpha C u), \quad
-          E[x_1 | x_t] = \sum w (\mu + \beta S u), \quad
-          b = \sum w (\dot M + \tfrac12 \dot\Sigma u).
+.. math:: s = -\sum w u, \quad b = \sum w (\dot M + \tfrac12 \dot\Sigma u), \\
+          E[x_0 | x_t] = \sum w (m + \alpha C u), \quad
+          E[x_1 | x_t] = \sum w (\mu + \beta S u).
 
-The last is ``v - γ γ̇ s`` written out: the derivatives of α², β², γ² enter, not those of α and γ, so
+Here b is ``v - γ γ̇ s`` written out: the derivatives of α², β², γ² enter, not those of α and γ, so
 it is finite at both ends (Albergo, Boffi & Vanden-Eijnden 2023, appendix A, has the case of
 ``β = 1 - α``). Logarithms and a softmax keep far tails finite.
 
@@ -24,7 +24,7 @@ diagonal in a common basis. Then Σ is diagonal in a basis that does not depend 
 costs ``O(B K d²)`` for K pairs, or ``O(B K d)`` where that basis is the given one. Otherwise Σ is
 factorised at each distinct time.
 
-Where rho_1 is the empirical law of some data, the same sum runs over the data with S = 0: the
+Where ρ1 is the empirical law of some data, the same sum runs over the data with S = 0: the
 field that a network of unlimited capacity learns from them, which ends on the data themselves.
 
 Oracles test samplers, losses and metrics: they are fields, so ``sample(oracle, n)`` works.

@@ -40,7 +40,7 @@ class EpsilonSchedule(ABC):
 
     @property
     def is_zero(self) -> bool:
-        """Whether ε is 0 at all times: an ODE."""
+        """Whether ε is 0 at all times, so that the solve is an ODE."""
         return False
 
 

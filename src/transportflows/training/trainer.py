@@ -166,7 +166,7 @@ class Trainer:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained: the parameters of the optimizer that require a gradient."""
+        """What is trained, namely the parameters of the optimizer that require a gradient."""
         groups = self.optimizer.param_groups
         return [p for group in groups for p in group["params"] if p.requires_grad]
 
