@@ -75,6 +75,7 @@ nitpicky = True
 nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks for classes
     ("py:class", "numpy.float64"),
     ("py:class", "numpy.int64"),
+    ("py:class", "Figure"),  # Matplotlib's, whose inventory one name is not worth
 ]
 
 # Where a class says that it lives, or what an annotation calls it: what its project documents.
@@ -109,7 +110,17 @@ napoleon_custom_sections = ["Source"]
 
 # ------------------------------------------------------------------- nothing public is left out
 
-PUBLIC = ["", "datasets", "metrics", "networks", "oracles", "samplers", "testing", "training"]
+PUBLIC = [
+    "",
+    "datasets",
+    "metrics",
+    "networks",
+    "oracles",
+    "plots",
+    "samplers",
+    "testing",
+    "training",
+]
 
 
 def public_objects() -> dict[str, Any]:

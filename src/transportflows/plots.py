@@ -133,7 +133,7 @@ class SamplePictures(Callback):
         every: steps between pictures.
         n: samples in a picture.
         reference: data to draw behind them, ``(m, *)``.
-        options: arguments of :func:`sample`, such as ``{"epsilon": 0.5, "steps": 50}``, for one ε.
+        options: arguments of :func:`transportflows.sample`, such as ``{"epsilon": 0.5, "steps": 50}``, for one ε.
         draw: a function of the samples that gives a figure; :func:`picture` by default.
     """
 

@@ -1,7 +1,7 @@
 """Checkpoints: where a run leaves what it needs to go on, and how it finds it again.
 
-A checkpoint is one file (:mod:`transportflows._container`: no pickle, a readable header, sums of
-all of it, written beside its place and moved there). A run has a folder of them,
+A checkpoint is one file: no pickle, a readable header, sums of all of it, written beside its place
+and moved there. A run has a folder of them,
 ``step-000012000.ckpt``, of which the newest few are kept.
 
 Where a file cannot be written (a full disk) the run warns and goes on, with the checkpoint before

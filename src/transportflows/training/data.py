@@ -169,7 +169,7 @@ class Order:
 
 
 class Epochs(Source):
-    """Batches of rows in their :class:`Order`, a function of ``(key, step)``.
+    """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
 
     They are gathered some way ahead, in one call for up to 64 steps or 16 MB of them, so that a
     step only takes the next of them.

@@ -31,7 +31,7 @@ class Source(ABC):
         Args:
             key: the key of the run.
             step: counted from 0.
-            state: what :meth:`state` gave when that batch was the next; None if there was none.
+            state: what ``state`` gave when that batch was the next; None if there was none.
         """
 
     @abstractmethod

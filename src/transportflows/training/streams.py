@@ -127,7 +127,7 @@ class Drawn(_Batches):
 
 
 class Indexed(_Batches):
-    """Batches of a map-style dataset, in the :class:`Order` of its rows.
+    """Batches of a map-style dataset, in a random order, epoch by epoch.
 
     Each process of a data-parallel run loads its slice of a batch; the batch is then gathered.
 

@@ -218,7 +218,7 @@ class Trainer:
             data: of the dtype of the field, in the data's units: a tensor ``x1`` ``(N, *)``; pairs
                 ``(x0, x1)``, each ``(N, *)``, for a process whose coupling is :class:`Paired`; a
                 :class:`Batch` of all rows; a map-style or iterable Dataset or a DataLoader
-                (:mod:`transportflows.training.streams` says what their items are); or a law with
+                (an item is ``x1``, or ``(x1, label)`` with ``cond=("label",)``, or a dict); or a law with
                 ``sample``, such as a :class:`Distribution`, of which every batch is drawn afresh.
                 Tensors are moved to the device of the field if they fit into half of its free
                 memory; otherwise batches are.
