@@ -133,7 +133,8 @@ class SamplePictures(Callback):
         every: steps between pictures.
         n: samples in a picture.
         reference: data to draw behind them, ``(m, *)``.
-        options: arguments of :func:`transportflows.sample`, such as ``{"epsilon": 0.5, "steps": 50}``, for one ε.
+        options: arguments of :func:`transportflows.sample`, for one ε, such as
+            ``{"epsilon": 0.5, "steps": 50}``.
         draw: a function of the samples that gives a figure; :func:`picture` by default.
     """
 

@@ -177,14 +177,15 @@ def as_source(
     """Where batches come from: tensors, a law, a dataset or a loader."""
     names = () if cond is None or isinstance(cond, Mapping) else tuple(cond)
     rows = cond if isinstance(cond, Mapping) else None
-    if isinstance(given, TensorDataset):
-        given, names = _tensors(given, names, field), ()
+    if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
+        given, names, workers = _tensors(given, names, field), (), 0
     if isinstance(given, (Tensor, tuple, list, Batch)):
         if names:
             raise ValueError(
                 f"{name} is made of tensors, and cond={names!r} names the members of a dataset's"
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
+        _no_workers(workers, "set of tensors", name)
         whole = Rows.of(given, field, rows, name=name)  # type: ignore[arg-type]
         return Epochs(whole, batch_size or BATCH_SIZE)
     kind = type(given).__name__

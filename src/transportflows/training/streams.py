@@ -161,7 +161,7 @@ class Indexed(_Batches):
 
     def open(self, key: int, step: int = 0, state: Any = None) -> None:  # noqa: D102
         self.key, self._next = key, step
-        self.order = Order(len(self.dataset), self.batch_size, key)
+        self._requests = _Requests(Order(len(self.dataset), self.batch_size, key), self.world)
         self.close()
 
     def close(self) -> None:  # noqa: D102
@@ -169,23 +169,18 @@ class Indexed(_Batches):
 
     def batch(self, step: int, last: int | None = None) -> Batch:  # noqa: D102
         if self.workers == 0:
-            return self._shared(_Fetch(self.dataset, self.key)[self._request(step)])
+            return self._shared(_Fetch(self.dataset, self.key)[self._requests(step)])
         if self._loading is None or step != self._next:
             self._loading = self._load(step, last)
         self._next = step + 1
         return self._shared(next(self._loading))
-
-    def _request(self, step: int) -> tuple[int, list[int]]:
-        """The place of the first of this process's rows of a step among all, and these rows."""
-        low, high = self.world.slice(self.batch_size)
-        return step * self.batch_size + low, self.order.index(step)[low:high].tolist()
 
     def _load(self, step: int, last: int | None) -> Iterator[Any]:
         steps = range(step, step + 2**40 if last is None else last)
         loader: DataLoader[Any] = DataLoader(
             _Fetch(self.dataset, self.key),
             batch_size=None,
-            sampler=_Requests(self, steps),
+            sampler=map(self._requests, steps),
             num_workers=self.workers,
             pin_memory=_target(torch.empty(0), self.field).type == "cuda",
             # Its seed; what is drawn with it is seeded again, row by row.
@@ -217,13 +212,20 @@ class Indexed(_Batches):
 
 
 class _Requests:
-    """The requests of steps, one after another."""
+    """Which rows of a step this process loads.
 
-    def __init__(self, source: Indexed, steps: range) -> None:
-        self.source, self.steps = source, steps
+    (An object of its own, because a loader that held its source would be in a cycle with it, and
+    be ended late, by the garbage collector, which takes its workers seconds.)
+    """
 
-    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
-        return map(self.source._request, self.steps)
+    def __init__(self, order: Order, world: World) -> None:
+        self.order, self.world = order, world
+
+    def __call__(self, step: int) -> tuple[int, list[int]]:
+        """The place of the first of these rows among all that are drawn, and the rows."""
+        size = self.order.batch_size
+        low, high = self.world.slice(size)
+        return step * size + low, self.order.index(step)[low:high].tolist()
 
 
 class _Fetch(Dataset[Any]):

@@ -53,7 +53,7 @@ from .loop import Loop, Plan, borrowed_generator, mode, swapped
 from .recorder import Recorder
 from .schedules import Schedule
 from .source import Source
-from .streams import Loaded, Streamed
+from .streams import Drawn, Loaded, Streamed
 
 __all__ = ["Trainer"]
 
@@ -218,8 +218,9 @@ class Trainer:
             data: of the dtype of the field, in the data's units: a tensor ``x1`` ``(N, *)``; pairs
                 ``(x0, x1)``, each ``(N, *)``, for a process whose coupling is :class:`Paired`; a
                 :class:`Batch` of all rows; a map-style or iterable Dataset or a DataLoader
-                (an item is ``x1``, or ``(x1, label)`` with ``cond=("label",)``, or a dict); or a law with
-                ``sample``, such as a :class:`Distribution`, of which every batch is drawn afresh.
+                (an item is ``x1``, or ``(x1, label)`` with ``cond=("label",)``, or a dict); or a
+                law with ``sample``, such as a :class:`Distribution`, of which every batch is drawn
+                afresh.
                 Tensors are moved to the device of the field if they fit into half of its free
                 memory; otherwise batches are.
             steps: how many steps to do now; with ``resume``, those of them that are left.
@@ -343,6 +344,8 @@ class Trainer:
             None if isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch)) else cond
         )
         held_out = as_source(validation, self.field, None, names, 0, World(), "validation")
+        if isinstance(held_out, Drawn):
+            held_out.chunks(1)  # which says what to give instead
         rows = isinstance(source, Epochs), isinstance(held_out, Epochs)
         if all(rows) and set(held_out.conditions) != set(source.conditions):
             raise ValueError(
