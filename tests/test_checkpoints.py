@@ -348,7 +348,12 @@ def wide(width, depth):
         (lambda: trainer(ema=None), rows, {}, r"ema was 0\.9 and is None now"),
         (lambda: trainer(accumulate=2), rows, {}, r"accumulate was 1 and is 2 now"),
         (lambda: trainer(optimizer=torch.optim.AdamW), rows, {}, r"'FusedAdam' and is 'AdamW'"),
-        (lambda: trainer(scheduler="step"), rows, {}, r"scheduler was None and is 'StepDecay' now"),
+        (
+            lambda: trainer(scheduler="step"),
+            rows,
+            {},
+            r"scheduler was None and is 'StepDecay\(by=0\.5, every=1500, warmup=0\)' now",
+        ),
         (
             lambda: wide(24, 2),
             rows,

@@ -6,8 +6,10 @@ drawn, never before. Figures are made without pyplot, so nothing of a notebook's
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SamplePictures", "picture"]
 
 _INK = "#1f5fa8"
+_OWN = {"field", "n", "generator", "distributed"}  # what a callback gives to sample itself
 
 
 def picture(
@@ -51,10 +54,17 @@ def picture(
     if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[0] == 0:
         given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be samples (n, *) with at least one row, got {given}")
+    event = x.shape[1:]
+    if reference is not None:
+        tensor = isinstance(reference, Tensor)
+        if not tensor or reference.shape[1:] != event or len(reference) == 0:
+            raise ValueError(
+                f"reference must be data (m, *) of the event shape {tuple(event)} of the samples,"
+                f" got {tuple(reference.shape) if tensor else type(reference).__name__}"
+            )
     x = x.detach().float().cpu()
     other = None if reference is None else reference.detach().float().cpu()
     low, high = _range(x if other is None else other) if limits is None else limits
-    event = x.shape[1:]
     if (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) > 1):
         return _images(figure_class, x.view(len(x), -1, *event[-2:]), title, low, high)
     figure: Figure = figure_class(figsize=(4.5, 4.5), layout="constrained")
@@ -108,7 +118,7 @@ def _images(figure_class: Any, x: Tensor, title: str, low: float, high: float) -
     columns = math.ceil(math.sqrt(len(x)))
     rows = math.ceil(len(x) / columns)
     channels, height, width = x.shape[1:]
-    sheet = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), low)
+    sheet = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), float(low))
     for k, image in enumerate(x):
         top, left = k // columns * (height + 1) + 1, k % columns * (width + 1) + 1
         sheet[:, top : top + height, left : left + width] = image
@@ -154,6 +164,12 @@ class SamplePictures(Callback):
         self.folder, self.every, self.n = Path(folder), every, n
         self.reference, self.draw = reference, draw
         self.options = {"steps": 50, **(options or {})}
+        known = set(inspect.signature(sample).parameters) - _OWN
+        if unknown := sorted(self.options.keys() - known):
+            raise ValueError(
+                f"options are arguments of sample, and {unknown} are none that can be given here;"
+                f" known: {sorted(known)}"
+            )
 
     def on_start(self, trainer: Trainer) -> None:  # noqa: D102
         _figure_class()  # better to fail now than after a thousand steps
@@ -169,4 +185,8 @@ class SamplePictures(Callback):
             figure = picture(x, self.reference, title=f"step {trainer.step:,}")
         else:
             figure = self.draw(x)
-        figure.savefig(self.folder / f"samples-{trainer.step:09d}.png", dpi=120)
+        path = self.folder / f"samples-{trainer.step:09d}.png"
+        try:
+            figure.savefig(path, dpi=120)
+        except OSError as error:
+            warnings.warn(f"{path} was not written ({error}); the run goes on", stacklevel=2)

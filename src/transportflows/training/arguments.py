@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -107,12 +108,12 @@ def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
 
 def as_scheduler(given: Any, optimizer: Optimizer, warmup: int) -> LRScheduler | Schedule | None:
     """A schedule, by name or itself; or a torch scheduler of the optimizer, given or made."""
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+    if isinstance(warmup, bool) or not isinstance(warmup, numbers.Integral) or warmup < 0:
         raise ValueError(f"warmup is a number of steps, got {warmup!r}")
     if given is None:
-        return Constant(warmup=warmup) if warmup else None
+        return Constant(warmup=int(warmup)) if warmup else None
     if isinstance(given, str):
-        return as_schedule(given, warmup)
+        return as_schedule(given, int(warmup))
     if warmup:
         raise ValueError(
             f"warmup={warmup} goes with a scheduler's name; write Cosine(warmup={warmup}), or warm"
@@ -120,6 +121,13 @@ def as_scheduler(given: Any, optimizer: Optimizer, warmup: int) -> LRScheduler |
         )
     if isinstance(given, Schedule):
         return given
+    if isinstance(given, type) and issubclass(given, Schedule):
+        raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")
+    if not isinstance(given, LRScheduler) and not callable(given):
+        raise TypeError(
+            "scheduler must be a name such as 'cosine', a Schedule, a torch scheduler, or make one,"
+            f" got {given!r}"
+        )
     scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(

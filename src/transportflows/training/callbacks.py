@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -83,6 +84,8 @@ class EarlyStop(Callback):
     def on_start(self, trainer: Trainer) -> None:  # noqa: D102
         if not trainer.validates:
             raise ValueError("EarlyStop follows the validation loss; give fit(validation=...)")
+        if not trainer.resuming:
+            self.best, self.waited = float("inf"), 0
 
     def on_validation(self, trainer: Trainer, loss: float) -> None:  # noqa: D102
         if loss < self.best - self.least:
@@ -151,7 +154,9 @@ class CSVLog(Callback):
             with open(self.path, newline="") as file:
                 # The last line may be cut short where the run was killed.
                 lines = [row for row in csv.DictReader(file) if None not in row.values()]
-            kept = [row for row in lines if row["step"] and int(row["step"]) <= trainer.step]
+            if lines and "step" not in lines[0]:
+                raise ValueError(f"{self.path} has no column 'step'; it is no log of a run")
+            kept = [row for row in lines if int(row["step"]) <= trainer.step]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         with open(temporary, "w", newline="") as file:
@@ -164,8 +169,15 @@ class CSVLog(Callback):
 
     def on_read(self, trainer: Trainer, new: History) -> None:  # noqa: D102
         if self._file is not None:
-            self._writer.writerows(_rows(new))
-            self._file.flush()
+            try:
+                self._writer.writerows(_rows(new))
+                self._file.flush()
+            except OSError as error:
+                warnings.warn(
+                    f"rows of {self.path} were not written ({error}); the run goes on, and they"
+                    " are in trainer.history",
+                    stacklevel=2,
+                )
 
     def on_end(self, trainer: Trainer) -> None:  # noqa: D102
         if self._file is not None:
@@ -208,15 +220,16 @@ class TensorBoardLog(Callback):
                 tag = name.replace("loss_", "loss/", 1) if name.startswith("loss_") else name
                 self._writer.add_scalar(tag, value, step)
         profile = new.by_time
-        if profile is None:
-            return
-        bins = [f"{a:.1f}-{b:.1f}" for a, b in itertools.pairwise(profile.edges)]
-        for step, losses in zip(profile.step.tolist(), profile.loss, strict=True):
+        edges = [] if profile is None else list(itertools.pairwise(profile.edges))
+        bins = [f"{a:.1f}-{b:.1f}" for a, b in edges]
+        windows = [] if profile is None else zip(profile.step.tolist(), profile.loss, strict=True)
+        for step, losses in windows:
             if step % WINDOW:  # a window is told when it is whole
                 continue
             for name, loss in zip(bins, losses, strict=True):
                 if np.isfinite(loss):
                     self._writer.add_scalar(f"loss_by_time/{name}", loss, step)
+        self._writer.flush()
 
     def on_end(self, trainer: Trainer) -> None:  # noqa: D102
         if self._writer is not None:

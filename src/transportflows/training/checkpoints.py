@@ -241,7 +241,9 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, A
 
 def _flat(told: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in told.items():
+        if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
+            value = dict(enumerate(value))
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{place}{name}.")
+            yield from _flat({str(k): v for k, v in value.items()}, f"{place}{name}.")
         else:
             yield f"{place}{name}", value

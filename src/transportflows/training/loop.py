@@ -99,7 +99,7 @@ class Loop:
         self.active: list[nn.Parameter] | None = None
         self.share: Tensor | None = None
         self.shared_by = 0
-        self.saved_at = -1
+        self.saved_at = self.validated_at = -1
         self.told_to = trainer.step
         self.rows = 0
 
@@ -146,8 +146,8 @@ class Loop:
             norm = None
             if clip is not None:
                 norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=foreach)
-            elif (step + 1) % _NORM_EVERY == 0:  # without a limit it changes nothing
-                norm = nn.utils.clip_grad_norm_(parameters, math.inf, foreach=foreach)
+            elif (step + 1) % _NORM_EVERY == 0:
+                norm = _norm([p.grad for p in parameters if p.grad is not None])
             rate = group["lr"]
             optimizer.step()
             for parameter in parameters:
@@ -182,6 +182,8 @@ class Loop:
                 self._tell(step)
             if step % saving == 0:
                 self._save()
+        if plan.held_out is not None and self.validated_at != trainer.step:
+            self._validate()
         self._read()
         if plan.checkpoints is not None and self.saved_at != trainer.step:
             self._save()
@@ -260,11 +262,13 @@ class Loop:
         began = time.perf_counter()
         score = self._mean_loss(plan.held_out)
         self.recorder.add_validation(trainer.step, score)
+        self.validated_at = trainer.step
         self.since += time.perf_counter() - began
         if self.watching:
             self._read()
             for callback in self.watching:
                 callback.on_validation(trainer, float(score))
+            self.since = time.perf_counter()
         return score
 
     def _mean_loss(self, rows: Source) -> Tensor:
@@ -314,15 +318,28 @@ class Loop:
         self.bar.update(len(losses))
         if len(losses):
             self.bar.set_postfix_str(self._postfix(float(losses.mean())), refresh=False)
+        if steps:
+            self._show()
         bad = recorder.first_bad(losses)
         if bad is not None:
             raise self._non_finite(f"the loss became NaN or infinite at step {bad}", bad)
-        if self.reading and steps:
-            new = recorder.history(after=self.told_to)
-            self.told_to = trainer.step
-            for callback in self.reading:
-                callback.on_read(trainer, new)
         self.since = time.perf_counter()
+
+    def _show(self) -> None:
+        """Hand what was read to those who read it."""
+        if not self.reading:
+            return
+        new, self.told_to = self.recorder.history(after=self.told_to), self.trainer.step
+        for callback in self.reading:
+            callback.on_read(self.trainer, new)
+
+    def drain(self) -> None:
+        """Read what waits where the steps were broken off."""
+        if self.world.size > 1:  # reading sums over the processes, and one may be gone
+            return
+        if self.recorder.waiting:
+            self.recorder.read()
+            self._show()
 
     def _save(self) -> None:
         """Write a checkpoint, if the weights are finite."""
@@ -343,11 +360,9 @@ class Loop:
             path = plan.checkpoints.write(trainer.step, header, state)
         if plan.callbacks:
             path = self.world.agreed(path)
+        for callback in plan.callbacks if path is not None else ():
+            callback.on_checkpoint(trainer, path)  # type: ignore[arg-type]
         self.since += time.perf_counter() - began
-        if path is None:
-            return
-        for callback in plan.callbacks:
-            callback.on_checkpoint(trainer, path)
 
     def _postfix(self, loss: float) -> str:
         validation = self.recorder.last_validation
@@ -377,6 +392,13 @@ class Loop:
             bad,
             trainer.history,
         )
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """Euclidean norm of the whole gradient, ``()``."""
+    norms = torch._foreach_norm(gradients)
+    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms]))
+    return total
 
 
 def _writes(callback: Callback, method: str) -> bool:

@@ -161,7 +161,10 @@ class Recorder:
         return losses[-1] if losses else None
 
     def history(self, after: int = 0) -> History:
-        """What was read so far, or of the steps after one, as arrays of its own."""
+        """What was read so far, or of the steps after one, as arrays of its own.
+
+        A window of the losses by time is in it whole where it ends after that step.
+        """
         columns = self._columns
         from_ = {
             name: bisect_right(columns[name], after)
@@ -250,7 +253,7 @@ def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
     if any(w.times is None for w in waiting):
         return sums, None
     times: list[Tensor] = [w.times for w in waiting if w.times is not None]
-    if alike and times[0].ndim == 1:
+    if alike and all(t.ndim == 1 for t in times):
         return sums, _binned(torch.stack(values), torch.stack(times))
     bins = [
         t if t.ndim == 2 else _binned(v.unsqueeze(0), t.unsqueeze(0))[0]

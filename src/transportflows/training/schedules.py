@@ -8,6 +8,7 @@ step to step, a resumed run needs no state for it. Torch's schedulers serve as w
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,10 @@ class Schedule(ABC):
         if warmup < 0:
             raise ValueError(f"warmup is a number of steps, got {warmup}")
         self.warmup = warmup
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
+        return f"{type(self).__name__}({settings})"
 
     @abstractmethod
     def decay(self, step: int, last: int) -> float:
@@ -90,9 +95,14 @@ class StepDecay(Schedule):
         super().__init__(warmup=warmup)
         if not factor > 0:
             raise ValueError(f"factor must be positive, got {factor}")
-        if isinstance(every, int) and every < 1:
-            raise ValueError(f"every is a number of steps, at least 1, got {every}")
-        self.every, self.by = every, factor
+        single = isinstance(every, numbers.Real) or not isinstance(every, Sequence)
+        at: list[Any] = [every] if single or isinstance(every, str) else list(every)  # type: ignore[arg-type]
+        if not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in at):
+            raise ValueError(
+                f"every is a number of steps, or a list of them, each at least 1, got {every!r}"
+            )
+        self.every: int | list[int] = int(at[0]) if single else [int(n) for n in at]
+        self.by = factor
 
     def decay(self, step: int, last: int) -> float:  # noqa: D102
         if isinstance(self.every, int):

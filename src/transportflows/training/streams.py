@@ -267,6 +267,7 @@ class _Epochwise(_Batches):
         self._epoch, self._used = epoch, 0
         self._iterator: Iterator[Any] | None = None
         self._ambient: Any = None
+        self._at_end = False  # whether the data were put at the end of an epoch, and may say so
 
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
         if self._iterator is not None and key == self.key and state is None:
@@ -275,12 +276,14 @@ class _Epochwise(_Batches):
         self._begin(0 if state is None else int(state["epoch"]))
         if state is None or state["used"] == 0:
             return
+        inner = state["inner"]
+        knows = inner is not None and hasattr(self.data, "load_state_dict")
+        if knows:
+            self.data.load_state_dict(inner)
         if state["whole"]:
             self._begin(self._epoch + 1)
-            return
-        inner = state["inner"]
-        if inner is not None and hasattr(self.data, "load_state_dict"):
-            self.data.load_state_dict(inner)
+            self._at_end = knows
+        elif knows:
             self._start()
             self._used, self._ambient = int(state["used"]), _ambient_from(state["ambient"])
         elif self.read_again:
@@ -321,7 +324,7 @@ class _Epochwise(_Batches):
 
     def _take(self) -> Any:
         """The next thing; at the end of an epoch the first of the next one."""
-        for _ in range(2):
+        for _ in range(3):
             if self._iterator is None:
                 self._start()
             assert self._iterator is not None
@@ -332,10 +335,11 @@ class _Epochwise(_Batches):
                     thing = _END
             if thing is not _END:
                 self._used += 1
+                self._at_end = False
                 return thing
-            if self._used == 0:
+            if self._used == 0 and not self._at_end:
                 break
-            self._begin(self._epoch + 1)
+            self._begin(self._epoch + (self._used > 0))
         raise ValueError(
             f"{self.what} is empty: the {type(self.data).__name__} gave nothing in epoch"
             f" {self._epoch}"

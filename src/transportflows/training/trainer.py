@@ -8,7 +8,7 @@ import numbers
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,10 +74,10 @@ class Trainer:
             of the process: minimised over a learnable interpolant too, a regression loss shrinks
             the variance of its own target and collapses the path. To train them, put them in an
             optimizer of your own; otherwise neither they nor their ``grad`` are touched.
-        scheduler: ``"cosine"``, ``"step"``, ``"constant"``, or a :class:`Schedule` such as
-            ``Cosine(floor=0.1)``; or a torch learning rate scheduler of the optimizer, or a
-            function that makes one from it, stepped after every step (``ReduceLROnPlateau``: after
-            every validation).
+        scheduler: ``"cosine"``, ``"step"`` (half every 1,500 steps), ``"constant"``, or a
+            :class:`Schedule` such as ``Cosine(floor=0.1)``; or a torch learning rate scheduler of
+            the optimizer, or a function that makes one from it, stepped after every step
+            (``ReduceLROnPlateau``: after every validation).
         warmup: steps over which the rate of a scheduler given by name, or of none, rises.
         lr: learning rate of the default optimizer.
         ema: decay of moving averages of the trained parameters, such as 0.999, with the warm-up
@@ -145,6 +145,10 @@ class Trainer:
         self.optimizer = as_optimizer(optimizer, field, lr)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
+        self._settings = [
+            {k: str(v) for k, v in group.items() if k not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
         self.scheduler = as_scheduler(scheduler, self.optimizer, warmup)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
@@ -223,7 +227,8 @@ class Trainer:
                 afresh.
                 Tensors are moved to the device of the field if they fit into half of its free
                 memory; otherwise batches are.
-            steps: how many steps to do now; with ``resume``, those of them that are left.
+            steps: how many steps to do now, from where the trainer is; with ``resume``, those of
+                them that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
             cond: conditions for the network: tensors of N rows each, by name; for a dataset or a
                 loader the names of what follows the data in its items, such as ``("label",)``.
@@ -321,6 +326,8 @@ class Trainer:
             if not isinstance(callback, Callback):
                 given = getattr(callback, "__name__", type(callback).__name__)
                 raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
+            if callback.every is not None:
+                _check_counts(**{f"every of {type(callback).__name__}": callback.every})
         folder = None if checkpoints is None else Checkpoints.of(checkpoints)
         self._run = self._described(source)
         self._join()
@@ -384,19 +391,24 @@ class Trainer:
                 unit="step",
             ) as bar,
         ):
-            try:
-                for callback in plan.callbacks:
-                    started.append(callback)
-                    callback.on_start(self)
-                Loop(self, plan, own, bar).run()
-            finally:
-                for parameter in self.parameters:
-                    parameter.grad = None
-                if self.world.size == 1:  # reading sums over the processes, and one may be gone
-                    self._recorder.read()
-                plan.source.close()
-                for callback in started:
-                    callback.on_end(self)
+            loop = Loop(self, plan, own, bar)
+            with ExitStack() as ends:  # each of them, whatever another raises
+                ends.callback(plan.source.close)
+                for callback in reversed(plan.callbacks):
+                    ends.callback(self._end, callback, started)
+                ends.callback(loop.drain)
+                try:
+                    for callback in plan.callbacks:
+                        started.append(callback)
+                        callback.on_start(self)
+                    loop.run()
+                finally:
+                    for parameter in self.parameters:
+                        parameter.grad = None
+
+    def _end(self, callback: Callback, started: list[Callback]) -> None:
+        if callback in started:
+            callback.on_end(self)
 
     def stop(self, reason: str = "stopped by a callback") -> None:
         """End the fit that goes on after this step; for callbacks."""
@@ -496,6 +508,7 @@ class Trainer:
     def _described(self, source: Source) -> dict[str, Any]:
         """What a resumed run must have in common with the one that was begun."""
         scheduler = self.scheduler
+        kind = None if scheduler is None else type(scheduler).__name__
         return {
             "data": source.describe(),
             "batch_size": source.batch_size,
@@ -505,7 +518,8 @@ class Trainer:
             "loss": type(self.loss).__name__,
             "terms": list(self.terms),
             "optimizer": type(self.optimizer).__name__,
-            "scheduler": None if scheduler is None else type(scheduler).__name__,
+            "settings": self._settings,
+            "scheduler": str(scheduler) if isinstance(scheduler, Schedule) else kind,
             "ema": None if self.ema is None else self.ema.decay,
             "clip": self.clip,
         }
