@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import transportflows as tpf
 from test_training import gen, mlp, rows, same, velocity, weights
 from transportflows import _container
-from transportflows.training import trainer as trainer_module
+from transportflows.training.snapshots import snapshot
 
 ROOT = Path(__file__).parent.parent
 
@@ -176,7 +176,7 @@ CASES = {
 
 def state(trainer):
     """All that must come out the same, without what seconds things took."""
-    _, saved = trainer._saved(None, ())
+    _, saved = snapshot(trainer, None, ())
     columns = saved["history"]["columns"]
     for name in [name for name in columns if name.startswith("pace")]:
         del columns[name]
@@ -597,4 +597,3 @@ def test_the_files_of_a_hostile_folder_run_nothing(tmp_path):
     with pytest.raises(tpf.ResumeError, match="none of the 1"), pytest.warns(tpf.CheckpointWarning):
         fit(trainer(), rows(), tmp_path, resume=True)
     assert not (tmp_path / "it_ran").exists()
-    assert trainer_module.KIND  # the name under which files are ours

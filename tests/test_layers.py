@@ -24,7 +24,7 @@ LAYERS = [
 ]
 LEVEL = {module: k for k, layer in enumerate(LAYERS) for module in layer}
 LAZY_UP = {("fields", "_files")}  # Field.save, inside the method
-BY_NAME = {("_files", "_files"), ("_describe", "_describe"), ("training", "trainer")}
+BY_NAME = {("_files", "_files"), ("_describe", "_describe"), ("training", "snapshots")}
 LEAVES = {"metrics", "networks", "datasets", "plots"}
 OUTSIDE = {"torch", "numpy", "scipy", "ot", "torchdiffeq", "tqdm"}
 LAZY = {"sklearn", "matplotlib"}  # inside a function, with a message that names the extra

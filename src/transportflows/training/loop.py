@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,20 +22,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._random import mix, stream
+from .._random import mix
 from .arguments import trainable
 from .callbacks import Callback
 from .checkpoints import Checkpoints
-from .ema import EMA
+from .contexts import mode, swapped
 from .history import NonFiniteLossError
 from .objective import Objective
 from .schedules import Schedule
+from .snapshots import snapshot
 from .source import Source
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["Loop", "Plan", "borrowed_generator", "mode", "swapped"]
+__all__ = ["Loop", "Plan"]
 
 _STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _READ_EVERY = 50
@@ -356,7 +356,7 @@ class Loop:
         self.saved_at = trainer.step
         path: Path | None = None
         if self.world.first:
-            header, state = trainer._saved(plan.source.state(), plan.callbacks)
+            header, state = snapshot(trainer, plan.source.state(), plan.callbacks)
             path = plan.checkpoints.write(trainer.step, header, state)
         if plan.callbacks:
             path = self.world.agreed(path)
@@ -403,47 +403,3 @@ def _norm(gradients: list[Tensor]) -> Tensor:
 
 def _writes(callback: Callback, method: str) -> bool:
     return getattr(type(callback), method) is not getattr(Callback, method)
-
-
-@contextmanager
-def swapped(ema: EMA | None) -> Iterator[None]:
-    """With the averages, if there are any, in the place of the parameters."""
-    if ema is None:
-        yield
-    else:
-        with ema.swap():
-            yield
-
-
-@contextmanager
-def mode(field: nn.Module, training: bool) -> Iterator[None]:
-    """Put a field in train or eval mode, and each of its modules back as it was.
-
-    Where the field is in train mode already, a part of it that is not was put in eval mode on
-    purpose, and stays there.
-    """
-    flags = [(module, module.training) for module in field.modules()]
-    try:
-        if training != field.training:
-            field.train(training)
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
-@contextmanager
-def borrowed_generator(device: torch.device) -> Iterator[torch.Generator]:
-    """Lend torch's own generator of a device, given back in the state in which it was."""
-    if device.type == "cpu":
-        generator = torch.default_generator
-    elif device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
-    else:
-        yield stream(0, device=device)
-        return
-    state = generator.get_state()
-    try:
-        yield generator
-    finally:
-        generator.set_state(state)

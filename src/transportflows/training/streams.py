@@ -13,13 +13,11 @@ a dict with ``"x1"``, perhaps ``"x0"``, and conditions; or, from a loader, a :cl
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
@@ -30,6 +28,14 @@ from ..batches import Batch
 from ..couplings import Paired
 from ..distributions import Distribution
 from ..fields import Field
+from .ambient import (
+    ambient,
+    ambient_from,
+    ambient_to,
+    get_ambient,
+    seed_ambient,
+    set_ambient,
+)
 from .data import Order, _target, checked, standardised
 from .source import Source
 
@@ -237,9 +243,9 @@ class _Fetch(Dataset[Any]):
     def __getitem__(self, request: tuple[int, list[int]]) -> Any:
         place, rows = request
         items = []
-        with _ambient():
+        with ambient():
             for k, row in enumerate(rows):
-                _seed_ambient(mix(self.key, _ITEMS, place + k))
+                seed_ambient(mix(self.key, _ITEMS, place + k))
                 items.append(self.dataset[row])
         return default_collate(items)
 
@@ -285,7 +291,7 @@ class _Epochwise(_Batches):
             self._at_end = knows
         elif knows:
             self._start()
-            self._used, self._ambient = int(state["used"]), _ambient_from(state["ambient"])
+            self._used, self._ambient = int(state["used"]), ambient_from(state["ambient"])
         elif self.read_again:
             self._start()
             while self._used < state["used"]:
@@ -312,7 +318,7 @@ class _Epochwise(_Batches):
             "used": self._used,
             "whole": self._used > 0 and self._used == self._length(),
             "inner": self.data.state_dict() if has and self._used else None,
-            "ambient": None if self._ambient is None else _ambient_to(self._ambient),
+            "ambient": None if self._ambient is None else ambient_to(self._ambient),
         }
 
     def _start(self) -> None:
@@ -347,15 +353,15 @@ class _Epochwise(_Batches):
 
     @contextmanager
     def _own_ambient(self, seed: int | None = None) -> Iterator[None]:
-        with _ambient():
+        with ambient():
             if seed is not None:
-                _seed_ambient(seed)
+                seed_ambient(seed)
             elif self._ambient is not None:
-                _set_ambient(self._ambient)
+                set_ambient(self._ambient)
             try:
                 yield
             finally:
-                self._ambient = _get_ambient()
+                self._ambient = get_ambient()
 
     def _length(self) -> int | None:
         try:
@@ -394,8 +400,8 @@ class Streamed(_Epochwise):
 
     def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
         items = []
-        with _ambient():
-            _seed_ambient(_VALIDATION)
+        with ambient():
+            seed_ambient(_VALIDATION)
             for item in self.data:
                 items.append(item)
                 if len(items) == size:
@@ -424,52 +430,7 @@ class Loaded(_Epochwise):
         return self.ready(self._take())
 
     def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
-        with _ambient():
-            _seed_ambient(_VALIDATION)
+        with ambient():
+            seed_ambient(_VALIDATION)
             for given in self.data:
                 yield self.ready(given)
-
-
-# ------------------------------------------------------- the generators that user code draws from
-
-
-@contextmanager
-def _ambient() -> Iterator[None]:
-    """Give the generators of torch (CPU), numpy and Python back as they were."""
-    state = _get_ambient()
-    try:
-        yield
-    finally:
-        _set_ambient(state)
-
-
-def _get_ambient() -> tuple[Tensor, Any, Any]:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-
-
-def _set_ambient(state: tuple[Tensor, Any, Any]) -> None:
-    torch.set_rng_state(state[0])
-    np.random.set_state(state[1])  # noqa: NPY002
-    random.setstate(state[2])
-
-
-def _seed_ambient(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    random.seed(seed)
-
-
-def _ambient_to(state: tuple[Tensor, Any, Any]) -> dict[str, Any]:
-    """As values that a file can hold."""
-    name, words, place, has_gauss, gauss = state[1]
-    return {
-        "torch": state[0],
-        "numpy": [name, words.tolist(), place, has_gauss, gauss],
-        "python": state[2],
-    }
-
-
-def _ambient_from(saved: dict[str, Any]) -> tuple[Tensor, Any, Any]:
-    name, words, place, has_gauss, gauss = saved["numpy"]
-    words = np.array(words, dtype=np.uint32)
-    return saved["torch"], (name, words, place, has_gauss, gauss), saved["python"]

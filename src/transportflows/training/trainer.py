@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import numbers
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from .. import _container
-from .._describe import told
 from .._distributed import World, world
 from .._random import draw_key
 from ..batches import Batch
@@ -40,18 +37,18 @@ from .checkpoints import (
     FORMAT,
     KIND,
     Checkpoints,
-    ResumeError,
-    check_architecture,
     check_run,
     differences,
     read_checkpoint,
 )
+from .contexts import borrowed_generator, mode, swapped
 from .data import Epochs
 from .ema import EMA
 from .history import History
-from .loop import Loop, Plan, borrowed_generator, mode, swapped
+from .loop import Loop, Plan
 from .recorder import Recorder
 from .schedules import Schedule
+from .snapshots import check_storable, described, restore, snapshot
 from .source import Source
 from .streams import Drawn, Loaded, Streamed
 
@@ -329,14 +326,14 @@ class Trainer:
             if callback.every is not None:
                 _check_counts(**{f"every of {type(callback).__name__}": callback.every})
         folder = None if checkpoints is None else Checkpoints.of(checkpoints)
-        self._run = self._described(source)
+        self._run = described(self, source)
         self._join()
         self.stopped, self.resuming = None, bool(resume)
         last = self.step + steps
         if folder is not None:
             if team.first:
                 folder.prepare()
-                self._check_storable(callbacks)
+                check_storable(self, callbacks)
             self._find(folder, resume, callbacks)
         self._ready(source)
         chunk = source.batch_size or BATCH_SIZE
@@ -485,7 +482,7 @@ class Trainer:
         Raises:
             OSError: if it cannot be written; a file that was there is kept.
         """
-        header, state = self._saved(None, ())
+        header, state = snapshot(self, None, ())
         _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -502,85 +499,8 @@ class Trainer:
             ValueError: if it is damaged or no checkpoint.
         """
         header, state = read_checkpoint(path)
-        self._restore(Path(path), header, state, ())
+        restore(self, Path(path), header, state)
         return header
-
-    def _described(self, source: Source) -> dict[str, Any]:
-        """What a resumed run must have in common with the one that was begun."""
-        scheduler = self.scheduler
-        kind = None if scheduler is None else type(scheduler).__name__
-        return {
-            "data": source.describe(),
-            "batch_size": source.batch_size,
-            "world_size": self.world.size,
-            "accumulate": self.accumulate,
-            "autocast": None if self.autocast is None else str(self.autocast),
-            "loss": type(self.loss).__name__,
-            "terms": list(self.terms),
-            "optimizer": type(self.optimizer).__name__,
-            "settings": self._settings,
-            "scheduler": str(scheduler) if isinstance(scheduler, Schedule) else kind,
-            "ema": None if self.ema is None else self.ema.decay,
-            "clip": self.clip,
-        }
-
-    def _extra(self) -> list[nn.Parameter]:
-        """Trained parameters that the field does not hold."""
-        held = {id(p) for p in self.field.parameters()}
-        return [p for p in self.parameters if id(p) not in held]
-
-    def _scheduler_state(self) -> Any:
-        scheduler = self.scheduler
-        return scheduler.state_dict() if isinstance(scheduler, LRScheduler) else None
-
-    def _check_storable(self, callbacks: Sequence[Callback]) -> None:
-        """Refuse at once what could not be written later."""
-        _container.check(self._scheduler_state(), "the state of the scheduler")
-        _container.check(self.optimizer.state_dict(), "the state of the optimizer")
-        for callback in callbacks:
-            _container.check(callback.state(), f"the state of {type(callback).__name__}")
-
-    def _saved(
-        self, position: Any, callbacks: Sequence[Callback]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Header and state of a checkpoint of now."""
-        field, losses = self.field, self._recorder.history(after=self.step - 50).loss
-        header = {
-            "transportflows": _version(),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-            "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "step": self.step,
-            "loss": float(losses.mean()) if len(losses) else None,
-            "validation": self._recorder.last_validation,
-            "field": {
-                "class": type(field).__name__,
-                "outputs": list(field.outputs),
-                "networks": [told(net) for net in field.networks],
-                "parameters": sum(p.numel() for p in self.parameters),
-                "transform": told(field.transform),
-            },
-            "process": told(field.process),
-            "device": str(self.parameters[0].device),
-            "threads": torch.get_num_threads(),
-            "key": str(self.key),
-            "run": self._run,
-        }
-        state = {
-            "step": self.step,
-            "key": self.key,
-            "stopped": self.stopped,
-            "field": dict(field.state_dict()),
-            "parameters": self._extra(),
-            "averages": None if self.ema is None else self.ema.averages,
-            "updates": None if self.ema is None else self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self._scheduler_state(),
-            "source": position,
-            "history": self._recorder.state(),
-            "callbacks": [[type(callback).__name__, callback.state()] for callback in callbacks],
-        }
-        return header, state
 
     def _find(self, folder: Checkpoints, resume: Resume, callbacks: Sequence[Callback]) -> None:
         """Resume from the newest checkpoint of a folder, or see that it is of no other run."""
@@ -601,59 +521,10 @@ class Trainer:
             return
         path, header, state = found
         check_run(path, header["run"], self._run, resume == "anyway")
-        self._restore(path, header, state, callbacks)
-
-    def _restore(
-        self, path: Path, header: dict[str, Any], state: Any, callbacks: Sequence[Callback]
-    ) -> None:
-        field, extra = self.field, self._extra()
-        check_architecture(path, field.state_dict(), state["field"])
-        own = {f"parameter {k}": p for k, p in enumerate(extra)}
-        saved = {f"parameter {k}": p for k, p in enumerate(state["parameters"])}
-        check_architecture(path, own, saved)
-        optimizer = type(self.optimizer).__name__
-        same = header["run"].get("optimizer", optimizer) == optimizer
-        if same:
-            try:
-                self.optimizer.load_state_dict(state["optimizer"])
-            except ValueError as error:
-                raise ResumeError(
-                    f"{path} has an optimizer of other parameters ({error}); make the Trainer with"
-                    " the optimizer it was begun with"
-                ) from error
-        field.load_state_dict(state["field"])
-        with torch.no_grad():
-            for parameter, value in zip(extra, state["parameters"], strict=True):
-                parameter.copy_(value)
-            if self.ema is not None:
-                if state["averages"] is None:
-                    self.ema.restart()
-                else:
-                    self.ema.updates = state["updates"]
-                    for average, value in zip(self.ema.averages, state["averages"], strict=True):
-                        average.copy_(value)
-        if isinstance(self.scheduler, LRScheduler) and state["scheduler"] is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.step, self.key, self.stopped = state["step"], state["key"], state["stopped"]
-        self._position = state["source"]
-        if list(state["history"]["terms"]) == list(self.terms):
-            self._recorder.restore(state["history"])
-        kept = list(state["callbacks"])
-        for callback in callbacks:
-            for k, (name, memory) in enumerate(kept):
-                if name == type(callback).__name__:
-                    callback.restore(memory)
-                    del kept[k]
-                    break
+        restore(self, path, header, state, callbacks)
 
 
 def _check_counts(**numbers_: Any) -> None:
     for name, number in numbers_.items():
         if not isinstance(number, numbers.Integral) or number < 1:
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
-
-
-def _version() -> str:
-    import transportflows
-
-    return transportflows.__version__
