@@ -4,7 +4,8 @@ Median time of a step of an MLP (2 numbers, 4 x 64) at batch 256 on the CPU, in 
 turns, so that whatever else the machine does falls on all alike:
 
 - *floor*: network, mean squared error, backward, fused Adam, zero_grad on one batch made before;
-- *Trainer.fit*: ours, with fresh rows, times and noise, EMA and history;
+- *Trainer.fit*: ours, with fresh rows, times and noise, EMA and history (losses, rates, gradient
+  norms, losses by time, pace), and with a checkpoint of all of it every 500 steps;
 - *plain loop*: what one writes by hand, with fresh rows, times and noise, and torch's Adam;
 - *torchcfm*: the loop of its README with Adam, if it is installed, on our network and on its MLP.
 
@@ -17,8 +18,11 @@ Run ``python benchmarks/training_step.py``; prints tables in Markdown.
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Callable
 
 import torch
@@ -31,7 +35,7 @@ from transportflows.interpolants import Linear
 from transportflows.losses import VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.training import Trainer
+from transportflows.training import Checkpoints, Trainer
 
 BATCH, WIDTH, DEPTH, ROWS, LR = 256, 64, 4, 50_000, 1e-3
 FLOOR = "floor: forward, backward, fused Adam"
@@ -59,13 +63,14 @@ def floor() -> Block:
     return block
 
 
-def ours(data: Tensor, ema: float | None) -> Block:
+def ours(data: Tensor, ema: float | None, folder: str | None = None) -> Block:
     """``Trainer.fit``: each block goes on with the same run."""
     field = Velocity(network(), Process(Linear(), base=Gaussian((2,))))
     trainer = Trainer(field, VelocityLoss(), lr=LR, ema=ema)
 
     def block(steps: int) -> None:
-        trainer.fit(data, steps=steps, batch_size=BATCH, progress=False)
+        checkpoints = None if folder is None else Checkpoints(folder, every=500)
+        trainer.fit(data, steps=steps, batch_size=BATCH, checkpoints=checkpoints, progress=False)
 
     return block
 
@@ -111,11 +116,18 @@ def cfm(data: Tensor, own_network: bool) -> Block:
     return block
 
 
+def new_folder() -> str:
+    """An empty folder that goes with this process."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=400, help="steps of a block in a round")
+    parser.add_argument("--steps", type=int, default=500, help="steps of a block in a round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
     peers = [name for name in ("torchcfm",) if importlib.util.find_spec(name)]
@@ -125,6 +137,7 @@ def main() -> None:
         torch.set_num_threads(threads)
         loops = {
             FLOOR: floor(),
+            "`Trainer.fit`, EMA, history, checkpoints": ours(data, 0.999, new_folder()),
             "`Trainer.fit`, EMA and history": ours(data, ema=0.999),
             "`Trainer.fit`, history": ours(data, ema=None),
             "plain loop, Adam": plain(data, fused=False),

@@ -397,7 +397,9 @@ class Loop:
 def _norm(gradients: list[Tensor]) -> Tensor:
     """Euclidean norm of the whole gradient, ``()``."""
     norms = torch._foreach_norm(gradients)
-    total: Tensor = torch.linalg.vector_norm(torch.stack([norm.double() for norm in norms]))
+    if len({norm.dtype for norm in norms}) > 1:
+        norms = [norm.double() for norm in norms]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
 
 

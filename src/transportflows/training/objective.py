@@ -9,8 +9,8 @@ from a stream of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Objective:
 
     def values(
         self, field: Field, batch: Batch, generator: torch.Generator, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    ) -> Iterable[tuple[Tensor, Tensor | None]]:
         """Losses of this process's rows, part by part, with their times where they are known.
 
         Args:
@@ -66,19 +66,24 @@ class Objective:
             generator: in the state that ``seed`` gives it.
             seed: of the step.
 
-        Yields:
-            Losses ``(b,)``, or terms ``(K, b)``; and times ``(b,)``.
+        Returns:
+            For each part losses ``(b,)``, or terms ``(K, b)``; and times ``(b,)``.
         """
-        rank, size = self.world.rank, self.world.size
+        sample = self._draw(field, batch, generator) if self.splits else None
+        if self.world.size == 1 and self.parts == 1:
+            return (self._evaluate(field, batch, sample, generator),)
+        if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own
+            generator.manual_seed(mix(seed, self.world.rank))
+        return self._parts(field, batch, sample, generator)
+
+    def _parts(
+        self,
+        field: Field,
+        batch: Batch,
+        sample: PathSample | None,
+        generator: torch.Generator,
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
         low, high = self.world.slice(len(batch))
-        sample: PathSample | None = None
-        if self.splits:
-            sample = self._draw(field, batch, generator)
-        if rank > 0:  # what a layer draws, such as dropout, is another process's own
-            generator.manual_seed(mix(seed, rank))
-        if size == 1 and self.parts == 1:
-            yield self._evaluate(field, batch, sample, generator)
-            return
         parts = min(self.parts, high - low)
         for k in range(parts):
             rows = low + (high - low) * k // parts, low + (high - low) * (k + 1) // parts
@@ -94,18 +99,18 @@ class Objective:
     def _evaluate(
         self, field: Field, batch: Batch, sample: PathSample | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        loss = self.loss
-        with self._casting(batch.x1.device):
-            if sample is None:
-                call = loss.terms if isinstance(loss, SumLoss) else loss
-                return call(field, batch, generator=generator), None
-            times = sample.t[: len(sample)]
-            if isinstance(loss, SumLoss):
-                return loss.evaluate_terms(field, sample), times
-            assert isinstance(loss, Regression)
-            return loss.evaluate(field, sample), times
-
-    def _casting(self, device: torch.device) -> AbstractContextManager[object]:
         if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(device.type, self.autocast)
+            return self._plainly(field, batch, sample, generator)
+        with torch.autocast(batch.x1.device.type, self.autocast):
+            return self._plainly(field, batch, sample, generator)
+
+    def _plainly(
+        self, field: Field, batch: Batch, sample: PathSample | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        loss: Any = self.loss
+        if sample is None:
+            call = loss.terms if isinstance(loss, SumLoss) else loss
+            return call(field, batch, generator=generator), None
+        times = sample.t[: len(sample)] if sample.antithetic else sample.t
+        evaluate = loss.evaluate_terms if isinstance(loss, SumLoss) else loss.evaluate
+        return evaluate(field, sample), times

@@ -24,7 +24,7 @@ _MANY = 4096
 
 class _Waiting(NamedTuple):
     step: int
-    values: Tensor  # of this process's rows, (terms, b), or sums over them, (terms, 1)
+    values: Tensor  # of this process's rows, (b,) or (terms, b), or a sum over them
     times: Tensor | None  # their times, (b,), or bins, (2, BINS): sums and counts
     rows: int  # of the whole batch
     rate: float | Tensor
@@ -74,10 +74,9 @@ class Recorder:
             norm: norm of the gradient, ``()``.
         """
         count = values.shape[-1] if rows is None else rows
-        if values.ndim == 1:
-            values = values.unsqueeze(0)
         if values.shape[-1] > _MANY:  # too large to keep; below that, a sum each costs more
-            times = None if times is None else _binned(values.unsqueeze(0), times.unsqueeze(0))[0]
+            if times is not None:
+                times = _binned(_terms(values).unsqueeze(0), times.unsqueeze(0))[0]
             values = values.sum(-1, keepdim=True, dtype=torch.float64)
         self._waiting.append(_Waiting(step, values, times, count, rate, norm))
 
@@ -242,34 +241,42 @@ _COLUMNS = {
 }
 
 
+def _terms(values: Tensor) -> Tensor:
+    """Losses ``(b,)`` as those of one term, ``(1, b)``."""
+    return values.unsqueeze(-2) if values.ndim == 1 else values
+
+
 def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
     """Sums of the losses of each step, ``(S, K)``, and its bins by time, ``(S, 2, BINS)``."""
-    alike = len({(w.values.shape, w.values.dtype) for w in waiting}) == 1
     values = [w.values for w in waiting]
-    if alike:
-        sums = torch.stack(values).sum(-1, dtype=torch.float64)
-    else:  # a loader whose batches differ in size
-        sums = torch.stack([v.sum(-1, dtype=torch.float64) for v in values])
-    if any(w.times is None for w in waiting):
+    times = [w.times for w in waiting if w.times is not None]
+    timed = len(times) == len(values)
+    if len({(v.shape, v.dtype) for v in values}) == 1 and all(t.ndim == 1 for t in times):
+        stacked = torch.stack(values)
+        stacked = stacked.unsqueeze(1) if stacked.ndim == 2 else stacked
+        sums = stacked.sum(-1, dtype=torch.float64)
+        return sums, _binned(stacked, torch.stack(times)) if timed else None
+    # A loader whose batches differ in size.
+    sums = torch.stack([_terms(v).sum(-1, dtype=torch.float64) for v in values])
+    if not timed:
         return sums, None
-    times: list[Tensor] = [w.times for w in waiting if w.times is not None]
-    if alike and all(t.ndim == 1 for t in times):
-        return sums, _binned(torch.stack(values), torch.stack(times))
     bins = [
-        t if t.ndim == 2 else _binned(v.unsqueeze(0), t.unsqueeze(0))[0]
+        t if t.ndim == 2 else _binned(_terms(v).unsqueeze(0), t.unsqueeze(0))[0]
         for v, t in zip(values, times, strict=True)
     ]
     return sums, torch.stack(bins)
 
 
 def _binned(values: Tensor, times: Tensor) -> Tensor:
-    """Sums and counts of losses ``(S, K, b)`` by bins of their times ``(S, b)``."""
+    """Sums and counts of losses ``(S, K, b)`` by bins of their times ``(S, b)``: ``(S, 2, BINS)``."""
     index = (times * BINS).long().clamp_(0, BINS - 1)
     member = index.unsqueeze(-1) == torch.arange(BINS, device=times.device)
-    total = values.sum(1, dtype=torch.float64).unsqueeze(-1)
-    # Not a scatter: these are sums in one order, on a card too.
-    sums = torch.where(member, total, 0.0).sum(1)
-    return torch.stack([sums, member.sum(1).double()], dim=1)
+    total = values.sum(1, dtype=torch.float64)
+    # A product with the indicators and not a scatter: sums in one order, on a card too.
+    sums = torch.bmm(torch.stack([total, torch.ones_like(total)], dim=1), member.double())
+    if not bool(torch.isfinite(total).all()):  # which 0 times infinity must not spread
+        sums[:, 0] = torch.where(member, total.unsqueeze(-1), 0.0).sum(1)
+    return sums
 
 
 def _copied(values: array[Any]) -> NDArray[Any]:
