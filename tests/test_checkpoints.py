@@ -177,6 +177,7 @@ CASES = {
 def state(trainer):
     """All that must come out the same, without what seconds things took."""
     _, saved = snapshot(trainer, None, ())
+    del saved["begun"]
     columns = saved["history"]["columns"]
     for name in [name for name in columns if name.startswith("pace")]:
         del columns[name]
@@ -416,19 +417,44 @@ def test_a_field_file_is_no_checkpoint(tmp_path):
 def test_the_one_before_is_taken_where_the_newest_is_damaged(folder):
     files = tpf.Checkpoints(folder).files()
     assert [p.name[-7:-5] for p in files] == ["10", "20"]
-    whole = files[1].read_bytes()
-    files[1].write_bytes(whole[:-100])
+    files[1].write_bytes(files[1].read_bytes()[:-100])
     again = trainer()
-    with pytest.warns(tpf.CheckpointWarning, match="20.ckpt is damaged.*the checkpoint before it"):
+    message = r"20\.ckpt is damaged.*ckpt\.damaged now, and step-000000010\.ckpt is taken"
+    with pytest.warns(tpf.CheckpointWarning, match=message):
         fit(again, rows(), folder, resume=True)
     assert alike(state(again), state(fit(trainer(), rows()))) == []
+    assert (folder / "step-000000020.ckpt.damaged").exists()
+
+
+def test_where_none_can_be_read_the_run_does_not_begin_anew(folder):
     for path in tpf.Checkpoints(folder).files():
         path.write_bytes(b"")
-    with (
-        pytest.raises(tpf.ResumeError, match=r"none of the 3 checkpoints.*another folder"),
-        pytest.warns(tpf.CheckpointWarning),
-    ):
-        fit(trainer(), rows(), folder, resume=True)
+    for _ in range(2):
+        with pytest.raises(tpf.ResumeError, match=r"none of the 2 checkpoints.*another folder"):
+            fit(trainer(), rows(), folder, resume=True)
+
+
+def test_a_damaged_newer_file_does_not_push_good_ones_out(folder):
+    (folder / "step-000000030.ckpt").write_bytes(b"transportflows")
+    written = []
+
+    class Watch(tpf.Callback):
+        def on_checkpoint(self, trainer, path):
+            written.append(path.exists())
+
+    with pytest.warns(tpf.CheckpointWarning):
+        trainer().fit(
+            rows(),
+            steps=29,
+            batch_size=32,
+            checkpoints=tpf.Checkpoints(folder, every=4, keep=1),
+            resume=True,
+            callbacks=[Watch()],
+            generator=gen(3),
+            progress=False,
+        )
+    assert written == [True] * 3
+    assert [p.name for p in tpf.Checkpoints(folder).files()] == ["step-000000029.ckpt"]
 
 
 def test_a_folder_of_another_run_is_left_alone(folder):
@@ -594,6 +620,6 @@ def test_the_files_of_a_hostile_folder_run_nothing(tmp_path):
             return os.mkdir, (str(tmp_path / "it_ran"),)
 
     torch.save(Bomb(), tmp_path / "step-000000010.ckpt")
-    with pytest.raises(tpf.ResumeError, match="none of the 1"), pytest.warns(tpf.CheckpointWarning):
+    with pytest.raises(tpf.ResumeError, match="none of the 1"):
         fit(trainer(), rows(), tmp_path, resume=True)
     assert not (tmp_path / "it_ran").exists()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter, OrderedDict
@@ -36,6 +37,11 @@ _LINE = re.compile(
 _LONGEST_LINE = 400
 _ALIGNED = 64
 _PLAIN = (str, int, float, bool)
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in vars(torch).values()
+    if isinstance(dtype, torch.dtype)
+}
 
 
 class DamagedFileError(ValueError):
@@ -201,18 +207,26 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         data = bytearray(size)
         if file.readinto(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise _damaged(path, "its tensors are not those that were written")
-    tensors, offset = [], 0
-    for entry in index["tensors"]:
-        dtype = getattr(torch, entry["dtype"])
-        shape = entry["shape"]
-        count = int(np.prod(shape, dtype=np.int64)) if shape else 1
+    try:
+        return head, _unpack(index["tree"], _tensors(index["tensors"], data))
+    except (KeyError, TypeError, IndexError, ValueError, RuntimeError, RecursionError) as error:
+        raise _damaged(path, f"its index makes no sense ({type(error).__name__})") from error
+
+
+def _tensors(entries: list[dict[str, Any]], data: bytearray) -> list[Any]:
+    """The tensors, on the memory of ``data``."""
+    tensors: list[Any] = []
+    offset = 0
+    for entry in entries:
+        dtype, shape = _DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
+        count = math.prod(shape)
         if count:
             tensor = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).view(shape)
         else:
             tensor = torch.empty(shape, dtype=dtype)
         tensors.append(tensor.numpy() if entry.get("numpy") else tensor)
         offset += entry["padded"]
-    return head, _unpack(index["tree"], tensors)
+    return tensors
 
 
 def _damaged(path: str | os.PathLike[str], why: str) -> DamagedFileError:

@@ -33,8 +33,8 @@ def encode(value: Any) -> Any:
     return {"class": name, "arguments": arguments}
 
 
-def told(value: Any) -> Any:
-    """An object for a person to read, in JSON: ``Linear(gamma=Brownian(a=1.0))``."""
+def told(value: Any) -> str:
+    """An object for a person to read: ``Linear(gamma=Brownian(a=1.0))``."""
     return _told(encode(value))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,9 +24,20 @@ from torch import Tensor
 
 __all__ = ["WorkerError", "World", "local_device", "world"]
 
-_MESSAGE = "transportflows/failure"
 _BUCKET_BYTES = 2**26
 T = TypeVar("T")
+
+
+class _State:
+    """Of this process: whether it made the group, and which stretch of common work it is in."""
+
+    own = False
+    stretch = 0
+
+    @classmethod
+    def key(cls) -> str:
+        """Where a failure in this stretch is told; the processes count the stretches alike."""
+        return f"transportflows/failure/{cls.stretch}"
 
 
 class WorkerError(RuntimeError):
@@ -59,6 +70,7 @@ def world() -> World:
         if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
             return World()
         dist.init_process_group()
+        _State.own = True
         atexit.register(_leave)
     return World(dist.get_rank(), dist.get_world_size())
 
@@ -116,10 +128,9 @@ class World:
         if self.size == 1:
             return
         for tensor in tensors:
-            whole = tensor.detach().contiguous()
+            whole = _as_bytes(tensor)
             self._checked(lambda whole=whole: dist.broadcast(whole, 0))  # type: ignore[misc]
-            if whole.data_ptr() != tensor.data_ptr():
-                tensor.detach().copy_(whole)
+            tensor.detach().copy_(whole.view(tensor.dtype).view(tensor.shape))
 
     def agreed(self, value: T) -> T:
         """The value of process 0: numbers, strings, and lists and dicts of them."""
@@ -149,36 +160,74 @@ class World:
             return x
         most = -(-n // self.size)
         mine = x.movedim(dim, 0).contiguous()
-        sent = mine.new_zeros(most, *mine.shape[1:])
-        sent[: len(mine)] = mine
+        padded = mine.new_zeros(most, *mine.shape[1:])
+        padded[: len(mine)] = mine
+        sent = _as_bytes(padded)  # every dtype, on every backend
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         self._checked(lambda: dist.all_gather(parts, sent))
         rows = []
         for rank, part in enumerate(parts):
             low, high = World(rank, self.size).slice(n)
-            rows.append(part[: high - low])
+            rows.append(part.view(x.dtype).view(padded.shape)[: high - low])
         return torch.cat(rows).movedim(0, dim)
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set on any process."""
+        return flag if self.size == 1 else any(self.all_values(flag))
+
+    def check_same(self, what: str, told: Mapping[str, Any]) -> None:
+        """Refuse descriptions that differ between processes, on all of them.
+
+        Raises:
+            ValueError: what differs, and between which.
+        """
+        if self.size == 1:
+            return
+        for rank, other in enumerate(self.all_values(dict(told))):
+            names = sorted(name for name in told if other.get(name) != told[name])
+            if names:
+                spelled = "; ".join(f"{n}: {other.get(n)!r} and {told[n]!r}" for n in names)
+                raise ValueError(
+                    f"{what} must be the same on all processes, and processes {rank} and"
+                    f" {self.rank} differ in {spelled}"
+                )
+
+    def all_fine(self, error: Exception | None) -> None:
+        """Raise the error of this process, or a :class:`WorkerError` if another has one.
+
+        For what each process does by itself: all arrive here, and none waits for one that left.
+        """
+        told = None if error is None else f"{type(error).__name__}: {error}"
+        errors = self.all_values(told) if self.size > 1 else []
+        if error is not None:
+            raise error
+        for rank, other in enumerate(errors):
+            if other is not None:
+                raise WorkerError(f"another process of this run failed: process {rank}: {other}")
 
     # -------------------------------------------------------------------------------- failing
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Within it, an error of one process ends the others with its message."""
+        if self.size == 1:
+            yield
+            return
+        _State.stretch += 1
         try:
             yield
         except WorkerError:
             _close()
             raise
         except BaseException as error:
-            if self.size > 1 and dist.is_initialized():
-                self._tell(f"process {self.rank}: {type(error).__name__}: {error}")
-                _close()
+            self._tell(f"process {self.rank}: {type(error).__name__}: {error}")
+            _close()
             raise
 
     def _tell(self, message: str) -> None:
         try:
             store = dist.distributed_c10d._get_default_store()
-            store.set(_MESSAGE, message)
+            store.set(_State.key(), message)
         except Exception:  # the store died with its process; there is nobody left to tell
             pass
 
@@ -193,31 +242,40 @@ class World:
         said = ""
         try:
             store = dist.distributed_c10d._get_default_store()
-            store.wait([_MESSAGE], timedelta(seconds=3))
-            said = store.get(_MESSAGE).decode()
+            store.wait([_State.key()], timedelta(seconds=3))
+            said = store.get(_State.key()).decode()
         except Exception:  # nobody said anything, or the store is gone
             pass
         if said:
             return f"another process of this run failed, and the run ends: {said}"
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return (
-            f"process {self.rank} of {self.size} lost the others, one of which ended without a"
-            f" word (killed, or out of memory?), and the run ends; the connection said: {first}"
+            f"process {self.rank} of {self.size} could not talk to the others, and the run ends;"
+            " if one of them ended without a word, it was killed, or ran out of memory; the"
+            f" connection said: {first}"
         )
 
 
 def _close() -> None:
-    """Close the connections, so that no process waits for this one."""
+    """Close the connections that the library made, so that no process waits for this one."""
     try:
-        if not dist.is_initialized():
+        if not (_State.own and dist.is_initialized()):
             return
         abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
-        if abort is not None and "nccl" in dist.get_backend_config():
+        if abort is not None and "nccl" in str(dist.get_backend_config()):
             abort()  # to destroy the group would wait for what runs on the card
         else:
             dist.destroy_process_group()
     except Exception:  # what waits in the group is lost in any case
         pass
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """The content of a tensor, as one row of bytes."""
+    row = tensor.detach().contiguous().reshape(-1)
+    if row.numel() < 2:  # which may have any stride
+        row = torch.empty(row.numel(), dtype=row.dtype, device=row.device).copy_(row)
+    return row.view(torch.uint8)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -16,6 +16,12 @@ from torch import Tensor
 __all__ = ["FusedAdam"]
 
 
+# Without the hooks that torch puts around it: they are around ours too.
+_TORCHS_STEP: Callable[..., Any] = getattr(
+    torch.optim.Adam.step, "__wrapped__", torch.optim.Adam.step
+)
+
+
 @dataclass(frozen=True)
 class _Group:
     parameters: list[Tensor]
@@ -27,8 +33,9 @@ class _Group:
 class FusedAdam(torch.optim.Adam):
     """``torch.optim.Adam(..., fused=True)``: the same numbers, bit for bit, the same state.
 
-    Where a step is not of the plainest kind (a parameter without a gradient, ``amsgrad``, a
-    gradient scaler, a learning rate in a tensor, parameters on several devices), it is torch's.
+    Where a step is not of the plainest kind (a parameter without a gradient, ``amsgrad``, decoupled
+    weight decay, a gradient scaler, a learning rate in a tensor, parameters on several devices), it
+    is torch's.
 
     Args:
         params: see :class:`torch.optim.Adam`.
@@ -56,7 +63,7 @@ class FusedAdam(torch.optim.Adam):
             or getattr(self, "found_inf", None) is not None
             or any(gradient is None for part in gradients for gradient in part)
         ):
-            loss: float | None = super().step(closure)
+            loss: float | None = _TORCHS_STEP(self, closure)
             self._gather()
             return loss
         for group, of, grads in zip(self.param_groups, groups, gradients, strict=True):
@@ -86,7 +93,11 @@ class FusedAdam(torch.optim.Adam):
             return None
         if self.state.get(groups[0].parameters[0]) is not self._state:
             return None
-        return None if any(isinstance(g["lr"], Tensor) for g in self.param_groups) else groups
+        plain = not any(
+            isinstance(g["lr"], Tensor) or g.get("decoupled_weight_decay")
+            for g in self.param_groups
+        )
+        return groups if plain else None
 
     def _gather(self) -> None:
         self._groups = None

@@ -21,9 +21,11 @@ from ..fields import Field
 from ..losses import Loss, Regression, SumLoss
 from .adam import FusedAdam
 from .data import Epochs, Rows
+from .indexed import Indexed
+from .laws import Drawn
 from .schedules import Constant, Schedule, as_schedule
 from .source import Source
-from .streams import Drawn, Indexed, Loaded, Streamed
+from .streams import Loaded, Streamed
 
 __all__ = [
     "BATCH_SIZE",
@@ -183,6 +185,8 @@ def as_source(
     name: str = "data",
 ) -> Source:
     """Where batches come from: tensors, a law, a dataset or a loader."""
+    if isinstance(cond, str):
+        raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
     names = () if cond is None or isinstance(cond, Mapping) else tuple(cond)
     rows = cond if isinstance(cond, Mapping) else None
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
@@ -210,7 +214,7 @@ def as_source(
                 " dataset"
             )
         _no_workers(workers, kind, name)
-        return Loaded(given, field, names, name)
+        return Loaded(given, field, names, world, name)
     if isinstance(given, Distribution) or callable(getattr(given, "sample", None)):
         if names or isinstance(field.process.coupling, Paired):
             raise ValueError(
@@ -229,7 +233,7 @@ def as_source(
         )
     if not array and isinstance(given, Iterable):
         _no_workers(workers, kind, name)
-        return Streamed(given, batch_size or BATCH_SIZE, field, names, name)
+        return Streamed(given, batch_size or BATCH_SIZE, field, names, world, name)
     raise TypeError(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"

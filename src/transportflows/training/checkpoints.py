@@ -15,6 +15,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "check_architecture",
     "check_run",
     "differences",
+    "flat",
     "read_checkpoint",
 ]
 
@@ -114,7 +116,8 @@ class Checkpoints:
         path = self.path(step)
         try:
             _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
-            for old in self.files()[: -self.keep]:
+            written = [file for file in self.files() if file.name <= path.name]
+            for old in written[: -self.keep]:
                 old.unlink(missing_ok=True)
         except OSError as error:
             last = self.files()
@@ -131,25 +134,34 @@ class Checkpoints:
         """The newest checkpoint that can be read, with its header and state.
 
         Returns:
-            None if there are none. A file that is damaged is passed over with a warning.
+            None if there are none. A file that is damaged is renamed, with a warning.
 
         Raises:
             ResumeError: if there are some and none can be read.
         """
         files = self.files()
-        problems = []
+        damaged: list[tuple[Path, str]] = []
         for path in reversed(files):
             try:
-                return (path, *read_checkpoint(path))
+                found = read_checkpoint(path)
             except _container.DamagedFileError as error:
-                problems.append(str(error))
+                damaged.append((path, str(error)))
+                continue
+            for bad, problem in damaged:
+                aside = bad.with_name(f"{bad.name}.damaged")
+                with suppress(OSError):  # out of the way of the files that are kept
+                    os.replace(bad, aside)
                 warnings.warn(
-                    f"{error}; the checkpoint before it is tried", CheckpointWarning, stacklevel=2
+                    f"{problem}; it is {aside.name} now, and {path.name} is taken",
+                    CheckpointWarning,
+                    stacklevel=2,
                 )
+            return (path, *found)
         if files:
             raise ResumeError(
                 f"none of the {len(files)} checkpoints in {self.folder} can be read:"
-                f" {'; '.join(problems)}. To begin anew give another folder"
+                f" {'; '.join(problem for _, problem in damaged)}. To begin anew give another"
+                " folder"
             )
         return None
 
@@ -165,6 +177,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         raise _container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
         )
+    needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
+    if wrong := [k for k, kind in needed.items() if not isinstance(header.get(k), kind)]:
+        raise _container.DamagedFileError(f"{os.fspath(path)} has no proper {wrong} in its header")
     if header["format"] > FORMAT:
         raise ResumeError(
             f"{os.fspath(path)} was written by transportflows {header['transportflows']} in format"
@@ -231,7 +246,7 @@ def check_run(
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Where two descriptions differ: name, value in the first, value in the second."""
-    first, second = dict(_flat(a)), dict(_flat(b))
+    first, second = flat(a), flat(b)
     return [
         (name, first.get(name), second.get(name))
         for name in sorted(first.keys() | second.keys())
@@ -239,11 +254,16 @@ def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, A
     ]
 
 
-def _flat(told: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Any]]:
+def flat(told: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """A description without levels: ``{"data.rows": 300}``."""
+    return dict(_named(told, place))
+
+
+def _named(told: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
     for name, value in told.items():
         if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
             value = dict(enumerate(value))
         if isinstance(value, Mapping):
-            yield from _flat({str(k): v for k, v in value.items()}, f"{place}{name}.")
+            yield from _named({str(k): v for k, v in value.items()}, f"{place}{name}.")
         else:
             yield f"{place}{name}", value

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +15,45 @@ from torch import nn
 from .._random import stream
 from .ema import EMA
 
-__all__ = ["borrowed_generator", "mode", "swapped"]
+__all__ = ["HeldInterrupts", "borrowed_generator", "mode", "swapped"]
+
+
+class HeldInterrupts:
+    """Holds Ctrl-C back while ``held`` is true, so that it never falls into half a step.
+
+    Only where it can: in the main thread, and where somebody handles the signal.
+    """
+
+    def __init__(self) -> None:
+        self.held = False
+        self._waiting = False
+
+    def __enter__(self) -> HeldInterrupts:
+        self._handler: Any = None
+        if threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            if callable(handler):
+                self._handler = handler
+                signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.held = False
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.held:
+            self._waiting = True
+        else:
+            self._handler(number, frame)
+
+    def release(self) -> None:
+        """Hold nothing back any more; what came meanwhile comes now."""
+        self.held = False
+        if self._waiting:
+            self._waiting = False
+            self._handler(signal.SIGINT, None)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from ..couplings import Paired
 from ..fields import Field
 from .source import Source
 
-__all__ = ["Epochs", "Order", "Rows", "checked", "standardised"]
+__all__ = ["Epochs", "Order", "Rows", "checked", "digest", "standardised", "target_device"]
 
 _ORDER = 1  # the branch of the key that orders rows; the steps themselves are branch 0
 _AHEAD_STEPS, _AHEAD_BYTES = 64, 2**24
@@ -87,7 +87,7 @@ class Rows:
         if cond and batch.cond:
             raise ValueError(f"{name} is a Batch with conditions, and cond= gives others; give one")
         batch = checked(Batch(batch.x1, batch.x0, dict(cond or batch.cond)), field, name)
-        device = _target(batch.x1, field)
+        device = target_device(field, batch.x1)
         if device != batch.x1.device and _fits(batch, device):
             batch = batch.map(lambda x: x.to(device))
         batch = standardised(batch, field)
@@ -121,13 +121,7 @@ class Rows:
             "dtype": str(self.x1.dtype),
             "conditions": sorted(self.cond),
         }
-        index = torch.linspace(0, len(self) - 1, min(len(self), _DIGEST_ROWS)).long()
-        digest = hashlib.sha256()
-        for x in (self.x1, self.x0, *(self.cond[name] for name in sorted(self.cond))):
-            if x is not None:
-                some = x[index.to(x.device)].cpu().contiguous().reshape(-1)
-                digest.update(some.view(torch.uint8).numpy().data)
-        return {**told, "sum": digest.hexdigest()[:16]}
+        return {**told, "sum": digest(Batch(self.x1, self.x0, self.cond))}
 
 
 class Order:
@@ -224,6 +218,17 @@ class Epochs(Source):
         ]
 
 
+def digest(batch: Batch) -> str:
+    """A sum over up to 1,024 rows of a batch, spread evenly."""
+    index = torch.linspace(0, len(batch) - 1, min(len(batch), _DIGEST_ROWS)).long()
+    total = hashlib.sha256()
+    for x in (batch.x1, batch.x0, *(batch.cond[name] for name in sorted(batch.cond))):
+        if isinstance(x, Tensor):
+            some = x[index.to(x.device)].cpu().contiguous().reshape(-1)
+            total.update(some.view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
+
+
 def checked(batch: Batch, field: Field, name: str, *, finite: bool = True) -> Batch:
     """A batch, detached, if it is one that a field can be trained on; see :meth:`Rows.of`."""
     x1_name = name if batch.x0 is None else f"x1 of {name}"
@@ -250,8 +255,8 @@ def standardised(batch: Batch, field: Field) -> Batch:
         return Batch(field.transform(batch.x1), x0, batch.cond)
 
 
-def _target(x: Tensor, field: Field) -> torch.device:
-    """Where batches go: to the networks' device, where they have one."""
+def target_device(field: Field, x: Tensor) -> torch.device:
+    """Where batches go: to the networks' device, where they have one, else where x is."""
     modules = [net for net in field.networks if isinstance(net, nn.Module)]
     known = any(True for net in modules for _ in (*net.parameters(), *net.buffers()))
     return field.reference().device if known else x.device

@@ -26,11 +26,11 @@ from .._random import mix
 from .arguments import trainable
 from .callbacks import Callback
 from .checkpoints import Checkpoints
-from .contexts import mode, swapped
+from .contexts import HeldInterrupts, mode, swapped
 from .history import NonFiniteLossError
 from .objective import Objective
 from .schedules import Schedule
-from .snapshots import snapshot
+from .snapshots import check_storable, snapshot
 from .source import Source
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Loop:
         self.reading = [c for c in plan.callbacks if _writes(c, "on_read")]
         # Processes must read in step, so they do not look at the clock.
         self.patience = _READ_SECONDS if self.world.size == 1 else math.inf
-        self.active: list[nn.Parameter] | None = None
+        self.used: list[bool] | None = None  # which parameters get a gradient
         self.share: Tensor | None = None
         self.shared_by = 0
         self.saved_at = self.validated_at = -1
@@ -105,6 +105,10 @@ class Loop:
 
     def run(self) -> None:
         """Do the steps."""
+        with HeldInterrupts() as interrupts:
+            self._run(interrupts)
+
+    def _run(self, interrupts: HeldInterrupts) -> None:
         trainer, plan, recorder = self.trainer, self.plan, self.recorder
         optimizer, scheduler, ema = trainer.optimizer, trainer.scheduler, trainer.ema
         schedule = scheduler if isinstance(scheduler, Schedule) else None
@@ -125,6 +129,7 @@ class Loop:
         assert key is not None
         for parameter in parameters:
             parameter.grad = None
+        began = trainer.step + 1
         self.since = time.perf_counter()
         while trainer.step < last and trainer.stopped is None:
             step = trainer.step
@@ -149,6 +154,7 @@ class Loop:
             elif (step + 1) % _NORM_EVERY == 0:
                 norm = _norm([p.grad for p in parameters if p.grad is not None])
             rate = group["lr"]
+            interrupts.held = True
             optimizer.step()
             for parameter in parameters:
                 parameter.grad = None
@@ -167,6 +173,9 @@ class Loop:
             )
             if torchs is not None and plateau is None:
                 torchs.step()
+            interrupts.release()
+            if step == began and plan.checkpoints is not None:
+                check_storable(trainer, plan.callbacks)  # now the optimizer has its memory
             done = step == last
             if validating < math.inf and (step % validating == 0 or done):
                 score = self._validate()
@@ -205,7 +214,7 @@ class Loop:
         low, high = self.world.slice(rows)
         parts = self.trainer.accumulate
         whole = self.world.size == parts == 1
-        needed = (len(names), rows)[not names :]
+        needed = (len(names), rows) if names else (rows,)
         fits = isinstance(values, Tensor) and (
             values.shape == needed
             if whole
@@ -238,20 +247,28 @@ class Loop:
 
     def _sum_gradients(self) -> None:
         """Make the gradients those of the whole batch, on every process."""
-        if self.active is None:
-            have = self.world.all_values([p.grad is not None for p in self.parameters])
-            used = [any(flags) for flags in zip(*have, strict=True)]
-            self.active = [p for p, use in zip(self.parameters, used, strict=True) if use]
-            self.idle = [p for p, use in zip(self.parameters, used, strict=True) if not use]
-        if any(p.grad is not None for p in self.idle):
+        have = [p.grad is not None for p in self.parameters]
+        if self.used is None:  # a process may have no rows of the first batch
+            everywhere = self.world.all_values(have if any(have) else None)
+            self.used = next((flags for flags in everywhere if flags is not None), have)
+        if have != self.used and any(have):
             raise ValueError(
-                "a parameter that had no gradient at the first step has one now; processes must"
-                " agree on which have, so let the network use all of its parameters at every step"
+                "other parameters have a gradient at this step than at the first one, and processes"
+                " must agree on which have; let the network use all its parameters at every step"
             )
-        for parameter in self.active:
-            if parameter.grad is None:
+        gradients = []
+        for parameter, used in zip(self.parameters, self.used, strict=True):
+            if used and parameter.grad is None:  # of a process without a row
                 parameter.grad = torch.zeros_like(parameter)
-        self.world.sum_gradients([p.grad for p in self.active if p.grad is not None])
+            if used and parameter.grad is not None:
+                gradients.append(parameter.grad)
+        self.world.sum_gradients(gradients)
+
+    def _agree_to_stop(self) -> None:
+        """Where a callback of any process asked to stop, all stop."""
+        if self.world.size > 1:
+            reasons = self.world.all_values(self.trainer.stopped)
+            self.trainer.stopped = next((why for why in reasons if why is not None), None)
 
     # ------------------------------------------------------------------- what is done at some
 
@@ -268,6 +285,7 @@ class Loop:
             self._read()
             for callback in self.watching:
                 callback.on_validation(trainer, float(score))
+            self._agree_to_stop()
             self.since = time.perf_counter()
         return score
 
@@ -304,6 +322,7 @@ class Loop:
         for callback in self.stepped:
             if callback.every is not None and step % callback.every == 0:
                 callback.on_step(self.trainer)
+        self._agree_to_stop()
         self.since += time.perf_counter() - began
 
     def _read(self) -> None:
@@ -332,6 +351,7 @@ class Loop:
         new, self.told_to = self.recorder.history(after=self.told_to), self.trainer.step
         for callback in self.reading:
             callback.on_read(self.trainer, new)
+        self._agree_to_stop()
 
     def drain(self) -> None:
         """Read what waits where the steps were broken off."""
@@ -362,6 +382,8 @@ class Loop:
             path = self.world.agreed(path)
         for callback in plan.callbacks if path is not None else ():
             callback.on_checkpoint(trainer, path)  # type: ignore[arg-type]
+        if plan.callbacks:
+            self._agree_to_stop()
         self.since += time.perf_counter() - began
 
     def _postfix(self, loss: float) -> str:
@@ -396,7 +418,7 @@ class Loop:
 
 def _norm(gradients: list[Tensor]) -> Tensor:
     """Euclidean norm of the whole gradient, ``()``."""
-    norms = torch._foreach_norm(gradients)
+    norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
         norms = [norm.double() for norm in norms]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))

@@ -268,7 +268,7 @@ def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
 
 
 def _binned(values: Tensor, times: Tensor) -> Tensor:
-    """Sums and counts of losses ``(S, K, b)`` by bins of their times ``(S, b)``: ``(S, 2, BINS)``."""
+    """Sums and counts, ``(S, 2, BINS)``, of losses ``(S, K, b)`` by bins of times ``(S, b)``."""
     index = (times * BINS).long().clamp_(0, BINS - 1)
     member = index.unsqueeze(-1) == torch.arange(BINS, device=times.device)
     total = values.sum(1, dtype=torch.float64)

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import datetime
 import platform
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .. import _container
 from .._describe import told
 from .callbacks import Callback
-from .checkpoints import ResumeError, check_architecture
+from .checkpoints import CheckpointWarning, ResumeError, check_architecture
 from .schedules import Schedule
 from .source import Source
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["check_storable", "described", "restore", "snapshot"]
+__all__ = ["check_storable", "described", "restore", "settings", "snapshot"]
+
+
+def settings(optimizer: Optimizer) -> list[dict[str, str]]:
+    """The hyperparameters of each group, as a schedule that moves them finds them."""
+    return [
+        {
+            name: str(group.get("initial_lr", value) if name == "lr" else value)
+            for name, value in group.items()
+            if name not in ("params", "initial_lr")
+        }
+        for group in optimizer.param_groups
+    ]
 
 
 def described(trainer: Trainer, source: Source) -> dict[str, Any]:
@@ -84,8 +98,10 @@ def snapshot(
         "step": trainer.step,
         "key": trainer.key,
         "stopped": trainer.stopped,
+        "begun": trainer._begun,
         "field": dict(field.state_dict()),
         "parameters": _outside(trainer),
+        "buffers": _unlisted(field),
         "averages": None if ema is None else ema.averages,
         "updates": None if ema is None else ema.updates,
         "optimizer": trainer.optimizer.state_dict(),
@@ -122,31 +138,28 @@ def restore(
         ResumeError: if it is of another architecture; nothing is changed then.
     """
     field, outside, ema = trainer.field, _outside(trainer), trainer.ema
-    check_architecture(path, field.state_dict(), state["field"])
-    check_architecture(path, _numbered(outside), _numbered(state["parameters"]))
-    kind = type(trainer.optimizer).__name__
-    if header["run"].get("optimizer", kind) == kind:
-        try:
-            trainer.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
-            raise ResumeError(
-                f"{path} has an optimizer of other parameters ({error}); make the Trainer with the"
-                " optimizer it was begun with"
-            ) from error
+    pairs = [
+        (field.state_dict(), state["field"]),
+        (_numbered("parameter", outside), _numbered("parameter", state["parameters"])),
+        (_numbered("buffer", _unlisted(field)), _numbered("buffer", state["buffers"])),
+    ]
+    if ema is not None and state["averages"] is not None:
+        pairs.append((_numbered("average", ema.averages), _numbered("average", state["averages"])))
+    for own, saved in pairs:
+        check_architecture(path, own, saved)
+    _restore_optimizer(trainer, path, header, state)
     field.load_state_dict(state["field"])
     with torch.no_grad():
-        for parameter, value in zip(outside, state["parameters"], strict=True):
-            parameter.copy_(value)
-        if ema is not None and state["averages"] is None:
-            ema.restart()
-        elif ema is not None:
-            ema.updates = state["updates"]
-            for average, value in zip(ema.averages, state["averages"], strict=True):
-                average.copy_(value)
-    if isinstance(trainer.scheduler, LRScheduler) and state["scheduler"] is not None:
-        trainer.scheduler.load_state_dict(state["scheduler"])
+        for own, saved in pairs[1:]:
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+    if ema is not None and state["averages"] is None:
+        ema.restart()
+    elif ema is not None:
+        ema.updates = state["updates"]
     trainer.step, trainer.key, trainer.stopped = state["step"], state["key"], state["stopped"]
-    trainer._position = state["source"]
+    trainer._begun, trainer._told = state["begun"], trainer.step
+    trainer._position, trainer._source = state["source"], None
     if list(state["history"]["terms"]) == list(trainer.terms):
         trainer._recorder.restore(state["history"])
     kept = list(state["callbacks"])
@@ -158,14 +171,72 @@ def restore(
                 break
 
 
+def _restore_optimizer(
+    trainer: Trainer, path: Path, header: dict[str, Any], state: dict[str, Any]
+) -> None:
+    """The optimizer's memory and, if the settings are those of before, where its schedule is.
+
+    With other settings (a smaller learning rate, say) those of the trainer hold.
+    """
+    optimizer, run = trainer.optimizer, header["run"]
+    before, now = run.get("optimizer"), type(optimizer).__name__
+    if before != now:
+        warnings.warn(
+            f"{path} has the state of {before}, and the optimizer is {now}, which begins anew",
+            CheckpointWarning,
+            stacklevel=4,
+        )
+        return
+    own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(state["optimizer"])
+    except ValueError as error:
+        raise ResumeError(
+            f"{path} has an optimizer of other parameters ({error}); make the Trainer with the"
+            " optimizer it was begun with"
+        ) from error
+    _as_saved(optimizer, state["optimizer"])
+    same = run.get("settings") == trainer._settings
+    if not same:
+        for group, mine in zip(optimizer.param_groups, own, strict=True):
+            group.update(mine)
+    scheduler = trainer.scheduler
+    if isinstance(scheduler, LRScheduler) and state["scheduler"] is not None:
+        if run.get("scheduler") == type(scheduler).__name__ and same:
+            scheduler.load_state_dict(state["scheduler"])
+        else:
+            warnings.warn(
+                f"{path} has another scheduler or other settings, and the scheduler begins anew",
+                CheckpointWarning,
+                stacklevel=4,
+            )
+
+
+def _as_saved(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Put back the dtypes of the memory, which loading makes those of the parameters."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for place, memory in saved["state"].items():
+        own = optimizer.state[parameters[place]]
+        for name, value in memory.items():
+            if isinstance(value, torch.Tensor) and own[name].dtype != value.dtype:
+                own[name] = value.to(own[name].device)
+
+
+def _unlisted(field: nn.Module) -> list[torch.Tensor]:
+    """Buffers that the field's ``state_dict`` leaves out (``persistent=False``)."""
+    listed = field.state_dict(keep_vars=True).values()
+    known = {id(tensor) for tensor in listed}
+    return [buffer for buffer in field.buffers() if id(buffer) not in known]
+
+
 def _outside(trainer: Trainer) -> list[nn.Parameter]:
     """Trained parameters that the field does not hold."""
     held = {id(p) for p in trainer.field.parameters()}
     return [p for p in trainer.parameters if id(p) not in held]
 
 
-def _numbered(parameters: Sequence[Any]) -> dict[str, Any]:
-    return {f"parameter {k}": parameter for k, parameter in enumerate(parameters)}
+def _numbered(what: str, tensors: Sequence[Any]) -> dict[str, Any]:
+    return {f"{what} {k}": tensor for k, tensor in enumerate(tensors)}
 
 
 def _of_scheduler(trainer: Trainer) -> Any:

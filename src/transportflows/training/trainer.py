@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import numbers
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,20 +39,20 @@ from .checkpoints import (
     FORMAT,
     KIND,
     Checkpoints,
+    CheckpointWarning,
     check_run,
-    differences,
+    flat,
     read_checkpoint,
 )
 from .contexts import borrowed_generator, mode, swapped
-from .data import Epochs
 from .ema import EMA
 from .history import History
 from .loop import Loop, Plan
 from .recorder import Recorder
 from .schedules import Schedule
-from .snapshots import check_storable, described, restore, snapshot
+from .snapshots import check_storable, described, restore, settings, snapshot
 from .source import Source
-from .streams import Drawn, Loaded, Streamed
+from .streams import Loaded, Streamed
 
 __all__ = ["Trainer"]
 
@@ -140,18 +142,16 @@ class Trainer:
         self.field = field
         self.loss = as_loss(loss, field)
         self.optimizer = as_optimizer(optimizer, field, lr)
-        for group in self.optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-        self._settings = [
-            {k: str(v) for k, v in group.items() if k not in ("params", "lr")}
-            for group in self.optimizer.param_groups
-        ]
         self.scheduler = as_scheduler(scheduler, self.optimizer, warmup)
+        if isinstance(self.scheduler, Schedule):
+            for group in self.optimizer.param_groups:
+                rate = group["lr"]
+                group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+        self._settings = settings(self.optimizer)
         if clip is not None and not clip > 0:
             raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
-        self.clip = clip
-        _check_counts(accumulate=accumulate)
-        self.accumulate = accumulate
+        self.clip = None if clip is None else float(clip)
+        self.accumulate = _count("accumulate", accumulate)
         self.autocast = as_autocast(autocast)
         compile_networks(compile, field)
         self.ema = None if ema is None else EMA(self.parameters, ema)
@@ -162,6 +162,8 @@ class Trainer:
         self.validates = self.resuming = False
         self._recorder = Recorder(self.terms)
         self._source: Source | None = None
+        self._begun = 0  # the step at which the fit began that goes on
+        self._told = 0  # the step up to which fits were told to go
         self._position: Any = None  # of the source, in a checkpoint that was loaded
         self._run: dict[str, Any] = {}
 
@@ -262,27 +264,41 @@ class Trainer:
         """
         self.world = team = world()
         self._recorder.world = team
-        with team.together():
+        # Where this fit begins: for a resumed script, where it has told the fits before to go.
+        begun = self._told if resume else self.step
+        self._told = begun
+        try:
+            error = None
             plan = self._plan(
                 data,
-                steps=steps,
-                batch_size=batch_size,
+                begun=begun,
+                steps=_count("steps", steps),
+                batch_size=None if batch_size is None else _count("batch_size", batch_size),
                 cond=cond,
                 validation=validation,
-                validation_every=validation_every,
+                validation_every=_count("validation_every", validation_every),
                 checkpoints=checkpoints,
                 resume=resume,
                 callbacks=callbacks,
-                workers=workers,
-                generator=generator,
+                workers=_count("workers", workers) if workers else 0,
             )
-            self._go(plan, progress)
+        except Exception as problem:
+            error = problem
+        team.all_fine(error)
+        self._begin(plan, generator, resume)
+        plan = replace(plan, last=self._resumed(plan, begun, resume))
+        if self.step < plan.last and self.stopped is None:
+            with team.together():
+                self._ready(plan.source)
+                self._go(plan, progress)
+            self._told = self.step
         return self.history
 
     def _plan(
         self,
         data: Data,
         *,
+        begun: int,
         steps: int,
         batch_size: int | None,
         cond: Any,
@@ -292,66 +308,110 @@ class Trainer:
         resume: Resume,
         callbacks: Sequence[Callback],
         workers: int,
-        generator: torch.Generator | None,
     ) -> Plan:
-        """Check everything, join the processes, and resume; then the source is ready."""
+        """Check all that this process can check by itself, and make what the loop needs."""
         team = self.world
-        _check_counts(steps=steps, validation_every=validation_every)
-        if batch_size is not None:
-            _check_counts(batch_size=batch_size)
-        if workers:
-            _check_counts(workers=workers)
         if self.ema is not None and self.ema.swapped:
             raise ValueError("fit would train the averages; leave averaged() first")
         if resume not in (True, False, "anyway"):
             raise ValueError(f"resume is True, False or 'anyway', got {resume!r}")
         if resume and checkpoints is None:
             raise ValueError("resume needs a folder: fit(..., checkpoints='runs/a', resume=True)")
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                given = getattr(callback, "__name__", type(callback).__name__)
+                raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
+            if callback.every is not None:
+                _count(f"every of {type(callback).__name__}", callback.every)
         source = as_source(data, self.field, batch_size, cond, workers, team)
         if source.batch_size is not None and source.batch_size < team.size:
             raise ValueError(
                 f"batch_size={source.batch_size} leaves some of {team.size} processes without a"
                 " row; it is the size of the batch over all of them"
             )
-        held_out = self._held_out(validation, source, cond)
+        chunk = source.batch_size or BATCH_SIZE
+        held_out = self._held_out(validation, source, cond, chunk)
+        folder = None if checkpoints is None else Checkpoints.of(checkpoints)
+        if folder is not None and team.first:
+            folder.prepare()
+            check_storable(self, callbacks)
+        last = begun + steps
+        return Plan(source, last, held_out, validation_every, chunk, folder, tuple(callbacks))
+
+    def _begin(self, plan: Plan, generator: torch.Generator | None, resume: Resume) -> None:
+        """The key, and the weights of process 0; see that all processes do the same."""
+        team = self.world
         if generator is not None or self.key is None:
             self.key = team.agreed(draw_key(generator))
             self._source = self._position = None
         if self.ema is not None and self.ema.updates == 0:
             self.ema.restart()
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                given = getattr(callback, "__name__", type(callback).__name__)
-                raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
-            if callback.every is not None:
-                _check_counts(**{f"every of {type(callback).__name__}": callback.every})
-        folder = None if checkpoints is None else Checkpoints.of(checkpoints)
-        self._run = described(self, source)
-        self._join()
-        self.stopped, self.resuming = None, bool(resume)
-        last = self.step + steps
-        if folder is not None:
-            if team.first:
-                folder.prepare()
-                check_storable(self, callbacks)
-            self._find(folder, resume, callbacks)
-        self._ready(source)
-        chunk = source.batch_size or BATCH_SIZE
-        return Plan(source, last, held_out, validation_every, chunk, folder, tuple(callbacks))
+        self._run = described(self, plan.source)
+        if team.size == 1:
+            return
+        told = {
+            "step": self.step,
+            "last step": plan.last,
+            "validation": plan.held_out is not None and plan.validation_every,
+            "checkpoints": plan.checkpoints is not None and plan.checkpoints.every,
+            "resume": resume,
+            "callbacks": [(type(callback).__name__, callback.every) for callback in plan.callbacks],
+        }
+        team.check_same("a run", {**flat(self._run), **told})
+        team.broadcast_([*self.parameters, *self.field.parameters(), *self.field.buffers()])
+        if self.ema is not None:
+            if self.ema.updates == 0:
+                self.ema.restart()
+            team.broadcast_(self.ema.averages)
 
-    def _held_out(self, validation: Data | None, source: Source, cond: Any) -> Source | None:
+    def _resumed(self, plan: Plan, begun: int, resume: Resume) -> int:
+        """Resume, if that is asked for and possible; how many steps there are to be in all.
+
+        A checkpoint tells at which step the fit began in which it was written. A script that is
+        started again calls all its fits again: those that ended before that step are over.
+        """
+        self.stopped, self.resuming = None, bool(resume)
+        self._begun = begun
+        if plan.checkpoints is None or not self._find(plan.checkpoints, resume, plan.callbacks):
+            return plan.last
+        first, self._begun = self._begun, begun
+        if begun < first:
+            self._told = min(plan.last, first)
+            return self.step
+        if begun > first:
+            self.stopped = None  # that was another fit
+        if self.stopped is not None and self.step < plan.last:
+            warnings.warn(
+                f"this run was ended at step {self.step}: {self.stopped}. Nothing is left to do; to"
+                " go on all the same, trainer.load the checkpoint and fit without resume",
+                CheckpointWarning,
+                stacklevel=3,
+            )
+        if self.stopped is not None:
+            self._told = self.step
+        else:  # what is left is told when it is done
+            self._told = plan.last if self.step >= plan.last else begun
+        return plan.last
+
+    def _held_out(
+        self, validation: Data | None, source: Source, cond: Any, chunk: int
+    ) -> Source | None:
         if validation is None:
             if isinstance(self.scheduler, ReduceLROnPlateau):
                 raise ValueError("ReduceLROnPlateau follows the validation loss; give validation=")
             return None
-        names = (
-            None if isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch)) else cond
-        )
+        tensors = isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch))
+        names = None if tensors else cond
         held_out = as_source(validation, self.field, None, names, 0, World(), "validation")
-        if isinstance(held_out, Drawn):
-            held_out.chunks(1)  # which says what to give instead
-        rows = isinstance(source, Epochs), isinstance(held_out, Epochs)
-        if all(rows) and set(held_out.conditions) != set(source.conditions):
+        read = (Loaded, Streamed)
+        if isinstance(held_out, read) and getattr(source, "data", None) is held_out.data:
+            raise ValueError(
+                "validation is the object that the data are read from, and reading it would move"
+                " it; make another one"
+            )
+        for _ in held_out.chunks(chunk):  # now is the time to see that they can be used
+            break
+        if source.conditions and set(held_out.conditions) != set(source.conditions):
             raise ValueError(
                 f"the data have conditions {list(source.conditions)} and validation"
                 f" {list(held_out.conditions)}; write validation=Batch(x1, cond={{...}})"
@@ -371,9 +431,6 @@ class Trainer:
 
     def _go(self, plan: Plan, progress: bool) -> None:
         """Do what is left of the steps."""
-        left = plan.last - self.step
-        if left <= 0 or self.stopped is not None:
-            return
         self.validates = plan.held_out is not None
         started: list[Callback] = []
         device = self.parameters[0].device
@@ -451,27 +508,6 @@ class Trainer:
             raise ValueError("there are no averages; write Trainer(field, loss, ema=0.999)")
         return self.ema
 
-    # ----------------------------------------------------------------------------- processes
-
-    def _join(self) -> None:
-        """Begin with the weights of process 0, and the same run everywhere."""
-        team = self.world
-        if team.size == 1:
-            return
-        mine = {**self._run, "step": self.step}
-        for rank, run in enumerate(team.all_values(mine)):
-            if told := [f"{name}: {a!r} and {b!r}" for name, a, b in differences(run, mine)]:
-                raise ValueError(
-                    "the processes of a run must be given the same, and processes"
-                    f" {rank} and {team.rank} differ in {'; '.join(told)}"
-                )
-        team.broadcast_([p.detach() for p in self.parameters])
-        team.broadcast_([*self.field.parameters(), *self.field.buffers()])
-        if self.ema is not None:
-            if self.ema.updates == 0:
-                self.ema.restart()
-            team.broadcast_(self.ema.averages)
-
     # --------------------------------------------------------------------------------- files
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -482,7 +518,10 @@ class Trainer:
         Raises:
             OSError: if it cannot be written; a file that was there is kept.
         """
-        header, state = snapshot(self, None, ())
+        if self.ema is not None and self.ema.swapped:
+            raise ValueError("save would take the averages for weights; leave averaged() first")
+        position = self._position if self._source is None else self._source.state()
+        header, state = snapshot(self, position, ())
         _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -498,33 +537,46 @@ class Trainer:
             ResumeError: if it is of another architecture (which entries differ) or version.
             ValueError: if it is damaged or no checkpoint.
         """
+        if self.ema is not None and self.ema.swapped:
+            raise ValueError("load would put weights under the averages; leave averaged() first")
         header, state = read_checkpoint(path)
         restore(self, Path(path), header, state)
         return header
 
-    def _find(self, folder: Checkpoints, resume: Resume, callbacks: Sequence[Callback]) -> None:
+    def _find(self, folder: Checkpoints, resume: Resume, callbacks: Sequence[Callback]) -> bool:
         """Resume from the newest checkpoint of a folder, or see that it is of no other run."""
         team = self.world
-        if not resume:
-            files = folder.files() if team.first else []
-            if files:
-                header = _container.read_header(files[-1])
-                if header.get("key") != str(self.key) or header["step"] > self.step:
-                    raise ValueError(
-                        f"{folder.folder} holds checkpoints of another run, the newest of step"
-                        f" {header['step']}; resume=True goes on with it, and a new run needs"
-                        " another folder"
-                    )
-            return
-        found = team.agreed(folder.newest() if team.first else None)
+        found, error = None, None
+        if team.first:
+            try:
+                found = self._newest(folder, resume)
+            except Exception as problem:
+                error = problem
+        team.all_fine(error)
+        found = team.agreed(found)
         if found is None:
-            return
+            return False
         path, header, state = found
         check_run(path, header["run"], self._run, resume == "anyway")
         restore(self, path, header, state, callbacks)
+        return True
+
+    def _newest(self, folder: Checkpoints, resume: Resume) -> Any:
+        if resume:
+            return folder.newest()
+        files = folder.files()
+        if files:
+            header = _container.read_header(files[-1])
+            if header.get("key") != str(self.key) or header["step"] > self.step:
+                raise ValueError(
+                    f"{folder.folder} holds checkpoints of another run, the newest of step"
+                    f" {header['step']}; resume=True goes on with it, and a new run needs another"
+                    " folder"
+                )
+        return None
 
 
-def _check_counts(**numbers_: Any) -> None:
-    for name, number in numbers_.items():
-        if not isinstance(number, numbers.Integral) or number < 1:
-            raise ValueError(f"{name} must be a positive integer, got {number!r}")
+def _count(name: str, number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    return int(number)
