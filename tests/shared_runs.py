@@ -150,6 +150,75 @@ def train(case, folder):
     )
 
 
+class Sharded(IterableDataset):
+    """What many write for torch's own data-parallel training: a part for each process."""
+
+    def __iter__(self):
+        yield from ROWS[world().rank :: 2]
+
+
+class Skips(torch.nn.Module):
+    """A network that leaves a part of itself out at every other call."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.calls = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), 0
+
+    def forward(self, t, x):
+        self.calls += 1
+        return self.a(x) + self.b(x) if self.calls % 2 else self.a(x)
+
+
+class Typed(Dataset):
+    """Conditions of every dtype, also of those that gloo does not send."""
+
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, k):
+        return {
+            "x1": ROWS[k],
+            "short": torch.tensor(k % 300, dtype=torch.int16),
+            "flag": torch.tensor(k % 2 == 0),
+            "half": torch.tensor(k / 7, dtype=torch.bfloat16),
+        }
+
+
+class StopOnOne(tpf.Callback):
+    every = 7
+
+    def on_step(self, trainer):
+        if trainer.world.rank == 1:
+            trainer.stop("process 1 has had enough")
+
+
+class Watched(tpf.VelocityLoss):
+    """Sees that the conditions of a row are its own."""
+
+    def draw(self, field, batch, *, generator=None):
+        k = (batch.cond["half"].float() * 7).round()
+        assert (batch.cond["flag"] == (batch.cond["short"] % 2 == 0)).all()
+        assert (k / 7).bfloat16().eq(batch.cond["half"]).all()
+        batch = tpf.Batch(batch.x1)
+        return super().draw(field, batch, generator=generator)
+
+
+def peaceful(folder):
+    """What must go well: odd dtypes, a refusal that is not the end, a stop by one process."""
+    trainer = tpf.Trainer(velocity(), Watched())
+    trainer.fit(Typed(), steps=5, batch_size=9, progress=False)
+    try:
+        trainer.fit(ROWS, steps=5, batch_size=1, progress=False)
+    except ValueError as error:
+        if "leaves some of 2 processes" not in str(error):
+            raise
+    trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
+    trainer.fit(ROWS, steps=50, callbacks=[StopOnOne()], progress=False)
+    assert trainer.step == 7, trainer.step
+    assert trainer.stopped == "process 1 has had enough"
+    (folder / f"peace-{world().rank}").write_text("")
+
+
 def main(folder, *words):
     torch.set_num_threads(1)
     for word in words:
@@ -164,6 +233,27 @@ def main(folder, *words):
                 ROWS, steps=STEPS, batch_size=64, checkpoints=folder / "tensor", resume=True,
                 generator=gen(3), progress=False,
             )  # fmt: skip
+        elif word.startswith("sample "):
+            what = word.split()[1]
+            start = ROWS[:20].clone()
+            if world().rank == 1 and what == "start":
+                start[3] = torch.nan
+            if world().rank == 1 and what == "n":
+                start = start[:19]
+            tpf.sample(velocity(), start=start, steps=3, distributed=True)
+        elif word == "validation of one":
+            trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
+            held_out = ROWS[:30] if world().rank == 0 else None
+            trainer.fit(ROWS, steps=5, validation=held_out, progress=False)
+        elif word == "sharded":
+            trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
+            trainer.fit(Sharded(), steps=5, batch_size=8, progress=False)
+        elif word == "branches":
+            net = Skips()
+            field = tpf.Velocity(net, tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
+            tpf.Trainer(field, tpf.VelocityLoss()).fit(ROWS, steps=5, progress=False)
+        elif word == "peaceful":
+            peaceful(folder)
         elif word == "differ":
             trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
             rows = ROWS[: 500 - world().rank]

@@ -128,6 +128,11 @@ def test_a_shared_run_resumes_exactly_and_with_its_own_number_only(runs):
         ("killed", "exitcode: -9"),
         ("nan", "the loss became NaN or infinite at step 8"),
         ("differ", "processes 1 and 0 differ in data.rows: 499 and 500"),
+        ("validation of one", "processes 1 and 0 differ in validation: False and 500"),
+        ("sharded", "slices each batch by rank, so let it give every process the whole"),
+        ("branches", "other parameters have a gradient at this step than at the first one"),
+        ("sample start", "ValueError: start holds NaN or infinite values in 1 of 20 rows"),
+        ("sample n", "processes 1 and 0 differ in n: 19 and 20"),
     ],
 )
 def test_a_process_that_fails_ends_all_with_its_message(how, message, tmp_path):
@@ -135,6 +140,13 @@ def test_a_process_that_fails_ends_all_with_its_message(how, message, tmp_path):
     assert code != 0
     assert message in text
     assert seconds < 60
+
+
+def test_what_is_not_the_end_goes_on(tmp_path):
+    code, text, _ = start(2, tmp_path, "peaceful")
+    assert code == 0, text
+    assert (tmp_path / "peace-0").exists()
+    assert (tmp_path / "peace-1").exists()
 
 
 # ------------------------------------------------------------------------------ the world itself

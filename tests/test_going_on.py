@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import transportflows as tpf
 from test_checkpoints import Noisy, Stop, Stream, alike, broken_off, fit, state, trainer
@@ -87,6 +88,23 @@ def test_a_run_that_ended_early_says_so(tmp_path):
         fit(again, rows(), tmp_path, resume=True)
     assert again.step == 12
     assert again.stopped == "it is enough"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("at", "every"), [(26, 10), (13, 6)])  # at the end of an epoch, and within
+def test_the_loader_of_torchdata_resumes_exactly(workers, at, every, tmp_path):
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+    def loader():
+        torch.manual_seed(0)  # its sampler draws a seed when it is made
+        data = TensorDataset(rows(100))
+        return StatefulDataLoader(data, batch_size=20, shuffle=True, num_workers=workers)
+
+    options = {"batch_size": None}
+    whole = fit(trainer(), loader(), **options)
+    broken_off(trainer(), loader(), tmp_path, at=at, every=every, **options)
+    again = fit(trainer(), loader(), tmp_path, resume=True, **options)
+    assert alike(state(whole), state(again)) == []
 
 
 # ------------------------------------------------------------------------------- interruptions

@@ -89,7 +89,8 @@ def sample(
         dtype: of the states; that of the network by default.
         progress: show a progress bar.
         distributed: share the rows among the processes that ``torchrun`` started, all of which
-            must make the call; each gets all samples, those that one process would have made.
+            must make the call; each gets all samples, those that one process would have made (to
+            the tolerance, for adaptive schemes, which take other steps with other rows).
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times too) the same with ``noise=BrownianPath()``.
@@ -119,74 +120,96 @@ def sample(
     _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
 
     team = world() if distributed else World()
-    key = team.agreed(draw_key(generator))
-    if not hasattr(t, "__len__") or len(t) < 2:
-        raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
-    first, last = float(t[0]), float(t[-1])
-    if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
-        raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
-    x = _starting_states(field, n, start, first, dtype, key)
-    margins = _as_margin(margin)
-    total = x.shape[0]
-    _check_cond(cond or {}, total)
-    team = team if total >= team.size else World()  # too few rows to share
-    if team.size > 1:
-        low, high = team.slice(total)
-        x = x[low:high]
-        cond = {
-            name: value[low:high] if isinstance(value, Tensor) and value.ndim > 0 else value
-            for name, value in (cond or {}).items()
-        }
-        noise = NoiseOfRows(Increments() if noise is None else noise, low, high, total)
-    breakpoints = field.process.interpolant.breakpoints
-    if adaptive:
-        grid = torch.tensor([first, last], dtype=torch.float64)
-    elif len(t) == 2:
-        grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
-    else:
-        grid = _own_grid(t, breakpoints)
-    rows = _default_chunk(field, x) if chunk is None else chunk
-    if rows < 1:
-        raise ValueError(f"chunk must be positive, got {chunk}")
 
-    def solve(members: list[EpsilonSchedule]) -> Solution:
-        states = x if len(members) == 1 else x.repeat(len(members), *(1,) * (x.ndim - 1))
-        if adaptive:
-            return integrate_adaptive(
-                _chunked_velocity(field, cond or {}, x.shape[0], rows, margins),
-                states,
-                start=first,
-                stop=last,
-                scheme=str(scheme),
-                rtol=rtol,
-                atol=atol,
-                breakpoints=breakpoints,
-                save_at=save_at,
+    def shared() -> Solution:
+        key = team.agreed(draw_key(generator))
+        if not hasattr(t, "__len__") or len(t) < 2:
+            raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
+        first, last = float(t[0]), float(t[-1])
+        if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
+            raise ValueError(
+                f"t must go between two different times in [0, 1], got {first}, {last}"
             )
-        return integrate(
-            FieldDynamics(field, members, margin=margins),
-            states,
-            grid,
-            scheme=scheme,
-            noise=noise,
-            key=mix(key, 1),
-            cond=cond,
-            save_at=save_at,
-            chunk=rows,
-            progress=progress and team.first,
+        x = _starting_states(field, n, start, first, dtype, key)
+        margins = _as_margin(margin)
+        total = x.shape[0]
+        given, source = dict(cond or {}), noise
+        _check_cond(given, total)
+        team.check_same(
+            "a shared solve",
+            {
+                "n": total,
+                "scheme": scheme if isinstance(scheme, str) else type(scheme).__name__,
+                "steps": steps,
+                "t": [float(time) for time in t],
+                "epsilons": len(schedules),
+                "save_at": None if save_at is None else [float(time) for time in save_at],
+            },
         )
+        alone = total < team.size  # too few rows to share
+        if team.size > 1 and not alone:
+            low, high = team.slice(total)
+            x = x[low:high]
+            given = {
+                name: value[low:high] if isinstance(value, Tensor) and value.ndim > 0 else value
+                for name, value in given.items()
+            }
+            source = NoiseOfRows(Increments() if noise is None else noise, low, high, total)
+        breakpoints = field.process.interpolant.breakpoints
+        if adaptive:
+            grid = torch.tensor([first, last], dtype=torch.float64)
+        elif len(t) == 2:
+            grid = time_grid(
+                steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints
+            )
+        else:
+            grid = _own_grid(t, breakpoints)
+        rows = _default_chunk(field, x) if chunk is None else chunk
+        if rows < 1:
+            raise ValueError(f"chunk must be positive, got {chunk}")
 
-    with _evaluating(field), team.together():
-        solution = _solve_sweep(solve, schedules, x.shape[0]) if many else solve(schedules)
-        solution = _gathered(solution, team, total, x.ndim)
-    if field.transform is not None:
-        path = solution.trajectory
-        solution = replace(
-            solution,
-            x=field.transform.invert(solution.x),
-            trajectory=None if path is None else field.transform.invert(path),
-        )
-    return check_finite(solution, x.ndim - 1)
+        def solve(members: list[EpsilonSchedule]) -> Solution:
+            states = x if len(members) == 1 else x.repeat(len(members), *(1,) * (x.ndim - 1))
+            if adaptive:
+                return integrate_adaptive(
+                    _chunked_velocity(field, given, x.shape[0], rows, margins),
+                    states,
+                    start=first,
+                    stop=last,
+                    scheme=str(scheme),
+                    rtol=rtol,
+                    atol=atol,
+                    breakpoints=breakpoints,
+                    save_at=save_at,
+                )
+            return integrate(
+                FieldDynamics(field, members, margin=margins),
+                states,
+                grid,
+                scheme=scheme,
+                noise=source,
+                key=mix(key, 1),
+                cond=given,
+                save_at=save_at,
+                chunk=rows,
+                progress=progress and team.first,
+            )
+
+        with _evaluating(field):
+            solution = _solve_sweep(solve, schedules, x.shape[0]) if many else solve(schedules)
+        if not alone:
+            solution = _gathered(solution, team, total, x.ndim)
+        if field.transform is not None:
+            path = solution.trajectory
+            solution = replace(
+                solution,
+                x=field.transform.invert(solution.x),
+                trajectory=None if path is None else field.transform.invert(path),
+            )
+        return check_finite(solution, x.ndim - 1)
+
+    with team.together():
+        return shared()
 
 
 def _solve_sweep(
@@ -229,6 +252,7 @@ def _gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
         solution,
         x=team.gather(solution.x, n, solution.x.ndim - ndim),
         trajectory=None if path is None else team.gather(path, n, path.ndim - ndim),
+        nfe=max(team.all_values(solution.nfe)),
         first_bad_step=min(bad) if bad else None,
     )
 
