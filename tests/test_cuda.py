@@ -53,6 +53,48 @@ def test_training_and_oracles_on_the_card():
     assert float(error) < 0.1 * float(oracle.velocity(sample.t, sample.x).square().sum(1).mean())
 
 
+@pytest.mark.parametrize("form", ["on the host", "on the card", "too large for the card"])
+def test_rows_reach_the_card_wherever_they_are(form, monkeypatch):
+    x1 = torch.randn(5_000, 2, generator=seeded())
+    runs = []
+    for place in (form, "on the card"):
+        if place == "too large for the card":
+            monkeypatch.setattr("transportflows.training.data._SHARE_OF_CARD", 0.0)
+        trainer = tpf.Trainer(field(torch.float32).cuda(), tpf.VelocityLoss(), ema=0.9)
+        given = x1.cuda() if place == "on the card" else x1
+        # One batch of all rows, so that the order, which is made where the rows are, is no matter.
+        trainer.fit(given, steps=20, batch_size=5_000, generator=seeded(), progress=False)
+        monkeypatch.undo()
+        runs.append(trainer.history.loss)
+    assert abs(runs[0] - runs[1]).max() < 0.2 * runs[1].mean()
+
+
+def test_a_run_on_the_card_resumes_to_the_same_bits(tmp_path):
+    class Stop(tpf.Callback):
+        every = 26
+
+        def on_step(self, trainer):
+            raise KeyboardInterrupt
+
+    def trainer():
+        return tpf.Trainer(field(torch.float32).cuda(), tpf.VelocityLoss(), ema=0.9)
+
+    def fit(mine, **kwargs):
+        x1 = torch.randn(500, 2, generator=seeded()).cuda()
+        mine.fit(x1, steps=40, batch_size=64, generator=seeded(), progress=False, **kwargs)
+        return mine
+
+    whole = fit(trainer())
+    folder = tpf.Checkpoints(tmp_path, every=10)
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(), checkpoints=folder, callbacks=[Stop()])
+    again = fit(trainer(), checkpoints=folder, resume=True)
+    for a, b in zip(whole.parameters, again.parameters, strict=True):
+        assert a.is_cuda
+        assert torch.equal(a, b)
+    assert tpf.local_device().type == "cuda"
+
+
 def test_no_synchronisation_in_the_step_loop():
     """CUDA itself reports any wait for the device while the network runs for the second time."""
     states = field(torch.float32).cuda()
