@@ -270,13 +270,17 @@ def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
 def _binned(values: Tensor, times: Tensor) -> Tensor:
     """Sums and counts, ``(S, 2, BINS)``, of losses ``(S, K, b)`` by bins of times ``(S, b)``."""
     index = (times * BINS).long().clamp_(0, BINS - 1)
-    member = index.unsqueeze(-1) == torch.arange(BINS, device=times.device)
     total = values.sum(1, dtype=torch.float64)
-    # A product with the indicators and not a scatter: sums in one order, on a card too.
-    sums = torch.bmm(torch.stack([total, torch.ones_like(total)], dim=1), member.double())
-    if not bool(torch.isfinite(total).all()):  # which 0 times infinity must not spread
-        sums[:, 0] = torch.where(member, total.unsqueeze(-1), 0.0).sum(1)
-    return sums
+    if times.device.type == "cpu":
+        steps = len(times)
+        flat = (index + BINS * torch.arange(steps).unsqueeze(1)).flatten()
+        sums = torch.bincount(flat, total.flatten(), minlength=BINS * steps)
+        counts = torch.bincount(flat, minlength=BINS * steps).double()
+        return torch.stack([sums.view(steps, BINS), counts.view(steps, BINS)], dim=1)
+    # On a card bincount adds up in no fixed order.
+    member = index.unsqueeze(-1) == torch.arange(BINS, device=times.device)
+    sums = torch.where(member, total.unsqueeze(-1), 0.0).sum(1)
+    return torch.stack([sums, member.sum(1).double()], dim=1)
 
 
 def _copied(values: array[Any]) -> NDArray[Any]:
