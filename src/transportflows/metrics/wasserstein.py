@@ -20,7 +20,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from transportflows.metrics.energy import event_rows
+from transportflows.metrics._samples import event_rows, weights_of
 
 __all__ = ["wasserstein2"]
 
@@ -70,8 +70,8 @@ def wasserstein2(
     import ot  # it takes a second
 
     x, y = event_rows(x, y)
-    x, p = _weighted(x.cpu(), x_weights, "x_weights")
-    y, q = _weighted(y.cpu(), y_weights, "y_weights")
+    x, p = weights_of(x.cpu(), x_weights, "x_weights")
+    y, q = weights_of(y.cpu(), y_weights, "y_weights")
     if x.shape[1] == 1:
         sorts = ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p.numpy(), q.numpy(), p=2)
         return math.sqrt(float(sorts))
@@ -107,19 +107,3 @@ def wasserstein2(
             " drop outliers, or compare clusters that are far apart one by one"
         )
     return diameter * math.sqrt(max(float(upper), 0.0))
-
-
-def _weighted(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
-    """Return the points of positive weight, and their float64 weights, which sum to 1."""
-    count = points.shape[0]
-    if weights is None:
-        return points, torch.full((count,), 1 / count, dtype=torch.float64)
-    if weights.shape != (count,):
-        raise ValueError(
-            f"{name} has shape {tuple(weights.shape)}; give one weight a row, shape ({count},)"
-        )
-    weights = weights.detach().to("cpu", torch.float64)
-    total = float(weights.sum())
-    if not (0 < total < math.inf) or bool((weights < 0).any()):
-        raise ValueError(f"{name} must be finite, not negative and of positive sum; it is not")
-    return points[weights > 0], weights[weights > 0] / total
