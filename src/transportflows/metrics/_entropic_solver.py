@@ -154,7 +154,9 @@ def solve(
             steps += 1
         else:
             goal = 0.5 * tolerance if last else max(tolerance, 1e-3)
-            f, g, support, used = _stage(support, xs, ys, f, g, eps, goal, entries, max_steps - steps)
+            f, g, support, used = _stage(
+                support, xs, ys, f, g, eps, goal, entries, max_steps - steps
+            )
             steps += used
         previous = (xs, px, f)
     return _finish(x, y, p, q, g, epsilon, tolerance, entries, max_steps, steps)

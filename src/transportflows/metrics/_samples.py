@@ -87,8 +87,6 @@ def weights_of(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tenso
     return points[weights > 0], weights[weights > 0] / total
 
 
-
-
 def block_rows(columns: int, device: torch.device) -> int:
     """Rows of a block of pairs with ``columns`` columns: 8 MB on a CPU, 512 MB on a card."""
     numbers = _BLOCK_NUMBERS if device.type == "cpu" else _BLOCK_NUMBERS << 6

@@ -158,9 +158,7 @@ def entropic_wasserstein2(
     x, p = weights_of(x - centre, x_weights, "x_weights")
     y, q = weights_of(y - centre, y_weights, "y_weights")
     entries = _entries(x, y, memory)
-    found = solve(
-        x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps
-    )
+    found = solve(x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps)
     violation = float((found.columns - q).abs().sum())
     value = float(p @ found.f + q @ found.g)
     converged = math.isfinite(value) and violation <= tolerance
@@ -259,15 +257,15 @@ def sinkhorn_divergence(
     )
 
 
-def _check_epsilon(
-    epsilon: float, tolerance: float, max_steps: int, x: Tensor, y: Tensor
-) -> None:
+def _check_epsilon(epsilon: float, tolerance: float, max_steps: int, x: Tensor, y: Tensor) -> None:
     if not (epsilon > 0 and math.isfinite(epsilon)):
         raise ValueError(
             f"epsilon must be positive and finite, got {epsilon}; for epsilon = 0 use wasserstein2"
         )
     if not 0 < tolerance < 2:
-        raise ValueError(f"tolerance must lie in (0, 2), an L1 norm, got {tolerance}; 1e-3 is usual")
+        raise ValueError(
+            f"tolerance must lie in (0, 2), an L1 norm, got {tolerance}; 1e-3 is usual"
+        )
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, got {max_steps}")
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and y.numel()):
