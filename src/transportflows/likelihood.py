@@ -100,6 +100,7 @@ def log_likelihood(
     field: Field,
     x: Tensor,
     *,
+    t: float = 1.0,
     base: Distribution | Any | None = None,
     divergence: str = "exact",
     probes: int = 8,
@@ -126,14 +127,15 @@ def log_likelihood(
 
     Args:
         field: a field with a velocity, or an oracle.
-        x: states at t = 1, ``(n, *)``, in the units of the data.
+        x: states, ``(n, *)``, in the units of the data.
+        t: their time, in (0, 1]; for t < 1 the density is that of the solution at t.
         base: the law at t = 0, with ``log_prob``, in the units of the data; the process's own by
             default.
         divergence: ``"exact"`` or ``"hutchinson"``.
         probes: number of Hutchinson probes, one or more; the standard error needs two.
         probe_law: ``"rademacher"`` (of lower variance) or ``"gaussian"``.
         scheme: an adaptive solver of torchdiffeq (``"dopri5"``, ...), whose error is controlled row
-            by row, state and log-density alike; or a fixed-step scheme (``"heun"``, ``"rk4"``, ...).
+            by row, state and log-density alike; or a fixed-step scheme, such as ``"rk4"``.
         steps: number of steps of a fixed-step scheme.
         rtol: relative tolerance of an adaptive one.
         atol: absolute tolerance; for the log-density, in nats.
@@ -163,11 +165,13 @@ def log_likelihood(
     """
     _check_field(field)
     check_finite_rows(x, "x")
+    if not 0 < t <= 1:
+        raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
     solver = _Solver(field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
     solver.configure(cond, chunk, gradients, adjoint, generator)
     with _recording(field, gradients):
         state = x if field.transform is None else field.transform(x)
-        latent, integrals = solver.solve(state, 1.0, 0.0)
+        latent, integrals = solver.solve(state, float(t), 0.0)
         log_base = _log_base(field, base, latent)
         mean, error = _over_probes(integrals, exact=solver.exact)
         log_prob = log_base + mean - _log_scale(field, x)

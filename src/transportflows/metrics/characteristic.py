@@ -51,8 +51,8 @@ def characteristic_distance(
     Bias: for equal laws with :math:`\phi` their characteristic function each difference is nearly
     a complex normal, of total variance :math:`(1 - |\phi|^2)(1/N + 1/M)`, so that the mean is
     between √(2/π) (all of the variance in one component) and √π/2 (equal parts) times its root;
-    ``floor`` uses the two variances of each difference as estimated. With ``scale`` far above 1 over the
-    spread of the data :math:`\phi` is 0 at every frequency and the distance sees nothing.
+    ``floor`` uses the two variances of each difference as estimated. With ``scale`` far above 1
+    over the spread of the data :math:`\phi` is 0 at every frequency: it sees nothing.
     ``O(K (N + M) d)``.
 
     Args:

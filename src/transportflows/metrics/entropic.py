@@ -58,9 +58,9 @@ class EntropicTransport:
             p exactly.
         converged: whether ``violation`` is within the tolerance asked for.
         steps: Newton steps and Sinkhorn sweeps, all stages together.
-        x_potential: f, float64, ``(N,)`` (of the points of positive weight, where there are others).
-        y_potential: g, ``(M,)``, likewise; :math:`\pi_{ij} = p_i q_j e^{(f_i + g_j - |x_i - y_j|^2) /
-            \varepsilon}`.
+        x_potential: f, float64, ``(N,)``; of the points of positive weight only.
+        y_potential: g, ``(M,)``, likewise. The plan is
+            :math:`\pi_{ij} = p_i q_j e^{(f_i + g_j - |x_i - y_j|^2) / \varepsilon}`.
     """
 
     value: float

@@ -129,7 +129,7 @@ def kernel_distance(
     Example:
         >>> x = torch.tensor([[1.0], [-1.0]])
         >>> kernel_distance(x, x).value
-        -4.0
+        -8.0
     """
     if extractor is not None:
         x = extract_features(x, extractor, batch_size=batch_size)

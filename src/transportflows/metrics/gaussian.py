@@ -62,7 +62,7 @@ def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
     It sees means and covariances only: a lower bound of the true :math:`W_2` between laws with
     these moments (Gelbrich 1990). Bias: positive for equal laws. For ``N(m, σ² Id)`` its square
     has mean of about ``σ² (d + d (d + 1) / 4) (1/N + 1/M)``, the first from the means and the
-    second from the covariances, so N must be well above d². ``O((N + M) d² + d³)``; with fewer rows than d the factors have N columns.
+    second from the covariances, so N must be well above d². ``O((N + M) d² + d³)``.
 
     Args:
         x: first sample, ``(N, *)``, at least two rows.

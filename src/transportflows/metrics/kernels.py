@@ -229,7 +229,7 @@ def mmd2(
 
 
 def _row_sums(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of k over columns ``(N,)``, its diagonal (if x is y), and its sums over rows ``(M,)``."""
+    """Sums of k over columns ``(N,)``, its diagonal where x is y, sums over rows ``(M,)``."""
     own = x is y
     size = max(16, int(math.sqrt(block_rows(1, x.device))))
     rows = torch.zeros(len(x), dtype=x.dtype, device=x.device)

@@ -93,7 +93,9 @@ def nearest_distances(
     if not 1 <= k <= len(y) - own:
         raise ValueError(f"k = {k} neighbours need k >= 1 and {k + own} rows, got {len(y)}")
     if exclude_self and len(x) != len(y):
-        raise ValueError(f"exclude_self is for a sample with itself, got {len(x)} and {len(y)} rows")
+        raise ValueError(
+            f"exclude_self is for a sample with itself, got {len(x)} and {len(y)} rows"
+        )
     centre = y.mean(0)
     x, y = x - centre, y - centre
     size, distances, indices, first = block_rows(len(y), x.device), [], [], 0

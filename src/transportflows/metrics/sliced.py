@@ -1,7 +1,8 @@
 r"""Sliced Wasserstein-2 distances: over random projections, and over the worst one.
 
 .. math:: SW_2^2 = E_\theta\, W_2^2(\langle\theta, x\rangle, \langle\theta, y\rangle), \qquad
-          \max\text{-}SW_2 = \max_{|\theta| = 1} W_2(\langle\theta, x\rangle, \langle\theta, y\rangle)
+          \max\text{-}SW_2 = \max_{|\theta| = 1}
+          W_2(\langle\theta, x\rangle, \langle\theta, y\rangle)
 
 Each projection is sorted, exact for samples of different sizes too. Unlike that of W2, the bias
 from finite samples does not suffer from the dimension: for equal laws :math:`SW_2^2` is of order
