@@ -27,7 +27,7 @@ LEVEL = {module: k for k, layer in enumerate(LAYERS) for module in layer}
 LAZY_UP = {("fields", "_files")}  # Field.save, inside the method
 LEAVES = {"metrics", "networks", "datasets"}
 OUTSIDE = {"torch", "numpy", "scipy", "ot", "torchdiffeq", "tqdm"}
-LAZY = {"sklearn"}  # inside a function, with a message that names the extra
+LAZY = {"sklearn", "matplotlib"}  # inside a function, with a message that names the extra
 
 
 def _imports(path):

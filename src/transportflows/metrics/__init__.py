@@ -18,12 +18,27 @@ to use:
   :func:`jensen_shannon_kernel_density`, :func:`kl_nearest_neighbours`, :func:`fisher_divergence`.
 - **Coverage and copying**: :func:`nearest_neighbours`, :func:`coverage`, :func:`mode_weights`.
 - **Features**: :func:`frechet_distance` and :func:`kernel_distance` with an extractor of yours.
-- **Fields**: :mod:`transportflows.metrics.diagnostics`.
+- **Trained fields**: :func:`loss_by_time`, :func:`consistency`, :func:`path_geometry`,
+  :func:`error_by_nfe`; with an oracle :func:`oracle_errors` (the bound and the optimal ε of the
+  SDE) and :func:`ode_kl_identity`.
 - All at once, with floors: :func:`evaluate`.
 """
 
 from transportflows.metrics.characteristic import CharacteristicDistance, characteristic_distance
 from transportflows.metrics.classifier import ClassifierTest, classifier_test
+from transportflows.metrics.diagnostics import (
+    Consistency,
+    KLIdentity,
+    LossByTime,
+    OracleErrors,
+    PathGeometry,
+    consistency,
+    error_by_nfe,
+    loss_by_time,
+    ode_kl_identity,
+    oracle_errors,
+    path_geometry,
+)
 from transportflows.metrics.divergences import (
     fisher_divergence,
     jensen_shannon_kernel_density,
@@ -94,14 +109,17 @@ __all__ = [
     "METRICS",
     "CharacteristicDistance",
     "ClassifierTest",
+    "Consistency",
     "ConvergenceWarning",
     "CorrectedDistance",
     "Coverage",
     "EntropicTransport",
     "Estimate",
     "GaussianKernel",
+    "KLIdentity",
     "Kernel",
     "KernelDistance",
+    "LossByTime",
     "MaxSlicedDistance",
     "MetricRow",
     "MetricsReport",
@@ -109,6 +127,8 @@ __all__ = [
     "MomentError",
     "MomentSummary",
     "NeighbourDistances",
+    "OracleErrors",
+    "PathGeometry",
     "PermutationTest",
     "PolynomialKernel",
     "ProjectionTest",
@@ -120,12 +140,14 @@ __all__ = [
     "bures_wasserstein2",
     "characteristic_distance",
     "classifier_test",
+    "consistency",
     "corrected_wasserstein2",
     "covariance_error",
     "coverage",
     "energy_distance",
     "energy_test",
     "entropic_wasserstein2",
+    "error_by_nfe",
     "evaluate",
     "extract_features",
     "fisher_divergence",
@@ -138,6 +160,7 @@ __all__ = [
     "kl_kernel_density",
     "kl_log_densities",
     "kl_nearest_neighbours",
+    "loss_by_time",
     "max_sliced_wasserstein2",
     "mean_error",
     "median_bandwidth",
@@ -146,7 +169,10 @@ __all__ = [
     "moment_summary",
     "nearest_distances",
     "nearest_neighbours",
+    "ode_kl_identity",
     "optimal_pairs",
+    "oracle_errors",
+    "path_geometry",
     "sinkhorn_divergence",
     "sliced_kolmogorov_test",
     "sliced_wasserstein2",

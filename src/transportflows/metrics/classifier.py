@@ -141,7 +141,7 @@ def _train_network(points: Tensor, labels: Tensor, held_out: Tensor, key: int) -
             shuffled = used[torch.randperm(len(used), generator=draws, device=device)]
             for batch in torch.split(shuffled, 256):
                 optimiser.zero_grad()
-                loss(network(points[batch]).squeeze(1), labels[batch]).backward()
+                loss(network(points[batch]).squeeze(1), labels[batch]).backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
             with torch.no_grad():
                 value = float(loss(network(points[checked]).squeeze(1), labels[checked]))

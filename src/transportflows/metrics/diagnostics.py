@@ -9,7 +9,8 @@ the law that is sampled. With the ODE (Albergo, Boffi and Vanden-Eijnden 2023, l
 where the score of the model's own law enters, which a small δb does not bound. With the SDE,
 
 .. math:: KL(\rho_1 \| \hat\rho_1) \le \frac{1}{4 \varepsilon} \int_0^1 E|\delta b
-          + \varepsilon\, \delta s|^2 dt = \frac{B}{4 \varepsilon} + \frac{C}{2} + \frac{\varepsilon S}{4},
+          + \varepsilon\, \delta s|^2 dt
+          = \frac{B}{4 \varepsilon} + \frac{C}{2} + \frac{\varepsilon S}{4},
 
 with B, S and C the integrals of E|δb|², E|δs|² and E[δb · δs]. It is least at
 :math:`\varepsilon^* = \sqrt{B/S} = \sqrt{\Delta L_b / \Delta L_s}` (the score loss unweighted), and
@@ -246,7 +247,7 @@ def consistency(
     """
     check_finite_rows(data, "data")
     nodes, key = _midpoints(times), draw_key(generator)
-    rows: list[tuple[float, float, float]] = []
+    table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
             drawn = field.process.sample(data, t=t, generator=stream(key, k, device=data.device))
@@ -266,9 +267,9 @@ def consistency(
                 change = torch.func.jvp(lambda y, s=time: field.velocity(s, y), (x,), (z,))[1]
                 terms = terms + sum_events(z * change) / probes
         terms = terms.double()
-        rows.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
-    table = torch.tensor(rows, dtype=torch.float64).mT
-    return Consistency(nodes, *table.unbind())
+        table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
+    columns = torch.tensor(table, dtype=torch.float64)
+    return Consistency(nodes, columns[:, 0], columns[:, 1], columns[:, 2])
 
 
 @torch.no_grad()
@@ -358,7 +359,7 @@ def error_by_nfe(
             )
             value = float(distance(solved.x))
             rows.append({"scheme": scheme, "steps": count, "nfe": solved.nfe, "distance": value})
-    return sorted(rows, key=lambda row: row["nfe"])  # type: ignore[return-value, arg-type]
+    return sorted(rows, key=lambda row: row["nfe"])
 
 
 @torch.no_grad()
@@ -407,8 +408,8 @@ def oracle_errors(
         root = math.sqrt(n)
         means = (float(v.mean()) for v in (b, s, c))
         rows.append((*means, float(b.std()) / root, float(s.std()) / root))
-    table = torch.tensor(rows, dtype=torch.float64).mT
-    return OracleErrors(nodes, weights, *table.unbind(), margin)
+    b, s, c, b_error, s_error = torch.tensor(rows, dtype=torch.float64).mT.unbind()
+    return OracleErrors(nodes, weights, b, s, c, b_error, s_error, margin)
 
 
 def ode_kl_identity(

@@ -203,16 +203,17 @@ def _whitened(
     if not (bandwidth > 0 and math.isfinite(bandwidth)):
         raise ValueError(f"bandwidth must be positive and finite, got {bandwidth}; 1.0 is usual")
     x, y = x[:, chosen], y[:, chosen]
-    spread = 0.5 * (torch.atleast_2d(torch.cov(x.mT)) + torch.atleast_2d(torch.cov(y.mT)))
-    factor, failed = torch.linalg.cholesky_ex(spread)
+    spread = 0.5 * (torch.cov(x.mT) + torch.cov(y.mT))
+    factor, failed = torch.linalg.cholesky_ex(spread.view(len(chosen), len(chosen)))
     if int(failed) or float(factor.diagonal().min()) < 1e-9 * float(factor.diagonal().max()):
         raise ValueError(f"coordinates {chosen} do not vary independently; choose others")
     scale = bandwidth * min(len(x), len(y)) ** (-1 / (len(chosen) + 4))
     centre = x.mean(0)
-    return tuple(  # type: ignore[return-value]
+    x, y = (
         torch.linalg.solve_triangular(scale * factor, (s - centre).mT, upper=False).mT.contiguous()
         for s in (x, y)
     )
+    return x, y
 
 
 def _log_density(at: Tensor, points: Tensor, *, own: bool) -> Tensor:

@@ -106,4 +106,5 @@ def _factor(covariance: Tensor, d: int, name: str) -> Tensor:
             f"{name} must be symmetric and positive semidefinite; its asymmetry is"
             f" {asymmetry:.2g} and its least eigenvalue {float(values.min()):.2g}"
         )
-    return vectors * values.clamp(min=0).sqrt()
+    factor: Tensor = vectors * values.clamp(min=0).sqrt()
+    return factor

@@ -152,7 +152,7 @@ def max_sliced_wasserstein2(
     if float(shift.norm()) > 0:
         thetas.append((shift / shift.norm()).unsqueeze(0))
     if min(len(x), len(y)) > 1 and d <= 512:
-        change = torch.linalg.eigh(torch.atleast_2d(torch.cov(x.mT) - torch.cov(y.mT))).eigenvectors
+        change = torch.linalg.eigh((torch.cov(x.mT) - torch.cov(y.mT)).view(d, d)).eigenvectors
         thetas.append(change[:, [0, -1]].mT)
     theta = torch.cat(thetas)
     best = torch.full((len(theta),), -1.0, dtype=x.dtype, device=x.device)
@@ -175,7 +175,8 @@ def _directions(
 ) -> Tensor:
     draws = stream(draw_key(generator), device=device)
     theta = torch.randn(count, d, generator=draws, device=device, dtype=torch.float64)
-    return theta / theta.norm(dim=1, keepdim=True)
+    lengths: Tensor = theta.norm(dim=1, keepdim=True)
+    return theta / lengths
 
 
 def _quantile_pairs(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
