@@ -68,7 +68,7 @@ def test_hutchinson_intervals_cover_the_exact_log_density(d: int, law: str) -> N
     data = tpf.Gaussian((d,), scale_tril=torch.linalg.cholesky(covariance))
     exact = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((d,))), data)
     x = data.sample(1, generator=seeded(1), dtype=torch.float64).expand(400, d)
-    probes = 24
+    probes = 32  # in d = 2 a Rademacher probe is a coin: the exact coverage is 89.0 %, here
     found = tpf.log_likelihood(
         exact, x, divergence="hutchinson", probes=probes, probe_law=law, scheme="rk4", steps=16,
         generator=seeded(2), chunk=4_096,
@@ -252,6 +252,5 @@ def test_refuses() -> None:
     with pytest.raises(TypeError, match="of a Field"):
         tpf.log_likelihood(x, field)
     with pytest.raises(tpf.ConversionError):
-        tpf.log_likelihood(
-            tpf.MeanVelocity(lambda t, x: x, process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))), x
-        )
+        law = process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))
+        tpf.log_likelihood(tpf.MeanVelocity(lambda t, x: x, law), x)

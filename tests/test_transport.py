@@ -89,9 +89,7 @@ class TestEntropic:
         # At ε = 1e-3 a dense Sinkhorn takes minutes (benchmarks/metrics_entropic.py does it), so
         # this rests on the certificate of a far tighter solve, and on the exact distance.
         means = torch.eye(max(4, dimension), dtype=torch.float64)[:4, :dimension]
-        x, y = (
-            means[torch.arange(400) % 4] + normal(400, dimension, seed=s) for s in (0, 1)
-        )
+        x, y = (means[torch.arange(400) % 4] + normal(400, dimension, seed=s) for s in (0, 1))
         result = entropic_wasserstein2(x, y, epsilon=1e-3)
         tight = entropic_wasserstein2(x, y, epsilon=1e-3, tolerance=2e-6)
         assert tight.gap < 1e-4 * tight.value

@@ -133,7 +133,8 @@ def log_likelihood(
             default.
         divergence: ``"exact"`` or ``"hutchinson"``.
         probes: number of Hutchinson probes, one or more; the standard error needs two.
-        probe_law: ``"rademacher"`` (of lower variance) or ``"gaussian"``.
+        probe_law: ``"rademacher"`` (of lower variance) or ``"gaussian"``. In two dimensions a
+            Rademacher estimate takes two values only, and intervals from few probes are coarse.
         scheme: an adaptive solver of torchdiffeq (``"dopri5"``, ...), whose error is controlled row
             by row, state and log-density alike; or a fixed-step scheme, such as ``"rk4"``.
         steps: number of steps of a fixed-step scheme.
@@ -483,10 +484,9 @@ class _Solver(nn.Module):
             try:
                 value, change = torch.func.jvp(f, (x,), (directions,))  # type: ignore[misc]
                 return value, change
-            except (NotImplementedError, RuntimeError) as error:
-                if "forward" not in str(error).lower():
-                    raise
-                self.forward_mode = False  # an operation without a forward derivative
+            except (NotImplementedError, RuntimeError):
+                # An operation without a forward derivative; another error comes again below.
+                self.forward_mode = False
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             value = f(x)

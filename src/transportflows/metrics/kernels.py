@@ -8,10 +8,11 @@ the sums of each row are, which give an error bar.
 **The interval.** With the row means :math:`u_i = \frac{1}{N-1}\sum_{j \ne i} k(x_i, x_j)
 - \frac1M \sum_j k(x_i, y_j)` and :math:`v_j` likewise, the unbiased estimate is
 :math:`\bar u + \bar v`. Its variance is, for :math:`p \ne q`, :math:`4 \mathrm{Var}(u)/N +
-4 \mathrm{Var}(v)/M` to first order (Serfling 1980, section 5.5), and the jackknife, which leaves
-out one point at a time, estimates it with the next order. For p = q that order vanishes, the
-estimate is not normal, and no interval of this kind is valid: test with
-:func:`~transportflows.metrics.energy_test` instead.
+4 \mathrm{Var}(v)/M` to first order (Serfling 1980, section 5.5). The jackknife, which leaves out
+one point at a time, estimates that and twice the next order (Efron and Stein 1981), which is
+therefore estimated too, from the kernel less its row and column means, and taken off once. For
+p = q the first order vanishes, the estimate is not normal, and no interval of this kind is valid:
+test with :func:`~transportflows.metrics.energy_test` instead.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ class KernelDistance:
 
     Attributes:
         value: the estimate of MMD² (the unbiased one may be negative).
-        standard_error: by the jackknife; NaN for the V-statistic, whose bias is of its own size.
+        standard_error: by the corrected jackknife; NaN for the V-statistic, whose bias is of its own size.
         unbiased: whether it is the U-statistic.
     """
 
@@ -205,47 +206,67 @@ def mmd2(
     n, m = len(x), len(y)
     centre = torch.cat([x, y]).mean(0) if not isinstance(kernel, PolynomialKernel) else 0.0
     x, y = x - centre, y - centre
-    xx, xx_own, _ = _row_sums(kernel, x, x)
-    yy, yy_own, _ = _row_sums(kernel, y, y)
-    xy, _, yx = _row_sums(kernel, x, y)
+    xx, _, xx_own, xx_square = _sums(kernel, x, x)
+    yy, _, yy_own, yy_square = _sums(kernel, y, y)
+    xy, yx, _, xy_square = _sums(kernel, x, y)
+    sum_xy = float(xy.sum())
     if not unbiased:
-        value = float(xx.sum()) / n**2 + float(yy.sum()) / m**2 - 2 * float(xy.sum()) / (n * m)
+        diagonals = float(xx_own.sum()) / n**2 + float(yy_own.sum()) / m**2
+        value = float(xx.sum()) / n**2 + float(yy.sum()) / m**2 + diagonals - 2 * sum_xy / (n * m)
         return KernelDistance(max(0.0, value), math.nan, unbiased=False)
-    xx, yy = xx - xx_own, yy - yy_own  # without the diagonal
-    sum_xx, sum_yy, sum_xy = float(xx.sum()), float(yy.sum()), float(xy.sum())
+    sum_xx, sum_yy = float(xx.sum()), float(yy.sum())
     within_x, within_y = sum_xx / (n * (n - 1)), sum_yy / (m * (m - 1))
     value = within_x + within_y - 2 * sum_xy / (n * m)
-    variance = math.nan
-    if min(n, m) > 2:
-        left_x = (sum_xx - 2 * xx) / ((n - 1) * (n - 2)) + within_y
-        left_x = left_x - 2 * (sum_xy - xy) / ((n - 1) * m)
-        left_y = (sum_yy - 2 * yy) / ((m - 1) * (m - 2)) + within_x
-        left_y = left_y - 2 * (sum_xy - yx) / (n * (m - 1))
-        variance = sum(
-            (k - 1) / k * float((left - left.mean()).square().sum())
-            for k, left in ((n, left_x), (m, left_y))
-        )
+    if min(n, m) < 4:
+        return KernelDistance(value, math.nan, unbiased=True)
+    left_x = (sum_xx - 2 * xx) / ((n - 1) * (n - 2)) + within_y - 2 * (sum_xy - xy) / ((n - 1) * m)
+    left_y = (sum_yy - 2 * yy) / ((m - 1) * (m - 2)) + within_x - 2 * (sum_xy - yx) / (n * (m - 1))
+    jackknife = sum(
+        (k - 1) / k * float((left - left.mean()).square().sum())
+        for k, left in ((n, left_x), (m, left_y))
+    )
+    second = (
+        2 * _interaction(xx / (n - 1), xx / (n - 1), xx_square / (n * (n - 1))) / (n * (n - 1))
+        + 2 * _interaction(yy / (m - 1), yy / (m - 1), yy_square / (m * (m - 1))) / (m * (m - 1))
+        + 4 * _interaction(xy / m, yx / n, xy_square / (n * m)) / (n * m)
+    )
+    variance = max(jackknife - second, second)
     return KernelDistance(value, math.sqrt(variance), unbiased=True)
 
 
-def _row_sums(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of k over columns ``(N,)``, its diagonal where x is y, sums over rows ``(M,)``."""
+def _interaction(rows: Tensor, columns: Tensor, square: float) -> float:
+    """``E k̃²`` of the kernel less its row and column means: the part of second order."""
+    means = float(rows.square().mean() + columns.square().mean())
+    return max(0.0, square - means + float(rows.mean()) ** 2)
+
+
+def _sums(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Sums of k over columns ``(N,)`` and rows ``(M,)``, its diagonal, and the sum of k².
+
+    Where y is x the diagonal is in none of the sums.
+    """
     own = x is y
     size = max(16, int(math.sqrt(block_rows(1, x.device))))
     rows = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     columns = torch.zeros(len(y), dtype=x.dtype, device=x.device)
-    diagonal = torch.zeros_like(rows)
+    diagonal, square = torch.zeros_like(rows), torch.zeros_like(rows[0])
     for i in range(0, len(x), size):
         for j in range(i if own else 0, len(y), size):
             tile = kernel(x[i : i + size], y[j : j + size])
-            rows[i : i + size] += tile.sum(1)
             if own and i == j:
                 diagonal[i : i + size] = tile.diagonal()
-            elif own:
+                tile.fill_diagonal_(0.0)
+            sums = tile.sum(1)
+            rows[i : i + size] += sums
+            twice = 1
+            if own and i != j:
                 rows[j : j + size] += tile.sum(0)  # its mirror image
-            else:
+                twice = 2
+            elif not own:
                 columns[j : j + size] += tile.sum(0)
-    return rows, diagonal, columns
+            flat = tile.view(-1)
+            square += twice * (flat @ flat)
+    return rows, columns, diagonal, float(square)
 
 
 def _square_distances(x: Tensor, y: Tensor) -> Tensor:
