@@ -370,6 +370,7 @@ def oracle_errors(
     n: int = 4_096,
     times: int = 32,
     margin: float = 1e-3,
+    dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> OracleErrors:
     r"""Return E|δb|², E|δs|² and E[δb · δs] by time, on exact draws of ρ_t.
@@ -383,6 +384,7 @@ def oracle_errors(
         times: number of nodes.
         margin: distance from both ends of time: the score's error may diverge there, so it belongs
             to every number that rests on it.
+        dtype: of the states; that of the networks by default.
         generator: source of the draws.
 
     Raises:
@@ -394,6 +396,7 @@ def oracle_errors(
         raise ValueError(f"margin must lie in [0, 0.5), got {margin}; 1e-3 is usual")
     nodes, weights = _gauss_legendre(times, margin, 1 - margin)
     like, key = field.reference(), draw_key(generator)
+    like = like if dtype is None else like.to(dtype)
     rows = []
     for k, t in enumerate(nodes.tolist()):
         time = torch.tensor(t, dtype=torch.float64, device=like.device)

@@ -36,7 +36,8 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
     r"""Return ``KL(p || q)`` from the log-densities of both at draws from p.
 
     Unbiased: ``mean(log p - log q + q/p - 1)``, or without the last two terms. The control variate
-    lowers the variance where q is near p; where q/p has heavy tails under p, leave it out.
+    lowers the variance where q is near p; where q is wider than p by much, q/p has heavy tails under
+    p and it raises the variance: leave it out.
 
     Args:
         log_p: ``log p(x_i)``, ``(n,)``, x drawn from p, n at least 2.
@@ -205,7 +206,7 @@ def _whitened(
     x, y = x[:, chosen], y[:, chosen]
     spread = 0.5 * (torch.cov(x.mT) + torch.cov(y.mT))
     factor, failed = torch.linalg.cholesky_ex(spread.view(len(chosen), len(chosen)))
-    if int(failed) or float(factor.diagonal().min()) < 1e-9 * float(factor.diagonal().max()):
+    if int(failed) or float(factor.diagonal().min()) < 1e-6 * float(factor.diagonal().max()):
         raise ValueError(f"coordinates {chosen} do not vary independently; choose others")
     scale = bandwidth * min(len(x), len(y)) ** (-1 / (len(chosen) + 4))
     centre = x.mean(0)
