@@ -279,5 +279,5 @@ class TestReport:
             evaluate(x, torch.randn(50, 3))
         bad = x.clone()
         bad[7] = math.nan
-        with pytest.raises(ValueError, match="samples holds NaN .*rows 7"):
+        with pytest.raises(ValueError, match=r"samples holds NaN .*rows 7"):
             evaluate(bad, x)

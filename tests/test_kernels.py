@@ -149,7 +149,7 @@ class TestMMD:
             mmd2(torch.ones(4, 2), torch.ones(4, 2))
         bad = x.clone()
         bad[2, 1] = math.inf
-        with pytest.raises(ValueError, match="y holds NaN or infinite values .*rows 2"):
+        with pytest.raises(ValueError, match=r"y holds NaN or infinite values .*rows 2"):
             mmd2(x, bad)
 
 

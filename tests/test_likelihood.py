@@ -247,10 +247,10 @@ def test_refuses() -> None:
             tpf.log_likelihood(field, x, **options)
     bad = x.clone()
     bad[1, 0] = math.nan
-    with pytest.raises(ValueError, match="x holds NaN .*rows 1"):
+    with pytest.raises(ValueError, match=r"x holds NaN .*rows 1"):
         tpf.log_likelihood(field, bad)
     with pytest.raises(TypeError, match="of a Field"):
         tpf.log_likelihood(x, field)
+    law = process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))
     with pytest.raises(tpf.ConversionError):
-        law = process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))
         tpf.log_likelihood(tpf.MeanVelocity(lambda t, x: x, law), x)

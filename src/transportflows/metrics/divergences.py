@@ -36,8 +36,8 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
     r"""Return ``KL(p || q)`` from the log-densities of both at draws from p.
 
     Unbiased: ``mean(log p - log q + q/p - 1)``, or without the last two terms. The control variate
-    lowers the variance where q is near p; where q is wider than p by much, q/p has heavy tails under
-    p and it raises the variance: leave it out.
+    lowers the variance where q is near p; where q is much wider than p, q/p has heavy tails under p
+    and it raises the variance: leave it out.
 
     Args:
         log_p: ``log p(x_i)``, ``(n,)``, x drawn from p, n at least 2.

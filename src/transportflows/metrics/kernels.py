@@ -116,7 +116,7 @@ class KernelDistance:
 
     Attributes:
         value: the estimate of MMD² (the unbiased one may be negative).
-        standard_error: by the corrected jackknife; NaN for the V-statistic, whose bias is of its own size.
+        standard_error: by the corrected jackknife; NaN for the V-statistic, which is biased.
         unbiased: whether it is the U-statistic.
     """
 
