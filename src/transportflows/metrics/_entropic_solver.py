@@ -44,6 +44,7 @@ _KEPT = 20.0  # in units of ε: slack up to which entries of the plan are kept
 _CELL = 0.5  # in units of √ε: side of the cells whose points are one
 _FACTOR = 0.5  # ε of a stage over that of the one before
 _SHORT = 0.1  # a part of the plan cut off from the rest moves by at most ε over this in a step
+_NOTHING = -90.0  # exponent of what counts as nothing; the exp of less is several times slower
 _ROWS_LOOKED_AT = 256  # to choose a threshold
 _ENTRIES_A_ROW = 100  # at least, where there is room: a support too small may hold no plan at all
 
@@ -73,7 +74,7 @@ def soft_transform(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -
     for rows in torch.split(scaled, block_rows(len(y), x.device)):
         z = torch.addmm(columns, rows, turned)
         top = z.amax(1, keepdim=True)
-        parts.append(top[:, 0] + z.sub_(top).exp_().sum(1).log_())
+        parts.append(top[:, 0] + z.sub_(top).clamp_(min=_NOTHING).exp_().sum(1).log_())
     return x.square().sum(1) - epsilon * torch.cat(parts)
 
 
@@ -88,7 +89,7 @@ def rows_and_columns(
     for rows, mass in zip(torch.split(scaled, size), torch.split(p, size), strict=True):
         z = torch.addmm(columns, rows, turned)
         top = z.amax(1, keepdim=True)
-        sums = z.sub_(top).exp_().sum(1)
+        sums = z.sub_(top).clamp_(min=_NOTHING).exp_().sum(1)
         parts.append(top[:, 0] + sums.log())
         total += (mass / sums) @ z
     return x.square().sum(1) - epsilon * torch.cat(parts), total
@@ -105,7 +106,7 @@ def weighted_rows(
     parts = []
     for rows, shift in zip(torch.split(scaled, size), torch.split(offset, size), strict=True):
         z = torch.addmm(columns, rows, turned).add_(shift.unsqueeze(1))
-        parts.append(z.exp_() @ q)
+        parts.append(z.clamp_(min=_NOTHING).exp_() @ q)
     return torch.cat(parts)
 
 
