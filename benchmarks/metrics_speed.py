@@ -3,10 +3,11 @@
 Float64, Chang's mixture against itself shifted by 0.1. First our own, each in a process of its own
 (peak memory includes the interpreter and torch, 0.3 GiB); 3 s on two cores is asked for, and no
 N x N matrix, 0.75 GiB, held. Then peers on the same inputs at a size that they can hold: values,
-seconds in turns (medians of the ratio over ours, in the same round), POT for exact and sliced
-distances and Bures, geomloss for MMD, energy and Sinkhorn divergences, torchmetrics for the kernel
-distance's polynomial MMD. geomloss's "gaussian" loss is half of the MMD² (V-statistic) and its "energy" half
-of the energy distance; its Sinkhorn cost is |x - y|²/2 with ε = blur², so half of ours at 2 blur².
+seconds in turns (medians of the ratio over ours, in the same round). POT for exact and sliced
+distances and Bures (its covariance divides by N, ours by N - 1; of 256 directions of its own),
+geomloss for MMD, energy and Sinkhorn divergences, torchmetrics for the cubic MMD. geomloss's
+"gaussian" loss is half of the MMD² (V-statistic) and its "energy" half of the energy distance; its
+Sinkhorn cost is |x - y|²/2 with ε = blur², so half of ours at 2 blur².
 
 Run ``python benchmarks/metrics_speed.py``.
 """

@@ -169,6 +169,30 @@ class TestEntropic:
         tight = entropic_wasserstein2(x, y, epsilon=1e-3, tolerance=1e-7)
         assert result.value < tight.value < result.upper
 
+    @pytest.mark.parametrize("epsilon", [0.05, 2.0])
+    def test_upper_bound_is_above_the_plan_that_it_stands_for(self, epsilon: float) -> None:
+        # Far from convergence: the rounded plan, written out, has the given marginals.
+        from transportflows.metrics._entropic_solver import Potentials, rows_and_columns
+        from transportflows.metrics.entropic import _feasible_cost
+
+        x, y, p, q = normal(12, 2, seed=0), normal(15, 2, seed=1), uniform(12), uniform(15)
+        g = 0.5 * epsilon * normal(15, seed=2)
+        f, columns = rows_and_columns(x, y, g, p, q, epsilon)
+        cost = (x[:, None] - y).square().sum(-1)
+        plan = p[:, None] * q * ((f[:, None] + g - cost) / epsilon).exp()
+        torch.testing.assert_close(plan.sum(0), columns)
+        plan = plan * (q / columns).clamp(max=1)
+        u, v = p - plan.sum(1), q - plan.sum(0)
+        plan = plan + u[:, None] * v / u.sum()
+        torch.testing.assert_close(plan.sum(0), q)
+        entropy = torch.special.xlogy(plan, plan / (p[:, None] * q)).sum()
+        primal = float((plan * cost).sum() + epsilon * entropy)
+        upper = _feasible_cost(x, y, p, q, Potentials(f, g, columns, 0), epsilon)
+        mass = float(u.sum())
+        mixing = -mass * math.log(mass) - (1 - mass) * math.log(1 - mass)
+        # Convexity of KL loses at most the entropy of the mixture of the two parts.
+        assert primal - 1e-12 <= upper <= primal + epsilon * mixing + 1e-12
+
     def test_refuses(self) -> None:
         x = normal(20, 2, seed=0)
         for epsilon in (0.0, -1.0, math.nan):
@@ -191,6 +215,14 @@ class TestSinkhornDivergence:
         shift = normal(3, seed=1)
         moved = sinkhorn_divergence(x, x + shift, epsilon=0.3, tolerance=1e-7)
         assert moved.value == pytest.approx(float(shift @ shift), rel=1e-6)
+
+    @pytest.mark.parametrize("epsilon", [0.01, 2.0])
+    def test_self_terms_are_those_of_the_general_solver(self, epsilon: float) -> None:
+        x = normal(80, 4, seed=0)
+        found = sinkhorn_divergence(x, x + 1, epsilon=epsilon, tolerance=1e-6)
+        general = entropic_wasserstein2(x, x, epsilon=epsilon, tolerance=1e-6)
+        assert found.within_x == pytest.approx(general.value, rel=1e-6)
+        assert found.converged
 
     def test_limits(self) -> None:
         x, y = normal(60, 2, seed=0), normal(80, 2, seed=1) + 1

@@ -37,7 +37,15 @@ from torch import Tensor
 
 from transportflows.metrics._samples import block_rows
 
-__all__ = ["BYTES_PER_ENTRY", "Potentials", "soft_transform", "solve"]
+__all__ = [
+    "BYTES_PER_ENTRY",
+    "Potentials",
+    "rows_and_columns",
+    "soft_transform",
+    "solve",
+    "solve_alone",
+    "weighted_rows",
+]
 
 BYTES_PER_ENTRY = 120  # of a support: costs, three indices, a permutation, and what a step needs
 _KEPT = 20.0  # in units of ε: slack up to which entries of the plan are kept
@@ -161,6 +169,31 @@ def solve(
             steps += used
         previous = (xs, px, f)
     return _finish(x, y, p, q, g, epsilon, tolerance, entries, max_steps, steps)
+
+
+def solve_alone(
+    x: Tensor, p: Tensor, epsilon: float, *, tolerance: float, max_steps: int
+) -> Potentials:
+    """Solve between a sample and itself, where both potentials are one.
+
+    ``f <- (f + T f) / 2``, T the soft c-transform, is a contraction that needs a few passes at each
+    ε (Feydy et al. 2019, section 3.1). Newton's method would be slow here: where points are far
+    apart beside √ε the plan is nearly diagonal, and the Hessian nearly 0.
+    """
+    f = torch.zeros_like(p)
+    start = 2 * float(p @ x.square().sum(1))
+    count = max(0, math.ceil(math.log(max(start / epsilon, 1.0), 1 / _FACTOR)))
+    steps = 0
+    for k in range(count, 0, -1):
+        f = 0.5 * (f + soft_transform(x, x, f, p, epsilon * _FACTOR**-k))
+        steps += 1
+    while True:
+        new, columns = rows_and_columns(x, x, f, p, p, epsilon)
+        violation = float((columns - p).abs().sum())
+        if violation <= tolerance or steps >= max_steps or not math.isfinite(violation):
+            return Potentials(new, f, columns, steps)
+        f = 0.5 * (f + new)
+        steps += 1
 
 
 def _stage(

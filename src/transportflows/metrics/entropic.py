@@ -27,6 +27,7 @@ from transportflows.metrics._entropic_solver import (
     BYTES_PER_ENTRY,
     Potentials,
     solve,
+    solve_alone,
     weighted_rows,
 )
 from transportflows.metrics._samples import block_rows, event_rows, weights_of
@@ -152,35 +153,7 @@ def entropic_wasserstein2(
         >>> round(result.value, 3), result.converged  # 2 + 0.01 log 2
         (2.007, True)
     """
-    _check_epsilon(epsilon, tolerance, max_steps, x, y)
-    x, y = event_rows(x, y)
-    centre = x.mean(0)
-    x, p = weights_of(x - centre, x_weights, "x_weights")
-    y, q = weights_of(y - centre, y_weights, "y_weights")
-    entries = _entries(x, y, memory)
-    found = solve(x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps)
-    violation = float((found.columns - q).abs().sum())
-    value = float(p @ found.f + q @ found.g)
-    converged = math.isfinite(value) and violation <= tolerance
-    if not converged:
-        warnings.warn(
-            f"entropic transport at epsilon = {epsilon:g} stopped after {found.steps} steps with a"
-            f" marginal violation of {violation:.2g}, beyond the tolerance {tolerance:g}; the"
-            " result is marked converged=False. Give more max_steps or memory, or a larger"
-            " epsilon",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return EntropicTransport(
-        value=value,
-        epsilon=epsilon,
-        upper=_feasible_cost(x, y, p, q, found, epsilon),
-        violation=violation,
-        converged=converged,
-        steps=found.steps,
-        x_potential=found.f,
-        y_potential=found.g,
-    )
+    return _solved(x, y, epsilon, x_weights, y_weights, tolerance, memory, max_steps)
 
 
 def sinkhorn_divergence(
@@ -229,23 +202,12 @@ def sinkhorn_divergence(
         >>> round(sinkhorn_divergence(x, x + 1, epsilon=0.5).value, 6)
         2.0
     """
-
-    def solved(
-        a: Tensor, b: Tensor, a_weights: Tensor | None, b_weights: Tensor | None
-    ) -> EntropicTransport:
-        return entropic_wasserstein2(
-            a,
-            b,
-            epsilon=epsilon,
-            x_weights=a_weights,
-            y_weights=b_weights,
-            tolerance=tolerance,
-            memory=memory,
-            max_steps=max_steps,
-        )
-
-    between = solved(x, y, x_weights, y_weights)
-    own = [solved(x, x, x_weights, x_weights), solved(y, y, y_weights, y_weights)]
+    options = tolerance, memory, max_steps
+    between = _solved(x, y, epsilon, x_weights, y_weights, *options)
+    own = [
+        _solved(s, s, epsilon, weights, weights, *options, alone=True)
+        for s, weights in ((x, x_weights), (y, y_weights))
+    ]
     return SinkhornDivergence(
         value=between.value - 0.5 * (own[0].value + own[1].value),
         epsilon=epsilon,
@@ -254,6 +216,55 @@ def sinkhorn_divergence(
         within_y=own[1].value,
         violation=max(one.violation for one in (between, *own)),
         converged=all(one.converged for one in (between, *own)),
+    )
+
+
+def _solved(
+    x: Tensor,
+    y: Tensor,
+    epsilon: float,
+    x_weights: Tensor | None,
+    y_weights: Tensor | None,
+    tolerance: float,
+    memory: float,
+    max_steps: int,
+    *,
+    alone: bool = False,
+) -> EntropicTransport:
+    """Solve, certify and warn; ``alone`` where y is x."""
+    _check_epsilon(epsilon, tolerance, max_steps, x, y)
+    x, y = event_rows(x, y)
+    centre = x.mean(0)
+    x, p = weights_of(x - centre, x_weights, "x_weights")
+    y, q = weights_of(y - centre, y_weights, "y_weights")
+    entries = _entries(x, y, memory)
+    if alone:
+        found = solve_alone(x, p, epsilon, tolerance=tolerance, max_steps=max_steps)
+    else:
+        found = solve(
+            x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps
+        )
+    violation = float((found.columns - q).abs().sum())
+    value = float(p @ found.f + q @ found.g)
+    converged = math.isfinite(value) and violation <= tolerance
+    if not converged:
+        warnings.warn(
+            f"entropic transport at epsilon = {epsilon:g} stopped after {found.steps} steps with a"
+            f" marginal violation of {violation:.2g}, beyond the tolerance {tolerance:g}; the"
+            " result is marked converged=False. Give more max_steps or memory, or a larger"
+            " epsilon",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return EntropicTransport(
+        value=value,
+        epsilon=epsilon,
+        upper=_feasible_cost(x, y, p, q, found, epsilon),
+        violation=violation,
+        converged=converged,
+        steps=found.steps,
+        x_potential=found.f,
+        y_potential=found.g,
     )
 
 
