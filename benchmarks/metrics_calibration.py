@@ -1,8 +1,8 @@
 """Calibration of intervals, and log-densities against an oracle.
 
 400 seeds each, d = 2, 10, 64. *MMD²*: ``mmd2(...).interval(0.9)`` for N(0, Id) and N(e_1, Id) with
-a Gaussian kernel of bandwidth √d, against its closed form. *Hutchinson*: Student's 90 % interval of a
-log-density from 32 probes, at one point of a Gaussian with eigenvalues 0.3 to 1.5 in a turned
+a Gaussian kernel of bandwidth √d, against its closed form. *Hutchinson*: Student's 90 % interval of
+a log-density from 32 probes, at one point of a Gaussian with eigenvalues 0.3 to 1.5 in a turned
 basis, against the exact divergence on the same grid (RK4, 16 steps). Between 340 and 378 of 400 is
 asked for. *log-density*: the largest error of the exact trace against the oracle, at 200 points of
 a mixture, dopri5 with tolerance 1e-8; 1e-4 is asked for.
