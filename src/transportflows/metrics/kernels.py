@@ -89,7 +89,7 @@ class RationalQuadraticKernel(Kernel):
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
         square = _square_distances(x, y) / (2 * self.bandwidth**2)
-        return _mean([torch.exp(-a * torch.log1p(square / a)) for a in self.exponents])
+        return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
 
 class PolynomialKernel(Kernel):
@@ -278,6 +278,22 @@ def _square_distances(x: Tensor, y: Tensor) -> Tensor:
         return square
     square = torch.addmm(y.square().sum(1).unsqueeze(0), x, y.mT, alpha=-2)
     return square.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
+
+
+def _inverse_power(base: Tensor, a: float) -> Tensor:
+    """``base^-a``, without a logarithm where a is a half or a small integer."""
+    if a == 0.5:
+        return base.rsqrt_()
+    if a not in range(1, 9):
+        return base.log_().mul_(-a).exp_()
+    inverse = base.reciprocal_()
+    power, square, bits = None, inverse, int(a)
+    while bits:
+        if bits & 1:
+            power = square if power is None else power * square
+        bits >>= 1
+        square = square.square() if bits else square
+    return inverse if power is None else power
 
 
 def _mean(parts: list[Tensor]) -> Tensor:
