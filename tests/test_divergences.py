@@ -191,19 +191,25 @@ class TestCoverage:
 
 class TestModes:
     def test_weights_are_unbiased_where_modes_overlap(self) -> None:
-        weights = [0.2, 0.3, 0.5]
+        weights, scales = [0.2, 0.3, 0.5], [0.7, 0.4, 1.0]
         law = tpf.GaussianMixture(
-            torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.5]]), 0.7, weights=weights
+            torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.5]]),
+            torch.tensor(scales),
+            weights=weights,
         )
         x = law.sample(20_000, generator=seeded(), dtype=torch.float64)
         found = mode_weights(x, law)
         z = (found.weights - found.expected) / found.standard_error
         assert float(z.abs().max()) < 4
         log_terms = torch.stack(
-            [tpf.Gaussian((2,), m, 0.7).log_prob(x) + math.log(w) for m, w in
-             zip(law.means, weights, strict=True)], 1
-        )  # fmt: skip
-        torch.testing.assert_close(found.weights, torch.softmax(log_terms, 1).mean(0))
+            [
+                tpf.Gaussian((2,), mean, scale).log_prob(x) + math.log(weight)
+                for mean, scale, weight in zip(law.means, scales, weights, strict=True)
+            ],
+            1,
+        )
+        expected = torch.softmax(log_terms, 1).mean(0)
+        torch.testing.assert_close(found.weights, expected, rtol=1e-6, atol=0)
         counts = torch.bincount(log_terms.argmax(1), minlength=3)
         assert torch.equal(found.counts, counts)
         assert found.far < 1e-3

@@ -183,11 +183,18 @@ class TestEntropic:
         torch.testing.assert_close(plan.sum(0), columns)
         plan = plan * (q / columns.clamp(min=1e-300)).clamp(max=1)
         u, v = (p - plan.sum(1)).clamp(min=0), (q - plan.sum(0)).clamp(min=0)
-        plan = plan + u[:, None] * v / u.sum()
+        part, moved = plan, u[:, None] * v / u.sum()
+        plan = part + moved
         torch.testing.assert_close(plan.sum(0), q)
         entropy = torch.special.xlogy(plan, plan / (p[:, None] * q)).sum()
         primal = float((plan * cost).sum() + epsilon * entropy)
         upper = _feasible_cost(x, y, p, q, Potentials(f, g, columns, 0), epsilon)
+        entropies = [
+            torch.special.xlogy(one, one / one.sum() / (p[:, None] * q)).sum()
+            for one in (part, moved)
+        ]
+        expected = float((plan * cost).sum() + epsilon * sum(entropies))
+        assert upper == pytest.approx(expected, rel=1e-12)
         mass = float(u.sum())
         mixing = -mass * math.log(mass) - (1 - mass) * math.log(1 - mass)
         # Convexity of KL loses at most the entropy of the mixture of the two parts.
