@@ -115,3 +115,40 @@ def test_no_synchronisation_in_the_step_loop():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(calls) == 180
+
+
+METRICS = {
+    "entropic": lambda x, y: tpf.metrics.entropic_wasserstein2(x, y, epsilon=0.05).value,
+    "sinkhorn": lambda x, y: tpf.metrics.sinkhorn_divergence(x, y, epsilon=0.5).value,
+    "w2": tpf.metrics.wasserstein2,
+    "gaussian": tpf.metrics.gaussian_wasserstein2,
+    "sliced": lambda x, y: tpf.metrics.sliced_wasserstein2(x, y, projections=4_000).value,
+    "mmd2": lambda x, y: tpf.metrics.mmd2(x, y).value,
+    "energy": tpf.metrics.energy_distance,
+    "stein": lambda x, y: tpf.metrics.kernel_stein_discrepancy(x, lambda z: -z).value,
+    "characteristic": lambda x, y: (
+        tpf.metrics.characteristic_distance(x, y, frequencies=4_000).value
+    ),
+    "kl": lambda x, y: tpf.metrics.kl_nearest_neighbours(x, y),
+    "coverage": lambda x, y: tpf.metrics.coverage(x, y).coverage,
+    "mean": lambda x, y: tpf.metrics.mean_error(x, y).value,
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_are_those_of_the_cpu(name):
+    x, y = torch.randn(2, 600, 3, generator=seeded(), dtype=torch.float64)
+    y = 1.3 * y + 0.4
+    tolerance = 0.05 if name in ("sliced", "characteristic") else 1e-5  # directions of its own
+    cpu, card = METRICS[name](x, y), METRICS[name](x.cuda(), y.cuda())
+    assert card == pytest.approx(cpu, rel=tolerance)
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_log_densities_are_those_of_the_cpu(divergence):
+    x = torch.randn(50, 2, generator=seeded(), dtype=torch.float64)
+    options = {"divergence": divergence, "scheme": "rk4", "steps": 20, "probes": 400}
+    cpu = tpf.log_likelihood(field(), x, **options)
+    card = tpf.log_likelihood(field().cuda(), x.cuda(), **options)
+    error = (card.log_prob.cpu() - cpu.log_prob).abs()
+    assert bool((error < 1e-9 + 8 * cpu.standard_error).all())

@@ -25,7 +25,7 @@ SHORTER = {
 
 def test_the_code_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     code = "\n".join(blocks)
     for long, short in SHORTER.items():
         assert long in code, long

@@ -18,6 +18,7 @@ LAYERS = [
     ["oracles"],
     ["losses"],
     ["samplers"],
+    ["likelihood"],
     ["training"],
     ["metrics", "networks", "datasets", "plots"],
     ["_files", "testing"],

@@ -1,33 +1,182 @@
-r"""Distances and tests between two samples: has the flow reached the data?
+r"""How good samples are: distances with floors and error bars, tests, likelihoods' companions.
 
-Each takes two samples ``x`` ``(N, *)`` and ``y`` ``(M, *)`` of any event shape, and works in
-float64 whatever their dtype.
+Each takes samples ``(N, *)`` of any event shape, and works in float64 whatever their dtype. What
+to use:
 
-- :func:`wasserstein2`: how far mass must move, in the units of the data. Exact, on the CPU, for up
-  to 20,000 points on each side. Even for equal laws it is of order :math:`N^{-1/D}` in ``D > 2``
-  dimensions: read it against its value between two samples of the data.
-- :func:`energy_distance` and :func:`energy_test`: zero if and only if the laws agree, for any
-  difference; the test says whether what is left is more than chance. Any device, bounded memory.
-- :func:`sliced_kolmogorov_test`: :math:`N \log N`, for very large samples, and it names the
-  direction in which the samples differ.
+- **Moments** (:func:`mean_error`, :func:`covariance_error`, :func:`moment_summary`): a wrong mean
+  or scale, with its floor.
+- **Optimal transport**: :func:`wasserstein2` and :func:`wasserstein1`, exact, up to 20,000 points,
+  upward biased in high dimension (:func:`corrected_wasserstein2`, :func:`wasserstein2_error`);
+  :func:`entropic_wasserstein2`, with a certificate, and :func:`sinkhorn_divergence`;
+  :func:`sliced_wasserstein2` and :func:`max_sliced_wasserstein2` for large samples;
+  :func:`gaussian_wasserstein2` between fitted Gaussians; :func:`optimal_pairs`.
+- **Kernels**: :func:`mmd2` and its interval, :func:`energy_distance`,
+  :func:`characteristic_distance`, :func:`kernel_stein_discrepancy` where the score is known.
+- **Tests** of equal laws: :func:`energy_test`, :func:`sliced_kolmogorov_test`,
+  :func:`classifier_test`.
+- **Divergences**: :func:`kl_log_densities`, :func:`kl_kernel_density`,
+  :func:`jensen_shannon_kernel_density`, :func:`kl_nearest_neighbours`, :func:`fisher_divergence`.
+- **Coverage and copying**: :func:`nearest_neighbours`, :func:`coverage`, :func:`mode_weights`.
+- **Features**: :func:`frechet_distance` and :func:`kernel_distance` with an extractor of yours.
+- **Trained fields**: :func:`loss_by_time`, :func:`consistency`, :func:`path_geometry`,
+  :func:`error_by_nfe`; with an oracle :func:`oracle_errors` (the bound and the optimal ε of the
+  SDE) and :func:`ode_kl_identity`.
+- All at once, with floors: :func:`evaluate`.
 """
 
+from transportflows.metrics.characteristic import CharacteristicDistance, characteristic_distance
+from transportflows.metrics.classifier import ClassifierTest, classifier_test
+from transportflows.metrics.diagnostics import (
+    Consistency,
+    KLIdentity,
+    LossByTime,
+    OracleErrors,
+    PathGeometry,
+    consistency,
+    error_by_nfe,
+    loss_by_time,
+    ode_kl_identity,
+    oracle_errors,
+    path_geometry,
+)
+from transportflows.metrics.divergences import (
+    fisher_divergence,
+    jensen_shannon_kernel_density,
+    kl_kernel_density,
+    kl_log_densities,
+)
 from transportflows.metrics.energy import (
     PermutationTest,
     TwoSampleTest,
     energy_distance,
     energy_test,
 )
+from transportflows.metrics.entropic import (
+    ConvergenceWarning,
+    EntropicTransport,
+    SinkhornDivergence,
+    entropic_wasserstein2,
+    sinkhorn_divergence,
+)
+from transportflows.metrics.estimates import Estimate
+from transportflows.metrics.features import extract_features, frechet_distance, kernel_distance
+from transportflows.metrics.gaussian import bures_wasserstein2, gaussian_wasserstein2
+from transportflows.metrics.kernels import (
+    GaussianKernel,
+    Kernel,
+    KernelDistance,
+    PolynomialKernel,
+    RationalQuadraticKernel,
+    median_bandwidth,
+    mmd2,
+)
 from transportflows.metrics.kolmogorov import ProjectionTest, holm, sliced_kolmogorov_test
-from transportflows.metrics.wasserstein import wasserstein2
+from transportflows.metrics.modes import ModeWeights, mode_weights
+from transportflows.metrics.moments import (
+    MomentError,
+    MomentSummary,
+    covariance_error,
+    mean_error,
+    moment_summary,
+)
+from transportflows.metrics.neighbours import (
+    Coverage,
+    NeighbourDistances,
+    coverage,
+    kl_nearest_neighbours,
+    nearest_distances,
+    nearest_neighbours,
+)
+from transportflows.metrics.report import METRICS, MetricRow, MetricsReport, evaluate
+from transportflows.metrics.sliced import (
+    MaxSlicedDistance,
+    SlicedDistance,
+    max_sliced_wasserstein2,
+    sliced_wasserstein2,
+)
+from transportflows.metrics.stein import kernel_stein_discrepancy
+from transportflows.metrics.wasserstein import (
+    CorrectedDistance,
+    TransportPlan,
+    corrected_wasserstein2,
+    optimal_pairs,
+    wasserstein1,
+    wasserstein2,
+    wasserstein2_error,
+)
 
 __all__ = [
+    "METRICS",
+    "CharacteristicDistance",
+    "ClassifierTest",
+    "Consistency",
+    "ConvergenceWarning",
+    "CorrectedDistance",
+    "Coverage",
+    "EntropicTransport",
+    "Estimate",
+    "GaussianKernel",
+    "KLIdentity",
+    "Kernel",
+    "KernelDistance",
+    "LossByTime",
+    "MaxSlicedDistance",
+    "MetricRow",
+    "MetricsReport",
+    "ModeWeights",
+    "MomentError",
+    "MomentSummary",
+    "NeighbourDistances",
+    "OracleErrors",
+    "PathGeometry",
     "PermutationTest",
+    "PolynomialKernel",
     "ProjectionTest",
+    "RationalQuadraticKernel",
+    "SinkhornDivergence",
+    "SlicedDistance",
+    "TransportPlan",
     "TwoSampleTest",
+    "bures_wasserstein2",
+    "characteristic_distance",
+    "classifier_test",
+    "consistency",
+    "corrected_wasserstein2",
+    "covariance_error",
+    "coverage",
     "energy_distance",
     "energy_test",
+    "entropic_wasserstein2",
+    "error_by_nfe",
+    "evaluate",
+    "extract_features",
+    "fisher_divergence",
+    "frechet_distance",
+    "gaussian_wasserstein2",
     "holm",
+    "jensen_shannon_kernel_density",
+    "kernel_distance",
+    "kernel_stein_discrepancy",
+    "kl_kernel_density",
+    "kl_log_densities",
+    "kl_nearest_neighbours",
+    "loss_by_time",
+    "max_sliced_wasserstein2",
+    "mean_error",
+    "median_bandwidth",
+    "mmd2",
+    "mode_weights",
+    "moment_summary",
+    "nearest_distances",
+    "nearest_neighbours",
+    "ode_kl_identity",
+    "optimal_pairs",
+    "oracle_errors",
+    "path_geometry",
+    "sinkhorn_divergence",
     "sliced_kolmogorov_test",
+    "sliced_wasserstein2",
+    "wasserstein1",
     "wasserstein2",
+    "wasserstein2_error",
 ]

@@ -24,13 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows._checks import check_finite_rows, check_same_kind
 from transportflows._random import draw_key, stream
+from transportflows.metrics._samples import event_rows
 
-__all__ = ["PermutationTest", "TwoSampleTest", "energy_distance", "energy_test", "event_rows"]
+__all__ = ["PermutationTest", "TwoSampleTest", "energy_distance", "energy_test"]
 
 _DIRECT_DIMENSIONS = 32  # up to here summing squared differences costs little more than a product
-_LARGEST = 1e150  # its square is finite
 
 
 @dataclass(frozen=True)
@@ -60,31 +59,6 @@ class PermutationTest(TwoSampleTest):
     permutations: int
     null_mean: float
     null_std: float
-
-
-def event_rows(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return two samples ``(N, *)`` and ``(M, *)`` as detached float64 matrices of rows.
-
-    Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
-        ValueError: if either is empty or not finite, their events differ in shape or device, or
-            squares of their values would overflow.
-    """
-    check_finite_rows(x, "x")
-    check_finite_rows(y, "y")
-    if x.shape[1:] != y.shape[1:]:
-        raise ValueError(
-            f"x has events of shape {tuple(x.shape[1:])} and y of shape {tuple(y.shape[1:])};"
-            " give two samples (N, *) and (M, *) of the same event shape"
-        )
-    x, y = x.detach().flatten(1).double(), y.detach().flatten(1).double()
-    check_same_kind(x, y, "x", "y")
-    largest = float(torch.maximum(x.abs().max(), y.abs().max()))
-    if largest > _LARGEST:
-        raise ValueError(
-            f"the samples reach {largest:.3g}, whose square overflows float64; rescale both"
-        )
-    return x, y
 
 
 def energy_distance(

@@ -20,7 +20,8 @@ from scipy import special
 from torch import Tensor
 
 from transportflows._random import draw_key, stream
-from transportflows.metrics.energy import TwoSampleTest, event_rows
+from transportflows.metrics._samples import event_rows
+from transportflows.metrics.energy import TwoSampleTest
 
 __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
 

@@ -1,0 +1,93 @@
+"""What the metrics share: two samples as rows, weights, refusals, and the sizes of blocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from transportflows._checks import check_finite_rows, check_same_kind
+
+__all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
+
+_LARGEST = 1e150  # its square is finite
+_BLOCK_NUMBERS = 1 << 20  # numbers of a block of pairs on a CPU: 8 MB, which fit a cache
+
+
+def rows_of(x: Tensor, name: str) -> Tensor:
+    """Return a sample ``(N, *)`` as a detached float64 matrix of rows.
+
+    Raises:
+        TypeError: if it is not a tensor of a floating-point dtype.
+        ValueError: if it is empty or not finite, or squares of its values would overflow.
+    """
+    check_finite_rows(x, name)
+    x = x.detach().flatten(1).double()
+    largest = float(x.abs().max())
+    if largest > _LARGEST:
+        raise ValueError(
+            f"the samples reach {largest:.3g} in {name}, whose square overflows float64; rescale"
+            " both"
+        )
+    return x
+
+
+def event_rows(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
+    """Return two samples ``(N, *)`` and ``(M, *)`` as detached float64 matrices of rows.
+
+    Raises:
+        TypeError: if either is not a tensor of a floating-point dtype.
+        ValueError: if either is empty or not finite, their events differ in shape or device, or
+            squares of their values would overflow.
+    """
+    first, second = names
+    check_finite_rows(x, first)
+    check_finite_rows(y, second)
+    if x.shape[1:] != y.shape[1:]:
+        raise ValueError(
+            f"{first} has events of shape {tuple(x.shape[1:])} and {second} of shape"
+            f" {tuple(y.shape[1:])}; give two samples (N, *) and (M, *) of the same event shape"
+        )
+    x, y = rows_of(x, first), rows_of(y, second)
+    check_same_kind(x, y, first, second)
+    return x, y
+
+
+def check_at_least(least: int, what: str, **samples: Tensor) -> None:
+    """Refuse samples of fewer than ``least`` rows, which ``what`` needs."""
+    for name, sample in samples.items():
+        if sample.shape[0] < least:
+            raise ValueError(
+                f"{name} has {sample.shape[0]} row{'s' if sample.shape[0] != 1 else ''}; {what}"
+                f" needs at least {least} of each sample"
+            )
+
+
+def weights_of(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+    """Return the points of positive weight, and their float64 weights, which sum to 1.
+
+    Raises:
+        ValueError: if the weights are not one a row, not negative, finite and of positive sum.
+    """
+    count = points.shape[0]
+    if weights is None:
+        return points, points.new_full((count,), 1 / count, dtype=torch.float64)
+    if weights.shape != (count,):
+        raise ValueError(
+            f"{name} has shape {tuple(weights.shape)}; give one weight a row, shape ({count},)"
+        )
+    weights = weights.detach().to(points.device, torch.float64)
+    total = float(weights.sum())
+    if not (0 < total < math.inf) or bool((weights < 0).any()):
+        raise ValueError(
+            f"{name} must be finite, not negative and of positive sum, got a sum of {total:g} and"
+            f" a least weight of {float(weights.min()):g}; equal weights are {name}=None"
+        )
+    return points[weights > 0], weights[weights > 0] / total
+
+
+def block_rows(columns: int, device: torch.device) -> int:
+    """Rows of a block of pairs with ``columns`` columns: 8 MB on a CPU, 512 MB on a card."""
+    numbers = _BLOCK_NUMBERS if device.type == "cpu" else _BLOCK_NUMBERS << 6
+    return max(16, numbers // max(1, columns))

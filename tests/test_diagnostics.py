@@ -1,0 +1,283 @@
+"""Diagnostics of fields whose errors are known, and the report."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import transportflows as tpf
+from families import mixture, process
+from transportflows._random import draw_key, stream
+from transportflows.metrics import (
+    METRICS,
+    consistency,
+    energy_distance,
+    error_by_nfe,
+    evaluate,
+    loss_by_time,
+    mean_error,
+    ode_kl_identity,
+    oracle_errors,
+    path_geometry,
+    wasserstein2,
+)
+
+DATA = mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def perturbed(oracle: tpf.GaussianMixtureOracle, db: float, ds: float) -> tpf.FieldPair:
+    """The oracle with constant errors along the first coordinate of b and of s."""
+    shift = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    return tpf.FieldPair(
+        velocity=lambda t, x: oracle.velocity(t, x) + db * shift,
+        score=lambda t, x: oracle.score(t, x) + ds * shift,
+        process=oracle.process,
+    )
+
+
+class TestOracleErrors:
+    def test_constant_errors_are_read_off(self) -> None:
+        oracle = tpf.oracle(process(tpf.Linear(tpf.Brownian())), DATA)
+        found = oracle_errors(
+            perturbed(oracle, 0.3, 0.2), oracle, n=64, margin=0.1, dtype=torch.float64
+        )
+        whole = torch.full_like(found.t, 1.0)
+        tolerance = {"rtol": 1e-9, "atol": 1e-12}
+        torch.testing.assert_close(found.velocity, 0.09 * whole, **tolerance)
+        torch.testing.assert_close(found.score, 0.04 * whole, **tolerance)
+        torch.testing.assert_close(found.cross, 0.06 * whole, **tolerance)
+        assert float(found.weights.sum()) == pytest.approx(0.8)
+        assert found.velocity_integral == pytest.approx(0.8 * 0.09, rel=1e-3)
+        assert found.epsilon_star == pytest.approx(1.5, rel=1e-3)
+        torch.testing.assert_close(found.epsilon_by_time, 1.5 * whole, rtol=1e-3, atol=0)
+        epsilon = 0.7
+        expected = 0.8 * (0.3 + epsilon * 0.2) ** 2 / (4 * epsilon)
+        assert found.bound(epsilon) == pytest.approx(expected, rel=1e-3)
+        best = found.bound(found.epsilon_star)
+        assert best < min(found.bound(found.epsilon_star * r) for r in (0.7, 1.4))
+        with pytest.raises(ValueError, match="epsilon must be positive"):
+            found.bound(0.0)
+
+    def test_excess_losses_give_the_same_epsilon(self) -> None:
+        """ε* = √(ΔL_b / ΔL_s) with losses of the library's own."""
+        oracle = tpf.oracle(process(tpf.Linear(tpf.Brownian())), DATA)
+        field = perturbed(oracle, 0.3, 0.6)
+        found = oracle_errors(field, oracle, n=64, margin=0.05, dtype=torch.float64)
+        x1 = DATA.sample(2_000, generator=seeded(), dtype=torch.float64)
+        times = tpf.UniformTimes(margin=0.05)
+        drawn = field.process.sample(x1, t=times, generator=seeded(1))
+        excess = [tpf.excess(field, oracle, drawn, q).mean() for q in ("velocity", "score")]
+        assert found.epsilon_star == pytest.approx(math.sqrt(excess[0] / excess[1]), rel=1e-3)
+
+    def test_bound_holds_for_the_sampled_law(self) -> None:
+        """The true KL of the SDE's law is below the bound, and of its order.
+
+        N(0, 1) to N(0, 1) under the linear path, b and s off by constants: the law sampled is a
+        shifted Gaussian, so its KL follows from the mean.
+        """
+        data = tpf.Gaussian((1,))
+        oracle = tpf.oracle(tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((1,))), data)
+        field = tpf.FieldPair(
+            velocity=lambda t, x: oracle.velocity(t, x) + 0.2,
+            score=lambda t, x: oracle.score(t, x),
+            process=oracle.process,
+        )
+        found = oracle_errors(field, oracle, n=32, margin=0.0)
+        for epsilon in (0.3, 1.0):
+            drawn = tpf.sample(
+                field, 40_000, epsilon=epsilon, scheme="heun", steps=50, generator=seeded()
+            )
+            mean = float(drawn.x.mean())
+            kl = mean**2 / 2
+            assert 0.2 * found.bound(epsilon) < kl <= found.bound(epsilon)
+
+
+def test_kl_identity_of_the_ode() -> None:
+    oracle = tpf.oracle(process(tpf.Linear()), DATA)
+    turn = torch.tensor([[0.0, 0.4], [-0.3, 0.1]], dtype=torch.float64)
+
+    def net(t: Tensor, x: Tensor) -> Tensor:
+        return oracle.velocity(t, x) + torch.sin(x @ turn.to(x)) * t
+
+    field = tpf.Velocity(net, oracle.process)
+    found = ode_kl_identity(field, oracle, n=400, times=8, steps=16, generator=seeded())
+    error = math.hypot(found.kl.standard_error, found.integral.standard_error)
+    assert found.kl.value > 0.02
+    assert abs(found.kl.value - found.integral.value) < 4 * error
+    assert error < 0.25 * found.kl.value
+
+
+def test_loss_by_time_finds_the_time_that_is_wrong() -> None:
+    oracle = tpf.oracle(process(tpf.Linear()), DATA)
+
+    def net(t: Tensor, x: Tensor) -> Tensor:
+        late = (t > 0.75).to(x) * 2.0
+        return oracle.velocity(t, x) + late[:, None]
+
+    x1 = DATA.sample(4_000, generator=seeded(), dtype=torch.float64)
+    exact = loss_by_time(oracle, tpf.VelocityLoss(), x1, times=8, generator=seeded(1))
+    found = loss_by_time(
+        tpf.Velocity(net, oracle.process), tpf.VelocityLoss(), x1, times=8, generator=seeded(1)
+    )
+    extra = found.loss - exact.loss
+    torch.testing.assert_close(extra[:6], torch.zeros(6).double(), rtol=0, atol=1e-9)
+    for k in (6, 7):  # ½ |(2, 2)|² = 4
+        assert float(extra[k]) == pytest.approx(4.0, abs=0.3)
+    with pytest.raises(TypeError, match="regression"):
+        loss_by_time(oracle, tpf.LikelihoodLoss(), x1)
+
+
+def test_consistency() -> None:
+    oracle = tpf.oracle(process(tpf.Linear(tpf.Brownian())), DATA)
+    x1 = DATA.sample(4_000, generator=seeded(), dtype=torch.float64)
+    right = consistency(perturbed(oracle, 0.0, 0.0), x1, times=4, generator=seeded(1))
+    assert float(right.difference.max()) < 1e-12
+    assert bool((right.stein.abs() < 4 * right.stein_error).all())
+    wrong = tpf.FieldPair(
+        velocity=oracle.velocity,
+        score=lambda t, x: 1.3 * oracle.score(t, x),
+        process=oracle.process,
+    )
+    found = consistency(wrong, x1, times=4, generator=seeded(1))
+    expected = torch.full((4,), (0.3 / 1.3) ** 2).double()
+    torch.testing.assert_close(found.difference, expected, rtol=1e-6, atol=0)
+    assert float((found.stein.abs() / found.stein_error).max()) > 6
+    base = mixture([[0.0, 0.0], [2.0, 0.0]], 0.5)
+    two_sided = tpf.GaussianMixtureOracle(tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA)
+    found = consistency(two_sided, x1, times=2, generator=seeded(1))
+    assert bool(found.difference.isnan().all())
+    assert bool((found.stein.abs() < 4 * found.stein_error).all())
+
+
+class TestPaths:
+    def test_gaussian_closed_form(self) -> None:
+        # From N(0, Id) to N(0, s² Id), x_t = (1-t) x0 + t x1: X_t = c(t) X_0, c² = (1-t)² + s² t².
+        s, d = 2.0, 3
+        oracle = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((d,))), tpf.Gaussian((d,), 0, s))
+        t = torch.linspace(0, 1, 100_001, dtype=torch.float64)
+        c = ((1 - t).square() + (s * t).square()).sqrt()
+        rate = ((t - 1) + s**2 * t) / c
+        x0 = torch.randn(500, d, generator=seeded(), dtype=torch.float64)
+        square = float(x0.square().sum(1).mean())
+        energy = square * float(torch.trapezoid(rate.square(), t))
+        found = path_geometry(oracle, start=x0, steps=100)
+        assert found.energy == pytest.approx(energy, rel=1e-4)
+        assert found.displacement == pytest.approx(square * (s - 1) ** 2, rel=1e-4)
+        assert found.straightness == pytest.approx(found.energy - found.displacement)
+        least = square * (s - 1) ** 2
+        normalised = path_geometry(oracle, start=x0, steps=100, least_energy=least).normalised
+        assert normalised == pytest.approx((energy - least) / least, rel=1e-3)
+        assert math.isnan(found.normalised)
+
+    def test_units_of_the_transform_and_odd_steps(self) -> None:
+        law = process(tpf.Linear())
+        transform = tpf.Standardize(0.0, 3.0)
+        field = tpf.Velocity(lambda t, x: torch.ones_like(x), law, transform=transform)
+        found = path_geometry(field, 5, steps=4, generator=seeded())
+        assert found.energy == pytest.approx(2 * 9, rel=1e-5)
+        assert found.straightness == pytest.approx(0.0, abs=1e-4)
+        with pytest.raises(ValueError, match="even"):
+            path_geometry(field, 5, steps=5)
+
+
+def test_error_falls_with_the_evaluations() -> None:
+    oracle = tpf.oracle(process(tpf.Linear()), DATA)
+    same = stream(draw_key(seeded()))  # the starts that all rows share
+    fine = tpf.sample(oracle, 500, scheme="rk4", steps=200, generator=same).x
+    rows = error_by_nfe(
+        oracle,
+        lambda x: float((x - fine).square().mean().sqrt()),
+        n=500,
+        schemes=("euler", "heun"),
+        steps=(10, 20),
+        generator=seeded(),
+    )
+    assert [row["nfe"] for row in rows] == [10, 20, 20, 40]
+    at = {(row["scheme"], row["steps"]): row["distance"] for row in rows}
+    assert at["euler", 10] / at["euler", 20] == pytest.approx(2, rel=0.2)
+    assert at["heun", 10] / at["heun", 20] > 3
+
+
+class TestReport:
+    def test_values_floors_and_forms(self) -> None:
+        reference = torch.randn(400, 2, generator=seeded())
+        samples = torch.randn(250, 2, generator=seeded(1)) + 1.0
+
+        def own(x: Tensor, y: Tensor) -> float:
+            assert x.shape == (200, 2)
+            assert x.dtype == torch.float32
+            return float((x.mean() - y.mean()).abs())
+
+        report = evaluate(
+            samples, reference, [*METRICS, ("own", own)], generator=seeded(2), level=0.8
+        )
+        assert {row.name for row in report.rows} == {*METRICS, "own"}
+        for name in ("mean error", "energy distance", "MMD²", "W2", "sliced W2", "own"):
+            assert report[name].value > 3 * abs(report[name].floor), name
+        assert report["MMD²"].interval is not None
+        assert report["mean error"].interval is None
+        low, high = report["W2"].interval
+        assert low < report["W2"].value < high
+        table = report.to_dict()
+        assert table["W2"]["value"] == report["W2"].value
+        text = str(report)
+        assert "80% interval" in text
+        assert len(text.splitlines()) == len(report.rows) + 1
+        import matplotlib
+
+        matplotlib.use("Agg")
+        ax = report.plot()
+        assert [label.get_text() for label in ax.get_yticklabels()] == [r.name for r in report.rows]
+        with pytest.raises(KeyError, match="it has 'mean error'"):
+            report["nothing"]
+
+    def test_rows_are_the_metrics_of_the_halves(self) -> None:
+        reference = torch.randn(100, 2, generator=seeded(), dtype=torch.float64)
+        samples = torch.randn(50, 2, generator=seeded(1), dtype=torch.float64) * 1.5
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def spy(x: Tensor, y: Tensor) -> float:
+            seen.append((x, y))
+            return 0.0
+
+        report = evaluate(
+            samples, reference, ["mean error", "W2", "energy distance", ("spy", spy)],
+            generator=seeded(2),
+        )  # fmt: skip
+        (x, first), (second, again) = seen
+        assert torch.equal(first, again)
+        halves = torch.cat([first, second])
+        assert torch.equal(halves.sort(0).values, reference.sort(0).values)
+        assert torch.equal(x.sort(0).values, samples.sort(0).values)
+        assert report["mean error"].value == mean_error(x, first).value
+        assert report["mean error"].floor == mean_error(second, first).value
+        assert report["W2"].floor == pytest.approx(wasserstein2(second, first))
+        expected = energy_distance(x, first, unbiased=True)
+        assert report["energy distance"].value == pytest.approx(expected)
+
+    def test_equal_laws_are_at_their_floors(self) -> None:
+        reference = torch.randn(1_000, 3, generator=seeded())
+        samples = torch.randn(500, 3, generator=seeded(1))
+        report = evaluate(samples, reference, ["W2", "sliced W2", "coverage"], generator=seeded(2))
+        for row in report.rows:
+            assert row.value == pytest.approx(row.floor, rel=0.5)
+
+    def test_refuses(self) -> None:
+        x = torch.randn(50, 2, generator=seeded())
+        with pytest.raises(ValueError, match="unknown metric 'FID'; known: 'mean error'"):
+            evaluate(x, x, ["FID"])
+        with pytest.raises(ValueError, match="reference has 5 rows"):
+            evaluate(x, x[:5])
+        with pytest.raises(ValueError, match="same event shape"):
+            evaluate(x, torch.randn(50, 3))
+        bad = x.clone()
+        bad[7] = math.nan
+        with pytest.raises(ValueError, match=r"samples holds NaN .*rows 7"):
+            evaluate(bad, x)
