@@ -61,7 +61,9 @@ def classifier_test(
     r"""Train a classifier to tell two samples apart, and test it on held-out points.
 
     Bias: downward, as an estimate of the Bayes accuracy ``(1 + TV)/2``: by what the classifier does
-    not learn from this many points (benchmarks/results has it). As a test it is exact: held-out
+    not learn from this many points. Measured for ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.599
+    for 0.609 (d = 2) and 0.638 for 0.677 (d = 10) at 1,000 points, 0.609 and 0.670 at 10,000: an
+    accuracy near one half is no proof that laws agree. As a test it is exact: held-out
     points are independent of the training, so the p-value is valid at any size. The larger
     sample is cut to the size of the smaller, so that guessing is right half of the time.
 

