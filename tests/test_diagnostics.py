@@ -13,12 +13,18 @@ from families import mixture, process
 from transportflows._random import draw_key, stream
 from transportflows.metrics import (
     METRICS,
+    GaussianKernel,
+    MetricRow,
+    MetricsReport,
+    OracleErrors,
     consistency,
     energy_distance,
     error_by_nfe,
     evaluate,
     loss_by_time,
     mean_error,
+    median_bandwidth,
+    mmd2,
     ode_kl_identity,
     oracle_errors,
     path_geometry,
@@ -97,6 +103,35 @@ class TestOracleErrors:
             mean = float(drawn.x.mean())
             kl = mean**2 / 2
             assert 0.2 * found.bound(epsilon) < kl <= found.bound(epsilon)
+
+    def test_epsilon_star_where_an_error_is_0(self) -> None:
+        def errors(b: float, s: float) -> OracleErrors:
+            parts = [torch.full((4,), v, dtype=torch.float64) for v in (0.5, 0.25, b, s, 0, 0, 0)]
+            return OracleErrors(*parts, margin=0.0)
+
+        assert errors(1.0, 0.0).epsilon_star == math.inf
+        assert math.isnan(errors(0.0, 0.0).epsilon_star)
+        assert errors(0.0, 1.0).epsilon_star == 0.0
+
+    def test_refuses(self) -> None:
+        oracle = tpf.oracle(process(tpf.Linear(tpf.Brownian())), DATA)
+        for counts, match in (({"n": 1}, "n must be at least 2"), ({"times": 0}, "times must be")):
+            with pytest.raises(ValueError, match=match):
+                oracle_errors(oracle, oracle, **counts)
+            with pytest.raises(ValueError, match=match):
+                ode_kl_identity(oracle, oracle, **counts)
+        base = mixture([[0.0, 0.0], [2.0, 0.0]], 0.5)
+        oracle = tpf.GaussianMixtureOracle(tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA)
+        bare = tpf.Velocity(oracle.velocity, oracle.process)
+        with pytest.raises(tpf.ConversionError):
+            oracle_errors(bare, oracle, n=8, times=2)
+
+
+def test_kl_identity_refuses_a_transform() -> None:
+    oracle = tpf.oracle(process(tpf.Linear()), DATA)
+    field = tpf.Velocity(oracle.velocity, oracle.process, transform=tpf.Standardize(1.0, 2.0))
+    with pytest.raises(ValueError, match=r"has a transform.*Velocity\(field.net, field.process\)"):
+        ode_kl_identity(field, oracle, n=8, times=2, steps=4)
 
 
 def test_kl_identity_of_the_ode() -> None:
@@ -186,6 +221,14 @@ class TestPaths:
         with pytest.raises(ValueError, match="even"):
             path_geometry(field, 5, steps=5)
 
+    def test_too_few_steps_are_refused(self) -> None:
+        oracle = tpf.oracle(process(tpf.EncoderDecoder()), DATA)
+        with pytest.raises(
+            ValueError, match="2 steps of 'rk4' do not resolve the paths; give more"
+        ):
+            path_geometry(oracle, 200, steps=2, generator=seeded())
+        assert path_geometry(oracle, 200, steps=100, generator=seeded()).straightness > 0
+
 
 def test_error_falls_with_the_evaluations() -> None:
     oracle = tpf.oracle(process(tpf.Linear()), DATA)
@@ -248,7 +291,7 @@ class TestReport:
             return 0.0
 
         report = evaluate(
-            samples, reference, ["mean error", "W2", "energy distance", ("spy", spy)],
+            samples, reference, ["mean error", "W2", "energy distance", "MMD²", ("spy", spy)],
             generator=seeded(2),
         )  # fmt: skip
         (x, first), (second, again) = seen
@@ -259,8 +302,57 @@ class TestReport:
         assert report["mean error"].value == mean_error(x, first).value
         assert report["mean error"].floor == mean_error(second, first).value
         assert report["W2"].floor == pytest.approx(wasserstein2(second, first))
-        expected = energy_distance(x, first, unbiased=True)
-        assert report["energy distance"].value == pytest.approx(expected)
+        for name, a in (("value", x), ("floor", second)):
+            row = report["energy distance"]
+            assert getattr(row, name) == pytest.approx(energy_distance(a, first))
+            kernel = GaussianKernel(median_bandwidth(first, first))
+            expected = mmd2(a, first, kernel=kernel, unbiased=False).value
+            assert getattr(report["MMD²"], name) == pytest.approx(expected)
+
+    def test_the_interval_of_mmd2_shows_only_where_laws_plainly_differ(self) -> None:
+        shown, hidden = 0, 0
+        for k in range(20):
+            y = torch.randn(100, 1, generator=seeded(2 * k))
+            x = torch.randn(100, 1, generator=seeded(2 * k + 1)) + 0.2 * (k % 10)
+            found = mmd2(x, y, kernel=GaussianKernel(median_bandwidth(y, y)))
+            interval = METRICS["MMD²"].interval(x, y, 0, 0.9)
+            if found.value > 4 * found.standard_error:
+                assert interval == found.interval(0.9)
+                shown += 1
+            else:
+                assert interval is None
+                hidden += found.interval(0.9)[0] > 0
+        assert shown > 2
+        assert hidden > 2
+
+    def test_floors_of_kernel_and_energy_distances_are_positive(self) -> None:
+        ratios = []
+        for k in range(20):
+            reference = torch.randn(100, 2, generator=seeded(2 * k))
+            samples = torch.randn(50, 2, generator=seeded(2 * k + 1))
+            report = evaluate(samples, reference, ["MMD²", "energy distance"], generator=seeded(k))
+            for row in report.rows:
+                assert row.value > 0
+                assert row.floor > 0
+                ratios.append(math.log(row.value / row.floor))
+        assert abs(sum(ratios) / len(ratios)) < 0.3
+        assert "unbiased" in report["MMD²"].what
+
+    def test_plot_of_floors_that_are_no_unit(self) -> None:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        rows = [
+            MetricRow(name, 0.3, (0.2, 0.4), floor, 10, "")
+            for name, floor in (("a", 0.1), ("b", 0.0), ("c", -0.2), ("d", math.nan))
+        ]
+        ax = MetricsReport(tuple(rows), 0.9).plot()
+        assert [text.get_text().strip() for text in ax.texts] == [
+            "0.3, floor 0", "0.3, floor -0.2", "0.3, floor nan",
+        ]  # fmt: skip
+        dots = [line for line in ax.lines if line.get_marker() == "o"]
+        assert len(dots) == 1
+        assert float(dots[0].get_xdata()[0]) == pytest.approx(3.0)
 
     def test_equal_laws_are_at_their_floors(self) -> None:
         reference = torch.randn(1_000, 3, generator=seeded())

@@ -26,6 +26,7 @@ from transportflows.metrics import (
     mode_weights,
     nearest_distances,
     nearest_neighbours,
+    optimal_pairs,
 )
 
 
@@ -76,7 +77,12 @@ class TestKernelDensity:
         p = (kde(a, a, kernel) * 40 - at) / 39  # without its own kernel
         q = kde(a, b, kernel)
         found = kl_kernel_density(x, y, coordinates=coordinates, bandwidth=0.7)
-        assert found.value == pytest.approx(np.mean(np.log(p / q) + q / p - 1), rel=1e-9)
+        assert found.value == pytest.approx(np.mean(np.log(p / q)), rel=1e-9)
+        found = kl_kernel_density(
+            x, y, coordinates=coordinates, bandwidth=0.7, control_variate=True
+        )
+        all_p = kde(a, a, kernel)
+        assert found.value == pytest.approx(np.mean(np.log(all_p / q) + q / all_p - 1), rel=1e-9)
         p_y = kde(b, a, kernel)
         q_y = (kde(b, b, kernel) * 50 - at) / 49
         js = 0.5 * np.mean(np.log(2 * p / (p + q))) + 0.5 * np.mean(np.log(2 * q_y / (p_y + q_y)))
@@ -89,6 +95,43 @@ class TestKernelDensity:
         x, y = normal(n, 1, seed=0), normal(n, 1, seed=1) + 1
         found = kl_kernel_density(x, y, coordinates=(0,), points=4_000)
         assert found.value == pytest.approx(1 / (2 * (1 + h**2)), rel=0.1)
+
+    def test_equal_laws_of_light_tails_are_near_0(self) -> None:
+        for k in range(20):
+            x, y = normal(2_000, 2, seed=2 * k), normal(2_000, 2, seed=2 * k + 1)
+            assert abs(kl_kernel_density(x, y).value) < 0.05
+            with_variate = kl_kernel_density(x, y, control_variate=True)
+            assert 0 <= with_variate.value < 0.05
+
+    def test_equal_laws_of_heavy_tails(self) -> None:
+        def student(freedom: float, seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return torch.distributions.StudentT(freedom).sample((2, 1_000, 2)).double()
+
+        for k in range(20):
+            x, y = student(5.0, k)
+            assert abs(kl_kernel_density(x, y).value) < 0.2
+            x, y = student(2.0, k)
+            assert abs(kl_kernel_density(x.asinh(), y.asinh()).value) < 0.1
+            assert abs(kl_kernel_density(x, y).value) < 5.0  # no more can be had: see the docstring
+            assert 0 <= kl_kernel_density(x, y, control_variate=True).value < 10.0
+
+    def test_a_far_point_of_both_stays_finite(self) -> None:
+        x, y = normal(1_000, 2, seed=0), normal(1_000, 2, seed=1)
+        x[0] = y[0] = 1e4
+        for control_variate in (False, True):
+            found = kl_kernel_density(x, y, control_variate=control_variate)
+            assert abs(found.value) < 10.0  # 1/N of the squared distance, in kernels' deviations
+            assert math.isfinite(found.standard_error)
+
+    def test_a_value_that_is_not_finite_is_refused(self, monkeypatch) -> None:
+        def empty(at: Tensor, points: Tensor, *, own: bool) -> Tensor:
+            return torch.zeros(len(at)) if own else torch.full((len(at),), -math.inf)
+
+        monkeypatch.setattr("transportflows.metrics.divergences._log_density", empty)
+        x = normal(10, 2, seed=0)
+        with pytest.raises(ValueError, match="came out as inf"):
+            kl_kernel_density(x, x)
 
     def test_refuses(self) -> None:
         x = normal(10, 3, seed=0)
@@ -120,6 +163,22 @@ class TestNeighbours:
         distances, indices = nearest_distances(x, y, 3, exclude_self=exclude_self)
         torch.testing.assert_close(distances, expected.values[:, :3])
         assert torch.equal(indices, expected.indices[:, :3])
+
+    def test_copies_are_at_0_in_many_dimensions(self) -> None:
+        for k in range(10):
+            data = normal(200, 64, seed=k, dtype=torch.float32) + 3.0
+            distances, indices = nearest_distances(data[50:90], data, 3)
+            assert float(distances[:, 0].max()) == 0.0
+            assert torch.equal(indices[:, 0], torch.arange(50, 90))
+            assert bool((distances.diff(dim=1) >= 0).all())
+            pairs = (data[50:90, None].double() - data.double()).norm(dim=2).sort(1).values
+            torch.testing.assert_close(distances, pairs[:, :3], rtol=1e-12, atol=0)
+            repeated = torch.cat([data, data[:20]])
+            fresh = normal(200, 64, seed=100 + k, dtype=torch.float32) + 3.0
+            with pytest.raises(ValueError, match=r"40 rows of x .* points coincide"):
+                kl_nearest_neighbours(repeated, fresh, neighbours=1)
+            with pytest.raises(ValueError, match=r"20 rows of x .* points coincide"):
+                kl_nearest_neighbours(data, torch.cat([fresh, data[:20]]), neighbours=1)
 
     def test_copies_show_and_new_samples_do_not(self) -> None:
         data = normal(1_000, 3, seed=0)
@@ -253,6 +312,14 @@ class TestClassifier:
         for level in (0.05, 0.1, 0.3):
             assert (p_values <= level).mean() < level + 3 * math.sqrt(level * (1 - level) / 200)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_standardised_in_double(self, dtype: torch.dtype) -> None:
+        x, y = normal(300, 2, seed=0).to(dtype), (normal(300, 2, seed=1) + 2).to(dtype)
+        x[:, 1] = y[:, 1] = 1.0  # of no spread at all
+        half = classifier_test(x, y, generator=seeded())
+        assert half.accuracy > 0.75
+        assert half == classifier_test(x.double(), y.double(), generator=seeded())
+
     def test_events_reach_a_classifier_of_ones_own_and_seeds_repeat(self) -> None:
         x, y = normal(40, 1, 3, 3, seed=0), normal(40, 1, 3, 3, seed=1) + 2
 
@@ -272,6 +339,20 @@ class TestClassifier:
             classifier_test(x, x, classifier=lambda p, labels, h: h)
         with pytest.raises(ValueError, match="train_share"):
             classifier_test(x, x, train_share=1.0)
+
+
+@pytest.mark.parametrize(("n", "m"), [(5, 5), (4, 7), (6, 2), (1, 3)])
+def test_pairs_of_points_that_coincide_are_few(n: int, m: int) -> None:
+    weights = normal(n, seed=0).exp()
+    for p in (None, weights):
+        plan = optimal_pairs(torch.ones(n, 2), torch.ones(m, 2), x_weights=p)
+        assert plan.distance == 0.0
+        assert len(plan.mass) <= (n if n == m and p is None else n + m - 1)
+        target = torch.full((n,), 1 / n).double() if p is None else p / p.sum()
+        rows = torch.zeros(n).double().index_add_(0, plan.rows, plan.mass)
+        columns = torch.zeros(m).double().index_add_(0, plan.columns, plan.mass)
+        torch.testing.assert_close(rows, target)
+        torch.testing.assert_close(columns, torch.full((m,), 1 / m).double())
 
 
 class TestFeatures:

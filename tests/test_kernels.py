@@ -141,6 +141,10 @@ class TestMMD:
         x = normal(5, 2, seed=0)
         with pytest.raises(ValueError, match="no interval"):
             mmd2(x, x, unbiased=False).interval()
+        few = mmd2(x[:3], x)
+        assert math.isnan(few.standard_error)
+        with pytest.raises(ValueError, match="fewer than four rows"):
+            few.interval()
         with pytest.raises(ValueError, match="x has 1 row"):
             mmd2(x[:1], x)
         with pytest.raises(ValueError, match="bandwidth must be positive"):

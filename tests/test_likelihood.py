@@ -46,6 +46,17 @@ def test_exact_trace_gives_the_oracles_density(interpolant, scheme) -> None:
         torch.testing.assert_close(drawn.log_prob, DATA.log_prob(drawn.x), rtol=0, atol=1e-4)
 
 
+def test_the_default_tolerances_hold() -> None:
+    """The last step ends at the end of the solve; interpolated there, the error is 1e-3."""
+    law = tpf.GaussianMixture(torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4)
+    exact = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((3,))), law)
+    x = law.sample(200, generator=seeded(1), dtype=torch.float64)
+    found = tpf.log_likelihood(exact, x)
+    torch.testing.assert_close(found.log_prob, law.log_prob(x), rtol=0, atol=1e-4)
+    drawn = tpf.sample_with_log_likelihood(exact, 200, dtype=torch.float64, generator=seeded(2))
+    torch.testing.assert_close(drawn.log_prob, law.log_prob(drawn.x), rtol=0, atol=1e-4)
+
+
 def test_density_inside_time_and_event_shapes() -> None:
     law = tpf.GaussianMixture(torch.randn(3, 2, 1, 2, generator=seeded()), 0.7)
     exact = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((2, 1, 2), 0.3, 1.5)), law)
@@ -82,6 +93,15 @@ def test_hutchinson_intervals_cover_the_exact_log_density(d: int, law: str) -> N
     assert 340 <= inside <= 378
     mean_error = float((found.log_prob - truth).mean())
     assert abs(mean_error) < 4 * float(found.log_prob.std()) / 20
+
+
+def test_the_default_probes_give_a_fair_interval() -> None:
+    exact = tpf.oracle(process(tpf.Linear()), DATA)
+    x = DATA.sample(3, generator=seeded(), dtype=torch.float64)
+    options = {"divergence": "hutchinson", "scheme": "rk4", "steps": 4}
+    assert tpf.log_likelihood(exact, x, **options).probes == 16
+    assert tpf.sample_with_log_likelihood(exact, 3, **options).probes == 16
+    assert "approximately" in tpf.log_likelihood.__doc__
 
 
 def test_one_probe_has_no_error_bar_and_the_same_seed_the_same_bits() -> None:
@@ -147,6 +167,60 @@ def test_gradients_by_the_adjoint_the_solver_and_fixed_steps_agree() -> None:
             parameter[index] -= sign * step
     numeric = (values[0] - values[1]) / (2 * step)
     assert float(adjoint[12]) == pytest.approx(numeric, abs=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["dopri5", "rk4"])
+def test_gradients_in_conditions_are_not_lost(scheme: str) -> None:
+    law = process(tpf.Linear())
+    inner = tpf.networks.MLP(2, 8, 2, generator=seeded()).double()
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, t, x, *, rate):
+            return rate[:, None] * x + self.inner(t, x)
+
+    x = torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
+    rate = torch.tensor([0.5, -1.0, 0.2, 0.0], dtype=torch.float64, requires_grad=True)
+    field = tpf.Velocity(Scaled(), law)
+
+    def value(rate: Tensor, **options: object) -> Tensor:
+        options = {"scheme": scheme, "steps": 40, "rtol": 1e-8, "atol": 1e-8, **options}
+        return tpf.log_likelihood(field, x, cond={"rate": rate}, **options).log_prob.sum()
+
+    value(rate, gradients=True).backward()
+    assert rate.grad is not None
+    for row in range(4):
+        step = 1e-5 * torch.eye(4, dtype=torch.float64)[row]
+        numeric = (value(rate.detach() + step) - value(rate.detach() - step)) / 2e-5
+        assert float(rate.grad[row]) == pytest.approx(float(numeric), abs=1e-4)
+
+
+class Watched(nn.Module):
+    """A network that notes its times."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.seen = net, []
+
+    def forward(self, t, x):
+        self.seen.append(float(t.reshape(-1)[0]))
+        return self.net(t, x)
+
+
+def test_the_adjoint_too_ends_its_steps_at_breakpoints_and_ends() -> None:
+    net = Watched(field_of().net)
+    field = tpf.Velocity(net, process(tpf.EncoderDecoder()))  # a breakpoint at 1/2
+    x = torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
+    found = tpf.log_likelihood(field, x, t=0.7, gradients=True, rtol=1e-4, atol=1e-4)
+    solved = list(net.seen)
+    net.seen.clear()
+    found.log_prob.sum().backward()
+    for times in (solved, net.seen):
+        assert max(times) <= 0.7 + 1e-12
+        assert min(abs(t - 0.5) for t in times) < 1e-12
 
 
 class NoForward(torch.autograd.Function):
@@ -226,6 +300,52 @@ def test_maximum_likelihood_trains_a_flow() -> None:
     assert batch.shape == (8,)
 
 
+class Spoiled(nn.Module):
+    """A linear network whose output is NaN past a time, in the first row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, t, x):
+        first = torch.arange(len(x))[:, None] % 3 == 0
+        return torch.where(first & (t < 0.5), math.nan, self.weight * x)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("scheme", ["rk4", "dopri5"])
+def test_a_solve_that_stops_being_finite_says_so(scheme: str, gradients: bool) -> None:
+    field = tpf.Velocity(Spoiled(), process(tpf.Linear()))
+    x = torch.randn(3, 2, generator=seeded(), dtype=torch.float64)
+    match = "not finite|not. Take more steps"
+    with pytest.raises(tpf.NonFiniteStateError, match=match) as caught:
+        tpf.log_likelihood(field, x, scheme=scheme, steps=10, gradients=gradients)
+    solution = caught.value.solution
+    assert solution.x.shape == x.shape
+    assert solution.scheme == scheme
+    assert solution.first_bad_step == (5 if scheme == "rk4" else 0)
+    if scheme == "rk4":
+        assert solution.x.isfinite().all(1).tolist() == [False, True, True]
+    with pytest.raises(tpf.NonFiniteStateError):
+        tpf.sample_with_log_likelihood(field, 3, scheme=scheme, dtype=torch.float64)
+    if scheme == "rk4":  # a trainer looks at its losses itself
+        losses = tpf.LikelihoodLoss(scheme="rk4", steps=4)(field, x)
+        assert losses.isnan().tolist() == [True, False, False]
+
+
+def test_an_assertion_of_the_network_is_its_own() -> None:
+    def net(t: Tensor, x: Tensor) -> Tensor:
+        raise AssertionError("no such layer")
+
+    field = tpf.Velocity(net, process(tpf.Linear()))
+    for solve in (
+        lambda: tpf.log_likelihood(field, torch.zeros(2, 2)),
+        lambda: tpf.sample(field, 2, scheme="dopri5"),
+    ):
+        with pytest.raises(AssertionError, match="no such layer"):
+            solve()
+
+
 def test_bits_per_dimension_of_a_uniform_byte() -> None:
     log_prob = torch.tensor([0.0, math.log(2.0) * 12])
     bits = tpf.bits_per_dimension(log_prob, (3, 2, 2))
@@ -238,13 +358,23 @@ def test_refuses() -> None:
     for options, match in (
         ({"divergence": "trace"}, "known: 'exact', 'hutchinson'"),
         ({"scheme": "leapfrog"}, "unknown scheme"),
-        ({"probes": 0}, "probes must be at least 1"),
+        ({"probes": 0}, "probes must be an integer of at least 1, got 0"),
+        ({"probes": 2.5}, "probes must be an integer of at least 1, got 2.5"),
+        ({"probes": True}, "probes must be an integer of at least 1, got True"),
+        ({"rtol": 0.0}, "rtol must be finite and above 0, got 0.0"),
+        ({"atol": -1e-6}, "atol must be finite and above 0, got -1e-06"),
+        ({"atol": math.nan}, "atol must be finite and above 0, got nan"),
+        ({"rtol": math.inf}, "rtol must be finite and above 0, got inf"),
         ({"probe_law": "cauchy"}, "unknown probe_law"),
         ({"t": 0.0}, "t must lie in"),
         ({"base": tpf.Empirical(torch.zeros(3, 2))}, "no log-density"),
     ):
         with pytest.raises(ValueError, match=match):
             tpf.log_likelihood(field, x, **options)
+    with pytest.raises(ValueError, match="rtol must be finite and above 0"):
+        tpf.sample_with_log_likelihood(field, 3, rtol=0.0)
+    with pytest.raises(ValueError, match="atol must be finite and above 0"):
+        tpf.LikelihoodLoss(atol=0.0)
     bad = x.clone()
     bad[1, 0] = math.nan
     with pytest.raises(ValueError, match=r"x holds NaN .*rows 1"):

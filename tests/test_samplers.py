@@ -432,6 +432,49 @@ def test_adaptive_agrees_and_does_not_couple_the_batch():
     assert float((mixed.x[0] - exact[0]).abs()) < 1e-4
 
 
+def test_an_adaptive_solve_ends_its_steps_at_the_times_asked_for():
+    """Interpolated at the end of the solve, the error is 6e-5."""
+    law = tpf.GaussianMixture(torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4)
+    oracle = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((3,))), law)
+    x = torch.randn(200, 3, generator=seeded(1), dtype=torch.float64)
+    tight = tpf.sample(oracle, start=x, scheme="dopri5", rtol=1e-11, atol=1e-11).x
+    for save_at in (None, [0.25, 0.5, 1.0]):
+        found = tpf.sample(oracle, start=x, scheme="dopri5", rtol=1e-6, atol=1e-6, save_at=save_at)
+        assert float((found.x - tight).abs().max()) < 2e-5
+    law = tpf.Process(tpf.EncoderDecoder(), tpf.Gaussian((3,)))  # with a breakpoint at 1/2
+    field = tpf.Velocity(network(shape=3).double(), law)
+    saved = tpf.sample(field, start=x, scheme="dopri5", save_at=[0.5, 0.7, 1.0])
+    assert torch.equal(saved.trajectory[-1], saved.x)
+
+
+@pytest.mark.parametrize("scheme", tpf.ADAPTIVE)
+def test_each_adaptive_scheme_takes_the_ends_of_steps(scheme):
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, t, x):
+            seen.append(float(t.reshape(-1)[0]))
+            return torch.cos(x) + t
+
+    field = tpf.Velocity(Net(), tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    for times in ((0.0, 0.7), (1.0, 0.3)):
+        seen.clear()
+        tpf.sample(field, start=x, scheme=scheme, t=times, rtol=1e-4, atol=1e-4)
+        assert min(seen) >= min(times) - 1e-12
+        assert max(seen) <= max(times) + 1e-12
+
+
+def test_tolerances_that_cannot_be_met_are_refused():
+    for options, match in (
+        ({"rtol": 0.0}, "rtol must be finite and above 0, got 0.0"),
+        ({"atol": -1.0}, "atol must be finite and above 0, got -1.0"),
+        ({"atol": math.nan}, "atol must be finite and above 0, got nan"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            tpf.sample(velocity(), 3, scheme="dopri5", **options)
+
+
 def test_gradients_flow_through_integrate():
     weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     x = torch.ones(3, 1, dtype=torch.float64)

@@ -452,3 +452,32 @@ def test_bad_samples_are_refused_by_name(name: str) -> None:
             metric(x, x[:0])
         with pytest.raises(TypeError, match="floating-point"):
             metric(x, x.long())
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("offset", "spread", "epsilon", "tolerance"),
+    [(1e4, 1e-2, 1e-3, 1e-3), (1e3, 1e-3, 1e-5, 1e-3), (0.0, 1.0, 1.0, 1e-12)],
+)
+def test_a_solve_ends_where_rounding_is_what_is_left(offset, spread, epsilon, tolerance):
+    """Two far clusters, or a tolerance near the last digit: all steps are counted."""
+    x = spread * normal(300, 2, seed=0)
+    y = spread * normal(300, 2, seed=1)
+    x[150:] += offset
+    y[150:] += offset
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found = entropic_wasserstein2(x, y, epsilon=epsilon, tolerance=tolerance, max_steps=60)
+    assert found.steps <= 60 + 20
+    if found.converged:
+        assert found.violation <= tolerance
+        assert found.gap >= -1e-9 * (abs(found.value) + epsilon)
+
+
+def test_an_epsilon_below_what_rounding_allows_is_refused():
+    x = normal(300, 2, seed=0)
+    y = normal(300, 2, seed=1)
+    x[150:] += 1e4
+    y[150:] += 1e4
+    with pytest.raises(ValueError, match=r"too small for points .* from their mean"):
+        entropic_wasserstein2(x, y, epsilon=1e-5)

@@ -54,6 +54,7 @@ _FACTOR = 0.5  # ε of a stage over that of the one before
 _SHORT = 0.1  # a part of the plan cut off from the rest moves by at most ε over this in a step
 _NOTHING = -90.0  # exponent of what counts as nothing; the exp of less is several times slower
 _ROWS_LOOKED_AT = 256  # to choose a threshold
+_STALE = 10  # looks at all pairs without a smaller violation, after which a solve gives up
 _ENTRIES_A_ROW = 100  # at least, where there is room: a support too small may hold no plan at all
 
 
@@ -236,20 +237,23 @@ def _finish(
     max_steps: int,
     steps: int,
 ) -> Potentials:
-    """Look at all pairs, and go on until the violation there is small enough."""
+    """Look at all pairs, and go on until the violation there is small enough, or stops falling."""
+    least, stale = math.inf, 0
     while True:
         f, columns = rows_and_columns(x, y, g, p, q, epsilon)
         violation = float((columns - q).abs().sum())
-        if violation <= tolerance or steps >= max_steps or not math.isfinite(violation):
+        least, stale = (violation, 0) if violation < 0.99 * least else (least, stale + 1)
+        done = violation <= tolerance or not math.isfinite(violation)
+        if done or steps >= max_steps or stale >= _STALE:
             return Potentials(f, g, columns, steps)
         support = _choose_support(x, y, f, g, p, q, epsilon, entries)
-        if support is None:
+        used = 0
+        if support is not None:
+            goal, left = 0.5 * tolerance, max_steps - steps
+            _, g, _, used = _stage(support, x, y, f, g, epsilon, goal, entries, left)
+        if used == 0:  # nothing is left to do on the entries that are held, and yet too much in all
             g = g + epsilon * (q / columns.clamp(min=1e-300)).log()
-            steps += 1
-        else:
-            goal = 0.5 * tolerance
-            _, g, _, used = _stage(support, x, y, f, g, epsilon, goal, entries, max_steps - steps)
-            steps += used
+        steps += max(used, 1)
 
 
 def _cells(x: Tensor, weights: Tensor, side: float) -> tuple[Tensor, Tensor]:

@@ -123,6 +123,7 @@ def classifier_test(
 def _train_network(points: Tensor, labels: Tensor, held_out: Tensor, key: int) -> Tensor:
     """Scores of a small network, trained with early stopping on a fifth of the points."""
     device = points.device
+    points, held_out = points.double(), held_out.double()  # for statistics of half precision
     mean, std = points.mean(0), points.std(0).clamp(min=1e-12)
     points, held_out = ((z - mean).div(std).float() for z in (points, held_out))
     labels = labels.float()

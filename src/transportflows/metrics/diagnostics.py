@@ -57,6 +57,8 @@ __all__ = [
     "path_geometry",
 ]
 
+_SOLVE_ERROR = 1e-3  # of the displacement: by how much the energy may be below it
+
 
 @dataclass(frozen=True, eq=False)
 class LossByTime:
@@ -99,7 +101,7 @@ class PathGeometry:
         energy: ``E ∫ |b|² dt`` along the paths.
         displacement: ``E |X_1 - X_0|²``, at most the energy.
         straightness: ``E ∫ |b - (X_1 - X_0)|² dt``, their difference: 0 for straight paths at
-            constant speed (Liu et al. 2022).
+            constant speed (Liu et al. 2022), to within the error of the solve.
         normalised: ``(energy - W) / W``, with W the least energy, the squared W2 of both ends: 0
             for the dynamic optimal transport (Tong et al. 2023). NaN unless W was given.
         standard_error: of the energy.
@@ -120,7 +122,7 @@ class OracleErrors:
         t: quadrature nodes on ``[margin, 1 - margin]``, ``(T,)``, float64, as all.
         weights: of the nodes, ``(T,)``, of sum ``1 - 2 margin``.
         velocity: ``E|δb|²``, ``(T,)``.
-        score: ``E|δs|²``, ``(T,)``; NaN where the field has no score.
+        score: ``E|δs|²``, ``(T,)``.
         cross: ``E[δb · δs]``, ``(T,)``.
         velocity_error: standard error of the first, ``(T,)``.
         score_error: of the second, ``(T,)``.
@@ -148,8 +150,15 @@ class OracleErrors:
 
     @property
     def epsilon_star(self) -> float:
-        """The constant ε at which the bound is least, ``√(B/S)``."""
-        return math.sqrt(self.velocity_integral / self.score_integral)
+        """The constant ε at which the bound is least, ``√(B/S)``.
+
+        Infinite for a score without error, for then the bound falls with ε for ever, and NaN where
+        the velocity has none either, for then it is 0 at every ε.
+        """
+        b, s = self.velocity_integral, self.score_integral
+        if s == 0:
+            return math.inf if b > 0 else math.nan
+        return math.sqrt(b / s)
 
     @property
     def epsilon_by_time(self) -> Tensor:
@@ -196,7 +205,7 @@ def loss_by_time(
     Args:
         field: the field.
         loss: such as ``VelocityLoss()``; its own sampler of times is not used.
-        data: ``(N, *)``, in the units of the field.
+        data: ``(N, *)``, in the network's units: ``field.transform(data)`` where it has one.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
         generator: source of the path samples.
 
@@ -236,7 +245,7 @@ def consistency(
 
     Args:
         field: a :class:`FieldPair`, or any field that has both a velocity and a score.
-        data: ``(N, *)``, in the units of the field.
+        data: ``(N, *)``, in the network's units: ``field.transform(data)`` where it has one.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
         probes: Hutchinson probes of the divergence.
         generator: source of the path samples and probes.
@@ -285,7 +294,8 @@ def path_geometry(
 ) -> PathGeometry:
     r"""Return path energy and straightness of the ODE of a field.
 
-    Simpson's rule over the steps; the error of the solve is that of the scheme.
+    Simpson's rule over the steps; the error of the solve is that of the scheme. In the units of the
+    data, also where the field has a transform.
 
     Args:
         field: a field with a velocity.
@@ -298,7 +308,8 @@ def path_geometry(
         generator: source of the starts.
 
     Raises:
-        ValueError: if the number of steps is odd, or :func:`transportflows.sample` refuses.
+        ValueError: if the number of steps is odd or so small that the energy comes out below the
+            displacement (by more than 0.1 %), or :func:`transportflows.sample` refuses.
     """
     if steps < 2 or steps % 2:
         raise ValueError(f"steps must be even and at least 2, for Simpson's rule; got {steps}")
@@ -319,6 +330,11 @@ def path_geometry(
     energy = _simpson(grid.to(speeds.device)) @ speeds
     displacement = float(sum_events((path[-1] - path[0]).double().square()).mean())
     mean = float(energy.mean())
+    if not mean >= (1 - _SOLVE_ERROR) * displacement:
+        raise ValueError(
+            f"the energy came out as {mean:.4g}, below the displacement {displacement:.4g}, which"
+            f" it cannot be: {steps} steps of {scheme!r} do not resolve the paths; give more steps"
+        )
     excess = math.nan if least_energy is None else (mean - least_energy) / least_energy
     error = float(energy.std()) / math.sqrt(energy.numel())
     return PathGeometry(mean, displacement, mean - displacement, excess, error)
@@ -340,7 +356,8 @@ def error_by_nfe(
 
     Args:
         field: the field.
-        distance: of samples ``(n, *)``, such as ``lambda x: wasserstein2(x, data)``.
+        distance: of samples ``(n, *)`` in the units of the data, such as
+            ``lambda x: wasserstein2(x, data)``.
         n: number of samples.
         schemes: fixed-step schemes.
         steps: numbers of steps.
@@ -378,9 +395,10 @@ def oracle_errors(
     Gauss-Legendre nodes in time, n independent draws at each; unbiased.
 
     Args:
-        field: the field, without a transform (or with the oracle in its units).
+        field: the field; where it has a transform, everything is in the network's units, in which
+            the oracle must be too.
         oracle: the exact field of the same process.
-        n: draws at each time.
+        n: draws at each time, at least 2.
         times: number of nodes.
         margin: distance from both ends of time: the score's error may diverge there, so it belongs
             to every number that rests on it.
@@ -388,12 +406,14 @@ def oracle_errors(
         generator: source of the draws.
 
     Raises:
-        ValueError: if the margin does not lie in [0, 0.5).
+        ConversionError: if the field has no score.
+        ValueError: if the margin does not lie in [0, 0.5), ``n`` is below 2 or ``times`` below 1.
 
     Source: Albergo, Boffi and Vanden-Eijnden (2023), section 2.4; their talk, "Bounding the KL".
     """
     if not 0 <= margin < 0.5:
         raise ValueError(f"margin must lie in [0, 0.5), got {margin}; 1e-3 is usual")
+    _check_counts(n, times)
     nodes, weights = _gauss_legendre(times, margin, 1 - margin)
     like, key = field.reference(), draw_key(generator)
     like = like if dtype is None else like.to(dtype)
@@ -403,10 +423,7 @@ def oracle_errors(
         draws = stream(key, k, device=like.device)
         x = oracle.sample(t, n, generator=draws, dtype=like.dtype, device=like.device)
         db = (field.velocity(time, x) - oracle.velocity(time, x)).double()
-        try:
-            ds = (field.score(time, x) - oracle.score(time, x)).double()
-        except ConversionError:
-            ds = torch.full_like(db, math.nan)
+        ds = (field.score(time, x) - oracle.score(time, x)).double()
         b, s, c = (sum_events(u * v) for u, v in ((db, db), (ds, ds), (db, ds)))
         root = math.sqrt(n)
         means = (float(v.mean()) for v in (b, s, c))
@@ -432,16 +449,26 @@ def ode_kl_identity(
     derivatives. Both starts are the same law, so no term is left at t = 0.
 
     Args:
-        field: the field; its networks are taken in the dtype given.
+        field: the field, without a transform; its networks are taken in the dtype given.
         oracle: the exact field of the same process.
-        n: draws at each node of time, and of ρ1.
+        n: draws at each node of time, and of ρ1, at least 2.
         times: Gauss-Legendre nodes on [0, 1].
         steps: RK4 steps of a solve over [0, 1].
         dtype: of the states; float64 needs a field in float64.
         generator: source of the draws.
 
+    Raises:
+        ValueError: if the field has a transform, ``n`` is below 2 or ``times`` below 1.
+
     Source: Albergo, Boffi and Vanden-Eijnden (2023), lemma 2.19.
     """
+    if field.transform is not None:
+        raise ValueError(
+            "the field has a transform, and its velocity and the oracle's are in the network's"
+            " units while its log-densities are in the data's; give a field in units of its own,"
+            " such as Velocity(field.net, field.process), with the oracle in them"
+        )
+    _check_counts(n, times)
     nodes, weights = _gauss_legendre(times, 0.0, 1.0)
     device, key = field.reference().device, draw_key(generator)
     total, variance = 0.0, 0.0
@@ -484,6 +511,13 @@ def _midpoints(times: int | Sequence[float]) -> Tensor:
             raise ValueError(f"times must be positive, got {times}")
         return (torch.arange(times, dtype=torch.float64) + 0.5) / times
     return torch.as_tensor(times, dtype=torch.float64)
+
+
+def _check_counts(n: int, times: int) -> None:
+    if n < 2:
+        raise ValueError(f"n must be at least 2, for an error bar; got {n}")
+    if times < 1:
+        raise ValueError(f"times must be positive, got {times}; one node of time is the least")
 
 
 def _gauss_legendre(count: int, low: float, high: float) -> tuple[Tensor, Tensor]:

@@ -71,15 +71,26 @@ def kl_kernel_density(
     coordinates: Sequence[int] = (0, 1),
     bandwidth: float = 1.0,
     points: int | None = None,
+    control_variate: bool = False,
 ) -> Estimate:
     r"""Return ``KL(p || q)`` between kernel density estimates of chosen coordinates.
 
     Gaussian kernels of the pooled covariance times the square of ``bandwidth`` times Scott's factor
     :math:`n^{-1/(k + 4)}`, the same for both, so that equal laws are blurred alike; p at its own
-    points without their own kernel. With the control variate. It is the divergence between laws
-    *blurred* by the kernel, on k coordinates only: both lower it. Bias besides: positive for equal
-    laws, of order ``1 / (n h^k)``. The standard error is that of the average over the points with
-    the density estimates held fixed, so it is too small. ``O(N (N + M))`` kernels.
+    points without their own kernel, so that p and q are alike in bias and the value is near 0, of
+    either sign, for equal laws of light tails. It is the divergence between laws *blurred* by the
+    kernel, on k coordinates only: both lower it. The standard error is that of the average over the
+    points with the density estimates held fixed, so it is too small. ``O(N (N + M))`` kernels.
+
+    With the control variate, p keeps the kernel of each point of its own: without it q/p has no
+    bound at a point far from all others, nor mean 1. The terms are then never negative, q/p is at
+    most N, and the value is biased upward for equal laws: by 0.02 at N(0, I2) and 2,000 points,
+    where it lies within 0.02 of 0 without.
+
+    Gaussian kernels do not suit heavy tails: far from all points log p and log q are minus the
+    square of a large distance. For equal Student's laws of two degrees of freedom, k = 2 and 1,000
+    points, the value lay between -2.3 and 4.4 in 20 draws. Transform such coordinates first, as by
+    ``torch.asinh``: that leaves the divergence of the laws as it is.
 
     Args:
         x: sample of p, ``(N, *)``.
@@ -88,12 +99,13 @@ def kl_kernel_density(
             as Albergo, Boffi and Vanden-Eijnden do.
         bandwidth: factor on Scott's rule.
         points: average over the first so many rows of x only.
+        control_variate: whether to add ``q/p - 1``, with p of all points.
 
     Raises:
         TypeError: if either is not a tensor of a floating-point dtype.
         ValueError: if they are not finite, of different events or fewer than three rows, the
-            coordinates are not of the event, more than three or degenerate, or ``bandwidth`` is not
-            positive.
+            coordinates are not of the event, more than three or degenerate, ``bandwidth`` is not
+            positive, or the value is not finite.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic interpolants" (2023), section 7; Scott
     (1992).
@@ -106,10 +118,17 @@ def kl_kernel_density(
     """
     x, y = _whitened(x, y, coordinates, bandwidth)
     some = x[:points]
-    log_p = _log_density(some, x, own=True)
+    log_p = _log_density(some, x, own=not control_variate)
     log_q = _log_density(some, y, own=False)
     ratio = log_q - log_p
-    return mean_estimate(torch.expm1(ratio) - ratio)
+    found = mean_estimate(torch.expm1(ratio) - ratio if control_variate else -ratio)
+    if not math.isfinite(found.value):
+        raise ValueError(
+            f"the divergence came out as {found.value}: a density vanishes at a point far from all"
+            " others; give a larger bandwidth, or coordinates of lighter tails, such as"
+            " torch.asinh(x)"
+        )
+    return found
 
 
 def jensen_shannon_kernel_density(
@@ -120,10 +139,13 @@ def jensen_shannon_kernel_density(
     bandwidth: float = 1.0,
     points: int | None = None,
 ) -> Estimate:
-    r"""Return the Jensen-Shannon divergence between kernel density estimates, in [0, log 2].
+    r"""Return the Jensen-Shannon divergence between kernel density estimates, at most log 2.
 
-    As :func:`kl_kernel_density`, with the mixture in place of q: its terms are bounded, so it
-    suits laws that miss parts of each other. Biased likewise.
+    As :func:`kl_kernel_density`, with the mixture in place of q: its terms are at most log 2, so it
+    suits laws that miss parts of each other. They have no lower bound, since each density leaves
+    out the kernel of its own point: the value lies a little below 0 for equal laws (-0.003 to
+    -0.009 at N(0, I2) and 2,000 points), and far below for heavy tails (-0.05 to -1.9 for Student's
+    laws of two degrees of freedom, at 1,000 points).
 
     Args:
         x: first sample, ``(N, *)``.

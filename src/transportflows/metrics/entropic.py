@@ -241,6 +241,7 @@ def _solved(
     centre = x.mean(0)
     x, p = weights_of(x - centre, x_weights, "x_weights")
     y, q = weights_of(y - centre, y_weights, "y_weights")
+    _check_resolution(epsilon, tolerance, x, y)
     entries = _entries(x, y, memory)
     if alone:
         found = solve_alone(x, p, epsilon, tolerance=tolerance, max_steps=max_steps)
@@ -250,7 +251,9 @@ def _solved(
         )
     violation = float((found.columns - q).abs().sum())
     value = float(p @ found.f + q @ found.g)
-    converged = math.isfinite(value) and violation <= tolerance
+    upper = _feasible_cost(x, y, p, q, found, epsilon)
+    consistent = upper >= value - 1e-9 * (abs(value) + epsilon)  # or rounding has taken over
+    converged = math.isfinite(value) and violation <= tolerance and consistent
     if not converged:
         warnings.warn(
             f"entropic transport at epsilon = {epsilon:g} stopped after {found.steps} steps with a"
@@ -263,7 +266,7 @@ def _solved(
     return EntropicTransport(
         value=value,
         epsilon=epsilon,
-        upper=_feasible_cost(x, y, p, q, found, epsilon),
+        upper=upper,
         violation=violation,
         converged=converged,
         steps=found.steps,
@@ -295,6 +298,18 @@ def _check_epsilon(epsilon: float, tolerance: float, max_steps: int, x: Tensor, 
             f"epsilon = {epsilon:g} is too small for {coarse}: at coordinates of {largest:.3g},"
             f" squared distances are known to {resolved:.2g}; give at least that, or centre or"
             " rescale the samples, or give them as float64 from the start"
+        )
+
+
+def _check_resolution(epsilon: float, tolerance: float, x: Tensor, y: Tensor) -> None:
+    """Refuse an ε at which rounding alone violates the marginals: exponents are |x - y|² / ε."""
+    square = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
+    least = 16 * torch.finfo(torch.float64).eps * square / tolerance
+    if epsilon < least:
+        raise ValueError(
+            f"epsilon = {epsilon:g} is too small for points {math.sqrt(square):.3g} from their"
+            f" mean: in double precision marginals are known to {tolerance:g} from {least:.2g} on;"
+            " give at least that, a larger tolerance, or wasserstein2, which has no epsilon"
         )
 
 

@@ -116,7 +116,8 @@ class KernelDistance:
 
     Attributes:
         value: the estimate of MMD² (the unbiased one may be negative).
-        standard_error: by the corrected jackknife; NaN for the V-statistic, which is biased.
+        standard_error: by the corrected jackknife; NaN for the V-statistic, which is biased, and
+            for samples of fewer than four rows.
         unbiased: whether it is the U-statistic.
     """
 
@@ -125,15 +126,28 @@ class KernelDistance:
     unbiased: bool
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """An interval that holds MMD² with probability ``level``, where p ≠ q (normal law).
+        """An interval that holds MMD² with probability ``level``, where p and q plainly differ.
+
+        The normal law is a good one where ``value`` is above about four standard errors. Nearer to
+        p = q the estimate and its error vary together, and the interval lies too low: of 90 %
+        intervals for N(0, 1) against N(0.3, 1) at 100 points each, 74 % hold the truth, which is
+        above the others. At N(1, 1) and 200 points, where the value is near five standard errors,
+        95 % of the intervals of values above four hold it; at 100 points, where one in nine
+        values is that high, such values are themselves a choice of the high, and 75 % do.
 
         Raises:
-            ValueError: for the V-statistic, or a level outside (0, 1).
+            ValueError: for the V-statistic, samples of fewer than four rows, or a level outside
+                (0, 1).
         """
         if not self.unbiased:
             raise ValueError("the V-statistic is biased and has no interval; write unbiased=True")
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
+        if math.isnan(self.standard_error):
+            raise ValueError(
+                "a sample had fewer than four rows, from which no standard error can be had; give"
+                " at least four of each"
+            )
         half = float(stats.norm.ppf(0.5 + 0.5 * level)) * self.standard_error
         return self.value - half, self.value + half
 

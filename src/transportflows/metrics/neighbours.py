@@ -1,6 +1,7 @@
 r"""Nearest neighbours: copying, coverage, and a divergence from their distances.
 
-All distances are visited in blocks, and only the nearest are kept. In high dimension distances
+All distances are visited in blocks, and only the nearest are kept, computed anew from differences,
+so that copies are at distance 0. In high dimension distances
 between points concentrate, and what rests on neighbours needs features first
 (:mod:`transportflows.metrics.features`).
 """
@@ -104,9 +105,11 @@ def nearest_distances(
         if exclude_self:
             at = torch.arange(len(rows), device=x.device)
             tile[at, at + first] = math.inf
-        near = tile.topk(k, dim=1, largest=False)
-        distances.append(near.values)
-        indices.append(near.indices)
+        near = tile.topk(k, dim=1, largest=False).indices
+        exact = torch.stack([(rows - y[column]).norm(dim=1) for column in near.unbind(1)], 1)
+        exact, order = exact.sort(dim=1, stable=True)
+        distances.append(exact)
+        indices.append(near.gather(1, order))
         first += len(rows)
     return torch.cat(distances), torch.cat(indices)
 

@@ -26,11 +26,14 @@ __all__ = ["METRICS", "MetricRow", "MetricsReport", "evaluate"]
 
 Interval = tuple[float, float]
 _TRANSPORT_POINTS = 2_000
+_PLAIN = 4.0  # standard errors of MMD² from which its interval is good
 
 
 @dataclass(frozen=True)
 class MetricRow:
     """One metric.
+
+    MMD² and the energy distance are the V-statistics, never negative, whose bias the floor has too.
 
     Attributes:
         name: what it is.
@@ -38,7 +41,8 @@ class MetricRow:
         interval: at the report's level, or None where none is honest.
         floor: reference against reference, of the same sizes.
         points: rows of each side that were used.
-        what: what the interval is for.
+        what: what the interval is for. That of MMD² is for the MMD² between the laws, about the
+            unbiased estimate, and may lie below the value.
     """
 
     name: str
@@ -106,6 +110,9 @@ class MetricsReport:
     def plot(self, ax: Any | None = None) -> Any:
         """Draw values over their floors, with intervals, on matplotlib axes; return the axes.
 
+        A row whose floor is not positive (a divergence may be negative, a metric of your own 0) has
+        no such ratio: its numbers are written instead.
+
         Raises:
             ImportError: without matplotlib.
         """
@@ -119,7 +126,10 @@ class MetricsReport:
         if ax is None:
             ax = plt.figure(figsize=(6, 0.5 * len(self.rows) + 1)).gca()
         for k, row in enumerate(self.rows):
-            unit = abs(row.floor) or 1.0
+            unit = row.floor
+            if not 0 < unit < math.inf or not math.isfinite(row.value / unit):
+                ax.text(1.0, k, f" {row.value:.3g}, floor {unit:.3g}", va="center", color="C0")
+                continue
             ax.plot([row.value / unit], [k], "o", color="C0")
             if row.interval is not None:
                 ax.plot([end / unit for end in row.interval], [k, k], "-", color="C0")
@@ -141,13 +151,14 @@ class _Metric:
 
 
 def _mmd_value(x: Tensor, y: Tensor, key: int) -> float:
-    return mmd2(x, y, kernel=GaussianKernel(median_bandwidth(y, y))).value
+    return mmd2(x, y, kernel=GaussianKernel(median_bandwidth(y, y)), unbiased=False).value
 
 
 def _mmd_interval(x: Tensor, y: Tensor, key: int, level: float) -> Interval | None:
     found = mmd2(x, y, kernel=GaussianKernel(median_bandwidth(y, y)))
-    low, high = found.interval(level)
-    return (low, high) if low > 0 else None  # near equal laws it is not normal
+    if not found.value > _PLAIN * found.standard_error:  # near equal laws it is not normal
+        return None
+    return found.interval(level)
 
 
 def _transport_interval(x: Tensor, y: Tensor, key: int, level: float) -> Interval | None:
@@ -159,8 +170,13 @@ def _transport_interval(x: Tensor, y: Tensor, key: int, level: float) -> Interva
 METRICS: Mapping[str, _Metric] = {
     "mean error": _Metric(lambda x, y, key: mean_error(x, y).value),
     "covariance error": _Metric(lambda x, y, key: covariance_error(x, y).value),
-    "energy distance": _Metric(lambda x, y, key: energy_distance(x, y, unbiased=True)),
-    "MMD²": _Metric(_mmd_value, _mmd_interval, what="MMD² between the laws"),
+    "energy distance": _Metric(lambda x, y, key: energy_distance(x, y)),
+    "MMD²": _Metric(
+        _mmd_value,
+        _mmd_interval,
+        what="MMD² between the laws, about the unbiased estimate; the value has a bias, as the"
+        " floor has",
+    ),
     "characteristic distance": _Metric(
         lambda x, y, key: characteristic_distance(x, y, generator=stream(key)).value
     ),
@@ -176,7 +192,6 @@ METRICS: Mapping[str, _Metric] = {
     "coverage": _Metric(lambda x, y, key: coverage(x, y).coverage),
     "density": _Metric(lambda x, y, key: coverage(x, y).density),
 }
-"""The metrics that :func:`evaluate` knows by name."""
 """Metrics that :func:`evaluate` knows by name."""
 
 _DEFAULT = (
@@ -202,9 +217,12 @@ def evaluate(
 
     The reference is cut at random into two halves of n rows (no more than there are samples); n
     samples are compared with the first half, and the second half with the first: that is the floor,
-    what exact samples of this size would have shown. An interval is given where one is honest: MMD²
-    where the laws plainly differ, W2 by disjoint subsamples for its mean at this size. W2 takes at
-    most 2,000 points.
+    what exact samples of this size would have shown. MMD² and the energy distance are V-statistics
+    here: never negative, and biased upward by what the floor shows (the unbiased estimates have
+    mean 0 for equal laws, and one of them is no floor). An interval is given where one is honest:
+    for the MMD² between the laws, where its unbiased estimate is above four standard errors (it is
+    about that estimate, less the bias of the value); and for the mean of W2 at this size, by
+    disjoint subsamples. W2 takes at most 2,000 points.
 
     Args:
         samples: generated, ``(N, *)``.

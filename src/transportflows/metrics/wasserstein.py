@@ -330,7 +330,7 @@ def _solve(
     cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     diameter = float(cost.max())
     if diameter == 0:
-        return 0.0, p.unsqueeze(1) * q if with_plan else none
+        return 0.0, _corner_plan(p, q) if with_plan else none
     cost.div_(diameter)
     if power == 2:
         cost.square_()
@@ -360,3 +360,15 @@ def _solve(
         )
     plan = torch.as_tensor(log["G"]) if with_plan else none
     return diameter * max(float(upper), 0.0) ** (1 / power), plan
+
+
+def _corner_plan(p: Tensor, q: Tensor) -> Tensor:
+    """The north-west corner's plan ``(N, M)``: at most N + M - 1 pairs, whatever the cost."""
+    p_ends, q_ends = p.cumsum(0)[:-1], q.cumsum(0)[:-1]
+    cuts = torch.cat([p.new_zeros(1), torch.cat([p_ends, q_ends]).sort().values, p.new_ones(1)])
+    mass, middle = cuts.diff(), 0.5 * (cuts[1:] + cuts[:-1])
+    kept = mass > 0
+    rows, columns = (torch.searchsorted(ends, middle[kept]) for ends in (p_ends, q_ends))
+    plan = p.new_zeros(len(p), len(q))
+    plan[rows, columns] = mass[kept]
+    return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from .solution import NonFiniteStateError, Solution
 
-__all__ = ["ADAPTIVE", "integrate_adaptive"]
+__all__ = ["ADAPTIVE", "check_tolerances", "integrate_adaptive", "step_ends", "stuck"]
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2")
 """Adaptive schemes, by their names in torchdiffeq."""
@@ -22,6 +23,50 @@ def _worst_row(error: Tensor) -> Tensor:
     others'.
     """
     return error.flatten(1).square().mean(1).sqrt().max()
+
+
+def check_tolerances(rtol: float, atol: float) -> None:
+    """Refuse tolerances that no step can meet, or that every step meets.
+
+    Raises:
+        ValueError: if either is not a finite number above 0.
+    """
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < float(value) < math.inf:
+            raise ValueError(
+                f"{name} must be finite and above 0, got {value}; write {name}=1e-6, or about"
+                " 1e-10 for as much as float64 gives"
+            )
+
+
+def step_ends(times: Tensor, breakpoints: Sequence[float]) -> dict[str, Tensor]:
+    """Options of torchdiffeq's adaptive solvers, so that steps end at times and at breakpoints.
+
+    Left alone they step past a time and interpolate there, by a polynomial that the tolerance does
+    not control: the error is then 100 to 1000 times it.
+    """
+    low, high = float(times.min()), float(times.max())
+    inside = [b for b in breakpoints if low < b < high]
+    ends = [s for s in times.tolist() if s not in inside]  # torchdiffeq wants no time in both
+    options = {"step_t": torch.tensor(ends, dtype=torch.float64, device=times.device)}
+    if inside:
+        options["jump_t"] = torch.tensor(inside, dtype=torch.float64, device=times.device)
+    return options
+
+
+def stuck(
+    error: AssertionError, scheme: str, t: Tensor, state: Tensor, solution: Solution
+) -> Exception:
+    """What to raise for an AssertionError of a solve whose last evaluation was at (t, state)."""
+    if not str(error).startswith(("underflow in dt", "non-finite values")):
+        return error  # not torchdiffeq's word for a step that shrank to nothing: the network's own
+    bad = int((~state.isfinite()).flatten(1).any(1).sum())
+    return NonFiniteStateError(
+        f"{scheme} cannot pass t = {float(t):.6g}: its step shrank to nothing ({error}), with"
+        f" {bad} of {len(state)} rows not finite. Look at the field there, or use a fixed-step"
+        " scheme; the states are in error.solution",
+        solution,
+    )
 
 
 def integrate_adaptive(
@@ -44,12 +89,14 @@ def integrate_adaptive(
         start: first time.
         stop: last time, before or after it.
         scheme: one of :data:`ADAPTIVE`.
-        rtol: relative tolerance of each row.
-        atol: absolute tolerance of each row.
+        rtol: relative tolerance of each row, above 0.
+        atol: absolute tolerance of each row, above 0.
         breakpoints: times at which the velocity is not smooth; a step ends there.
-        save_at: times of the trajectory, in any order.
+        save_at: times of the trajectory, in any order; a step ends at each.
     """
     from torchdiffeq import odeint
+
+    check_tolerances(rtol, atol)
 
     calls, latest = 0, (torch.tensor(start), x)
 
@@ -66,21 +113,13 @@ def integrate_adaptive(
         raise ValueError(f"cannot save at {outside}: the solve spans [{low:g}, {high:g}]")
     times = sorted({start, stop, *wanted}, reverse=stop < start)
     grid = torch.tensor(times, dtype=torch.float64, device=x.device)
-    options: dict[str, object] = {"norm": _worst_row}
-    inside = [b for b in breakpoints if low < b < high]
-    if inside:
-        options["jump_t"] = torch.tensor(inside, dtype=torch.float64, device=x.device)
+    options = {"norm": _worst_row, **step_ends(grid, breakpoints)}
     try:
         states = odeint(counted, x, grid, method=scheme, rtol=rtol, atol=atol, options=options)
-    except AssertionError as error:  # torchdiffeq's word for a step that shrank to nothing
-        time, state = float(latest[0]), latest[1]
-        bad = int((~state.isfinite()).flatten(1).any(1).sum())
-        raise NonFiniteStateError(
-            f"{scheme} cannot pass t = {time:.6g}: its step shrank to nothing ({error}), with"
-            f" {bad} of {len(state)} rows not finite. Look at the field there, or use a fixed-step"
-            " scheme; the states are in error.solution",
-            Solution(x=state, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=0),
-        ) from error
+    except AssertionError as error:
+        t, y = latest
+        reached = Solution(x=y, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=0)
+        raise stuck(error, scheme, t, y, reached) from error
     saved = [times.index(s) for s in wanted]
     bad = not bool(torch.isfinite(states[-1]).all())
     return Solution(
