@@ -173,7 +173,7 @@ def test_a_callback_that_raises_ends_the_fit_and_all_are_told(hook, tmp_path):
     at = trainer.step
     assert at == {"start": 0, "step": 2, "read": 3, "validation": 3, "checkpoint": 4}[hook]
     begun = "ab" if hook == "start" else "abc"
-    assert calls[-len(begun) :] == [f"{name} end {at}" for name in begun]
+    assert calls[-len(begun) :] == [f"{name} end {at}" for name in reversed(begun)]
     assert trainer.history.step.tolist() == list(range(1, at + 1))
     fit(trainer, 12 - at, key=None, callbacks=spies, checkpoints=folder, **watched)
     whole = Trainer(velocity(), VelocityLoss(), ema=0.9)
@@ -187,8 +187,8 @@ def test_a_callback_that_raises_ends_the_fit_and_all_are_told(hook, tmp_path):
 def test_one_that_fails_at_the_end_keeps_no_other_from_ending():
     calls = []
     with pytest.raises(RuntimeError, match="failed in end"):
-        run(Spy(calls, "a ", fail="end"), Spy(calls, "b "))
-    assert calls[-2:] == ["a end 20", "b end 20"]
+        run(Spy(calls, "a "), Spy(calls, "b ", fail="end"))
+    assert calls[-2:] == ["b end 20", "a end 20"]
 
 
 def test_a_callback_can_stop():

@@ -312,19 +312,6 @@ def test_the_header_is_for_people(tmp_path):
     )
 
 
-def test_save_and_load_go_on_exactly(tmp_path):
-    path = tmp_path / "mine.ckpt"
-    whole = fit(trainer(), rows())
-    half = fit(trainer(), rows(), steps=17)
-    half.save(path)
-    other = trainer(velocity(mlp().to(torch.float32)))
-    header = other.load(path)
-    assert header["step"] == other.step == 17
-    assert other.key == half.key
-    other.fit(rows(), steps=23, batch_size=32, progress=False)
-    assert alike(state(whole), state(other)) == []
-
-
 # ------------------------------------------------------------------------------------ refusals
 
 

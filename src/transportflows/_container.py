@@ -99,7 +99,7 @@ def check(tree: Any, place: str = "") -> None:
     Raises:
         TypeError: if there is one; it names the place.
     """
-    _pack(tree, place, [], [])
+    _pack(tree, place, None, [])
 
 
 def temporary_name(name: str) -> str:
@@ -129,9 +129,12 @@ def _padded(tensors: list[np.ndarray[Any, Any]]) -> Iterator[Any]:
 
 
 def _pack(
-    value: Any, place: str, tensors: list[np.ndarray[Any, Any]], entries: list[dict[str, Any]]
+    value: Any,
+    place: str,
+    tensors: list[np.ndarray[Any, Any]] | None,
+    entries: list[dict[str, Any]],
 ) -> Any:
-    """As JSON, with tensors moved out to a list."""
+    """As JSON, with tensors moved out to a list; without a list they are only looked at."""
 
     def inside(item: Any, name: Any) -> Any:
         return _pack(item, f"{place}.{name}" if place else str(name), tensors, entries)
@@ -141,6 +144,8 @@ def _pack(
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, (Tensor, np.ndarray)):
+        if tensors is None:
+            return None
         tensor = torch.as_tensor(value).detach().cpu().contiguous()
         row = tensor.reshape(-1)
         if row.numel() < 2:  # which may have any stride

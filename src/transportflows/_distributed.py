@@ -171,10 +171,6 @@ class World:
             rows.append(part.view(x.dtype).view(padded.shape)[: high - low])
         return torch.cat(rows).movedim(0, dim)
 
-    def any(self, flag: bool) -> bool:
-        """Whether a flag is set on any process."""
-        return flag if self.size == 1 else any(self.all_values(flag))
-
     def check_same(self, what: str, told: Mapping[str, Any]) -> None:
         """Refuse descriptions that differ between processes, on all of them.
 

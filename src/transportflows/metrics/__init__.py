@@ -28,15 +28,11 @@ from transportflows.metrics.characteristic import CharacteristicDistance, charac
 from transportflows.metrics.classifier import ClassifierTest, classifier_test
 from transportflows.metrics.diagnostics import (
     Consistency,
-    KLIdentity,
     LossByTime,
-    OracleErrors,
     PathGeometry,
     consistency,
     error_by_nfe,
     loss_by_time,
-    ode_kl_identity,
-    oracle_errors,
     path_geometry,
 )
 from transportflows.metrics.divergences import (
@@ -86,6 +82,12 @@ from transportflows.metrics.neighbours import (
     kl_nearest_neighbours,
     nearest_distances,
     nearest_neighbours,
+)
+from transportflows.metrics.oracle_diagnostics import (
+    KLIdentity,
+    OracleErrors,
+    ode_kl_identity,
+    oracle_errors,
 )
 from transportflows.metrics.report import METRICS, MetricRow, MetricsReport, evaluate
 from transportflows.metrics.sliced import (

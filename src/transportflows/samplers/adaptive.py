@@ -43,7 +43,7 @@ def step_ends(times: Tensor, breakpoints: Sequence[float]) -> dict[str, Tensor]:
     """Options of torchdiffeq's adaptive solvers, so that steps end at times and at breakpoints.
 
     Left alone they step past a time and interpolate there, by a polynomial that the tolerance does
-    not control: the error is then 100 to 1000 times it.
+    not control.
     """
     low, high = float(times.min()), float(times.max())
     inside = [b for b in breakpoints if low < b < high]

@@ -52,7 +52,7 @@ class Callback:
         """A checkpoint was written."""
 
     def on_end(self, trainer: Trainer) -> None:
-        """The fit ends, also by an error; close what is open."""
+        """The fit ends, also by an error; close what is open. The last to begin ends first."""
 
     def state(self) -> dict[str, Any]:
         """What an exact resume needs: tensors, arrays, numbers and strings."""

@@ -229,20 +229,18 @@ def digest(batch: Batch) -> str:
     return total.hexdigest()[:16]
 
 
-def checked(batch: Batch, field: Field, name: str, *, finite: bool = True) -> Batch:
+def checked(batch: Batch, field: Field, name: str) -> Batch:
     """A batch, detached, if it is one that a field can be trained on; see :meth:`Rows.of`."""
     x1_name = name if batch.x0 is None else f"x1 of {name}"
     _check_kind(batch.x1, field, x1_name)
-    if finite:
-        check_finite_rows(batch.x1, x1_name)
+    check_finite_rows(batch.x1, x1_name)
     if batch.x0 is not None:
-        if finite:
-            check_finite_rows(batch.x0, f"x0 of {name}")
+        check_finite_rows(batch.x0, f"x0 of {name}")
         check_same_kind(batch.x0, batch.x1, "x0", "x1")
     _check_pairs(batch, field, name)
     _check_shape(batch, field, name)
     for key, value in batch.cond.items():
-        _check_condition(key, value, batch.x1, name, finite)
+        _check_condition(key, value, batch.x1, name)
     return batch.map(Tensor.detach)
 
 
@@ -322,7 +320,7 @@ def _check_shape(batch: Batch, field: Field, name: str) -> None:
         )
 
 
-def _check_condition(key: str, value: Any, x1: Tensor, name: str, finite: bool) -> None:
+def _check_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(
             f"condition {key!r} of {name} must be a tensor with a row for each row of data, got"
@@ -338,7 +336,7 @@ def _check_condition(key: str, value: Any, x1: Tensor, name: str, finite: bool) 
             f"condition {key!r} of {name} is on {value.device} and the data on {x1.device}; write"
             f" {key}.to({str(x1.device)!r})"
         )
-    if finite and value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = (~torch.isfinite(value)).flatten(1).any(1) if value.ndim > 1 else ~value.isfinite()
         raise ValueError(
             f"condition {key!r} of {name} holds NaN or infinite values in {int(bad.sum())} of"

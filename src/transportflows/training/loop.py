@@ -187,8 +187,9 @@ class Loop:
                 or time.perf_counter() - self.since > self.patience
             ):
                 self._read()
-            if self.stepped:
-                self._tell(step)
+            due = [c for c in self.stepped if c.every is not None and step % c.every == 0]
+            if due:
+                self._tell(due)
             if step % saving == 0:
                 self._save()
         if plan.held_out is not None and self.validated_at != trainer.step:
@@ -210,7 +211,7 @@ class Loop:
 
     def _check(self, values: Any, rows: int) -> None:
         """Refuse what a loss must not give."""
-        name, names = type(self.trainer.loss).__name__, self.objective.names
+        name, names = type(self.trainer.loss).__name__, self.trainer.terms
         low, high = self.world.slice(rows)
         parts = self.trainer.accumulate
         whole = self.world.size == parts == 1
@@ -235,7 +236,7 @@ class Loop:
     def _joined(self, seen: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
         """The parts of a step as one; of a process that had no rows of a short batch, none."""
         if not seen:
-            names = self.objective.names
+            names = self.trainer.terms
             shape = (len(names), 0) if names else (0,)
             like = self.parameters[0]
             return torch.zeros(shape, device=like.device), (
@@ -316,12 +317,11 @@ class Loop:
         if self.world.size > 1:
             self.world.broadcast_(list(self.trainer.field.buffers()))
 
-    def _tell(self, step: int) -> None:
-        """Tell those who are told of every so many steps."""
+    def _tell(self, due: Sequence[Callback]) -> None:
+        """Tell those who are due of the step."""
         began = time.perf_counter()
-        for callback in self.stepped:
-            if callback.every is not None and step % callback.every == 0:
-                callback.on_step(self.trainer)
+        for callback in due:
+            callback.on_step(self.trainer)
         self._agree_to_stop()
         self.since += time.perf_counter() - began
 

@@ -48,13 +48,6 @@ class Objective:
             if hasattr(whole, name)
         )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The terms of a sum."""
-        if isinstance(self.loss, SumLoss):
-            return tuple(part.quantity for part in self.loss.losses)
-        return ()
-
     def values(
         self, field: Field, batch: Batch, generator: torch.Generator, seed: int
     ) -> Iterable[tuple[Tensor, Tensor | None]]:

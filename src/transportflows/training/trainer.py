@@ -344,11 +344,7 @@ class Trainer:
         if generator is not None or self.key is None:
             self.key = team.agreed(draw_key(generator))
             self._source = self._position = None
-        if self.ema is not None and self.ema.updates == 0:
-            self.ema.restart()
         self._run = described(self, plan.source)
-        if team.size == 1:
-            return
         told = {
             "step": self.step,
             "last step": plan.last,
@@ -358,10 +354,11 @@ class Trainer:
             "callbacks": [(type(callback).__name__, callback.every) for callback in plan.callbacks],
         }
         team.check_same("a run", {**flat(self._run), **told})
-        team.broadcast_([*self.parameters, *self.field.parameters(), *self.field.buffers()])
-        if self.ema is not None:
-            if self.ema.updates == 0:
-                self.ema.restart()
+        held = [*self.parameters, *self.field.parameters(), *self.field.buffers()]
+        team.broadcast_(list({id(tensor): tensor for tensor in held}.values()))
+        if self.ema is not None and self.ema.updates == 0:
+            self.ema.restart()
+        elif self.ema is not None:
             team.broadcast_(self.ema.averages)
 
     def _resumed(self, plan: Plan, begun: int, resume: Resume) -> int:
@@ -432,7 +429,6 @@ class Trainer:
     def _go(self, plan: Plan, progress: bool) -> None:
         """Do what is left of the steps."""
         self.validates = plan.held_out is not None
-        started: list[Callback] = []
         device = self.parameters[0].device
         with (
             mode(self.field, True),
@@ -448,21 +444,15 @@ class Trainer:
             loop = Loop(self, plan, own, bar)
             with ExitStack() as ends:  # each of them, whatever another raises
                 ends.callback(plan.source.close)
-                for callback in reversed(plan.callbacks):
-                    ends.callback(self._end, callback, started)
-                ends.callback(loop.drain)
                 try:
                     for callback in plan.callbacks:
-                        started.append(callback)
+                        ends.callback(callback.on_end, self)
                         callback.on_start(self)
+                    ends.callback(loop.drain)
                     loop.run()
                 finally:
                     for parameter in self.parameters:
                         parameter.grad = None
-
-    def _end(self, callback: Callback, started: list[Callback]) -> None:
-        if callback in started:
-            callback.on_end(self)
 
     def stop(self, reason: str = "stopped by a callback") -> None:
         """End the fit that goes on after this step; for callbacks."""

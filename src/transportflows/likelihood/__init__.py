@@ -1,0 +1,39 @@
+r"""Log-densities along the probability-flow ODE of a field.
+
+Where :math:`\dot X_t = b(t, X_t)`, the density along a path obeys
+:math:`\frac{d}{dt} \log \rho_t(X_t) = -\nabla \cdot b(t, X_t)`, so that
+
+.. math:: \log \rho_1(x) = \log \rho_0(X_0) - \int_0^1 \nabla \cdot b(t, X_t)\, dt,
+          \qquad X_1 = x,
+
+and state and integral are solved together (Chen et al. 2018; Albergo, slides, "transport
+equation"). The divergence is exact, from D directional derivatives, or Hutchinson's estimate
+:math:`z^\top (\partial_x b) z` with :math:`E z z^\top = \mathrm{Id}`, for which a few suffice.
+Probes are drawn once a solve, so that the integrand is a smooth function of time and an adaptive
+solver sees no noise; each has its own integral, and from their spread comes the standard error.
+
+Derivatives are forward-mode: rows are repeated once for each direction, so any network of
+independent rows serves, no graph is kept, and with gradients enabled the result is differentiable.
+A network with an operation that has no forward derivative is served in reverse mode.
+
+Trained by its own likelihood a velocity is a continuous normalising flow: the classical baseline
+(:class:`LikelihoodLoss`, with the adjoint method of torchdiffeq).
+"""
+
+from .density import (
+    LogLikelihood,
+    SampledLikelihood,
+    bits_per_dimension,
+    log_likelihood,
+    sample_with_log_likelihood,
+)
+from .loss import LikelihoodLoss
+
+__all__ = [
+    "LikelihoodLoss",
+    "LogLikelihood",
+    "SampledLikelihood",
+    "bits_per_dimension",
+    "log_likelihood",
+    "sample_with_log_likelihood",
+]

@@ -1,0 +1,257 @@
+"""Log-densities of states and of samples, in the units of the data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_finite_rows
+from .._random import draw_key, mix, stream
+from ..distributions import Distribution, as_distribution
+from ..fields import Field
+from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
+
+__all__ = [
+    "LogLikelihood",
+    "SampledLikelihood",
+    "bits_per_dimension",
+    "log_likelihood",
+    "sample_with_log_likelihood",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class LogLikelihood:
+    """Log-densities of given states.
+
+    Attributes:
+        log_prob: ``log ρ1(x)`` in nats, in the units of the data, ``(n,)``.
+        standard_error: of each, from the spread over the probes; 0 for the exact divergence, NaN
+            for a single probe. It does not know of the solver's error.
+        latent: where the rows came from at t = 0, in the field's units, ``(n, *)``.
+        nfe: evaluations of the field for each row and direction.
+        probes: number of probes, 0 for the exact divergence.
+    """
+
+    log_prob: Tensor
+    standard_error: Tensor
+    latent: Tensor
+    nfe: int
+    probes: int
+
+
+@dataclass(frozen=True, eq=False)
+class SampledLikelihood:
+    """Samples with their log-densities.
+
+    Attributes:
+        x: samples, ``(n, *)``, in the units of the data.
+        log_prob: ``log ρ1(x)`` in nats, ``(n,)``.
+        standard_error: as in :class:`LogLikelihood`.
+        nfe: evaluations of the field for each row and direction.
+        probes: number of probes, 0 for the exact divergence.
+    """
+
+    x: Tensor
+    log_prob: Tensor
+    standard_error: Tensor
+    nfe: int
+    probes: int
+
+
+def log_likelihood(
+    field: Field,
+    x: Tensor,
+    *,
+    t: float = 1.0,
+    base: Distribution | Any | None = None,
+    divergence: str = "exact",
+    probes: int = 16,
+    probe_law: str = "rademacher",
+    scheme: str = "dopri5",
+    steps: int = 100,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
+    margin: float | tuple[float, float] | None = None,
+    cond: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    gradients: bool = False,
+    adjoint: bool = True,
+    generator: torch.Generator | None = None,
+) -> LogLikelihood:
+    r"""Return the log-density of states under the probability-flow ODE of a field.
+
+    Bias: none from the probes (each is unbiased for the exact divergence along the path); the
+    solver's error is of the order of its tolerance, or of its order in ``1/steps``. With n probes
+    the error of a row is approximately ``standard_error`` times Student's t with n - 1 degrees of
+    freedom: exactly so for normal integrals, and with few probes they are skewed, which makes the
+    intervals too short. With 8 probes 82 to 84 % of the 90 % intervals hold the truth on a mixture
+    of two modes; take more probes where the interval matters.
+    Cost: of two evaluations of the field for each direction (D for the exact divergence, the
+    number of probes otherwise) and stage. In float32 a log-density carries about 1e-6 of the size
+    of the integral; use float64 where that matters.
+
+    Args:
+        field: a field with a velocity, or an oracle.
+        x: states, ``(n, *)``, in the units of the data.
+        t: their time, in (0, 1]; for t < 1 the density is that of the solution at t.
+        base: the law at t = 0, with ``log_prob``, in the units of the data; the process's own by
+            default.
+        divergence: ``"exact"`` or ``"hutchinson"``.
+        probes: number of Hutchinson probes, one or more; the standard error needs two, and a
+            fair interval more.
+        probe_law: ``"rademacher"`` (of lower variance) or ``"gaussian"``. In two dimensions a
+            Rademacher estimate takes two values only, and intervals from few probes are coarse.
+        scheme: an adaptive solver of torchdiffeq (``"dopri5"``, ...), whose error is controlled row
+            by row, state and log-density alike; or a fixed-step scheme, such as ``"rk4"``.
+        steps: number of steps of a fixed-step scheme.
+        rtol: relative tolerance of an adaptive one, above 0.
+        atol: absolute tolerance, above 0; for the log-density, in nats.
+        margin: as in :func:`sample`.
+        cond: conditions for the network; tensors of n rows go with their rows.
+        chunk: rows in one network call, the repeated ones counted; chosen if None.
+        gradients: keep the graph, so that the result can be differentiated in x, the parameters
+            and the conditions. Networks are then left in the mode that they are in.
+        adjoint: with ``gradients`` and an adaptive scheme, the adjoint method (memory of one step;
+            gradients in x and the parameters); False differentiates the solver's own steps. So
+            does a condition that requires grad: the adjoint method has no gradients in conditions.
+        generator: source of the probes.
+
+    Raises:
+        ConversionError: if the field has no velocity.
+        TypeError: if x or the field are of another type.
+        ValueError: if x is not finite, the base has no log-density, or an option is unknown or
+            out of range.
+        NonFiniteStateError: if a state or an integral stops being finite.
+
+    Source: Grathwohl et al., "FFJORD" (2019); Song et al. (2021), appendix D.2; Hutchinson (1989).
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> exact = tpf.oracle(process, tpf.Gaussian((2,), 1.0, 0.5))
+        >>> x = torch.ones(1, 2, dtype=torch.float64)
+        >>> round(float(tpf.log_likelihood(exact, x).log_prob), 4)  # -log(2π 0.5²)
+        -0.4516
+    """
+    check_field(field)
+    check_finite_rows(x, "x")
+    if not 0 < t <= 1:
+        raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
+    solver = Solver(field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    solver.configure(cond, chunk, gradients, adjoint, generator)
+    with recording(field, gradients):
+        state = x if field.transform is None else field.transform(x)
+        latent, integrals = solver.solve(state, float(t), 0.0)
+        log_base = log_base_of(field, base, latent)
+        mean, error = over_probes(integrals, exact=solver.exact)
+        log_prob = log_base + mean - log_scale(field, x)
+    return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
+
+
+def sample_with_log_likelihood(
+    field: Field,
+    n: int,
+    *,
+    base: Distribution | Any | None = None,
+    divergence: str = "exact",
+    probes: int = 16,
+    probe_law: str = "rademacher",
+    scheme: str = "dopri5",
+    steps: int = 100,
+    rtol: float = 1e-6,
+    atol: float = 1e-6,
+    margin: float | tuple[float, float] | None = None,
+    cond: Mapping[str, Any] | None = None,
+    chunk: int | None = None,
+    dtype: torch.dtype | None = None,
+    generator: torch.Generator | None = None,
+) -> SampledLikelihood:
+    r"""Sample the probability-flow ODE and return each sample's log-density, in one solve.
+
+    Args:
+        field: a field with a velocity, or an oracle.
+        n: number of samples.
+        base: law to start from, with ``sample`` and ``log_prob``, in the units of the data; the
+            process's own by default.
+        divergence: as in :func:`log_likelihood`, as all that follow.
+        probes: number of Hutchinson probes.
+        probe_law: ``"rademacher"`` or ``"gaussian"``.
+        scheme: adaptive or fixed-step.
+        steps: number of steps of a fixed-step scheme.
+        rtol: relative tolerance of an adaptive one.
+        atol: absolute tolerance.
+        margin: as in :func:`sample`.
+        cond: conditions for the network.
+        chunk: rows in one network call.
+        dtype: of the states; that of the network by default.
+        generator: source of the starts and of the probes.
+
+    Raises:
+        ConversionError: if the field has no velocity.
+        ValueError: as :func:`log_likelihood`.
+        NonFiniteStateError: as :func:`log_likelihood`.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> exact = tpf.oracle(process, tpf.Gaussian((2,), 1.0, 0.5))
+        >>> drawn = tpf.sample_with_log_likelihood(exact, 3, dtype=torch.float64)
+        >>> error = drawn.log_prob - tpf.Gaussian((2,), 1.0, 0.5).log_prob(drawn.x)
+        >>> bool(error.abs().max() < 1e-3)
+        True
+    """
+    check_field(field)
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    like = field.reference()
+    like = like if dtype is None else like.to(dtype)
+    law = field.process.start if base is None else as_distribution(base)
+    key = draw_key(generator)
+    start = law.sample(
+        int(n), generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
+        device=like.device,
+    )  # fmt: skip
+    solver = Solver(field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    solver.configure(cond, chunk, False, False, stream(mix(key, 1)))
+    with recording(field, False):
+        state = start if field.transform is None or base is None else field.transform(start)
+        log_base = log_base_of(field, base, state)
+        end, integrals = solver.solve(state, 0.0, 1.0)
+        mean, error = over_probes(integrals, exact=solver.exact)
+        x = end if field.transform is None else field.transform.invert(end)
+        log_prob = log_base - mean - log_scale(field, x)
+    return SampledLikelihood(x, log_prob, error, solver.nfe, solver.count)
+
+
+def bits_per_dimension(
+    log_prob: Tensor, shape: Sequence[int], *, level_width: float = 1 / 256
+) -> Tensor:
+    r"""Return ``-log2 p`` for each number of a quantised event, ``(n,)``.
+
+    .. math:: -\frac{\log \rho(x)}{D \log 2} - \log_2 h
+
+    for data that were made continuous by uniform noise over their levels of width h: it bounds the
+    code length of the levels from above (Theis, van den Oord and Bethge 2016).
+
+    Args:
+        log_prob: log-densities in nats, ``(n,)``, of the data *with* that noise.
+        shape: event shape, of D numbers.
+        level_width: h in the units of the data: 1/256 for bytes scaled to [0, 1], 2/256 to [-1, 1].
+
+    Raises:
+        ValueError: if ``level_width`` is not positive.
+
+    Example:
+        >>> bits_per_dimension(torch.zeros(1), (3, 8, 8))  # uniform on [0, 1]
+        tensor([8.])
+    """
+    if not level_width > 0:
+        raise ValueError(f"level_width must be positive, got {level_width}; 1/256 is usual")
+    d = torch.Size([shape] if isinstance(shape, int) else shape).numel()
+    return -log_prob / (d * math.log(2)) - math.log2(level_width)

@@ -1,0 +1,82 @@
+"""Maximum likelihood: the loss of a continuous normalising flow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._checks import check_finite_rows
+from ..batches import Batch
+from ..fields import Field
+from ..losses import Loss
+from .solver import Solver, check_field, check_options, log_base_of, recording
+
+__all__ = ["LikelihoodLoss"]
+
+
+class LikelihoodLoss(Loss):
+    r"""``-log ρ1(x1)`` of each row: maximum likelihood, a continuous normalising flow.
+
+    Unlike a regression it solves the ODE in every step, forward and back; the process serves for
+    its base (and for what the network means) only.
+
+    Args:
+        divergence: ``"hutchinson"`` (one probe, fresh in each call) or ``"exact"``.
+        scheme: as in :func:`log_likelihood`.
+        steps: number of steps of a fixed-step scheme.
+        rtol: relative tolerance of an adaptive one.
+        atol: absolute tolerance.
+        adjoint: adjoint method, for adaptive schemes, as in :func:`log_likelihood`.
+
+    Source: Grathwohl et al., "FFJORD" (2019).
+    """
+
+    def __init__(
+        self,
+        *,
+        divergence: str = "hutchinson",
+        scheme: str = "dopri5",
+        steps: int = 20,
+        rtol: float = 1e-4,
+        atol: float = 1e-4,
+        adjoint: bool = True,
+    ) -> None:
+        check_options(divergence, 1, "rademacher", scheme, rtol, atol)
+        self.options: dict[str, Any] = {
+            "divergence": divergence,
+            "scheme": scheme,
+            "steps": steps,
+            "rtol": rtol,
+            "atol": atol,
+            "adjoint": adjoint,
+        }
+
+    def __call__(  # noqa: D102
+        self,
+        field: Field,
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        batch = Batch.of(batch)
+        transform, field.transform = field.transform, None  # a trainer's batches are transformed
+        try:
+            return self._losses(field, batch, generator)
+        finally:
+            field.transform = transform
+
+    def _losses(self, field: Field, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        check_field(field)
+        check_finite_rows(batch.x1, "x")
+        given, gradients = self.options, torch.is_grad_enabled()
+        solver = Solver(
+            field, batch.x1, given["divergence"], 1, "rademacher", given["scheme"],
+            given["steps"], given["rtol"], given["atol"], None,
+        )  # fmt: skip
+        solver.configure(batch.cond, None, gradients, given["adjoint"], generator)
+        solver.refuses = False  # a trainer stops at a loss that is not finite, and says more
+        with recording(field, gradients):
+            latent, integrals = solver.solve(batch.x1, 1.0, 0.0)
+            return -(log_base_of(field, None, latent) + integrals.mean(1))

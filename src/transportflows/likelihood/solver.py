@@ -1,0 +1,305 @@
+"""The solve: states and the integrals of the divergence along the ODE."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._checks import names
+from .._random import draw_key, stream
+from .._tensor import sum_events
+from ..distributions import as_distribution
+from ..fields import Field
+from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
+from ..samplers.dynamics import _MARGINS, singular_ends
+from ..samplers.grid import time_grid
+from ..samplers.integrate import integrate
+from ..samplers.sample import _as_margin, _check_cond, _default_chunk, _evaluating
+from ..samplers.schemes import SCHEMES
+from ..samplers.solution import NonFiniteStateError, Solution
+
+__all__ = [
+    "Solver",
+    "check_field",
+    "check_options",
+    "log_base_of",
+    "log_scale",
+    "over_probes",
+    "recording",
+]
+
+DIVERGENCES = ("exact", "hutchinson")
+
+
+class Solver(nn.Module):
+    """State and integrals of the divergence, ``(n, D + K)``, along the ODE.
+
+    A module, since torchdiffeq's adjoint looks for parameters in one.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        like: Tensor,
+        divergence: str,
+        probes: int,
+        probe_law: str,
+        scheme: str,
+        steps: int,
+        rtol: float,
+        atol: float,
+        margin: float | tuple[float, float] | None,
+    ) -> None:
+        super().__init__()
+        check_options(divergence, probes, probe_law, scheme, rtol, atol)
+        self.field = field
+        self.shape = like.shape[1:]
+        self.exact = divergence == "exact"
+        self.count = 0 if self.exact else int(probes)
+        self.probe_law, self.scheme, self.steps = probe_law, scheme, steps
+        self.rtol, self.atol = rtol, atol
+        given = _as_margin(margin)
+        kinds = singular_ends(field, field.reference())
+        self.low, self.high = given or (_MARGINS[kinds[0]], _MARGINS[kinds[1]])
+        self.forward_mode = True
+        self.refuses = True
+        self.nfe = 0
+
+    def configure(
+        self,
+        cond: Mapping[str, Any] | None,
+        chunk: int | None,
+        gradients: bool,
+        adjoint: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        """What goes with the states, and how the result is to be differentiated."""
+        self.cond, self.chunk = dict(cond or {}), chunk
+        # The adjoint method differentiates in the state and in a module's parameters only.
+        differentiable = any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values())
+        self.gradients, self.adjoint = gradients, adjoint and not differentiable
+        self.generator = generator
+
+    def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
+        """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
+        n, d = len(x), self.shape.numel()
+        _check_cond(self.cond, n)
+        if self.chunk is None:
+            self.chunk = _default_chunk(self.field, x)
+        if self.chunk < 1:
+            raise ValueError(f"chunk must be positive, got {self.chunk}")
+        self.probes = None if self.exact else self._draw(x)
+        columns = 1 if self.exact else self.count
+        state = torch.cat([x.flatten(1), x.new_zeros(n, columns)], 1)
+        breakpoints = self.field.process.interpolant.breakpoints
+        if self.scheme in ADAPTIVE:
+            end = self._adaptive(state, start, stop, breakpoints)
+        else:
+            grid = time_grid(self.steps, start=start, stop=stop, breakpoints=breakpoints)
+            solution = integrate(self, state, grid, scheme=self.scheme)
+            self._check_finite(solution)
+            end = solution.x
+        return end[:, :d].reshape(x.shape), end[:, d:]
+
+    def _adaptive(
+        self, state: Tensor, start: float, stop: float, breakpoints: Sequence[float]
+    ) -> Tensor:
+        from torchdiffeq import odeint, odeint_adjoint
+
+        d = self.shape.numel()
+
+        def worst_row(error: Tensor) -> Tensor:
+            rows = error.reshape(-1, state.shape[1])
+            size = rows[:, :d].square().mean(1).sqrt()
+            return torch.maximum(size, rows[:, d:].abs().amax(1)).max()
+
+        times = torch.tensor([start, stop], dtype=torch.float64, device=state.device)
+        options = {"norm": worst_row, **step_ends(times, breakpoints)}
+        how: dict[str, Any] = {"method": self.scheme, "rtol": self.rtol, "atol": self.atol}
+        method = odeint
+        if self.gradients and self.adjoint:
+            method = odeint_adjoint
+            # torchdiffeq solves the adjoint of a solve backward in time in -t, but leaves its
+            # options in t.
+            sign = 1.0 if start < stop else -1.0
+            signed = [sign * b for b in breakpoints]
+            how["adjoint_options"] = dict(step_ends(sign * times, signed))
+        try:
+            states: Tensor = method(self, state, times, options=options, **how)
+        except AssertionError as error:
+            t, y = self.latest
+            solution = Solution(y, times.cpu(), self.nfe, self.scheme, first_bad_step=0)
+            raise stuck(error, self.scheme, t, y, self._of_states(solution)) from error
+        bad = None if bool(states[-1].isfinite().all()) else 0
+        self._check_finite(
+            Solution(states[-1], times.cpu(), self.nfe, self.scheme, first_bad_step=bad)
+        )
+        return states[-1]
+
+    def _check_finite(self, solution: Solution) -> None:
+        step = solution.first_bad_step
+        if step is None or not self.refuses:
+            return
+        bad = int((~solution.x.isfinite()).any(1).sum())
+        raise NonFiniteStateError(
+            f"states or integrals of the divergence stopped being finite at step {step} of"
+            f" {len(solution.t) - 1} (t = {float(solution.t[step]):.4g} to"
+            f" {float(solution.t[step + 1]):.4g}); at the end {bad} of {len(solution.x)} rows are"
+            " not. Take more steps, or look at the field there: a network with NaN weights or"
+            " without a finite derivative; the states are in error.solution",
+            self._of_states(solution),
+        )
+
+    def _of_states(self, solution: Solution) -> Solution:
+        """The solution without the integrals, in the shape of the states."""
+        states = solution.x[:, : self.shape.numel()]
+        return replace(solution, x=states.detach().reshape(-1, *self.shape))
+
+    def forward(self, t: Tensor, state: Tensor) -> Tensor:
+        """Time derivatives of the states and of the integrals."""
+        self.nfe += 1
+        self.latest = t.detach(), state.detach()
+        d, n = self.shape.numel(), len(state)
+        t = t.to(state).clamp(self.low, 1 - self.high)
+        directions = d if self.exact else self.count
+        size = max(1, (self.chunk or n) // directions)
+        parts = []
+        for rows in torch.split(torch.arange(n, device=state.device), size):
+            x = state[rows, :d].reshape(-1, *self.shape)
+            cond = {
+                name: value[rows] if isinstance(value, Tensor) and value.ndim > 0 else value
+                for name, value in self.cond.items()
+            }
+            velocity, divergences = self._derivatives(t, x, rows, cond)
+            parts.append(torch.cat([velocity.flatten(1), divergences], 1))
+        return torch.cat(parts)
+
+    def _derivatives(
+        self, t: Tensor, x: Tensor, rows: Tensor, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Velocity ``(b, *)`` and divergence ``(b, 1)``, or its estimates ``(b, probes)``."""
+        b, d = len(x), self.shape.numel()
+        if self.probes is None:
+            eye = torch.eye(d, dtype=x.dtype, device=x.device)
+            directions = eye.unsqueeze(1).expand(d, b, d).reshape(d * b, *self.shape)
+        else:
+            directions = self.probes[:, rows].flatten(0, 1)
+        k = len(directions) // b
+        repeated = x.repeat(k, *(1,) * (x.ndim - 1))
+        wide = {
+            name: value.repeat(k, *(1,) * (value.ndim - 1))
+            if isinstance(value, Tensor) and value.ndim > 0
+            else value
+            for name, value in cond.items()
+        }
+
+        def velocity(z: Tensor) -> Tensor:
+            return self.field.velocity(t, z, **wide)
+
+        value, change = self._along(velocity, repeated, directions)
+        quadratic = sum_events(change * directions).view(k, b).mT
+        return value[:b], quadratic.sum(1, keepdim=True) if self.exact else quadratic
+
+    def _along(
+        self, f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """``f(x)`` and a vector w with ``w · z = z · (∂f) z`` for each direction z."""
+        if self.forward_mode:
+            try:
+                value, change = torch.func.jvp(f, (x,), (directions,))  # type: ignore[misc]
+                return value, change
+            except (NotImplementedError, RuntimeError):
+                # An operation without a forward derivative; another error comes again below.
+                self.forward_mode = False
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            value = f(x)
+            keep = self.gradients
+            (pulled,) = torch.autograd.grad(value, x, directions, create_graph=keep)
+        return (value, pulled) if keep else (value.detach(), pulled)
+
+    def _draw(self, x: Tensor) -> Tensor:
+        generator = stream(draw_key(self.generator), device=x.device)
+        shape = (self.count, *x.shape)
+        if self.probe_law == "gaussian":
+            return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+        signs = torch.randint(0, 2, shape, generator=generator, device=x.device)
+        return signs.to(x.dtype).mul_(2).sub_(1)
+
+
+@contextmanager
+def recording(field: Field, gradients: bool) -> Iterator[None]:
+    """With a graph; or without one, and the networks in evaluation mode."""
+    if gradients:
+        yield
+        return
+    with torch.no_grad(), _evaluating(field):
+        yield
+
+
+def over_probes(integrals: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
+    """The mean over the probes, and its standard error."""
+    n, k = integrals.shape
+    mean = integrals.mean(1)
+    if exact:
+        return mean, integrals.new_zeros(n)
+    if k == 1:
+        return mean, integrals.new_full((n,), math.nan)
+    return mean, integrals.detach().std(1) / math.sqrt(k)
+
+
+def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
+    """Log-density of states at t = 0, in the field's units."""
+    law = field.process.start if base is None else as_distribution(base)
+    try:
+        if base is None or field.transform is None:
+            return law.log_prob(state)
+        value = law.log_prob(field.transform.invert(state))
+        return value + log_scale(field, state)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the law at t = 0 ({type(law).__name__}) has no log-density, so none is known at"
+            " t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
+        ) from error
+
+
+def log_scale(field: Field, x: Tensor) -> float | Tensor:
+    """``Σ log s`` over the event: what the transform takes from a log-density."""
+    if field.transform is None:
+        return 0.0
+    scale = field.transform.scale.to(x)
+    return scale.log().expand(x.shape[1:]).sum()
+
+
+def check_field(field: Any) -> None:
+    """Refuse what is no field."""
+    if not isinstance(field, Field):
+        raise TypeError(
+            "a likelihood is that of a Field such as Velocity(net, process), got"
+            f" {type(field).__name__}; the order is (field, x)"
+        )
+
+
+def check_options(
+    divergence: str, probes: int, probe_law: str, scheme: str, rtol: float, atol: float
+) -> None:
+    """Refuse options that are unknown or out of their range."""
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"unknown divergence {divergence!r}; known: {names(DIVERGENCES)}")
+    whole = isinstance(probes, numbers.Integral) and not isinstance(probes, bool)
+    if not whole or probes < 1:
+        raise ValueError(
+            f"probes must be an integer of at least 1, got {probes!r}; two give a standard error"
+        )
+    if probe_law not in ("rademacher", "gaussian"):
+        raise ValueError(f"unknown probe_law {probe_law!r}; known: 'rademacher', 'gaussian'")
+    if scheme not in SCHEMES and scheme not in ADAPTIVE:
+        raise ValueError(f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *ADAPTIVE])}")
+    check_tolerances(rtol, atol)
