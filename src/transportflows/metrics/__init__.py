@@ -89,7 +89,6 @@ from transportflows.metrics.oracle_diagnostics import (
     ode_kl_identity,
     oracle_errors,
 )
-from transportflows.metrics.prior_bias import EndBias, PriorBias, prior_bias
 from transportflows.metrics.report import METRICS, MetricRow, MetricsReport, evaluate
 from transportflows.metrics.sliced import (
     MaxSlicedDistance,
@@ -97,6 +96,7 @@ from transportflows.metrics.sliced import (
     max_sliced_wasserstein2,
     sliced_wasserstein2,
 )
+from transportflows.metrics.starts import EndBias, PriorBias, prior_bias
 from transportflows.metrics.stein import kernel_stein_discrepancy
 from transportflows.metrics.wasserstein import (
     CorrectedDistance,
