@@ -5,9 +5,11 @@ from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
 from .epsilon import ConstantEpsilon, EpsilonSchedule, NoiseScaleEpsilon, NoiseVarianceEpsilon
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
+from .langevin import LangevinSolution, langevin, langevin_step
 from .noise import BrownianPath, Increments, NoiseSource
 from .sample import sample
 from .schemes import SCHEMES, Scheme
+from .scores import LogProbScore, score_at, score_of
 from .solution import NonFiniteStateError, Solution
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "FieldDynamics",
     "FunctionDynamics",
     "Increments",
+    "LangevinSolution",
+    "LogProbScore",
     "NoiseScaleEpsilon",
     "NoiseSource",
     "NoiseVarianceEpsilon",
@@ -28,6 +32,10 @@ __all__ = [
     "Scheme",
     "Solution",
     "integrate",
+    "langevin",
+    "langevin_step",
     "sample",
+    "score_at",
+    "score_of",
     "time_grid",
 ]
