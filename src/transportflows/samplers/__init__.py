@@ -1,11 +1,14 @@
 """Samplers: grids, ε schedules, noise sources, schemes, the step loop, and ``sample``."""
 
 from .adaptive import ADAPTIVE
+from .annealed import annealed_langevin
+from .ascent import AscentSolution, ascend
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
 from .epsilon import ConstantEpsilon, EpsilonSchedule, NoiseScaleEpsilon, NoiseVarianceEpsilon
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
 from .langevin import LangevinSolution, langevin, langevin_step
+from .levels import geometric_levels
 from .noise import BrownianPath, Increments, NoiseSource
 from .sample import sample
 from .schemes import SCHEMES, Scheme
@@ -16,6 +19,7 @@ __all__ = [
     "ADAPTIVE",
     "SCHEMES",
     "SPACINGS",
+    "AscentSolution",
     "BrownianPath",
     "ConstantEpsilon",
     "Dynamics",
@@ -31,6 +35,9 @@ __all__ = [
     "NonFiniteStateError",
     "Scheme",
     "Solution",
+    "annealed_langevin",
+    "ascend",
+    "geometric_levels",
     "integrate",
     "langevin",
     "langevin_step",

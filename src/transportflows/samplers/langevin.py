@@ -37,9 +37,10 @@ from tqdm import tqdm
 from .._checks import check_finite_rows
 from .._random import draw_key, mix
 from .._tensor import expand_time, sum_events
+from .curvature import diverged
 from .noise import Increments
 from .scores import ChunkedRows, LogProbScore, ScoreFunction, check_log_prob
-from .solution import NonFiniteStateError, Solution
+from .solution import Solution
 
 __all__ = ["LangevinSolution", "langevin", "langevin_step"]
 
@@ -208,7 +209,7 @@ def langevin(
         acceptance=x.new_ones(len(x)) if chain is None else chain.accepted / (steps - warmup),
     )
     if solution.first_bad_step is not None:
-        raise diverged("Langevin", score, x, solution, rows, size)
+        raise diverged("Langevin steps", score, x, solution, rows, size, temperature)
     return solution
 
 
@@ -321,57 +322,3 @@ def check_save_at(save_at: Sequence[int] | None, steps: int) -> list[int]:
             f"save_at holds numbers of steps in 0 .. {steps}, got {list(save_at or [])}"
         )
     return saved
-
-
-def diverged(
-    what: str,
-    score: ScoreFunction,
-    x: Tensor,
-    solution: Solution,
-    rows: ChunkedRows,
-    step_size: Tensor,
-) -> NonFiniteStateError:
-    """The error of chains that left the finite numbers: at which step, and what to try."""
-    bad = (~torch.isfinite(solution.x)).flatten(1).any(1)
-    message = (
-        f"{what} steps diverged: states stopped being finite at step {solution.first_bad_step} of"
-        f" {len(solution.t) - 1}, and at the end {int(bad.sum())} of {len(bad)} rows are not. "
-    )
-    used = float(step_size.max())
-    curvature = largest_curvature(score, rows, x)
-    limit = 2 / curvature if curvature > 0 else math.inf
-    if limit <= used:
-        message += (
-            f"At the start the curvature of log p reaches L = {curvature:.3g}, and steps are"
-            f" stable below 2/L = {limit:.3g}; step_size was {used:.3g}. Try"
-            f" step_size={0.25 * limit:.2g}"
-        )
-    else:
-        message += (
-            f"step_size = {used:.3g} is stable at the start (2/L = {limit:.3g}), so the score"
-            f" steepens on the way: try step_size={0.1 * used:.2g}, or metropolis=True, or look at"
-            " the score far from the data"
-        )
-    return NonFiniteStateError(message + "; the rest is in error.solution", solution)
-
-
-def largest_curvature(
-    score: ScoreFunction, rows: ChunkedRows, x: Tensor, iterations: int = 12
-) -> float:
-    """L, the largest absolute eigenvalue of the score's Jacobian over the rows.
-
-    Power iteration in each row, on differences of scores: ``iterations + 1`` evaluations.
-    """
-    generator = torch.Generator(x.device).manual_seed(0)
-    v = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    s = rows.map(score, x)
-    delta = torch.finfo(x.dtype).eps ** (1 / 3) * x.square().mean().sqrt().clamp(min=1.0)
-    rate = x.new_zeros(len(x))
-    for _ in range(iterations):
-        length = sum_events(v.square()).sqrt().clamp(min=torch.finfo(x.dtype).tiny)
-        v = v / expand_time(length, x)
-        w = (rows.map(score, x + delta * v) - s) / delta
-        rate = sum_events(w.square()).sqrt()
-        v = torch.where(torch.isfinite(w), w, v)
-    rate = rate[torch.isfinite(rate)]
-    return float(rate.max()) if rate.numel() else 0.0

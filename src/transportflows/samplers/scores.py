@@ -19,7 +19,7 @@ from ..conversions import ConversionError
 from ..fields import Field
 from .dynamics import Rows
 
-__all__ = ["ChunkedRows", "LogProbScore", "ScoreFunction", "ScoreTable", "score_at", "score_of"]
+__all__ = ["ChunkedRows", "FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
 
 ScoreFunction = Callable[..., Tensor]
 
@@ -91,7 +91,7 @@ def score_at(field: Field, t: float, **cond: Any) -> ScoreFunction:
         raise TypeError(f"score_at needs a Field, got {type(field).__name__}")
     if not 0 <= float(t) <= 1:
         raise ValueError(f"t must lie in [0, 1], got {t}")
-    table = ScoreTable(field, torch.tensor([float(t)], dtype=torch.float64))
+    table = FieldTable(field, "score", torch.tensor([float(t)], dtype=torch.float64))
     if not table.finite[0]:
         raise ConversionError(
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
@@ -100,11 +100,12 @@ def score_at(field: Field, t: float, **cond: Any) -> ScoreFunction:
     return lambda x, **more: table(0, x, **cond, **more)
 
 
-class ScoreTable:
-    """The score of a field at several times, its weights tabulated in float64.
+class FieldTable:
+    """A quantity of a field at several times, its weights tabulated in float64.
 
     Args:
         field: the field.
+        target: ``"score"``, ``"data"`` or another of the quantities.
         times: float64, ``(K,)``.
 
     Attributes:
@@ -113,10 +114,10 @@ class ScoreTable:
     """
 
     @torch.no_grad()
-    def __init__(self, field: Field, times: Tensor) -> None:
+    def __init__(self, field: Field, target: str, times: Tensor) -> None:
         like = field.reference()
         self.field, self.times = field, times.to(like.device)
-        weights = field.weights("score", self.times)
+        weights = field.weights(target, self.times)
         self.mean = field.process.base_mean
         self.needed = tuple(w is not None for w in weights.outputs)
         sizes = torch.stack([w.expand_as(self.times).abs() for w in weights.tensors()])
@@ -128,7 +129,7 @@ class ScoreTable:
         )
 
     def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
-        """The score at time k, ``(B, *)``."""
+        """The quantity at time k, ``(B, *)``."""
         t = self.times[k].to(x)
         predictions = self.field.predict(t, x, needed=self.needed, **cond)
         total: Tensor | None = None if self.state is None else x * self.state[k]
@@ -154,8 +155,8 @@ class ChunkedRows:
     def __init__(self, x: Tensor, chunk: int | None, cond: Mapping[str, Any] | None = None) -> None:
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be positive, got {chunk}")
-        self.n, cond = x.shape[0], dict(cond or {})
-        for name, value in cond.items():
+        self.n, self.cond = x.shape[0], dict(cond or {})
+        for name, value in self.cond.items():
             if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != self.n:
                 raise ValueError(
                     f"the condition {name!r} has {value.shape[0]} rows for {self.n} states; give"
@@ -167,7 +168,11 @@ class ChunkedRows:
         for k in range(count):
             index = torch.arange(k * size, (k + 1) * size, device=x.device).remainder(self.n)
             pick = slice(k * size, (k + 1) * size) if (k + 1) * size <= self.n else index
-            self.parts.append((pick, Rows(index, self.n, 1, x.ndim, cond).cond))
+            self.parts.append((pick, Rows(index, self.n, 1, x.ndim, self.cond).cond))
+
+    def take(self, index: Tensor, x: Tensor) -> ChunkedRows:
+        """Some of the rows, in one chunk."""
+        return ChunkedRows(x[index], None, Rows(index, self.n, 1, x.ndim, self.cond).cond)
 
     def map(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
         """``function(x, **cond)`` of all rows."""
