@@ -4,7 +4,14 @@ from .adaptive import ADAPTIVE
 from .annealed import annealed_langevin
 from .ascent import AscentSolution, ascend
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
-from .epsilon import ConstantEpsilon, EpsilonSchedule, NoiseScaleEpsilon, NoiseVarianceEpsilon
+from .epsilon import (
+    AndersonEpsilon,
+    ChurnEpsilon,
+    ConstantEpsilon,
+    EpsilonSchedule,
+    NoiseScaleEpsilon,
+    NoiseVarianceEpsilon,
+)
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
 from .langevin import LangevinSolution, langevin, langevin_step
@@ -19,8 +26,10 @@ __all__ = [
     "ADAPTIVE",
     "SCHEMES",
     "SPACINGS",
+    "AndersonEpsilon",
     "AscentSolution",
     "BrownianPath",
+    "ChurnEpsilon",
     "ConstantEpsilon",
     "Dynamics",
     "EpsilonSchedule",
