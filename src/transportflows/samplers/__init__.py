@@ -3,6 +3,7 @@
 from .adaptive import ADAPTIVE
 from .annealed import annealed_langevin
 from .ascent import AscentSolution, ascend
+from .corrector import Correction, LangevinCorrector
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
 from .epsilon import (
     AndersonEpsilon,
@@ -31,11 +32,13 @@ __all__ = [
     "BrownianPath",
     "ChurnEpsilon",
     "ConstantEpsilon",
+    "Correction",
     "Dynamics",
     "EpsilonSchedule",
     "FieldDynamics",
     "FunctionDynamics",
     "Increments",
+    "LangevinCorrector",
     "LangevinSolution",
     "LogProbScore",
     "NoiseScaleEpsilon",

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._random import draw_key
+from .corrector import Correction
 from .dynamics import Dynamics, FunctionDynamics, Rows
 from .epsilon import EpsilonSchedule
 from .grid import check_grid, with_times
@@ -34,6 +35,7 @@ def integrate(
     scheme: str | Scheme = "heun",
     epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
     noise: NoiseSource | None = None,
+    correction: Correction | None = None,
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
     save_at: Sequence[float] | Tensor | None = None,
@@ -52,6 +54,7 @@ def integrate(
         scheme: name or :class:`Scheme`.
         epsilon: diffusion of a plain function; a Dynamics has its own.
         noise: source of increments; :class:`Increments` by default.
+        correction: what is done to the states after each step; see :mod:`.corrector`.
         key: key of the noise; drawn from ``generator`` if not given.
         cond: conditions; tensors with n rows go with their rows.
         save_at: times to save states at; inserted into the grid where it lacks them.
@@ -107,6 +110,8 @@ def integrate(
     picks = [
         c if groups == 1 and c.stop <= n else r.sample for c, r in zip(chunks, rows, strict=True)
     ]
+    if correction is not None:
+        correction.begin(times, x.detach()[:n], chunks, rows, groups)
     in_place = not torch.is_grad_enabled()
     finite = torch.ones(len(widths), dtype=torch.bool, device=x.device)
     trajectory: dict[int, Tensor] = {0: state[:total].clone()} if 0 in saved else {}
@@ -130,6 +135,8 @@ def integrate(
                 moved.append(new)
         if not in_place:
             state = torch.cat(moved)
+        if correction is not None:
+            state = correction.correct(i, state)
         finite[i] = torch.isfinite(state.detach()).all()
         if i + 1 in saved:
             trajectory[i + 1] = state[:total].clone()
@@ -137,8 +144,8 @@ def integrate(
     return Solution(
         x=state[:total],
         t=times,
-        nfe=scheme.nfe * len(steps),
-        scheme=scheme.name,
+        nfe=scheme.nfe * len(steps) + (correction.nfe if correction else 0),
+        scheme=f"{scheme.name} + {correction.name}" if correction else scheme.name,
         trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
         saved_at=times[saved] if saved else None,
         window=dynamics.window,
@@ -154,12 +161,13 @@ def check_finite(solution: Solution, event_dims: int) -> Solution:
         return solution
     flat = solution.x.reshape(-1, *solution.x.shape[-event_dims:]).flatten(1)
     bad = int((~flat.isfinite()).any(1).sum())
+    corrector = "a corrector of half the snr, " if " + " in solution.scheme else ""
     raise NonFiniteStateError(
         f"states stopped being finite at step {step} of {len(solution.t) - 1} (t ="
         f" {float(solution.t[step]):.4g} to {float(solution.t[step + 1]):.4g}); at the end {bad} of"
         f" {flat.shape[0]} rows are not. Take more steps, a smaller epsilon or one that vanishes"
-        " with the noise (NoiseScaleEpsilon), or look at the field there; the rest is in"
-        " error.solution",
+        f" with the noise (NoiseScaleEpsilon), {corrector}or look at the field there; the rest is"
+        " in error.solution",
         solution,
     )
 
