@@ -16,11 +16,11 @@ is left out here.
 
 *Which lengths.* ``"batch"``: the mean of ``|s|`` over all rows (of one ε, over all processes of a
 shared solve), as in Song et al.; for ``|z|`` its expectation, so that h does not depend on the
-noise that it scales. ``"nominal"``: ``|s|`` is what pure noise has, ``E|ẑ|/σ̂``, and ``h = 2 r² σ̂²``;
-no row depends on another. An exact score's curvature is at most ``1/σ̂²``, so these steps are stable
-for r < 1. The batch rule takes larger steps where the law is smooth beside σ̂, ``E|s|² << d/σ̂²``;
-but where ``|s|`` is small because few of d directions are narrow (data that fill d - k of them), h
-is about ``2 r² σ̂² d/k``, and unstable beyond ``2 σ̂²``.
+noise that it scales. ``"nominal"``: ``|s|`` is what pure noise has, ``E|ẑ|/σ̂``, so that
+``h = 2 r² σ̂²`` and no row depends on another. An exact score's curvature is at most ``1/σ̂²``, so
+these steps are stable for r < 1. The batch rule takes larger steps where the law is smooth beside
+σ̂, ``E|s|² << d/σ̂²``; but where ``|s|`` is small because only k of d directions are narrow, h is
+about ``2 r² σ̂² d/k``, which is unstable beyond ``2 σ̂²``.
 
 *Never row by row.* With a step size h(x) that depends on its own row the chain is an Euler step of
 the generator ``h(x) (s · ∇ + Δ)``, which leaves ``p/h`` invariant, up to a constant, and not p. The
