@@ -85,8 +85,8 @@ def annealed_langevin(
             tensor of the levels' noise scales σ̂. Song & Ermon's (2019) ε is ``2 r σ_L²``.
         denoise: end with the data prediction ``E[x1 | x_t]`` at the last level, one more
             evaluation, instead of the state there, ``x_t`` itself.
-        rescale: keep ``(x - α m)/β`` from one level to the next (one-sided processes; nothing
-            where β is constant, or 0 at the first level), instead of x.
+        rescale: keep ``(x - α m)/β`` from one level to the next, instead of x (in one-sided
+            processes; ``x - α m`` from a first level at which β = 0).
         start: where to start, as for :func:`sample`: a Distribution or a tensor in the data's
             units; by default the process's law at t = 0.
         save_levels: save the states at the end of each level, before ``denoise``.
