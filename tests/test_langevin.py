@@ -12,7 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import transportflows as tpf
 from families import mixture
+from transportflows._distributed import World
+from transportflows._random import draw_key
 from transportflows._random import mix as mix_key
+from transportflows.samplers.corrector import LangevinCorrection
 from transportflows.samplers.curvature import largest_curvature
 from transportflows.samplers.scores import ChunkedRows
 
@@ -25,8 +28,6 @@ def seeded(seed=0):
 
 def key_of(seed):
     """The key that a sampler draws from ``seeded(seed)``."""
-    from transportflows._random import draw_key
-
     return draw_key(seeded(seed))
 
 
@@ -772,14 +773,12 @@ def test_a_corrected_solve_is_differentiable():
     x = torch.randn(6, 1, dtype=DOUBLE, generator=seeded(), requires_grad=True)
 
     def solve(y):
-        from transportflows._distributed import World
-
         rule = tpf.LangevinCorrector(0.3, norm="nominal")
         return tpf.integrate(
             tpf.FieldDynamics(exact, [0.0]),
             y,
             [0.2, 0.4, 0.6],
-            correction=rule.of(exact, tpf.Increments(), 5, World()),
+            correction=LangevinCorrection(rule, exact, tpf.Increments(), 5, World()),
             key=1,
         ).x
 

@@ -90,17 +90,6 @@ class LangevinCorrector:
         if self.norm not in _NORMS:
             raise ValueError(f"unknown norm {self.norm!r}; known: {names(_NORMS)}")
 
-    def of(self, field: Field, noise: NoiseSource, key: int, team: World) -> LangevinCorrection:
-        """The corrections of one solve.
-
-        Args:
-            field: the field that is sampled.
-            noise: source of standard normals, a source of increments over times of length 1.
-            key: its key.
-            team: the processes that share the solve.
-        """
-        return LangevinCorrection(self, field, noise, key, team)
-
 
 class Correction(ABC):
     """What the step loop calls after each step, with the states of all rows.
@@ -133,7 +122,15 @@ class Correction(ABC):
 
 
 class LangevinCorrection(Correction):
-    """The corrections of one solve by a :class:`LangevinCorrector`."""
+    """The corrections of one solve.
+
+    Args:
+        rule: what the user asked for.
+        field: the field that is sampled.
+        noise: source of standard normals: of increments over times of length 1.
+        key: its key.
+        team: the processes that share the solve.
+    """
 
     name = "langevin"
 

@@ -16,7 +16,7 @@ from .._random import draw_key, mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields import Field
 from .adaptive import ADAPTIVE, integrate_adaptive
-from .corrector import LangevinCorrector
+from .corrector import LangevinCorrection, LangevinCorrector
 from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
 from .epsilon import EpsilonSchedule, as_epsilon
 from .grid import Spacing, check_grid, time_grid
@@ -199,7 +199,9 @@ def sample(
                 noise=source,
                 correction=None
                 if corrector is None
-                else corrector.of(field, normals, mix(key, 2), World() if alone else team),
+                else LangevinCorrection(
+                    corrector, field, normals, mix(key, 2), World() if alone else team
+                ),
                 key=mix(key, 1),
                 cond=given,
                 save_at=save_at,
