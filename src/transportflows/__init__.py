@@ -40,22 +40,35 @@ from .likelihood import (
     LikelihoodLoss,
     LogLikelihood,
     SampledLikelihood,
+    VariationalBound,
     bits_per_dimension,
     log_likelihood,
     sample_with_log_likelihood,
+    variational_bound,
 )
 from .losses import (
     DataLoss,
+    DenoisingAutoencoderLoss,
+    EDMWeight,
+    ImplicitScoreLoss,
+    LikelihoodWeight,
     Loss,
+    LossWeight,
     MeanVelocityLoss,
+    MinSNRWeight,
     NoiseLoss,
     Regression,
     ScoreLoss,
+    SlicedScoreLoss,
     SumLoss,
+    UnitWeight,
+    VariationalLoss,
+    VariationalWeight,
     VelocityLoss,
     excess,
 )
 from .oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
+from .preconditioning import EDM
 from .process import Process
 from .samplers import (
     ADAPTIVE,
@@ -77,6 +90,7 @@ from .samplers import (
     sample,
     time_grid,
 )
+from .snr import EDMTimes, LogSNRTimes, SigmaTimes, time_of_sigma
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
 from .training import (
     EMA,
@@ -100,6 +114,7 @@ from .transforms import Standardize
 
 __all__ = [
     "ADAPTIVE",
+    "EDM",
     "EMA",
     "SBDM",
     "SCHEMES",
@@ -118,8 +133,11 @@ __all__ = [
     "Coupling",
     "DataLoss",
     "DataPredictor",
+    "DenoisingAutoencoderLoss",
     "Distribution",
     "Dynamics",
+    "EDMTimes",
+    "EDMWeight",
     "EarlyStop",
     "Empirical",
     "EmpiricalOracle",
@@ -135,16 +153,21 @@ __all__ = [
     "GaussianMixtureOracle",
     "GridTimes",
     "History",
+    "ImplicitScoreLoss",
     "Increments",
     "Independent",
     "Interpolant",
     "LikelihoodLoss",
+    "LikelihoodWeight",
     "Linear",
     "LogLikelihood",
+    "LogSNRTimes",
     "LogitNormalTimes",
     "Loss",
+    "LossWeight",
     "MeanVelocity",
     "MeanVelocityLoss",
+    "MinSNRWeight",
     "MinibatchOT",
     "Mirror",
     "NoiseLoss",
@@ -168,8 +191,10 @@ __all__ = [
     "Scheme",
     "Score",
     "ScoreLoss",
+    "SigmaTimes",
     "Sigmoid",
     "SineSquared",
+    "SlicedScoreLoss",
     "Solution",
     "Standardize",
     "StepDecay",
@@ -181,6 +206,10 @@ __all__ = [
     "Trigonometric",
     "Uniform",
     "UniformTimes",
+    "UnitWeight",
+    "VariationalBound",
+    "VariationalLoss",
+    "VariationalWeight",
     "Velocity",
     "VelocityLoss",
     "WorkerError",
@@ -201,6 +230,8 @@ __all__ = [
     "sample_with_log_likelihood",
     "testing",
     "time_grid",
+    "time_of_sigma",
+    "variational_bound",
 ]
 
 __version__ = "0.1.0"
