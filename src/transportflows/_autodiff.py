@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,5 +115,6 @@ def draw_probes(
     if law == "gaussian":
         return z
     flat = z.flatten(2)
-    length = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
-    return (flat * (flat.shape[2] ** 0.5 / length)).view(z.shape)
+    length = torch.linalg.vector_norm(flat, dim=2, keepdim=True) / math.sqrt(flat.shape[2])
+    unit: Tensor = (flat / length).view(z.shape)
+    return unit

@@ -23,7 +23,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -48,11 +48,12 @@ class NoiseLevel:
 
     process: Process
     t: Tensor
+    dtype: torch.dtype = torch.float64  # of the times given
 
     @classmethod
     def at(cls, process: Process, t: Tensor) -> NoiseLevel:
         """The noise level of a process at times of any shape and dtype."""
-        return cls(process, t.double())
+        return cls(process, t.double(), t.dtype)
 
     @cached_property
     def beta(self) -> Tensor:
@@ -163,6 +164,10 @@ class LogRatioInverse:
         level = NoiseLevel.at(process, ends)
         return (level.signal < 1e-24) | (level.noise < 1e-24)
 
+    def covers(self, low: float, high: float) -> bool:
+        """Whether [low, high] is within the table."""
+        return low >= self.low - 1e-9 and high <= self.high + 1e-9
+
     def __call__(self, log_ratio: Tensor) -> Tensor:
         """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
         times, slopes = self.times.to(log_ratio.device), self.slopes.to(log_ratio.device)
@@ -225,6 +230,7 @@ class LevelTimes(TimeSampler):
     It is bound to a process when drawn from, by a table that is made once.
     """
 
+    bounded: ClassVar[bool] = False  # whether the law needs finite ends
     _bound: tuple[Process, BoundTimes] | None = None
 
     def bind(self, process: Process) -> TimeSampler:
@@ -293,6 +299,13 @@ class BoundTimes(TimeSampler):
             )
             with torch.no_grad():
                 low, high = NoiseLevel.at(self.process, ends).log_ratio.tolist()
+            if self.law.bounded and not self.inverse.covers(low, high):
+                raise ValueError(
+                    f"{type(self.law).__name__} needs finite noise levels, and that of"
+                    f" {type(self.process.interpolant).__name__} is not at the ends of times with"
+                    f" margins {margin}; give it a positive margin, such as"
+                    f" {type(self.law).__name__}(margin=1e-3)"
+                )
             self._ranges[margin] = max(low, self.inverse.low), min(high, self.inverse.high)
         return self._ranges[margin]
 
@@ -308,7 +321,8 @@ class LogSNRTimes(LevelTimes):
         margin: distance kept from the ends, positive where the SNR there is 0 or infinite.
 
     Raises:
-        ValueError: when drawn from, if the SNR of the process does not grow all the way with t.
+        ValueError: when drawn from, if the SNR of the process does not grow all the way with t, or
+            is 0 or infinite at an end without a margin.
 
     Example:
         >>> import transportflows as tpf
@@ -316,6 +330,8 @@ class LogSNRTimes(LevelTimes):
         ...     weight=tpf.LikelihoodWeight(), times=LogSNRTimes(), importance=True
         ... )
     """
+
+    bounded = True
 
     def __init__(self, *, margin: float | Margin = 1e-3) -> None:
         super().__init__(margin=margin)

@@ -86,7 +86,7 @@ class VariationalLoss(Regression):
 
 def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> Tensor:
     """``½ D log(2π std²)`` of the reconstruction, ``()``, float64."""
-    table = weight.of_levels(process)
+    table = weight.of_levels(process, x1.dtype)
     return 0.5 * x1[0].numel() * (math.log(2 * math.pi) - table[0].log())
 
 
@@ -102,7 +102,7 @@ def prior_matching(weight: VariationalWeight, process: Process, x1: Tensor) -> T
             "the prior-matching term needs an isotropic Gaussian at t = 0, and the process starts"
             f" from {type(prior).__name__}"
         )
-    level = NoiseLevel.at(process, weight.levels[-1].to(x1.device))
+    level = NoiseLevel.at(process, weight.levels[-1].to(x1))
     with torch.no_grad():
         variance = prior.scale.double().square()
         ratio = level.noise / variance

@@ -267,13 +267,17 @@ class VariationalWeight(LossWeight):
         middles = 0.5 * (levels[1:] + levels[:-1])
         return torch.bucketize(-t.double(), -middles)
 
-    def table(self, process: Process) -> Tensor:
+    def table(self, process: Process, dtype: torch.dtype = torch.float64) -> Tensor:
         """The weights of the levels in data form, ``(T,)``, float64.
+
+        Args:
+            process: of which the chain is.
+            dtype: of the times at which the field is evaluated: the levels are rounded to it.
 
         Raises:
             ValueError: if the SNR does not fall from level to level, or is infinite at the first.
         """
-        level = NoiseLevel.at(process, self.levels.to(process.device))
+        level = NoiseLevel.at(process, self.levels.to(process.device, dtype))
         with torch.no_grad():
             snr, ratio = level.snr, level.log_ratio
             if not bool((ratio.diff() < 0).all()) or float(snr[0]) > 1e24:
@@ -288,16 +292,16 @@ class VariationalWeight(LossWeight):
                 first = torch.full_like(first, self.reconstruction_std**-2)
             return torch.cat([first, steps])
 
-    def of_levels(self, process: Process) -> Tensor:
+    def of_levels(self, process: Process, dtype: torch.dtype) -> Tensor:
         """:meth:`table`, made once a process."""
-        known = self._known(process)
-        if "table" not in known or any(True for _ in process.interpolant.parameters()):
-            known["table"] = self.table(process)
-        table: Tensor = known["table"]
+        known, name = self._known(process), f"table of {dtype}"
+        if name not in known or any(True for _ in process.interpolant.parameters()):
+            known[name] = self.table(process, dtype)
+        table: Tensor = known[name]
         return table
 
     def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
-        return self.of_levels(level.process).to(level.t.device)[self.index(level.t)]
+        return self.of_levels(level.process, level.dtype).to(level.t.device)[self.index(level.t)]
 
     def margin(self, process: Process, quantity: str) -> Margin:  # noqa: D102
         return (0.0, 0.0)
