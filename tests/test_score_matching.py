@@ -136,7 +136,7 @@ def test_targets_give_one_loss_row_by_row(process, weight):
     net = Net(6)
     field = tpf.DataPredictor(lambda t, x: net(t, x.flatten(1)).view(x.shape), law)
     expected = tpf.DataLoss(weight=WEIGHTS[weight]).evaluate(field, sample)
-    assert float(expected.min()) > 0
+    assert float(expected.detach().min()) > 0
     names = ["noise", "score", "velocity"] if process in PLAIN else ["noise", "score"]
     for name in names:
         given = LOSSES[name](weight=WEIGHTS[weight]).evaluate(field, sample)
@@ -150,10 +150,8 @@ def test_velocities_give_the_same_gradient_with_a_latent_too(process):
     sample, mass = quadrature(law, 0.6, 40)
     weight = tpf.MinSNRWeight(2.0)
     values, grads = [], []
-    for name, kind in LOSSES.items():
-        outer = {"velocity": tpf.Velocity, "data": tpf.DataPredictor}.get(name, tpf.DataPredictor)
-        field = tpf.DataPredictor(net, law) if outer is tpf.DataPredictor else None
-        field = tpf.DataPredictor(net, law) if field is None else field
+    for kind in LOSSES.values():
+        field = tpf.DataPredictor(net, law)
         value = (mass * kind(weight=weight).evaluate(field, sample)).sum()
         values.append(float(value.detach()))
         grads.append(gradient(value, net))
@@ -199,7 +197,7 @@ def test_weights_have_their_limits_at_the_ends(process):
             margins = weight.margin(law, form)
             for k in (0, 1):
                 if float(limit[k]) > 1e5:  # infinite
-                    assert float(given[k]) > 1e12
+                    assert float(given[k]) > 1e10
                     assert margins[k] == 1e-4
                 else:
                     assert float(given[k]) == pytest.approx(float(limit[k]), rel=1e-2, abs=1e-5)
@@ -377,12 +375,12 @@ def test_refuses_times():
         law.sample(x1, t=tpf.LogSNRTimes(margin=0.0))
     with pytest.raises(ValueError, match=r"has no mass on the noise levels"):
         law.sample(x1, t=tpf.EDMTimes(mean=60.0, std=0.1))
-    with pytest.raises(ValueError, match="std positive, got 0"):
+    with pytest.raises(ValueError, match="std positive, got -1.2 and 0.0"):
         tpf.EDMTimes(std=0.0)
     with pytest.raises(ValueError, match=r"noise levels must be positive, got \[0.0\]"):
         tpf.SigmaTimes(0.0)
     linear = tpf.Process(tpf.Linear(), tpf.Gaussian((2,), scale=2.0))
-    with pytest.raises(ValueError, match="noise levels of Linear lie in"):
+    with pytest.raises(ValueError, match=r"noise levels of Linear lie in \[1e-12, 2e\+12\]"):
         tpf.time_of_sigma(linear, [1.0, math.inf])
     for times in (tpf.LogSNRTimes(), tpf.EDMTimes(), tpf.SigmaTimes(1.0)):
         with pytest.raises(ValueError, match="needs a process to draw times"):
@@ -396,7 +394,8 @@ def test_refuses_times():
 
 def equivalent(law: tpf.Process, time: float) -> dict[str, Callable[[tpf.Field], Tensor]]:
     """Each loss at one time, in units of explicit score matching with λ = 1, exact in x1 and z."""
-    sample, mass = quadrature(law, time, 40 if law.interpolant.uses_base else 90)
+    two = law.interpolant.uses_base and law.interpolant.has_latent
+    sample, mass = quadrature(law, time, 60 if two else 100)
     t = sample.t[:1]
     beta, square = law.affine.beta(t), law.noise_scale_sq(t)
     score = empirical_score(law, sample.t, sample.x)
@@ -441,7 +440,9 @@ def test_score_matching_losses_differ_by_constants(process, kind):
         expected = float((values["explicit"][0] - values["explicit"][1]).detach())
         assert change == pytest.approx(expected, rel=1e-8), name
     # And the constants are not all zero: they are not one loss.
-    offsets = {round(float(v[0].detach() - values["explicit"][0].detach()), 6) for v in values.values()}
+    offsets = {
+        round(float(v[0].detach() - values["explicit"][0].detach()), 6) for v in values.values()
+    }
     assert len(offsets) >= 3
 
 
@@ -625,7 +626,7 @@ def test_the_autoencoder_draws_each_of_its_levels():
     sigma, counts = NoiseLevel.at(law, t).sigma.mul(1e6).round().unique(return_counts=True)
     assert (sigma / 1e6).tolist() == pytest.approx(levels)
     assert float((counts / 3_000 - 1 / 3).abs().max()) < 4 * math.sqrt(2 / 9 / 3_000)
-    with pytest.raises(ValueError, match=r"noise levels of Linear lie in \(0, .*got \[-1"):
+    with pytest.raises(ValueError, match=r"noise levels of Linear lie in .*got \[-1"):
         tpf.time_of_sigma(PLAIN["two-sided"](), [-1.0])
 
 
@@ -669,7 +670,9 @@ def test_terms_are_the_divergences_of_the_gaussians(process):
             posterior.append(m[0] + g * (x - m[1]))
             torch.testing.assert_close(v, variance)
         p = normal(torch.stack(posterior), variance.sqrt())
-        torch.testing.assert_close(given, torch.distributions.kl_divergence(q, p), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            given, torch.distributions.kl_divergence(q, p), rtol=1e-9, atol=0
+        )
     # Reconstruction: -log N(x_0; d̂, std²), std by default the noise in x_1.
     t = LEVELS[0].expand(6)
     sample = law.sample(torch.full((6, 1), x0, dtype=F64), t=t, generator=gen())
@@ -737,7 +740,10 @@ def test_the_bound_has_its_closed_form_on_a_gaussian():
     x = data.sample(n, generator=gen(), dtype=F64)
     found = tpf.variational_bound(exact, x, LEVELS, generator=gen(1))
     first, terms = expected_terms(law, mu, s, LEVELS)
-    for given, expected in [(found.reconstruction, first), *zip(found.denoising, terms, strict=True)]:
+    for given, expected in [
+        (found.reconstruction, first),
+        *zip(found.denoising, terms, strict=True),
+    ]:
         assert abs(float(given.mean() - expected)) < 4 * float(given.std()) / math.sqrt(n)
     assert torch.equal(found.nats, found.reconstruction + found.denoising.sum(0) + found.prior)
     assert torch.equal(found.log_prob, -found.nats)
@@ -756,8 +762,8 @@ def test_the_bound_tends_to_the_log_density(process):
     law, mu, s = PROCESSES[process]((1,)), 0.4, 0.8
     entropy = 0.5 * math.log(2 * math.pi * math.e * s**2)
     gaps = []
-    for count in (64, 128, 256, 512):
-        sigmas = torch.logspace(-3, 3, count, dtype=F64)
+    for steps in (64, 128, 256, 512):
+        sigmas = torch.logspace(-3, 3, steps + 1, dtype=F64)
         times = tpf.time_of_sigma(law, sigmas)
         first, terms = expected_terms(law, mu, s, times)
         x = torch.tensor([[mu + s], [mu - s]], dtype=F64)  # mean mu, second moment that of N
@@ -765,8 +771,9 @@ def test_the_bound_tends_to_the_log_density(process):
         gaps.append(float(first + terms.sum() + prior) - entropy)
     assert all(gap > 0 for gap in gaps)
     rates = [math.log2(a / b) for a, b in zip(gaps, gaps[1:], strict=False)]
-    assert all(abs(rate - 1) < 0.1 for rate in rates), rates
-    assert abs(2 * gaps[-1] - gaps[-2]) < 0.02 * gaps[-2]  # extrapolated in 1/T: zero
+    assert all(abs(rate - 1) < 0.15 for rate in rates), rates
+    assert abs(rates[-1] - 1) < 0.05
+    assert abs(2 * gaps[-1] - gaps[-2]) < 0.05 * gaps[-2]  # extrapolated in 1/T: zero
 
 
 @pytest.mark.parametrize("process", PROCESSES)
@@ -789,7 +796,9 @@ def test_the_loss_is_the_bound_in_the_mean(process):
     n = 20_000
     wide = x1[:1].expand(n, 2)
     drawn = loss(field, wide, generator=gen(5)).detach()
-    bound = tpf.variational_bound(field, wide, LEVELS, reconstruction_std=0.2, generator=gen(6)).nats
+    bound = tpf.variational_bound(
+        field, wide, LEVELS, reconstruction_std=0.2, generator=gen(6)
+    ).nats
     error = math.sqrt(float(drawn.var() + bound.var()) / n)
     assert abs(float(drawn.mean() - bound.mean())) < 4 * error
 

@@ -34,7 +34,8 @@ from .times import GridTimes, Margin, TimeSampler
 
 __all__ = ["EDMTimes", "LogSNRTimes", "NoiseLevel", "SigmaTimes", "check_monotone", "time_of_sigma"]
 
-_TINY = 1e-60  # stands for zero, so that ratios have their limits at the ends of time
+_TINY = 1e-60
+_NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
 _END = 1e-9  # how near to an end with an infinite λ the table goes
 _CELLS = 4096
 
@@ -43,7 +44,8 @@ _CELLS = 4096
 class NoiseLevel:
     """β, σ̂ and what follows from them at times ``t``, in float64, of the shape of t.
 
-    β² and σ̂² are kept above 1e-60, so that ratios of their powers have their limits at the ends.
+    Times are held 1e-12 away from the ends, so that ratios have their limits there, and what is
+    infinite is large.
     """
 
     process: Process
@@ -53,11 +55,11 @@ class NoiseLevel:
     @classmethod
     def at(cls, process: Process, t: Tensor) -> NoiseLevel:
         """The noise level of a process at times of any shape and dtype."""
-        return cls(process, t.double(), t.dtype)
+        return cls(process, t.double().clamp(_NEAR, 1 - _NEAR), t.dtype)
 
     @cached_property
     def beta(self) -> Tensor:
-        """β, not below 1e-30.
+        """β, kept above 1e-30.
 
         Raises:
             ValueError: if more than x1 is not Gaussian, so that there is no such level.
@@ -161,8 +163,7 @@ class LogRatioInverse:
 
     @staticmethod
     def _is_infinite(process: Process, ends: Tensor) -> Tensor:
-        level = NoiseLevel.at(process, ends)
-        return (level.signal < 1e-24) | (level.noise < 1e-24)
+        return (process.affine.beta(ends).abs() < 1e-12) | (process.noise_scale_sq(ends) < 1e-24)
 
     def covers(self, low: float, high: float) -> bool:
         """Whether [low, high] is within the table."""
@@ -218,8 +219,7 @@ def time_of_sigma(process: Process, sigma: float | Sequence[float] | Tensor) -> 
         if bool((outside | ~torch.isfinite(levels)).any()):
             raise ValueError(
                 f"noise levels of {type(process.interpolant).__name__} lie in"
-                f" ({lowest if lowest > 1e-12 else 0:.4g},"
-                f" {highest if highest < 1e12 else math.inf:.4g}), got {levels.tolist()}"
+                f" [{lowest:.3g}, {highest:.3g}] in float64, got {levels.tolist()}"
             )
         return bisect(process, -levels.log())
 

@@ -42,7 +42,7 @@ __all__ = [
     "as_levels",
 ]
 
-_INFINITE = 1e12
+_INFINITE = 1e9
 
 # (dq/dη)² = (β²)^i (σ̂²)^j D², with D = Δ for the velocity: the exponents i, j and whether D enters.
 _SCALES = {
@@ -280,7 +280,8 @@ class VariationalWeight(LossWeight):
         level = NoiseLevel.at(process, self.levels.to(process.device, dtype))
         with torch.no_grad():
             snr, ratio = level.snr, level.log_ratio
-            if not bool((ratio.diff() < 0).all()) or float(snr[0]) > 1e24:
+            noiseless = float(process.noise_scale_sq(self.levels[0].to(level.t))) < 1e-24
+            if noiseless or not bool((ratio.diff() < 0).all()):
                 raise ValueError(
                     "the signal-to-noise ratio must be finite at the first level and fall from"
                     f" level to level, but it is {[float(f'{v:.3g}') for v in snr[:5]]} ...;"
