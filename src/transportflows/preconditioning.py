@@ -99,10 +99,12 @@ class EDM(DataPredictor):
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
         """The weights at times t, in float64."""
-        level, square = NoiseLevel.at(self.process, t), self.sigma_data**2
-        beta, sigma_sq = self.process.affine.beta(level.t), self.process.noise_scale_sq(level.t)
+        time, square = t.double(), self.sigma_data**2
+        beta, sigma_sq = self.process.affine.beta(time), self.process.noise_scale_sq(time)
         total = sigma_sq + square * beta.square()
-        sigma = level.sigma.clamp(self.sigma_data / _FARTHEST, self.sigma_data * _FARTHEST)
+        sigma = NoiseLevel.at(self.process, time).sigma.clamp(
+            self.sigma_data / _FARTHEST, self.sigma_data * _FARTHEST
+        )
         return EDMCoefficients(
             skip=beta * square / total,
             out=self.sigma_data * (sigma_sq / total).sqrt(),
