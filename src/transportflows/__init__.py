@@ -40,22 +40,35 @@ from .likelihood import (
     LikelihoodLoss,
     LogLikelihood,
     SampledLikelihood,
+    VariationalBound,
     bits_per_dimension,
     log_likelihood,
     sample_with_log_likelihood,
+    variational_bound,
 )
 from .losses import (
     DataLoss,
+    DenoisingAutoencoderLoss,
+    EDMWeight,
+    ImplicitScoreLoss,
+    LikelihoodWeight,
     Loss,
+    LossWeight,
     MeanVelocityLoss,
+    MinSNRWeight,
     NoiseLoss,
     Regression,
     ScoreLoss,
+    SlicedScoreLoss,
     SumLoss,
+    UnitWeight,
+    VariationalLoss,
+    VariationalWeight,
     VelocityLoss,
     excess,
 )
 from .oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
+from .preconditioning import EDM
 from .process import Process
 from .samplers import (
     ADAPTIVE,
@@ -102,6 +115,7 @@ from .sdes import (
     SubVP,
     VEChain,
 )
+from .snr import EDMTimes, LogSNRTimes, SigmaTimes, time_of_sigma
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
 from .training import (
     EMA,
@@ -125,6 +139,7 @@ from .transforms import Standardize
 
 __all__ = [
     "ADAPTIVE",
+    "EDM",
     "EMA",
     "SBDM",
     "SCHEMES",
@@ -151,8 +166,11 @@ __all__ = [
     "DDPMChain",
     "DataLoss",
     "DataPredictor",
+    "DenoisingAutoencoderLoss",
     "Distribution",
     "Dynamics",
+    "EDMTimes",
+    "EDMWeight",
     "EarlyStop",
     "Empirical",
     "EmpiricalOracle",
@@ -169,6 +187,7 @@ __all__ = [
     "GaussianMixtureOracle",
     "GridTimes",
     "History",
+    "ImplicitScoreLoss",
     "Increments",
     "Independent",
     "Interpolant",
@@ -176,13 +195,17 @@ __all__ = [
     "LangevinCorrector",
     "LangevinSolution",
     "LikelihoodLoss",
+    "LikelihoodWeight",
     "Linear",
     "LogLikelihood",
     "LogProbScore",
+    "LogSNRTimes",
     "LogitNormalTimes",
     "Loss",
+    "LossWeight",
     "MeanVelocity",
     "MeanVelocityLoss",
+    "MinSNRWeight",
     "MinibatchOT",
     "Mirror",
     "NoiseLoss",
@@ -207,8 +230,10 @@ __all__ = [
     "Scheme",
     "Score",
     "ScoreLoss",
+    "SigmaTimes",
     "Sigmoid",
     "SineSquared",
+    "SlicedScoreLoss",
     "Solution",
     "Standardize",
     "StepDecay",
@@ -221,7 +246,11 @@ __all__ = [
     "Trigonometric",
     "Uniform",
     "UniformTimes",
+    "UnitWeight",
     "VEChain",
+    "VariationalBound",
+    "VariationalLoss",
+    "VariationalWeight",
     "Velocity",
     "VelocityLoss",
     "WorkerError",
@@ -249,6 +278,8 @@ __all__ = [
     "score_of",
     "testing",
     "time_grid",
+    "time_of_sigma",
+    "variational_bound",
 ]
 
 __version__ = "0.1.0"
