@@ -109,7 +109,9 @@ def main() -> None:
                     generator=generator,
                 )
                 rows.append((name, steps, run.nfe, r, norm if r else "", *judge.row(run.x)))
-        print(table(("process", "steps", "NFE", "r", "norm", "W2 / floor", "bias"), rows), flush=True)
+        print(
+            table(("process", "steps", "NFE", "r", "norm", "W2 / floor", "bias"), rows), flush=True
+        )
         print("### Annealed Langevin\n")
         rows = []
         for name, exact in fields.items():
