@@ -707,6 +707,19 @@ def test_a_correction_is_song_et_als(chunk):
     assert run.scheme == "euler + langevin"
 
 
+@pytest.mark.parametrize("scheme", [*tpf.SCHEMES, *tpf.FEW_STEP])
+def test_any_scheme_takes_a_corrector(scheme):
+    exact = gaussian(tpf.VE(0.01, 10.0), 1.3)
+    runs = [
+        tpf.sample(exact, 10_000, steps=60, scheme=scheme, corrector=corrector, generator=seeded(1))
+        for corrector in (None, tpf.LangevinCorrector(0.2))
+    ]
+    assert runs[1].nfe == runs[0].nfe + 60
+    assert not torch.equal(runs[0].x, runs[1].x)
+    # 4.5 standard errors of a variance, and what 60 Euler steps leave
+    assert abs(float(runs[1].x.var()) / (1.3**2 + 0.01**2) - 1) < 4.5 * math.sqrt(2 / 10_000) + 0.05
+
+
 @pytest.mark.parametrize("norm", ["batch", "nominal"])
 def test_each_epsilon_has_its_own_corrections(norm):
     exact = tpf.oracle(tpf.Process(tpf.VP(), shape=(2,)), mixture([[-1.0, 0.0], [1.0, 1.0]], 0.5))

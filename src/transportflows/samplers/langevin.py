@@ -116,7 +116,8 @@ def langevin(
     r"""Run one Langevin chain from each row of x: unadjusted, or Metropolis-adjusted (MALA).
 
     Unadjusted, the law is off by O(h) and h must be below 2/L. Adjusted, ``p^{1/T}`` is left
-    invariant at any h; each row accepts or keeps by itself.
+    invariant at any h; each row accepts or keeps by itself. A row that starts far out in a steep
+    tail may refuse every proposal: its ``acceptance`` tells.
 
     Args:
         score: ``s(x, **cond)``: any callable, ``score_at(field, t)`` for a field or an oracle,
@@ -242,11 +243,11 @@ class _Metropolis:
 
         A proposal at which anything is NaN is refused.
         """
-        size = expand_time(torch.as_tensor(h, dtype=x.dtype, device=x.device), x)
+        size = expand_time(h, x) if isinstance(h, Tensor) else h
         proposal = langevin_step(x, self.slope, h, z, temperature=self.temperature)
         value, slope = self.rows.map_pair(self.evaluate, proposal)
         # log q(x' | x) = -|z|²/2; the way back needs the z that leads from x' to x.
-        back = (x - proposal - size * slope) / (2 * self.temperature * size).sqrt()
+        back = (x - proposal - size * slope) / (2 * self.temperature * size) ** 0.5
         log_ratio = (value - self.value) / self.temperature
         log_ratio = log_ratio + 0.5 * sum_events(z.square() - back.square())
         self.generator.manual_seed(mix(self.key, 1, k))
