@@ -707,6 +707,15 @@ def test_a_correction_is_song_et_als(chunk):
     assert run.scheme == "euler + langevin"
 
 
+def test_the_bias_of_a_correction_is_its_snr_squared():
+    """The batch rule on N(0, v): h = 2 r² v²/V, and so V = v (1 + r²)."""
+    exact, n, r = gaussian(tpf.VE(0.01, 10.0), 1.3, d=3), 20_000, 0.4
+    rule = tpf.LangevinCorrector(r)
+    x = tpf.sample(exact, n, steps=60, corrector=rule, generator=seeded(2)).x
+    off = abs(float(x.double().var()) / ((1.3**2 + 0.01**2) * (1 + r**2)) - 1)
+    assert off < 4.5 * math.sqrt(2 / (3 * n)) + 0.003  # and what is not yet in equilibrium
+
+
 @pytest.mark.parametrize("scheme", [*tpf.SCHEMES, *tpf.FEW_STEP])
 def test_any_scheme_takes_a_corrector(scheme):
     exact = gaussian(tpf.VE(0.01, 10.0), 1.3)
