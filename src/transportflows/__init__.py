@@ -40,22 +40,35 @@ from .likelihood import (
     LikelihoodLoss,
     LogLikelihood,
     SampledLikelihood,
+    VariationalBound,
     bits_per_dimension,
     log_likelihood,
     sample_with_log_likelihood,
+    variational_bound,
 )
 from .losses import (
     DataLoss,
+    DenoisingAutoencoderLoss,
+    EDMWeight,
+    ImplicitScoreLoss,
+    LikelihoodWeight,
     Loss,
+    LossWeight,
     MeanVelocityLoss,
+    MinSNRWeight,
     NoiseLoss,
     Regression,
     ScoreLoss,
+    SlicedScoreLoss,
     SumLoss,
+    UnitWeight,
+    VariationalLoss,
+    VariationalWeight,
     VelocityLoss,
     excess,
 )
 from .oracles import EmpiricalOracle, GaussianMixtureOracle, oracle
+from .preconditioning import EDM
 from .process import Process
 from .samplers import (
     ADAPTIVE,
@@ -109,6 +122,7 @@ from .sdes import (
     SubVP,
     VEChain,
 )
+from .snr import EDMTimes, LogSNRTimes, SigmaTimes, time_of_sigma
 from .times import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
 from .training import (
     EMA,
@@ -133,6 +147,7 @@ from .transforms import Standardize
 __all__ = [
     "ADAPTIVE",
     "DDIM",
+    "EDM",
     "EMA",
     "FEW_STEP",
     "NOISE_SPACINGS",
@@ -162,8 +177,11 @@ __all__ = [
     "DDPMChain",
     "DataLoss",
     "DataPredictor",
+    "DenoisingAutoencoderLoss",
     "Distribution",
     "Dynamics",
+    "EDMTimes",
+    "EDMWeight",
     "EarlyStop",
     "Empirical",
     "EmpiricalOracle",
@@ -181,6 +199,7 @@ __all__ = [
     "GaussianMixtureOracle",
     "GridTimes",
     "History",
+    "ImplicitScoreLoss",
     "Increments",
     "Independent",
     "Interpolant",
@@ -188,13 +207,17 @@ __all__ = [
     "LangevinCorrector",
     "LangevinSolution",
     "LikelihoodLoss",
+    "LikelihoodWeight",
     "Linear",
     "LogLikelihood",
     "LogProbScore",
+    "LogSNRTimes",
     "LogitNormalTimes",
     "Loss",
+    "LossWeight",
     "MeanVelocity",
     "MeanVelocityLoss",
+    "MinSNRWeight",
     "MinibatchOT",
     "Mirror",
     "Multistep",
@@ -220,8 +243,10 @@ __all__ = [
     "Scheme",
     "Score",
     "ScoreLoss",
+    "SigmaTimes",
     "Sigmoid",
     "SineSquared",
+    "SlicedScoreLoss",
     "Solution",
     "Standardize",
     "StepDecay",
@@ -234,7 +259,11 @@ __all__ = [
     "Trigonometric",
     "Uniform",
     "UniformTimes",
+    "UnitWeight",
     "VEChain",
+    "VariationalBound",
+    "VariationalLoss",
+    "VariationalWeight",
     "Velocity",
     "VelocityLoss",
     "WorkerError",
@@ -263,6 +292,8 @@ __all__ = [
     "score_of",
     "testing",
     "time_grid",
+    "time_of_sigma",
+    "variational_bound",
 ]
 
 __version__ = "0.1.0"

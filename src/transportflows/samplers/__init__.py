@@ -17,7 +17,8 @@ from .epsilon import (
 from .exponential import Exponential
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
-from .langevin import LangevinSolution, langevin, langevin_step
+from .langevin import LangevinSolution, langevin
+from .langevin_steps import langevin_step
 from .levels import geometric_levels
 from .multistep import Multistep
 from .noise import BrownianPath, Increments, NoiseSource

@@ -45,7 +45,8 @@ from ..distributions import Distribution
 from ..fields import Field
 from ..process import Process
 from .curvature import stable_step
-from .langevin import check_steps, langevin_step
+from .langevin import check_steps
+from .langevin_steps import langevin_step
 from .levels import geometric_levels
 from .noise import Increments
 from .sample import _check_cond, _default_chunk, _evaluating, _starting_states

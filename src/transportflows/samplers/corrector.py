@@ -53,7 +53,7 @@ from .._tensor import sum_events
 from ..conversions import ConversionError
 from ..fields import Field
 from .dynamics import BOUND, Rows
-from .langevin import langevin_step
+from .langevin_steps import langevin_step
 from .noise import NoiseSource
 from .scores import FieldTable
 
