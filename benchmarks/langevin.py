@@ -3,8 +3,8 @@
 Chang's laws, four components of covariance Id and equal weights: in d = 2 about ±e1 and ±e2, in
 d = 10 about e1 .. e4. Exact scores, VE (σ from 0.01 to 10) and VP (β from 0.1 to 20), float32.
 
-*W2 over the floor.* 5 samples of 2,000 against 5 exact samples of 2,000; the floor is the same
-between exact samples. Each is the root mean square of 5 exact distances; the error given is one
+*W2 over the floor.* 4 samples of 2,000 against 4 exact samples of 2,000; the floor is the same
+between exact samples. Each is the root mean square of 4 exact distances; the error given is one
 standard error of the ratio. In d = 10 nearly all of the distance is floor, so there the bias says
 more.
 
@@ -32,7 +32,7 @@ from torch import Tensor
 import transportflows as tpf
 from _common import header, table
 
-STATES, ROUNDS, POINTS = 20_000, 5, 2_000
+STATES, ROUNDS, POINTS = 20_000, 4, 2_000
 PROCESSES = {"VE": tpf.VE(0.01, 10.0), "VP": tpf.VP(0.1, 20.0)}
 
 
@@ -94,10 +94,8 @@ def main() -> None:
             for name, interpolant in PROCESSES.items()
         }
         for name, exact in fields.items():
-            cases = [(steps, 0.0, "batch") for steps in (100, 200)]
-            cases += [(100, r, "batch") for r in (0.05, 0.16, 0.3, 0.5, 0.7)]
-            cases += [(100, r, "nominal") for r in (0.16, 0.5)]
-            cases += [(250, 0.16, "batch")]
+            cases = [(100, r, "batch") for r in (0.0, 0.05, 0.16, 0.3, 0.5)]
+            cases += [(100, 0.16, "nominal"), (250, 0.16, "batch")]
             for steps, r, norm in cases:
                 run = tpf.sample(
                     exact,
@@ -115,8 +113,8 @@ def main() -> None:
         print("### Annealed Langevin\n")
         rows = []
         for name, exact in fields.items():
-            cases = [(10, 100, r) for r in (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)]
-            cases += [(10, 20, 0.5), (30, 10, 0.5)]
+            cases = [(10, 100, r) for r in (0.05, 0.1, 0.2, 0.5, 1.0)]
+            cases += [(10, 20, 0.5)]
             for levels, steps, r in cases:
                 run = tpf.annealed_langevin(
                     exact,

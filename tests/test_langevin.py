@@ -707,6 +707,28 @@ def test_a_correction_is_song_et_als(chunk):
     assert run.scheme == "euler + langevin"
 
 
+def test_the_bias_of_a_correction_is_its_snr_squared():
+    """The batch rule on N(0, v): h = 2 r² v²/V, and so V = v (1 + r²)."""
+    exact, n, r = gaussian(tpf.VE(0.01, 10.0), 1.3, d=3), 20_000, 0.4
+    rule = tpf.LangevinCorrector(r)
+    x = tpf.sample(exact, n, steps=60, corrector=rule, generator=seeded(2)).x
+    off = abs(float(x.double().var()) / ((1.3**2 + 0.01**2) * (1 + r**2)) - 1)
+    assert off < 4.5 * math.sqrt(2 / (3 * n)) + 0.003  # and what is not yet in equilibrium
+
+
+@pytest.mark.parametrize("scheme", [*tpf.SCHEMES, *tpf.FEW_STEP])
+def test_any_scheme_takes_a_corrector(scheme):
+    exact = gaussian(tpf.VE(0.01, 10.0), 1.3)
+    runs = [
+        tpf.sample(exact, 10_000, steps=60, scheme=scheme, corrector=corrector, generator=seeded(1))
+        for corrector in (None, tpf.LangevinCorrector(0.2))
+    ]
+    assert runs[1].nfe == runs[0].nfe + 60
+    assert not torch.equal(runs[0].x, runs[1].x)
+    # 4.5 standard errors of a variance, and what 60 Euler steps leave
+    assert abs(float(runs[1].x.var()) / (1.3**2 + 0.01**2) - 1) < 4.5 * math.sqrt(2 / 10_000) + 0.05
+
+
 @pytest.mark.parametrize("norm", ["batch", "nominal"])
 def test_each_epsilon_has_its_own_corrections(norm):
     exact = tpf.oracle(tpf.Process(tpf.VP(), shape=(2,)), mixture([[-1.0, 0.0], [1.0, 1.0]], 0.5))

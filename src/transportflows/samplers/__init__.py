@@ -1,6 +1,7 @@
 """Samplers: grids, ε schedules, noise sources, schemes, the step loop, and ``sample``."""
 
 from .adaptive import ADAPTIVE
+from .ancestral import DDIM, FEW_STEP, Ancestral
 from .annealed import annealed_langevin
 from .ascent import AscentSolution, ascend
 from .corrector import Correction, LangevinCorrector
@@ -13,11 +14,15 @@ from .epsilon import (
     NoiseScaleEpsilon,
     NoiseVarianceEpsilon,
 )
+from .exponential import Exponential
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
-from .langevin import LangevinSolution, langevin, langevin_step
+from .langevin import LangevinSolution, langevin
+from .langevin_steps import langevin_step
 from .levels import geometric_levels
+from .multistep import Multistep
 from .noise import BrownianPath, Increments, NoiseSource
+from .noise_grid import NOISE_SPACINGS, noise_grid
 from .sample import sample
 from .schemes import SCHEMES, Scheme
 from .scores import LogProbScore, score_at, score_of
@@ -25,8 +30,12 @@ from .solution import NonFiniteStateError, Solution
 
 __all__ = [
     "ADAPTIVE",
+    "DDIM",
+    "FEW_STEP",
+    "NOISE_SPACINGS",
     "SCHEMES",
     "SPACINGS",
+    "Ancestral",
     "AndersonEpsilon",
     "AscentSolution",
     "BrownianPath",
@@ -35,12 +44,14 @@ __all__ = [
     "Correction",
     "Dynamics",
     "EpsilonSchedule",
+    "Exponential",
     "FieldDynamics",
     "FunctionDynamics",
     "Increments",
     "LangevinCorrector",
     "LangevinSolution",
     "LogProbScore",
+    "Multistep",
     "NoiseScaleEpsilon",
     "NoiseSource",
     "NoiseVarianceEpsilon",
@@ -53,6 +64,7 @@ __all__ = [
     "integrate",
     "langevin",
     "langevin_step",
+    "noise_grid",
     "sample",
     "score_at",
     "score_of",

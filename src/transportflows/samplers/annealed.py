@@ -22,9 +22,10 @@ Song & Ermon's is this rule: their ``α_i = ε σ_i²/σ_L²`` in ``x + (α/2) s
 
 *Bias.* On directions with little data (a manifold's normals) the variance σ̂² is
 ``1 / (1 - r/2)`` times too large at every level, and gone with the last one. In a direction of
-data variance v a level of T steps forgets its start at the rate ``2 r T σ̂²/(v + σ̂²)``: the levels
-at which that is small, ``σ̂² << v / (2 r T)``, no longer act there, and about ``1/(2 r T)`` of the
-variance v stays too much, until the last step. That step, ``denoise``, replaces x by the data
+data variance v a level of T steps forgets its start at the rate ``2 r T σ̂²/(v + σ̂²)``; where that
+is small, ``σ̂² << v / (2 r T)``, a level no longer acts, and what the last one that does left stays:
+with levels in the ratio ρ, between ``1/(2 r T)`` and ``ρ²/(2 r T)`` of v too much. So r T counts,
+and r up to 1 serves a law that is smooth. The last step, ``denoise``, replaces x by the data
 prediction ``E[x1 | x_t]``, and so takes the last level's noise off.
 """
 
@@ -44,7 +45,8 @@ from ..distributions import Distribution
 from ..fields import Field
 from ..process import Process
 from .curvature import stable_step
-from .langevin import check_steps, langevin_step
+from .langevin import check_steps
+from .langevin_steps import langevin_step
 from .levels import geometric_levels
 from .noise import Increments
 from .sample import _check_cond, _default_chunk, _evaluating, _starting_states

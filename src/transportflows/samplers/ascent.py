@@ -23,8 +23,8 @@ from tqdm import tqdm
 from .._checks import check_finite_rows
 from .._tensor import expand_time, sum_events
 from .curvature import diverged
-from .langevin import as_step_size, check_save_at, check_score, check_steps
-from .scores import ChunkedRows, ScoreFunction
+from .langevin import as_step_size, check_save_at, check_steps
+from .scores import ChunkedRows, ScoreFunction, check_score
 from .solution import Solution
 
 __all__ = ["AscentSolution", "ascend"]

@@ -251,20 +251,20 @@ class FieldDynamics(Dynamics):
 
     def _slope(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
         weights = [None if table is None else table[step][node] for table in self.outputs]
-        needed = tuple(not _is_zero(w) for w in weights)
+        needed = tuple(not is_zero(w) for w in weights)
         predictions = self.field.predict(self.times[step, node], x, needed=needed, **rows.cond)
         out: Tensor | None = None
         for weight, prediction, wanted in zip(weights, predictions, needed, strict=True):
             if wanted and prediction is not None and weight is not None:
-                out = _accumulate(out, weight, prediction, rows)
+                out = accumulate(out, weight, prediction, rows)
         if self.state is not None:
-            out = _accumulate(out, self.state[step][node], x, rows)
+            out = accumulate(out, self.state[step][node], x, rows)
         if self.offset is not None and self.mean is not None:
-            out = _accumulate(out, self.offset[step][node], self.mean, rows)
+            out = accumulate(out, self.offset[step][node], self.mean, rows)
         return torch.zeros_like(x) if out is None else out
 
 
-def _accumulate(out: Tensor | None, weight: Coefficient, value: Tensor, rows: Rows) -> Tensor:
+def accumulate(out: Tensor | None, weight: Coefficient, value: Tensor, rows: Rows) -> Tensor:
     if isinstance(weight, float):
         if out is None:
             return value if weight == 1.0 else value * weight
@@ -273,7 +273,7 @@ def _accumulate(out: Tensor | None, weight: Coefficient, value: Tensor, rows: Ro
     return wide * value if out is None else torch.addcmul(out, wide, value)
 
 
-def _is_zero(weight: Coefficient | None) -> bool:
+def is_zero(weight: Coefficient | None) -> bool:
     return weight is None or (isinstance(weight, float) and weight == 0.0)
 
 

@@ -16,14 +16,17 @@ from .._random import draw_key, mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields import Field
 from .adaptive import ADAPTIVE, integrate_adaptive
+from .ancestral import FEW_STEP
 from .corrector import LangevinCorrection, LangevinCorrector
 from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
 from .epsilon import EpsilonSchedule, as_epsilon
 from .grid import Spacing, check_grid, time_grid
-from .integrate import check_finite, integrate
+from .integrate import check_finite, march
+from .multistep import LinearStepper, Multistep
 from .noise import Increments, NoiseOfRows, NoiseSource
 from .schemes import SCHEMES, Scheme, get_scheme
 from .solution import Solution
+from .stepper import OneStep, Stepper
 
 __all__ = ["sample"]
 
@@ -35,7 +38,7 @@ def sample(
     *,
     start: Distribution | Tensor | Any | None = None,
     epsilon: Epsilon | Sequence[Epsilon] = 0.0,
-    scheme: str | Scheme = "heun",
+    scheme: str | Scheme | Multistep = "heun",
     steps: int = 100,
     t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
     spacing: str | Spacing = "uniform",
@@ -69,7 +72,9 @@ def sample(
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
         scheme: ``"euler"``, ``"midpoint"`` (ODE only), ``"euler_maruyama"``, ``"heun"``,
-            ``"rk4"``, or for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
+            ``"rk4"``; for few steps of a one-sided process a :class:`Multistep` scheme such as
+            ``Exponential(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and others; or
+            for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
         steps: number of steps (fixed-step schemes).
         t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
             the caller's own, used as it is (with the breakpoints of the path inserted).
@@ -120,8 +125,9 @@ def sample(
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:
         raise ValueError("epsilon is an empty sequence; give at least one")
+    scheme = FEW_STEP.get(scheme, scheme) if isinstance(scheme, str) else scheme
     adaptive = isinstance(scheme, str) and scheme in ADAPTIVE
-    _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
+    _check_scheme(scheme, schedules)
 
     _check_corrector(corrector, adaptive)
 
@@ -146,7 +152,7 @@ def sample(
             "a shared solve",
             {
                 "n": total,
-                "scheme": scheme if isinstance(scheme, str) else type(scheme).__name__,
+                "scheme": scheme if isinstance(scheme, str) else scheme.name,
                 "steps": steps,
                 "t": [float(time) for time in t],
                 "epsilons": len(schedules),
@@ -191,11 +197,10 @@ def sample(
                     breakpoints=breakpoints,
                     save_at=save_at,
                 )
-            return integrate(
-                FieldDynamics(field, members, margin=margins),
+            return march(
+                _stepper(field, members, scheme, margins),
                 states,
                 grid,
-                scheme=scheme,
                 noise=source,
                 correction=None
                 if corrector is None
@@ -271,7 +276,19 @@ def _gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
     )
 
 
-def _check_scheme(scheme: str | Scheme, *, noisy: bool) -> None:
+def _stepper(
+    field: Field,
+    members: list[EpsilonSchedule],
+    scheme: str | Scheme | Multistep,
+    margin: tuple[float, float] | None,
+) -> Stepper:
+    if isinstance(scheme, Multistep):
+        return LinearStepper(field, members, scheme, margin=margin)
+    return OneStep(FieldDynamics(field, members, margin=margin), scheme)
+
+
+def _check_scheme(scheme: str | Scheme | Multistep, schedules: Sequence[EpsilonSchedule]) -> None:
+    noisy = any(not e.is_zero for e in schedules)
     if isinstance(scheme, str) and scheme in ADAPTIVE:
         if noisy:
             raise ValueError(
@@ -280,11 +297,18 @@ def _check_scheme(scheme: str | Scheme, *, noisy: bool) -> None:
             )
     elif isinstance(scheme, str) and scheme not in SCHEMES:
         raise ValueError(
-            f"unknown scheme {scheme!r}; known: {names(SCHEMES)}, and for epsilon=0"
+            f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *FEW_STEP])}, and for epsilon=0"
             f" {names(ADAPTIVE)}"
         )
-    else:
+    elif isinstance(scheme, Multistep):
+        scheme.check(schedules)
+    elif isinstance(scheme, (str, Scheme)):
         get_scheme(scheme, noisy=noisy)
+    else:
+        raise TypeError(
+            f"scheme is a name, a Scheme, or a few-step scheme such as Exponential(2), got"
+            f" {scheme if isinstance(scheme, type) else type(scheme).__name__}"
+        )
 
 
 def _check_corrector(corrector: Any, adaptive: bool) -> None:

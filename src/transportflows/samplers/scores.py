@@ -198,3 +198,14 @@ def check_log_prob(value: Tensor, x: Tensor) -> Tensor:
             " over the event dimensions: .flatten(1).sum(1)"
         )
     return value
+
+
+def check_score(s: Any, x: Tensor) -> Tensor:
+    """Refuse a score that has not the shape of its states."""
+    if not isinstance(s, Tensor) or s.shape != x.shape:
+        got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+        raise ValueError(
+            f"the score must have the shape of x, {tuple(x.shape)}, and it gave {got}; a field is"
+            " given as score_at(field, t), a log-density as score_of(log_prob)"
+        )
+    return s

@@ -1,0 +1,164 @@
+r"""DDIM and ancestral sampling: the chain's own steps, in closed form.
+
+With ``u = σ̂/β`` the noise-to-signal ratio, and a step from s to t (towards the data), the forward
+chain adds the variance ``σ_s² τ`` to ``(β_s/β_t) x_t``, where ``τ = 1 - u_t²/u_s²``. Given x_s and
+the data prediction d, the state at t is normal with variance ``σ_t² τ`` (the chain's posterior), and
+Song, Meng & Ermon (2021) keep the marginals with any part of it:
+
+.. math:: x'_t = \beta_t d + \sqrt{\sigma_t^2 - v}\; \hat\eta + \sqrt v\, z,
+          \qquad v = \eta^2 \sigma_t^2 \tau, \quad \hat\eta = (x'_s - \beta_s d) / \sigma_s.
+
+η = 1 is ancestral sampling: of DDPM (Ho, Jain & Abbeel 2020) on a VP process, of SMLD (Song et al.
+2021, appendix F) on a VE process. It is the first-order exponential integrator of Anderson's ε; η = 0
+is that of ε = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._checks import names
+from ..fields import Field
+from .epsilon import EpsilonSchedule
+from .exponential import Exponential
+from .multistep import Multistep, Table
+
+__all__ = ["DDIM", "FEW_STEP", "Ancestral"]
+
+
+class _Chain(Multistep):
+    """Steps of a chain towards the data, with a noise of their own."""
+
+    order = 1
+    eta: float
+
+    def check(self, schedules: Sequence[EpsilonSchedule]) -> None:
+        if not all(s.is_zero for s in schedules):
+            raise ValueError(
+                f"{self.name} has a noise of its own, and epsilon > 0 was given; leave epsilon out,"
+                " or use Exponential(1), which takes any epsilon (AndersonEpsilon() for that of the"
+                " chain)"
+            )
+
+    def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:
+        """The variance of the noise of each step, from ``σ_t² τ`` and ``σ_s² τ``."""
+        return self.eta**2 * posterior
+
+    @torch.no_grad()
+    def tabulate(self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor) -> Table:
+        if self.eta == 0:
+            return Exponential(1).tabulate(field, schedules, times)
+        if bool(times[0] > times[-1]):
+            raise ValueError(
+                f"{self.name} goes towards the data, and t = ({float(times[0]):g},"
+                f" {float(times[-1]):g}) goes towards the noise; use DDIM(eta=0), or"
+                " Exponential(1) with an epsilon"
+            )
+        beta, sigma = field.process.affine.beta(times), field.process.noise_scale(times)
+        ratio = (beta[:-1] / beta[1:]) * (sigma[1:] / sigma[:-1])  # u_t / u_s
+        if not bool((ratio <= 1).all()):
+            worst = int((~(ratio <= 1)).nonzero()[0])
+            raise ValueError(
+                f"{self.name} needs a forward chain, and σ̂/β of this process does not decrease"
+                f" from t = {float(times[worst]):g} to {float(times[worst + 1]):g}; use"
+                " Exponential(1) with an epsilon"
+            )
+        part = (1 - ratio) * (1 + ratio)
+        posterior, forward = sigma[1:].square() * part, sigma[:-1].square() * part
+        kept = (sigma[1:].square() - self.eta**2 * posterior).clamp(min=0).sqrt()
+        state = kept / sigma[:-1]
+        weight = beta[1:] - state * beta[:-1]
+        added = self._added(posterior, forward).sqrt()
+        groups = len(schedules)
+        return Table(
+            ["data"] * (len(times) - 1),
+            list(state[:, None].expand(-1, groups)),
+            list(weight[:, None, None].expand(-1, -1, groups)),
+            list(added[:, None].expand(-1, groups)),
+        )
+
+
+@dataclass(frozen=True)
+class DDIM(_Chain):
+    """DDIM with the part η of the chain's noise, for ``sample(field, n, scheme=DDIM(0.5))``.
+
+    One network call a step. η = 0 is deterministic, of order 1, and runs backward too.
+
+    Args:
+        eta: from 0 to 1.
+
+    Raises:
+        ValueError: for an η outside.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
+            raise ValueError(
+                f"eta must be from 0 (no noise) to 1 (ancestral sampling), got {self.eta}; for more"
+                " noise use Exponential(1) with epsilon=AndersonEpsilon(2.0)"
+            )
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """As in :class:`Solution`."""
+        return f"DDIM({self.eta:g})"
+
+
+@dataclass(frozen=True)
+class Ancestral(_Chain):
+    """Ancestral sampling of the chain that the grid makes of the forward process.
+
+    The mean of a step is that of the posterior; its noise has the posterior's variance σ_t² τ
+    (``"small"``, right where the data are one point), or the forward step's σ_s² τ (``"large"``,
+    right where they are white noise of variance 1; none in the last step). Both are choices of Ho et
+    al. (2020, section 3.2), for steps that are small.
+
+    Args:
+        variance: ``"small"`` or ``"large"``.
+
+    Raises:
+        ValueError: for another one.
+    """
+
+    variance: str = "small"
+    eta = 1.0
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("small", "large"):
+            raise ValueError(
+                f"unknown variance {self.variance!r}; known: {names(('small', 'large'))}"
+            )
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """As in :class:`Solution`."""
+        return "ancestral" if self.variance == "small" else "ancestral (large variance)"
+
+    def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:
+        if self.variance == "small":
+            return posterior
+        last = torch.zeros_like(forward)
+        last[:-1] = forward[:-1]
+        return last
+
+
+FEW_STEP: dict[str, Multistep] = {
+    "ddim": DDIM(),
+    "ancestral": Ancestral(),
+    "dpm2m": Exponential(2),
+    "dpm3m": Exponential(3),
+    "deis2": Exponential(2, "noise", variable="t"),
+    "deis3": Exponential(3, "noise", variable="t"),
+    "ab2": Exponential(2, "velocity", variable="linear"),
+    "ab3": Exponential(3, "velocity", variable="linear"),
+    "unipc2": Exponential(2, corrector=True),
+    "unipc3": Exponential(3, corrector=True),
+}
+"""The few-step schemes by name."""
