@@ -32,7 +32,15 @@ from ._random import local
 from .process import Process
 from .times import GridTimes, Margin, TimeSampler
 
-__all__ = ["EDMTimes", "LogSNRTimes", "NoiseLevel", "SigmaTimes", "check_monotone", "time_of_sigma"]
+__all__ = [
+    "EDMTimes",
+    "LevelTimes",
+    "LogSNRTimes",
+    "NoiseLevel",
+    "SigmaTimes",
+    "check_monotone",
+    "time_of_sigma",
+]
 
 _TINY = 1e-60
 _NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
@@ -171,7 +179,10 @@ class LogRatioInverse:
 
     def __call__(self, log_ratio: Tensor) -> Tensor:
         """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
-        times, slopes = self.times.to(log_ratio.device), self.slopes.to(log_ratio.device)
+        if self.times.device != log_ratio.device:
+            self.times = self.times.to(log_ratio.device)
+            self.slopes = self.slopes.to(log_ratio.device)
+        times, slopes = self.times, self.slopes
         place = ((log_ratio.double() - self.low) / self.step).clamp(0, _CELLS)
         cell = place.floor().clamp(max=_CELLS - 1).long()
         u = place - cell
@@ -228,6 +239,9 @@ class LevelTimes(TimeSampler):
     """Times with a law of their noise level; what a subclass writes is the law of λ.
 
     It is bound to a process when drawn from, by a table that is made once.
+
+    Attributes:
+        bounded: whether the law needs λ finite at the ends of the times, and so a margin.
     """
 
     bounded: ClassVar[bool] = False  # whether the law needs finite ends
