@@ -238,22 +238,23 @@ def time_of_sigma(process: Process, sigma: float | Sequence[float] | Tensor) -> 
 class LevelTimes(TimeSampler):
     """Times with a law of their noise level; what a subclass writes is the law of λ.
 
-    It is bound to a process when drawn from, by a table that is made once.
+    It is bound to a process when drawn from, by a table that is made once (5 ms), or at every draw
+    where the path is learned.
 
     Attributes:
         bounded: whether the law needs λ finite at the ends of the times, and so a margin.
     """
 
-    bounded: ClassVar[bool] = False  # whether the law needs finite ends
+    bounded: ClassVar[bool] = False
     _bound: tuple[Process, BoundTimes] | None = None
 
-    def bind(self, process: Process) -> TimeSampler:
+    def bind(self, process: Process) -> TimeSampler:  # noqa: D102
         learned = any(True for _ in process.interpolant.parameters())
         if learned or self._bound is None or self._bound[0] is not process:
             self._bound = (process, BoundTimes(self, process))
         return self._bound[1]
 
-    def unit(
+    def unit(  # noqa: D102
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
         raise ValueError(

@@ -71,7 +71,7 @@ class FromSamples(Loss):
         t = batch.x1.new_full((len(batch),), self.at)
         return PathSample(field.process, t, batch.x1, None, batch.x1, None, batch.cond)
 
-    def __call__(
+    def __call__(  # noqa: D102
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
