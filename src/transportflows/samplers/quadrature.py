@@ -278,7 +278,7 @@ def integrals(
     )
     diverges = torch.zeros_like(starts, dtype=torch.bool)
     if all(schedule.is_zero for schedule in schedules):
-                return Integrals(
+        return Integrals(
             starts, stops, r, beta, sigma, None, None, ends, None, diverges, len(schedules)
         )
 
