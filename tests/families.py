@@ -6,6 +6,16 @@ import transportflows as tpf
 
 GAMMAS = [tpf.Brownian(), tpf.Brownian(0.5), tpf.Quadratic(), tpf.SineSquared(0.8), tpf.Sigmoid()]
 
+SDES = [
+    tpf.VE(0.02, 5.0),
+    tpf.VP(),
+    tpf.OrnsteinUhlenbeck(),
+    tpf.SubVP(),
+    tpf.DDPMChain(),
+    tpf.VEChain(0.02, 5.0, levels=50),
+    tpf.InterpolantSDE(tpf.OneSidedLinear()),
+]
+
 INTERPOLANTS = [
     tpf.Linear(),
     *[tpf.Linear(gamma) for gamma in GAMMAS],
@@ -18,6 +28,7 @@ INTERPOLANTS = [
     tpf.OneSidedLinear(),
     tpf.OneSidedTrigonometric(),
     tpf.SBDM(),
+    *SDES,
 ]
 
 

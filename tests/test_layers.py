@@ -13,6 +13,7 @@ LAYERS = [
     ["interpolants"],
     ["distributions", "couplings", "times", "transforms", "_describe"],
     ["batches", "process"],
+    ["sdes"],
     ["conversions"],
     ["fields"],
     ["oracles"],

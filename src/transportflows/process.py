@@ -26,7 +26,7 @@ from ._tensor import as_time, expand_time
 from .batches import PathSample
 from .couplings import Coupling, Independent, Paired
 from .distributions import Distribution, Gaussian, as_distribution
-from .interpolants import AffineInterpolant, Interpolant
+from .interpolants import AffineInterpolant, Interpolant, OneSided
 from .times import Margin, TimeSampler, UniformTimes
 
 __all__ = ["Process"]
@@ -219,6 +219,8 @@ class Process(nn.Module):
 
     @property
     def _start_scale(self) -> float:
+        if isinstance(self.interpolant, OneSided):
+            return self.interpolant.prior_scale
         return float(self.interpolant.gamma(self._zero))
 
     @property

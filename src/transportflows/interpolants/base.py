@@ -213,6 +213,12 @@ class OneSided(AffineInterpolant):
     _generic: ClassVar[bool] = True
     uses_base: ClassVar[bool] = False
 
+    @property
+    def prior_scale(self) -> float:
+        """Scale of the law from which sampling starts, ``N(0, prior_scale² Id)``: γ(0)."""
+        with torch.no_grad():
+            return float(self.gamma(torch.zeros((), dtype=torch.float64)))
+
     def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
         return torch.zeros_like(t)
 

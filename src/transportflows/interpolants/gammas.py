@@ -29,6 +29,12 @@ _FOLLOWS = {
     "alpha": ("mean", "mean_dot", "alpha_dot", "alpha_sq", "alpha_sq_dot"),
     "alpha_sq": ("alpha_sq_dot",),
     "beta": ("mean", "mean_dot", "beta_dot"),
+    "a": ("a_dot", "drift_rate", "diffusion", "diffusion_sq"),
+    "sigma_sq": ("sigma", "sigma_sq_dot", "diffusion", "diffusion_sq"),
+    "sigma": ("sigma_sq", "sigma_sq_dot", "diffusion", "diffusion_sq"),
+    "drift_rate": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot"),
+    "diffusion_sq": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion"),
+    "diffusion": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion_sq"),
 }
 """What a closed form for the first would be stale for, if the first is written anew."""
 

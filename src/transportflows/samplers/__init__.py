@@ -2,7 +2,14 @@
 
 from .adaptive import ADAPTIVE
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
-from .epsilon import ConstantEpsilon, EpsilonSchedule, NoiseScaleEpsilon, NoiseVarianceEpsilon
+from .epsilon import (
+    AndersonEpsilon,
+    ChurnEpsilon,
+    ConstantEpsilon,
+    EpsilonSchedule,
+    NoiseScaleEpsilon,
+    NoiseVarianceEpsilon,
+)
 from .grid import SPACINGS, time_grid
 from .integrate import integrate
 from .noise import BrownianPath, Increments, NoiseSource
@@ -14,7 +21,9 @@ __all__ = [
     "ADAPTIVE",
     "SCHEMES",
     "SPACINGS",
+    "AndersonEpsilon",
     "BrownianPath",
+    "ChurnEpsilon",
     "ConstantEpsilon",
     "Dynamics",
     "EpsilonSchedule",

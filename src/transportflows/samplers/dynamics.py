@@ -210,8 +210,9 @@ class FieldDynamics(Dynamics):
         by_noise = _Table(field.weights("noise", t), self.groups)
         if not process.interpolant.has_latent and process.gaussian_base is None:
             raise ConversionError(process.no_gaussian_part("score"))
-        epsilon = torch.stack([e.value(t, scale) for e in self.epsilons], -1)
-        ratio = torch.stack([e.over_noise_scale(t, scale) for e in self.epsilons], -1)
+        schedules = [e.bound(process, stages, widths) for e in self.epsilons]
+        epsilon = torch.stack([e.value(t, scale) for e in schedules], -1)
+        ratio = torch.stack([e.over_noise_scale(t, scale) for e in schedules], -1)
         by_score.scale(epsilon)
         by_noise.scale(-ratio)
         shape = (*stages.shape, self.groups)

@@ -1,0 +1,190 @@
+"""The forward SDEs of Song et al. (2021): variance exploding, variance preserving, sub-VP.
+
+Marginals and coefficients are in closed form, and tested against each other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import ForwardSDE
+
+__all__ = ["VE", "VP", "OrnsteinUhlenbeck", "SubVP"]
+
+
+class VE(ForwardSDE):
+    r"""Variance exploding: ``a = 1``, ``σ = σ_min (σ_max/σ_min)^τ``.
+
+    .. math:: dX = \sigma(\tau) \sqrt{2 \log(\sigma_{max}/\sigma_{min})}\, dW
+
+    (Song et al. 2021, equation 30; NCSN as its levels become dense). The initial variance is
+    σ(0)² = σ_min²: samples are of the data smoothed by σ_min. The prior is ``N(0, σ_max² Id)``.
+
+    Args:
+        sigma_min: σ(0), in the units of the data, positive.
+        sigma_max: σ(1), above ``10 sigma_min``, and of the size of the data's diameter or more.
+
+    Raises:
+        ValueError: unless ``0 < sigma_min < sigma_max``.
+    """
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        super().__init__()
+        self.sigma_min, self.sigma_max = check_sigmas(sigma_min, sigma_max)
+        self._log_ratio = math.log(self.sigma_max / self.sigma_min)
+
+    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(tau)
+
+    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.sigma_min * torch.exp(self._log_ratio * tau)
+
+    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.sigma_min**2 * torch.exp(2 * self._log_ratio * tau)
+
+    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return torch.zeros_like(tau)
+
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return 2 * self._log_ratio * self.sigma_sq(tau)
+
+    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return torch.zeros_like(tau)
+
+    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return 2 * self._log_ratio * self.sigma_sq(tau)
+
+    def _more_noise(self) -> str:
+        return "Raise sigma_max to the diameter of the data, at least 2"
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+
+
+class VP(ForwardSDE):
+    r"""Variance preserving: ``a² = e^{-B}``, ``σ² = 1 - e^{-B}``, ``B(τ) = ∫_0^τ β``.
+
+    .. math:: dX = -\tfrac12 \beta(\tau) X\, d\tau + \sqrt{\beta(\tau)}\, dW, \qquad
+              \beta(\tau) = \beta_{min} + \tau (\beta_{max} - \beta_{min})
+
+    (Song et al. 2021, equation 32; DDPM as its levels become dense). The prior is ``N(0, Id)``. σ̇
+    is infinite at τ = 0.
+
+    Args:
+        beta_min: β(0), per unit of τ, not negative.
+        beta_max: β(1), not below ``beta_min``.
+
+    Raises:
+        ValueError: if a β is negative, or so small that the data are still seen at τ = 1.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
+        super().__init__()
+        if not (0 <= beta_min <= beta_max and 0 < beta_max < math.inf):
+            raise ValueError(
+                f"β must not be negative nor fall: got beta_min = {beta_min}, beta_max ="
+                f" {beta_max}; Song et al. take 0.1 and 20"
+            )
+        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+
+    def _rate(self, tau: Tensor) -> Tensor:
+        return self.beta_min + (self.beta_max - self.beta_min) * tau
+
+    def _rate_integral(self, tau: Tensor) -> Tensor:
+        return tau * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * tau)
+
+    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return torch.exp(-0.5 * self._rate_integral(tau))
+
+    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -torch.expm1(-self._rate_integral(tau))
+
+    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -0.5 * self._rate(tau) * self.a(tau)
+
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self._rate(tau) * torch.exp(-self._rate_integral(tau))
+
+    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -0.5 * self._rate(tau)
+
+    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self._rate(tau)
+
+    @property
+    def prior_scale(self) -> float:  # noqa: D102
+        return 1.0
+
+    def _more_noise(self) -> str:
+        return "Raise beta_max (the integral of β over [0, 1] should be 10 or so)"
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"beta_min": self.beta_min, "beta_max": self.beta_max}
+
+
+class OrnsteinUhlenbeck(VP):
+    r"""``dX = -½ β X dτ + √β dW`` with constant β: ``a = e^{-βτ/2}``.
+
+    In its own time ``s = β τ / 2`` it is ``dX = -X ds + √2 dW`` up to ``s = β/2``.
+
+    Args:
+        beta: β, positive; e^{-β/2} is what is left of the data at τ = 1.
+
+    Raises:
+        ValueError: if β is not positive, or so small that the data are still seen at τ = 1.
+    """
+
+    def __init__(self, beta: float = 10.0) -> None:
+        super().__init__(beta, beta)
+        self.beta_constant = float(beta)
+
+    def _more_noise(self) -> str:
+        return "Raise beta to 10 or so"
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"beta": self.beta_constant}
+
+
+class SubVP(VP):
+    r"""Sub-VP: the a of :class:`VP`, ``σ = 1 - e^{-B}``, of smaller variance at every time.
+
+    .. math:: dX = -\tfrac12 \beta(\tau) X\, d\tau
+              + \sqrt{\beta(\tau) (1 - e^{-2 B(\tau)})}\, dW
+
+    (Song et al. 2021, equation 34). The prior is ``N(0, Id)``; σ̇ is finite at τ = 0.
+
+    Args:
+        beta_min: see :class:`VP`.
+        beta_max: see :class:`VP`.
+    """
+
+    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -torch.expm1(-self._rate_integral(tau))
+
+    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.sigma(tau).square()
+
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        integral = self._rate_integral(tau)
+        return -2 * torch.expm1(-integral) * self._rate(tau) * torch.exp(-integral)
+
+    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -0.5 * self._rate(tau)
+
+    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -self._rate(tau) * torch.expm1(-2 * self._rate_integral(tau))
+
+
+def check_sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
+    """Refuse scales that are not ``0 < sigma_min < sigma_max``."""
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"sigma_min must be positive and below sigma_max, got {sigma_min} and {sigma_max};"
+            " sigma_min is what smoothing of the data you accept (0.01 of their scale, say),"
+            " sigma_max their diameter"
+        )
+    return float(sigma_min), float(sigma_max)

@@ -1,0 +1,61 @@
+"""The forward SDE of a one-sided interpolant or process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..interpolants import Interpolant
+from ..process import Process
+from .base import ForwardSDE
+
+__all__ = ["InterpolantSDE"]
+
+
+class InterpolantSDE(ForwardSDE):
+    r"""The forward SDE whose marginals are those of a one-sided path, read backward in time.
+
+    ``a(τ) = β(1 - τ)``, ``σ²(τ) = σ̂²(1 - τ)``, and so ``f = -β̇/β`` and
+    ``g² = 2 (σ̂² β̇/β - σ̂ σ̂̇)`` at t = 1 - τ. Where β(0) = 0, as for the linear path, f and g are
+    infinite at τ = 1: the noise is reached at a finite time.
+
+    Args:
+        path: a one-sided interpolant, or a one-sided :class:`Process` (with a Gaussian base of mean
+            zero) whose σ̂ holds the base and the latent.
+
+    Raises:
+        ValueError: if the path is not one-sided, or σ̂/β does not fall as t grows: then no forward
+            SDE has its marginals.
+    """
+
+    def __init__(self, path: Interpolant | Process) -> None:
+        super().__init__()
+        process = path if isinstance(path, Process) else Process(path)
+        if not process.one_sided or process.base_mean is not None:
+            raise ValueError(
+                f"{type(process.interpolant).__name__} with base {type(process.base).__name__} is"
+                " not one-sided about zero, so it is not a forward SDE read backward: give a"
+                " one-sided path such as OneSidedLinear(), or Process(Linear(),"
+                " base=Gaussian(shape))"
+            )
+        self.path = process
+        self.check()
+
+    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.path.affine.beta(1 - tau)
+
+    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -self.path.affine.beta_dot(1 - tau)
+
+    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.path.noise_scale_sq(1 - tau)
+
+    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return self.path.noise_scale(1 - tau)
+
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+        return -self.path.noise_scale_sq_dot(1 - tau)
+
+    def config(self) -> dict[str, Any]:  # noqa: D102
+        return {"path": self.path}
