@@ -215,7 +215,7 @@ class OneSided(AffineInterpolant):
 
     @property
     def prior_scale(self) -> float:
-        """Scale of the law from which sampling starts, ``N(0, prior_scale² Id)``: γ(0)."""
+        """γ(0), the scale of the Gaussian from which sampling starts."""
         with torch.no_grad():
             return float(self.gamma(torch.zeros((), dtype=torch.float64)))
 

@@ -20,7 +20,7 @@ to use:
 - **Features**: :func:`frechet_distance` and :func:`kernel_distance` with an extractor of yours.
 - **Trained fields**: :func:`loss_by_time`, :func:`consistency`, :func:`path_geometry`,
   :func:`error_by_nfe`; with an oracle :func:`oracle_errors` (the bound and the optimal ε of the
-  SDE) and :func:`ode_kl_identity`.
+  SDE), :func:`ode_kl_identity`, and :func:`prior_bias` of a diffusion's finite horizon.
 - All at once, with floors: :func:`evaluate`.
 """
 
@@ -96,6 +96,7 @@ from transportflows.metrics.sliced import (
     max_sliced_wasserstein2,
     sliced_wasserstein2,
 )
+from transportflows.metrics.starts import EndBias, PriorBias, prior_bias
 from transportflows.metrics.stein import kernel_stein_discrepancy
 from transportflows.metrics.wasserstein import (
     CorrectedDistance,
@@ -115,6 +116,7 @@ __all__ = [
     "ConvergenceWarning",
     "CorrectedDistance",
     "Coverage",
+    "EndBias",
     "EntropicTransport",
     "Estimate",
     "GaussianKernel",
@@ -133,6 +135,7 @@ __all__ = [
     "PathGeometry",
     "PermutationTest",
     "PolynomialKernel",
+    "PriorBias",
     "ProjectionTest",
     "RationalQuadraticKernel",
     "SinkhornDivergence",
@@ -175,6 +178,7 @@ __all__ = [
     "optimal_pairs",
     "oracle_errors",
     "path_geometry",
+    "prior_bias",
     "sinkhorn_divergence",
     "sliced_kolmogorov_test",
     "sliced_wasserstein2",

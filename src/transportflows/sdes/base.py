@@ -147,7 +147,7 @@ class ForwardSDE(OneSided):
 
     @property
     def prior_scale(self) -> float:
-        """Scale of the prior: σ(1) unless a subclass knows better."""
+        """σ(1), the scale of the prior, unless a subclass knows better."""
         with torch.no_grad():
             return float(self.sigma(torch.ones((), dtype=torch.float64, device=self._home)))
 

@@ -83,7 +83,6 @@ class DDPMChain(Chain):
 
     Attributes:
         betas: β_1 .. β_T, float64.
-        alpha_bars: ᾱ_0 = 1, ᾱ_1 .. ᾱ_T, float64.
 
     Raises:
         ValueError: if a β is not in (0, 1), or there are so few levels that the chain does not
@@ -121,7 +120,7 @@ class DDPMChain(Chain):
 
     @property
     def alpha_bars(self) -> Tensor:
-        """ᾱ_0 = 1, ᾱ_1 .. ᾱ_T."""
+        """ᾱ_0 = 1, ᾱ_1 .. ᾱ_T, float64."""
         return torch.exp(-self._logs)
 
     def _place(self, tau: Tensor) -> tuple[Tensor, Tensor]:
