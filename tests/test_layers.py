@@ -21,6 +21,7 @@ LAYERS = [
     ["samplers"],
     ["likelihood"],
     ["training"],
+    ["particles"],
     ["metrics", "networks", "datasets", "plots"],
     ["_files", "testing"],
 ]

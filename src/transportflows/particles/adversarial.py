@@ -66,9 +66,7 @@ class AdversarialLoss(MovedTargetLoss):
             raise TypeError(
                 f"discriminator must be an nn.Module, got {type(discriminator).__name__}"
             )
-        super().__init__(
-            DiscriminatorDifference(discriminator, loss=loss), sigma=sigma, step=step
-        )
+        super().__init__(DiscriminatorDifference(discriminator, loss=loss), sigma=sigma, step=step)
         _positive_integer("inner_steps", inner_steps)
         self.discriminator, self.inner_steps = discriminator, inner_steps
         parameters = [p for p in discriminator.parameters() if p.requires_grad]

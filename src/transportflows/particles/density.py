@@ -103,6 +103,11 @@ def flow_with_log_density(
         batch_size=batch_size, move_all=True, moves="source", generator=stream(mix(key, 0)),
     )  # fmt: skip
     x = flow.start
+    if log_prob is None and isinstance(source, Tensor):
+        raise ValueError(
+            "the log-density at the start is not known of a tensor; give log_prob=, the law that"
+            " its rows were drawn from or a number for each"
+        )
     logs = _first(source if log_prob is None else log_prob, x).to(x)
     for i in tqdm(range(steps), disable=None if progress else True, desc=flow.name, unit="step"):
         with torch.no_grad():
@@ -151,15 +156,18 @@ def _change(flow: Flow, moved: Moved, x: Tensor, *, exact: bool) -> Tensor:
         return moved.eta * jacobian.diagonal(dim1=1, dim2=2).sum(1)
     # Its rows are the columns of J; the determinant does not mind.
     step_map: Tensor = basis + moved.eta * jacobian
-    return torch.linalg.slogdet(step_map).logabsdet
+    change: Tensor = torch.linalg.slogdet(step_map).logabsdet
+    return change
 
 
 def _estimated(
     flow: Flow, moved: Moved, x: Tensor, probes: int, generator: torch.Generator
 ) -> Tensor:
-    signs = torch.randint(
-        2, (len(x), probes, x[0].numel()), generator=generator, device=x.device
-    ).to(x) * 2 - 1
+    signs = (
+        torch.randint(2, (len(x), probes, x[0].numel()), generator=generator, device=x.device).to(x)
+        * 2
+        - 1
+    )
     return (_pushed(flow, moved, x, signs) * signs).sum(2).mean(1)
 
 
@@ -170,4 +178,3 @@ def _pushed(flow: Flow, moved: Moved, x: Tensor, vectors: Tensor) -> Tensor:
     tangents = vectors.reshape(rows.shape).contiguous()
     found: Tensor = torch.func.jvp(_map(flow, moved, x), (rows,), (tangents,))[1]
     return found.reshape(len(x), k, -1)
-

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..distributions import Gaussian, GaussianMixture
+from ..distributions import Distribution, Gaussian, GaussianMixture
 from .kernels import check_bandwidth, kernel_mean
 from .predictions import FieldData, SmoothedLaw, as_data
 
@@ -139,8 +139,7 @@ class DataDifference(Direction):
         super().__init__()
         self.data = as_data(data)
         self.of_source = None if of_source is None else as_data(of_source)
-        owners = [d for d in (self.data, self.of_source) if d is not None]
-        self._parts = nn.ModuleList(_module(d) for d in owners if _module(d) is not None)
+        self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
         behind = swarm.clean if self.of_source is None else self.of_source(z, swarm.sigma)
@@ -171,8 +170,7 @@ class ScoreDifference(Direction):
         super().__init__()
         self.of_target = _score(target)
         self.of_source = None if source == "gaussian" else _score(source)
-        owners = [s for s in (self.of_target, self.of_source) if s is not None]
-        self._parts = nn.ModuleList(_module(s) for s in owners if _module(s) is not None)
+        self._parts = _modules(self.of_target, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
         sigma = swarm.sigma
@@ -200,9 +198,7 @@ class DiscriminatorDifference(Direction):
 
     needs_sigma = False
 
-    def __init__(
-        self, logit: Callable[[Tensor], Tensor], *, loss: str = "alternative"
-    ) -> None:
+    def __init__(self, logit: Callable[[Tensor], Tensor], *, loss: str = "alternative") -> None:
         super().__init__()
         if loss not in ("alternative", "non_saturating"):
             raise ValueError(
@@ -265,7 +261,7 @@ def _target(swarm: Swarm) -> Tensor:
 def _score(given: Any) -> Callable[[Tensor, float], Tensor]:
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).score
-    if callable(given) and not isinstance(given, type):
+    if callable(given) and not isinstance(given, (type, Distribution)):
         return given  # type: ignore[no-any-return]
     raise TypeError(
         "a score is of a Gaussian or a mixture of them, or a function (z, sigma), got"
@@ -273,10 +269,10 @@ def _score(given: Any) -> Callable[[Tensor, float], Tensor]:
     )
 
 
-def _module(function: Any) -> nn.Module | None:
-    """The module that a prediction is, or is a method of, so that it moves along with it."""
-    owner = getattr(function, "__self__", function)
-    return owner if isinstance(owner, nn.Module) else None
+def _modules(*functions: Any) -> nn.ModuleList:
+    """The modules that predictions are, or are methods of, so that they move to a device too."""
+    owners = [getattr(function, "__self__", function) for function in functions]
+    return nn.ModuleList(owner for owner in owners if isinstance(owner, nn.Module))
 
 
 def _gaussian_score(z: Tensor, sample: Tensor, sigma: float) -> Tensor:
@@ -285,5 +281,5 @@ def _gaussian_score(z: Tensor, sample: Tensor, sigma: float) -> Tensor:
     centred = points - mean
     covariance = centred.mT @ centred / len(points)
     covariance = covariance + sigma**2 * torch.eye(len(mean), dtype=z.dtype, device=z.device)
-    score = torch.linalg.solve_ex(covariance, (rows - mean).mT)[0].mT
-    return -score.reshape(z.shape)
+    pulled: Tensor = torch.linalg.solve_ex(covariance, (rows - mean).mT)[0].mT
+    return -pulled.reshape(z.shape)

@@ -193,7 +193,9 @@ class Flow:
         self.direction = KernelDifference() if direction is None else direction
         if not isinstance(self.direction, Direction):
             given = getattr(direction, "__name__", type(direction).__name__)
-            raise TypeError(f"direction must be a Direction such as KernelDifference(), got {given}")
+            raise TypeError(
+                f"direction must be a Direction such as KernelDifference(), got {given}"
+            )
         self.name = type(self.direction).__name__
         _positive_integer("steps", steps)
         if noise not in _NOISES or moves not in _ENDS:
@@ -216,7 +218,9 @@ class Flow:
         self.start = self.target if self.moves_target else self.source
         self.generator = torch.Generator(self.source.device)
         self.carried: Tensor | None = None
-        self.size = None if self.schedule.size is None else self.start.new_tensor(self.schedule.size)
+        self.size = (
+            None if self.schedule.size is None else self.start.new_tensor(self.schedule.size)
+        )
         self.displacement = self.start.new_tensor(math.inf)
         self.fine = torch.ones(steps, dtype=torch.bool, device=self.source.device)
 
@@ -239,28 +243,23 @@ class Flow:
                 rows = None
         clean = x if rows is None else x[rows]
         z = clean
-        level = float(self.level_table[i])
+        level = self.levels[i]
         if level > 0:
             z = torch.add(clean, self._epsilon(i, clean), alpha=level)
-        swarm = Swarm(
-            clean, source, target, float(self.sigma_table[i]), self.clock[i], i, self.radius
-        )
+        swarm = Swarm(clean, source, target, self.sigmas[i], self.clock[i], i, self.radius)
         delta = self.displace(z, swarm)
         if self.size is None:
-            first = delta.flatten(1).norm(dim=1).mean() * float(self.factors[0])
+            first = delta.flatten(1).norm(dim=1).mean() * self.factors[0]
             self.size = self.schedule.norm / first
-        eta = self.size * float(self.factors[i])
-        if rows is None:
-            x = x + eta * delta
-        else:
-            x = x.index_copy(0, rows, clean + eta * delta)
+        eta = self.size * self.factors[i]
+        x = x + eta * delta if rows is None else x.index_copy(0, rows, clean + eta * delta)
         self.displacement = delta.flatten(1).norm(dim=1).mean() * eta
         self.fine[i] = (x.abs() < self.bound).all()
         return Moved(x, z, swarm, eta, rows)
 
     def displace(self, z: Tensor, swarm: Swarm) -> Tensor:
         """Δ, with the sign of the end that moves."""
-        delta = self.direction(z, swarm)
+        delta: Tensor = self.direction(z, swarm)
         return -delta if self.moves_target else delta
 
     def _epsilon(self, i: int, clean: Tensor) -> Tensor:
@@ -274,7 +273,7 @@ class Flow:
         if self.carried is None:
             self.carried = fresh
         else:
-            rho = 1 - float(self.level_table[i] / self.level_table[i - 1]) ** 2
+            rho = 1 - (self.levels[i] / self.levels[i - 1]) ** 2
             self.carried = math.sqrt(1 - rho) * self.carried + math.sqrt(rho) * fresh
         return self.carried
 
@@ -294,9 +293,10 @@ class Flow:
         self.generator.manual_seed(mix(self.key, _TARGET, i))
         like = self.source
         count = len(like) if self.batch_size is None else self.batch_size
-        return self.target.sample(
+        drawn: Tensor = self.target.sample(
             count, generator=self.generator, dtype=like.dtype, device=like.device
         )
+        return drawn
 
     def check_health(self, x: Tensor, done: int) -> None:
         """Raise where the particles have diverged in the steps done so far; reads the device."""
@@ -306,10 +306,10 @@ class Flow:
         step = int((~fine).nonzero()[0])
         bad = int((~(x.abs() < self.bound)).flatten(1).any(1).sum())
         times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)[: done + 1]
-        eta = float(self.size or 0.0) * float(self.factors[step])
+        eta = float(self.size or 0.0) * self.factors[step]
         raise NonFiniteStateError(
             f"the particles diverged at step {step} of {self.steps} (sigma ="
-            f" {float(self.sigma_table[step]):.3g}, step = {eta:.3g}): after step {done} {bad} of"
+            f" {self.sigmas[step]:.3g}, step = {eta:.3g}): after step {done} {bad} of"
             f" {len(x)} are not finite or farther out than {self.bound:.3g}, {_FAR:g} times the"
             " size of source and target. Take a smaller step (for score differences it should be"
             " below 2, and 1 or less is usual), or let it fall (CosineStep); the rest is in"
@@ -374,10 +374,10 @@ class Flow:
             self.sigma_table = torch.zeros(self.steps, dtype=torch.float64)
         else:
             self.sigma_table = as_sigma(sigma).table(self.steps)
-        self.level_table = self.direction.levels(self.sigma_table)
+        levels = self.direction.levels(self.sigma_table)
         if self.noise == "none":
-            self.level_table = torch.zeros_like(self.sigma_table)
-        if self.noise == "carried" and bool((self.level_table.diff() > 0).any()):
+            levels = torch.zeros_like(self.sigma_table)
+        if self.noise == "carried" and bool((levels.diff() > 0).any()):
             raise ValueError("noise='carried' needs a sigma that does not rise")
         if self.noise == "carried" and self.batch_size is not None and not self.move_all:
             raise ValueError(
@@ -385,12 +385,14 @@ class Flow:
                 " each step; use move_all=True"
             )
         self.schedule = as_step(step)
-        self.factors = self.schedule.table(self.sigma_table)
-        if bool(((self.factors < 0) | ~self.factors.isfinite()).any()) or float(self.factors[0]) == 0:
+        factors = self.schedule.table(self.sigma_table)
+        if bool(((factors < 0) | ~factors.isfinite()).any()) or float(factors[0]) == 0:
             raise ValueError(
                 "steps must be finite, not negative, and the first above 0, got"
-                f" {self.factors[:3].tolist()}, ..."
+                f" {factors[:3].tolist()}, ..."
             )
+        self.sigmas, self.levels = self.sigma_table.tolist(), levels.tolist()
+        self.factors = factors.tolist()
         self.clock = torch.linspace(0, 1, self.steps, dtype=torch.float64).tolist()
 
     def _check_batch(self) -> None:

@@ -117,7 +117,7 @@ class OneStepGenerator(Field):
         try:
             with torch.no_grad():
                 xi = self.latents(n, generator=stream(key, device=device))
-                x = torch.cat([self(rows) for rows in xi.split(chunk)])
+                x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
                 return x if self.transform is None else self.transform.invert(x)
         finally:
             for module, training in modes.items():

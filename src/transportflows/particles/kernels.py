@@ -178,7 +178,7 @@ def _tiled(u: Tensor, v: Tensor, values: Tensor, dtype: torch.dtype) -> tuple[Te
     height = max(1, min(len(u), max(1024, budget // max(len(v), 1))))
     width = max(1, budget // height)
     tops, sums = [], []
-    for block in query.split(height):
+    for block in torch.split(query, height):
         top = total = None
         for start in range(0, len(v), width):
             tile = block @ key[:, start : start + width]

@@ -73,11 +73,7 @@ class MovedTargetLoss(Loss):
         self,
         direction: Direction | None = None,
         *,
-        sigma: float
-        | Sequence[float]
-        | Callable[[Tensor], Tensor]
-        | SigmaSchedule
-        | None = None,
+        sigma: float | Sequence[float] | Callable[[Tensor], Tensor] | SigmaSchedule | None = None,
         step: float | StepSchedule = 1.0,
         references: int | None = None,
         target: Tensor | Distribution | Any | None = None,
@@ -85,7 +81,9 @@ class MovedTargetLoss(Loss):
         self.direction = KernelDifference() if direction is None else direction
         if not isinstance(self.direction, Direction):
             given = getattr(direction, "__name__", type(direction).__name__)
-            raise TypeError(f"direction must be a Direction such as KernelDifference(), got {given}")
+            raise TypeError(
+                f"direction must be a Direction such as KernelDifference(), got {given}"
+            )
         if sigma is None and self.direction.needs_sigma:
             raise ValueError(
                 f"{type(self.direction).__name__} smooths the samples; give sigma=, near the"
@@ -107,7 +105,9 @@ class MovedTargetLoss(Loss):
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
-            self.target = Empirical(target) if isinstance(target, Tensor) else as_distribution(target)
+            self.target = (
+                Empirical(target) if isinstance(target, Tensor) else as_distribution(target)
+            )
         self.u: float | None = None
         self._radius: float | None = None
 

@@ -136,5 +136,6 @@ class SteinDirection(Direction):
 
 def _median_bandwidth(points: Tensor) -> Tensor:
     chosen = points[:: max(1, len(points) // 1024)][:1024]
-    distances = torch.pdist(chosen)
-    return distances.median() / math.sqrt(2 * math.log(max(len(points), 2)))
+    middle: Tensor = torch.median(torch.pdist(chosen))
+    scale: Tensor = middle / math.sqrt(2 * math.log(max(len(points), 2)))
+    return scale

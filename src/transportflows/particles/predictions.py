@@ -191,7 +191,7 @@ def as_data(given: Any) -> Prediction:
         return SmoothedLaw(given).data
     if isinstance(given, Tensor):
         return SampleData(given)
-    if callable(given):
+    if callable(given) and not isinstance(given, (type, Distribution)):
         return given  # type: ignore[no-any-return]
     raise TypeError(
         "a data prediction is a Field, a Gaussian or a mixture of them, a tensor of rows, or a"

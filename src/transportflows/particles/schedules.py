@@ -70,7 +70,7 @@ class SigmaSchedule(ABC):
 
 
 class ConstantSigma(SigmaSchedule):
-    """σ constant.
+    """The same σ at all steps.
 
     Args:
         sigma: its value, > 0.
@@ -177,7 +177,7 @@ class StepSchedule(ABC):
 
 
 class ConstantStep(StepSchedule):
-    """η constant."""
+    """The same η at all steps, or the automatic one of the first."""
 
     def factor(self, u: Tensor) -> Tensor:  # noqa: D102
         return torch.ones_like(u)
@@ -194,9 +194,7 @@ class CosineStep(StepSchedule):
         norm: see :class:`StepSchedule`.
     """
 
-    def __init__(
-        self, size: float | None = None, *, floor: float = 0.0, norm: float = 0.5
-    ) -> None:
+    def __init__(self, size: float | None = None, *, floor: float = 0.0, norm: float = 0.5) -> None:
         super().__init__(size, norm=norm)
         if not 0 <= floor <= 1:
             raise ValueError(f"floor is a part of the first step, in [0, 1], got {floor}")
@@ -215,9 +213,7 @@ class ExponentialStep(StepSchedule):
         norm: see :class:`StepSchedule`.
     """
 
-    def __init__(
-        self, size: float | None = None, *, ratio: float = 0.1, norm: float = 0.5
-    ) -> None:
+    def __init__(self, size: float | None = None, *, ratio: float = 0.1, norm: float = 0.5) -> None:
         super().__init__(size, norm=norm)
         self.ratio = _positive("ratio", ratio)
 
