@@ -202,6 +202,14 @@ def test_data_difference_with_the_sample_itself_is_the_kernel_difference():
     torch.testing.assert_close(both, tpf.KernelDifference()(z, swarm(y, x, 0.6)))
 
 
+def test_a_sample_of_the_particles_serves_for_their_data_prediction():
+    law = mixture()
+    z, y = normal(30, 2), normal(40, 2, seed=1)
+    found = tpf.DataDifference(law, of_source="sample")(z, swarm(y, None, 0.6))
+    expected = tpf.SmoothedLaw(law).data(z, 0.6) - kernel_mean(z, y, 0.6)
+    torch.testing.assert_close(found, expected)
+
+
 def test_with_y_itself_a_step_is_an_average():
     """(16): y + η Δ = (1 - η) y + η D(z)."""
     law = mixture()

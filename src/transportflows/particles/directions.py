@@ -125,12 +125,16 @@ class DataDifference(Direction):
     r""":math:`\Delta = D_p(z; \sigma) - y`, or :math:`D_p(z; \sigma) - D_q(z; \sigma)`.
 
     With y itself for the data prediction of q, ``y + η Δ = (1 - η) y + η D_p(z)``; its limit of
-    small steps is ``dy = (D_p(z) - y) dt``. (The paper writes that limit without ``- y``.)
+    small steps is ``dy = (D_p(z) - y) dt``. (The paper writes that limit without ``- y``.) Nothing
+    then keeps the particles apart: on N(0, s²), where ``D_p(z) = k z``, a constant σ and η lead to
+    the variance ``η k² σ² / (1 - k) (2 - η (1 - k))``, which vanishes with η. It is for a σ that
+    falls as η asks, as in a diffusion (:class:`DiffusionStep`); elsewhere estimate D_q too.
 
     Args:
         data: D_p: a field of a one-sided process (learned or exact), a Gaussian or a mixture of
             them, a tensor of rows, or a function ``(z, sigma)``.
-        of_source: D_q, likewise; None for y itself.
+        of_source: D_q, likewise; ``"sample"`` for the kernel mean of the particles; None for y
+            itself.
 
     Source: Weber (2023), equations 15 and 16.
     """
@@ -138,12 +142,22 @@ class DataDifference(Direction):
     def __init__(self, data: Any, of_source: Any = None) -> None:
         super().__init__()
         self.data = as_data(data)
-        self.of_source = None if of_source is None else as_data(of_source)
+        self.of_sample = isinstance(of_source, str) and of_source == "sample"
+        self.of_source: Any = of_source
+        if not (of_source is None or self.of_sample):
+            self.of_source = as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
-        behind = swarm.clean if self.of_source is None else self.of_source(z, swarm.sigma)
-        return self.data(z, swarm.sigma) - behind
+        return self.data(z, swarm.sigma) - self._behind(z, swarm)
+
+    def _behind(self, z: Tensor, swarm: Swarm) -> Tensor:
+        if self.of_source is None:
+            return swarm.clean
+        if self.of_sample:
+            return kernel_mean(z, swarm.source, swarm.sigma, radius=swarm.radius, fused=swarm.fused)
+        predicted: Tensor = self.of_source(z, swarm.sigma)
+        return predicted
 
     def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:  # noqa: D102
         for part in (self.data, self.of_source):

@@ -131,7 +131,8 @@ class SteinDirection(Direction):
         d = rows.shape[1]
         drift, moment, mass = sums[:, :d], sums[:, d : 2 * d], sums[:, 2 * d :]
         total = drift + (mass * rows - moment) / sigma**2
-        return (top.exp()[:, None] * total / len(points)).reshape(z.shape)
+        delta: Tensor = top.exp()[:, None] * total / len(points)
+        return delta.reshape(z.shape)
 
 
 def _median_bandwidth(points: Tensor) -> Tensor:
