@@ -133,6 +133,16 @@ def train(case, folder):
             distributed=True,
             generator=gen(5),
         )
+        corrected = tpf.sample(
+            field,
+            33,
+            epsilon=[0.0, 0.3],
+            steps=5,
+            corrector=tpf.LangevinCorrector(steps=2),
+            cond={"label": torch.arange(33) % 3} if case == "dataset" else None,
+            distributed=True,
+            generator=gen(6),
+        )
     history = trainer.history
     torch.save(
         {
@@ -144,6 +154,7 @@ def train(case, folder):
             "by_time": None if history.by_time is None else history.by_time.loss,
             "samples": solution.x,
             "path": solution.trajectory,
+            "corrected": corrected.x,
             "key": trainer.key,
         },
         folder / f"{case}-{team.rank}.pt",

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import fields
 from ._describe import encode, library_class
 from .fields import Field, FieldPair
 from .process import Process
@@ -28,7 +27,7 @@ _FORMAT = 1
 def save_field(field: Field, path: str | os.PathLike[str]) -> None:
     """Write a field for inference; see :func:`load_field`. The file is replaced atomically."""
     heads = field.networks
-    if not heads or not hasattr(fields, type(field).__name__):
+    if not heads or library_class(type(field).__name__) is not type(field):
         raise ValueError(
             f"a {type(field).__name__} cannot be saved: files hold the fields of the library that"
             " have networks; save its parts, or use torch.save(field.state_dict(), path)"
@@ -38,6 +37,7 @@ def save_field(field: Field, path: str | os.PathLike[str]) -> None:
         "library": "transportflows",
         "field": type(field).__name__,
         "outputs": list(field.outputs),
+        "arguments": field.config(),
         "networks": [encode(net) for net in heads],
         "process": encode(field.process),
         "transform": encode(field.transform),
@@ -109,7 +109,7 @@ def load_field(
         else:
             field = cls(**dict(zip(outputs, nets, strict=True)), **shared)
     else:
-        field = cls(nets[0], process, transform=transform)
+        field = cls(nets[0], process, transform=transform, **content.get("arguments", {}))
     _load_state(field, content["state"])
     return field.to(device).eval()
 

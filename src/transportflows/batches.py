@@ -76,6 +76,7 @@ class PathSample:
         z: latents, or None where the path has none.
         cond: conditions.
         antithetic: whether the second half of the rows repeats the first with ``-z``.
+        density: density of the times, ``(B,)``, by which a loss is divided; None for no division.
     """
 
     process: Process
@@ -86,6 +87,7 @@ class PathSample:
     z: Tensor | None
     cond: Mapping[str, Any] = field(default_factory=dict)
     antithetic: bool = False
+    density: Tensor | None = None
 
     def __len__(self) -> int:
         """Rows of the batch that was drawn from; ``x`` has twice as many where antithetic."""
@@ -113,6 +115,7 @@ class PathSample:
             part(self.z),
             {name: part(value) for name, value in self.cond.items()},
             self.antithetic,
+            part(self.density),
         )
 
     @cached_property

@@ -172,6 +172,10 @@ class Field(nn.Module):
                         return tensor.detach().new_zeros(())
         return torch.zeros((), device=self.process.device)
 
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments beside networks, process and transform, to rebuild this field."""
+        return {}
+
     def save(self, path: Any) -> None:
         """Write weights, process and transform to a file; see :func:`load_field`."""
         from ._files import save_field

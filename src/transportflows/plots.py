@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ._random import stream
-from .samplers import sample
+from .samplers.sample import sample
 from .training import Callback, Trainer
 
 if TYPE_CHECKING:

@@ -85,6 +85,7 @@ class Process(nn.Module):
             )
         self._ends_checked = False
         self.degenerate: list[float] | None = None  # cache of conversions.degenerate_times
+        self.monotone: bool | None = None  # cache of snr.check_monotone
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             self._check_ends(probe, probe)
@@ -256,7 +257,7 @@ class Process(nn.Module):
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
         generator = local(generator, device)
         if t is None or isinstance(t, TimeSampler):
-            sampler = _UNIFORM if t is None else t
+            sampler = _UNIFORM if t is None else t.bind(self)
             t = sampler.sample(
                 n, margin=self.target_margin, generator=generator, device=device, dtype=dtype
             )

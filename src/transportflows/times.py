@@ -3,12 +3,18 @@
 A loss is an integral over time; the sampler is its quadrature. A *margin* keeps draws away from
 an end: it is needed where a regression target is infinite there (``γ = sqrt(t(1-t))``, whose γ̇
 is), and by default it is then 1e-4, otherwise 0.
+
+Samplers that look where the *noise level* of a process is, and not the clock, are in
+:mod:`transportflows.snr`. They are bound to the process when drawn from (:meth:`TimeSampler.bind`).
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +61,47 @@ class TimeSampler(ABC):
     ) -> Tensor:
         """Draw ``(n,)`` times; ``margin`` applies where the sampler has none of its own."""
         device = torch.device(device)
-        low, high = self.margin if self.margin is not None else margin
+        low, high = self.margins(margin)
         u = self.unit(n, generator=local(generator, device), device=device, dtype=dtype)
         if low == 0 and high == 0:
             return u
         return low + (1 - low - high) * u
+
+    def margins(self, margin: Margin = (0.0, 0.0)) -> Margin:
+        """Its own margins, or those given where it has none."""
+        return self.margin if self.margin is not None else margin
+
+    def within(self, margin: Margin) -> TimeSampler:
+        """The sampler with these margins, where it has none of its own."""
+        if self.margin is not None or margin == (0.0, 0.0):
+            return self
+        other = copy.copy(self)
+        other.margin = margin
+        return other
+
+    def bind(self, process: Any) -> TimeSampler:
+        """The sampler for one process: itself, unless its times depend on the path."""
+        return self
+
+    def density(self, t: Tensor, *, margin: Margin = (0.0, 0.0)) -> Tensor:
+        """Density of the draws at times ``t``, per unit of time, of the shape of t.
+
+        A loss divided by it is an integral over time, whatever the sampler
+        (``Regression(importance=True)``).
+
+        Raises:
+            ValueError: if the draws have no density, as those on a grid.
+        """
+        low, high = self.margins(margin)
+        width = 1 - low - high
+        return self.unit_density((t - low) / width) / width
+
+    def unit_density(self, u: Tensor) -> Tensor:
+        """Density of :meth:`unit` on [0, 1]."""
+        raise ValueError(
+            f"{type(self).__name__} has no density to divide a loss by; leave importance=True out,"
+            " use UniformTimes or LogSNRTimes, or write unit_density(u)"
+        )
 
 
 class UniformTimes(TimeSampler):
@@ -70,6 +112,9 @@ class UniformTimes(TimeSampler):
     ) -> Tensor:
         return torch.rand(n, generator=generator, device=device, dtype=dtype)
 
+    def unit_density(self, u: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(u)
+
 
 class StratifiedTimes(TimeSampler):
     """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
@@ -79,6 +124,9 @@ class StratifiedTimes(TimeSampler):
     ) -> Tensor:
         order = torch.randperm(n, generator=generator, device=device).to(dtype)
         return (order + torch.rand(n, generator=generator, device=device, dtype=dtype)) / n
+
+    def unit_density(self, u: Tensor) -> Tensor:  # noqa: D102
+        return torch.ones_like(u)
 
 
 class LogitNormalTimes(TimeSampler):
@@ -103,6 +151,11 @@ class LogitNormalTimes(TimeSampler):
     ) -> Tensor:
         z = torch.randn(n, generator=generator, device=device, dtype=dtype)
         return torch.sigmoid(self.mean + self.std * z)
+
+    def unit_density(self, u: Tensor) -> Tensor:  # noqa: D102
+        z = (torch.logit(u) - self.mean) / self.std
+        normal = torch.exp(-0.5 * z.square()) / (self.std * math.sqrt(2 * math.pi))
+        return normal / (u * (1 - u))
 
 
 class GridTimes(TimeSampler):

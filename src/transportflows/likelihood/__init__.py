@@ -16,10 +16,14 @@ Derivatives are forward-mode: rows are repeated once for each direction, so any 
 independent rows serves, no graph is kept, and with gradients enabled the result is differentiable.
 A network with an operation that has no forward derivative is served in reverse mode.
 
+A chain of levels has a bound of the density instead, from regression losses alone, without a solve
+(:func:`variational_bound`).
+
 Trained by its own likelihood a velocity is a continuous normalising flow: the classical baseline
 (:class:`LikelihoodLoss`, with the adjoint method of torchdiffeq).
 """
 
+from .bound import VariationalBound, variational_bound
 from .density import (
     LogLikelihood,
     SampledLikelihood,
@@ -33,7 +37,9 @@ __all__ = [
     "LikelihoodLoss",
     "LogLikelihood",
     "SampledLikelihood",
+    "VariationalBound",
     "bits_per_dimension",
     "log_likelihood",
     "sample_with_log_likelihood",
+    "variational_bound",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
 from .._checks import names
 from .._random import draw_key, stream
-from .._tensor import sum_events
 from ..distributions import as_distribution
 from ..fields import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
@@ -68,7 +68,7 @@ class Solver(nn.Module):
         given = _as_margin(margin)
         kinds = singular_ends(field, field.reference())
         self.low, self.high = given or (_MARGINS[kinds[0]], _MARGINS[kinds[1]])
-        self.forward_mode = True
+        self.directional = Directional()
         self.refuses = True
         self.nfe = 0
 
@@ -185,53 +185,23 @@ class Solver(nn.Module):
         self, t: Tensor, x: Tensor, rows: Tensor, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Velocity ``(b, *)`` and divergence ``(b, 1)``, or its estimates ``(b, probes)``."""
-        b, d = len(x), self.shape.numel()
-        if self.probes is None:
-            eye = torch.eye(d, dtype=x.dtype, device=x.device)
-            directions = eye.unsqueeze(1).expand(d, b, d).reshape(d * b, *self.shape)
-        else:
-            directions = self.probes[:, rows].flatten(0, 1)
-        k = len(directions) // b
-        repeated = x.repeat(k, *(1,) * (x.ndim - 1))
-        wide = {
-            name: value.repeat(k, *(1,) * (value.ndim - 1))
-            if isinstance(value, Tensor) and value.ndim > 0
-            else value
-            for name, value in cond.items()
-        }
+        directions = None if self.probes is None else self.probes[:, rows]
+        k = self.shape.numel() if directions is None else len(directions)
+        wide = {name: repeat_rows(value, k) for name, value in cond.items()}
 
         def velocity(z: Tensor) -> Tensor:
             return self.field.velocity(t, z, **wide)
 
-        value, change = self._along(velocity, repeated, directions)
-        quadratic = sum_events(change * directions).view(k, b).mT
-        return value[:b], quadratic.sum(1, keepdim=True) if self.exact else quadratic
-
-    def _along(
-        self, f: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``f(x)`` and a vector w with ``w · z = z · (∂f) z`` for each direction z."""
-        if self.forward_mode:
-            try:
-                value, change = torch.func.jvp(f, (x,), (directions,))  # type: ignore[misc]
-                return value, change
-            except (NotImplementedError, RuntimeError):
-                # An operation without a forward derivative; another error comes again below.
-                self.forward_mode = False
-        with torch.enable_grad():
-            x = x if x.requires_grad else x.detach().requires_grad_()
-            value = f(x)
-            keep = self.gradients
-            (pulled,) = torch.autograd.grad(value, x, directions, create_graph=keep)
-        return (value, pulled) if keep else (value.detach(), pulled)
+        self.directional.graph = self.gradients
+        value, forms = self.directional.forms(velocity, x, directions)
+        return value, forms.sum(1, keepdim=True) if self.exact else forms
 
     def _draw(self, x: Tensor) -> Tensor:
         generator = stream(draw_key(self.generator), device=x.device)
         shape = (self.count, *x.shape)
-        if self.probe_law == "gaussian":
-            return torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        signs = torch.randint(0, 2, shape, generator=generator, device=x.device)
-        return signs.to(x.dtype).mul_(2).sub_(1)
+        return draw_probes(
+            self.probe_law, shape, generator=generator, dtype=x.dtype, device=x.device
+        )
 
 
 @contextmanager
@@ -298,8 +268,8 @@ def check_options(
         raise ValueError(
             f"probes must be an integer of at least 1, got {probes!r}; two give a standard error"
         )
-    if probe_law not in ("rademacher", "gaussian"):
-        raise ValueError(f"unknown probe_law {probe_law!r}; known: 'rademacher', 'gaussian'")
+    if probe_law not in PROBE_LAWS:
+        raise ValueError(f"unknown probe_law {probe_law!r}; known: {names(PROBE_LAWS)}")
     if scheme not in SCHEMES and scheme not in ADAPTIVE:
         raise ValueError(f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *ADAPTIVE])}")
     check_tolerances(rtol, atol)

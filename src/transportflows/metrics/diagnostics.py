@@ -16,8 +16,8 @@ from transportflows._tensor import sum_events
 from transportflows.conversions import ConversionError
 from transportflows.fields import Field, Velocity
 from transportflows.losses import Regression
-from transportflows.samplers import sample
 from transportflows.samplers.grid import time_grid
+from transportflows.samplers.sample import sample
 
 __all__ = [
     "Consistency",

@@ -39,6 +39,13 @@ class NoiseSource(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Return ``ΔW`` over the step from t0 to t1 and, if ``area``, its H."""
 
+    def normal(self, *path: int) -> Tensor:
+        """Standard normals beside the path, for all samples: a function of (key, path).
+
+        Paths begin with a number above 2 and go on with the step, to meet none of the source's own.
+        """
+        return self._normal(*path)
+
     def _normal(self, *path: int) -> Tensor:
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(
@@ -153,3 +160,6 @@ class NoiseOfRows(NoiseSource):
     ) -> tuple[Tensor, Tensor | None]:
         dw, levy = self.source.increment(step, t0, t1, area=area)
         return dw[self.rows], None if levy is None else levy[self.rows]
+
+    def normal(self, *path: int) -> Tensor:  # noqa: D102
+        return self.source.normal(*path)[self.rows]

@@ -16,6 +16,7 @@ from .._random import draw_key, mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields import Field
 from .adaptive import ADAPTIVE, integrate_adaptive
+from .corrector import LangevinCorrection, LangevinCorrector
 from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
 from .epsilon import EpsilonSchedule, as_epsilon
 from .grid import Spacing, check_grid, time_grid
@@ -42,6 +43,7 @@ def sample(
     save_at: Sequence[float] | Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
     noise: NoiseSource | None = None,
+    corrector: LangevinCorrector | None = None,
     chunk: int | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -83,6 +85,8 @@ def sample(
             ``()``, or any other objects, passed as they are.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
             that refines consistently with ``steps``.
+        corrector: Langevin corrections after each step, such as ``LangevinCorrector(snr=0.16)``:
+            predictor-corrector sampling, with any scheme and any ε.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         rtol: relative tolerance of adaptive schemes.
         atol: absolute tolerance of adaptive schemes.
@@ -119,6 +123,8 @@ def sample(
     adaptive = isinstance(scheme, str) and scheme in ADAPTIVE
     _check_scheme(scheme, noisy=any(not e.is_zero for e in schedules))
 
+    _check_corrector(corrector, adaptive)
+
     team = world() if distributed else World()
 
     def shared() -> Solution:
@@ -134,6 +140,7 @@ def sample(
         margins = _as_margin(margin)
         total = x.shape[0]
         given, source = dict(cond or {}), noise
+        normals: NoiseSource = Increments()
         _check_cond(given, total)
         team.check_same(
             "a shared solve",
@@ -143,6 +150,7 @@ def sample(
                 "steps": steps,
                 "t": [float(time) for time in t],
                 "epsilons": len(schedules),
+                "corrector": repr(corrector),
                 "save_at": None if save_at is None else [float(time) for time in save_at],
             },
         )
@@ -155,6 +163,7 @@ def sample(
                 for name, value in given.items()
             }
             source = NoiseOfRows(Increments() if noise is None else noise, low, high, total)
+            normals = NoiseOfRows(normals, low, high, total)
         breakpoints = field.process.interpolant.breakpoints
         if adaptive:
             grid = torch.tensor([first, last], dtype=torch.float64)
@@ -188,6 +197,11 @@ def sample(
                 grid,
                 scheme=scheme,
                 noise=source,
+                correction=None
+                if corrector is None
+                else LangevinCorrection(
+                    corrector, field, normals, mix(key, 2), World() if alone else team
+                ),
                 key=mix(key, 1),
                 cond=given,
                 save_at=save_at,
@@ -271,6 +285,18 @@ def _check_scheme(scheme: str | Scheme, *, noisy: bool) -> None:
         )
     else:
         get_scheme(scheme, noisy=noisy)
+
+
+def _check_corrector(corrector: Any, adaptive: bool) -> None:
+    if corrector is not None and not isinstance(corrector, LangevinCorrector):
+        raise TypeError(
+            f"corrector must be a LangevinCorrector(snr=0.16), got {type(corrector).__name__}"
+        )
+    if corrector is not None and adaptive:
+        raise ValueError(
+            "an adaptive scheme has no steps of its own to correct after; use a fixed-step one,"
+            " such as 'heun', with the corrector"
+        )
 
 
 def _starting_states(

@@ -1,32 +1,25 @@
-r"""Losses: regressions whose minimisers are the fields.
-
-For a target ``T`` with ``E[T | x_t] = f(t, x_t)``, the minimiser of ``E ½|f̂(t, x_t) - T|²`` is f,
-and its excess over the minimum is ``½ E|f̂ - f|²``. So a velocity is learned from ẋ, a noise from
-ẑ, data from x1, and a score from ``-ẑ / σ̂`` (denoising score matching, Vincent 2011).
-
-A loss maps ``(field, batch)`` to one value a row, ``(B,)``; the mean over rows is what a trainer
-minimises. A regression splits into drawing a :class:`PathSample` and :meth:`~Regression.evaluate`,
-which is deterministic.
-"""
+r"""Regressions: losses whose minimisers are the fields."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ._checks import names
-from ._tensor import expand_time, sum_events
-from .batches import Batch, PathSample
-from .fields import Field
-from .times import TimeSampler
+from .._checks import names
+from .._tensor import expand_time, sum_events
+from ..batches import Batch, PathSample
+from ..fields import Field
+from ..process import Process
+from ..times import Margin, TimeSampler, UniformTimes
+from .base import Loss
+from .weights import LossWeight
 
 __all__ = [
     "DataLoss",
-    "Loss",
     "MeanVelocityLoss",
     "NoiseLoss",
     "Regression",
@@ -37,29 +30,18 @@ __all__ = [
 ]
 
 
-class Loss(ABC):
-    """Anything that gives one value a row from a field and a batch."""
-
-    @abstractmethod
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return the loss of each row of the batch, ``(B,)``; draws what it needs."""
-
-
 class Regression(Loss):
     r"""``½ w(t) |f̂(t, x_t) - T|²`` for a quantity f and its target T, summed over the event.
 
     Args:
         times: sampler of t; uniform by default, off an end where the target is infinite.
-        weight: w(t), a function of times ``(B,)``; None for 1.
+        weight: w, a :class:`LossWeight`, which knows the process and what is regressed, or a
+            function of times ``(B,)``; None for 1.
         antithetic: draw each latent with both signs and average.
         constant: keep the constant ``½ w |T|²``. Without it the loss is ``w (½|f̂|² - T · f̂)``,
             with the same gradient and without the part that no field can change.
+        importance: divide by the density of ``times``, so that the mean loss is the integral of
+            ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
     """
 
     quantity: ClassVar[str] = ""
@@ -68,14 +50,21 @@ class Regression(Loss):
         self,
         *,
         times: TimeSampler | None = None,
-        weight: Callable[[Tensor], Tensor] | None = None,
+        weight: LossWeight | Callable[[Tensor], Tensor] | None = None,
         antithetic: bool = False,
         constant: bool = True,
+        importance: bool = False,
     ) -> None:
+        if weight is not None and not callable(weight):
+            raise TypeError(
+                "weight must be a LossWeight such as LikelihoodWeight(), or a function of times,"
+                f" got {type(weight).__name__}; for a number c write weight=lambda t: c"
+            )
         self.times = times
         self.weight = weight
         self.antithetic = antithetic
         self.constant = constant
+        self.importance = importance
 
     def draw(
         self,
@@ -86,14 +75,28 @@ class Regression(Loss):
     ) -> PathSample:
         """Draw the path sample on which :meth:`evaluate` is deterministic."""
         batch = Batch.of(batch)
-        return field.process.sample(
+        times, margin = self._times(field.process)
+        sample = field.process.sample(
             batch.x1,
             x0=batch.x0,
-            t=self.times,
+            t=times,
             antithetic=self.antithetic,
             cond=batch.cond,
             generator=generator,
         )
+        if not self.importance:
+            return sample
+        return replace(sample, density=times.density(sample.t, margin=margin))
+
+    def _times(self, process: Process) -> tuple[TimeSampler, Margin]:
+        """The sampler for this process, and the margins that it keeps."""
+        times = UniformTimes() if self.times is None else self.times
+        margin = process.target_margin
+        if times.margin is None and isinstance(self.weight, LossWeight):
+            own = self.weight.margin(process, self._weighed)
+            margin = max(margin[0], own[0]), max(margin[1], own[1])
+            times = times.within(margin)
+        return times.bind(process), margin
 
     def __call__(  # noqa: D102
         self,
@@ -134,12 +137,22 @@ class Regression(Loss):
             return 0.5 * square
         return sum_events((0.5 * prediction - target) * prediction)
 
+    @property
+    def _weighed(self) -> str:
+        """The quantity in whose form the squared error is when it is weighed."""
+        return self.quantity
+
     def _reduce(self, value: Tensor, sample: PathSample) -> Tensor:
         if self.weight is not None:
-            value = value * self._weight(sample.t)
+            value = value * self._weight(sample)
+        if sample.density is not None:
+            value = value / sample.density
         return value.view(2, -1).mean(0) if sample.antithetic else value
 
-    def _weight(self, t: Tensor) -> Tensor:
+    def _weight(self, sample: PathSample) -> Tensor:
+        t = sample.t
+        if isinstance(self.weight, LossWeight):
+            return self.weight(sample.process, t, self._weighed)
         weight = torch.as_tensor(self.weight(t))  # type: ignore[misc]
         if weight.shape not in (t.shape, torch.Size()):
             raise ValueError(
@@ -181,24 +194,33 @@ class ScoreLoss(Regression):
     r"""Denoising score matching, ``½ λ(t) |ŝ(t, x_t) + ẑ / σ̂|²`` (Vincent 2011).
 
     Args:
-        weight: λ(t); None for ``σ̂²``, with which the loss is ``½|σ̂ ŝ + ẑ|²`` and finite at the
-            ends, of the size of a noise regression. Another λ needs margins where λ/σ̂² is
-            infinite.
+        weight: λ, a :class:`LossWeight` or a function of t; None for ``σ̂²``, with which the loss is
+            ``½|σ̂ ŝ + ẑ|²`` and finite at the ends, of the size of a noise regression. Another
+            function λ needs margins where λ/σ̂² is infinite.
         times: see :class:`Regression`.
         antithetic: see :class:`Regression`.
         constant: see :class:`Regression`.
+        importance: see :class:`Regression`.
     """
 
     quantity = "score"
+
+    @property
+    def _weighed(self) -> str:
+        return "noise"
 
     def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:  # noqa: D102
         if prediction is None:
             raise ValueError("ScoreLoss was given no prediction")
         scale = sample.process.noise_scale(sample.t)
         value = self._halved(expand_time(scale, prediction) * prediction, -sample.noise)
-        if self.weight is not None:
-            value = value * self._weight(sample.t) / scale.square()
-        return value.view(2, -1).mean(0) if sample.antithetic else value
+        return self._reduce(value, sample)
+
+    def _weight(self, sample: PathSample) -> Tensor:
+        weight = super()._weight(sample)
+        if isinstance(self.weight, LossWeight):
+            return weight
+        return weight / sample.process.noise_scale(sample.t).square()
 
 
 class SumLoss(Loss):
@@ -206,7 +228,8 @@ class SumLoss(Loss):
 
     Args:
         losses: regressions of different quantities, such as ``VelocityLoss(), NoiseLoss()`` for a
-            :class:`FieldPair`. The sampler of times and ``antithetic`` of the first one serve all.
+            :class:`FieldPair`. The sampler of times, ``antithetic`` and ``importance`` of the first
+            one serve all.
     """
 
     def __init__(self, *losses: Regression) -> None:

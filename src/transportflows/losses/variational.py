@@ -1,0 +1,118 @@
+r"""The variational bound of a chain of levels: its terms, and the loss that trains on them.
+
+A chain visits the levels t_1 > t_2 > ... > t_T of a one-sided process, from the data x_0 = x1 to
+noise; x_k = x_{t_k}. Its posterior is Gaussian,
+
+.. math:: q(x_{k-1} | x_k, x_0) = N\Big(
+          \tfrac{a_k \hat\sigma_{k-1}^2}{\hat\sigma_k^2} x_k
+          + \tfrac{\beta_{k-1} v_k}{\hat\sigma_k^2} x_0, \;
+          \tfrac{\hat\sigma_{k-1}^2 v_k}{\hat\sigma_k^2} \mathrm{Id}\Big), \quad
+          a_k = \tfrac{\beta_k}{\beta_{k-1}}, \;
+          v_k = \hat\sigma_k^2 - a_k^2 \hat\sigma_{k-1}^2,
+
+and the model puts its data prediction in the place of x_0. Then (Ho et al. 2020; Chang,
+(2.3)-(2.4))
+
+.. math:: -\log p(x_0) \le \underbrace{-E \log p(x_0 | x_1)}_{L_0}
+          + \sum_{k=2}^T \underbrace{E\,D_{KL}(q(x_{k-1} | x_k, x_0) \| p(x_{k-1} | x_k))}_{L_{k-1}}
+          + \underbrace{D_{KL}(q(x_T | x_0) \| p(x_T))}_{L_T},
+
+with ``L_{k-1} = ½ (SNR_{k-1} - SNR_k) E|d̂ - x_0|²``, Chang's (2.10). L_0 is that of a Gaussian
+``N(d̂, std²)`` for continuous data, by default with the std ``σ̂/β`` of the noise in x_1; p(x_T) is
+the law from which sampling starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._tensor import sum_events
+from ..batches import PathSample
+from ..distributions import Gaussian
+from ..process import Process
+from ..snr import NoiseLevel
+from ..times import GridTimes
+from .regressions import Regression
+from .weights import VariationalWeight
+
+__all__ = ["VariationalLoss", "prior_matching", "reconstruction_constant"]
+
+
+class VariationalLoss(Regression):
+    r"""The variational bound in nats, from one random level a row.
+
+    ``T`` times the term of the level drawn, plus the prior-matching term, which no field can
+    change: its mean over levels and noise is ``L_0 + ... + L_T``, a bound of ``-log p`` of the row
+    in the field's units. ``likelihood.variational_bound`` evaluates all levels.
+
+    Args:
+        levels: times of the chain, as for :class:`VariationalWeight`.
+        reconstruction_std: of ``p(x_0 | x_1)``; ``σ̂/β`` at the first level if None.
+        antithetic: draw each latent with both signs and average.
+
+    Raises:
+        ValueError: if the levels are not distinct times in [0, 1]; when used, if the SNR does not
+            fall from level to level, or the process is not one-sided.
+    """
+
+    quantity = "data"
+
+    def __init__(
+        self,
+        levels: Sequence[float] | Tensor,
+        *,
+        reconstruction_std: float | None = None,
+        antithetic: bool = False,
+    ) -> None:
+        weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
+        super().__init__(times=GridTimes(weight.levels), weight=weight, antithetic=antithetic)
+        self.bound = weight
+
+    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:  # noqa: D102
+        if prediction is None:
+            raise ValueError("VariationalLoss was given no prediction")
+        value = self._halved(prediction, sample.x1) * self._weight(sample)
+        first = self.bound.index(sample.t) == 0
+        constant = reconstruction_constant(self.bound, sample.process, sample.x1)
+        value = value + torch.where(first, constant.to(value), 0.0)
+        value = len(self.bound.levels) * value
+        value = value + prior_matching(self.bound, sample.process, sample.x1)
+        return value.view(2, -1).mean(0) if sample.antithetic else value
+
+
+def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> Tensor:
+    """``½ D log(2π std²)`` of the reconstruction, ``()``, float64."""
+    table = weight.of_levels(process, x1.dtype)
+    return 0.5 * x1[0].numel() * (math.log(2 * math.pi) - table[0].log())
+
+
+def prior_matching(weight: VariationalWeight, process: Process, x1: Tensor) -> Tensor:
+    """``KL(N(αm + βx1, σ̂²) || p)`` at the last level, ``(B,)``; p is where sampling starts.
+
+    Raises:
+        ValueError: if that law is not an isotropic Gaussian.
+    """
+    prior = process.start if process.shape is not None else _prior_of(process, x1)
+    if not (isinstance(prior, Gaussian) and prior.isotropic):
+        raise ValueError(
+            "the prior-matching term needs an isotropic Gaussian at t = 0, and the process starts"
+            f" from {type(prior).__name__}"
+        )
+    level = NoiseLevel.at(process, weight.levels[-1].to(x1))
+    with torch.no_grad():
+        variance = prior.scale.double().square()
+        ratio = level.noise / variance
+        beta = process.affine.beta(level.t)
+        alpha = process.affine.alpha(level.t)
+        mean = 0.0 if process.base_mean is None else alpha.to(x1) * process.base_mean.to(x1)
+        shift = mean + beta.to(x1) * x1 - prior.mean.to(x1)
+        spread = 0.5 * x1[0].numel() * (ratio - 1 - ratio.log())
+        return spread.to(x1) + sum_events(shift.square()) * (0.5 / variance).to(x1)
+
+
+def _prior_of(process: Process, x1: Tensor) -> Gaussian:
+    return Gaussian(x1.shape[1:], scale=process._start_scale).to(x1.device)

@@ -1,0 +1,324 @@
+r"""Weights of a regression that know the process, and so mean the same for every target.
+
+With x given, a prediction of one quantity is one of all (:mod:`transportflows.conversions`), and
+their errors are one error on different scales. With ``SNR = β²/σ̂²``, ``λ = log(β/σ̂)`` and
+``Δ = β̇σ̂² - βσ̂σ̂̇ = β σ̂² λ̇``,
+
+.. math:: \delta\hat\eta = -\frac{\beta}{\hat\sigma}\,\delta d = -\hat\sigma\,\delta s, \qquad
+          \delta b = \frac{\Delta}{\hat\sigma^2}\,\delta d = \beta\dot\lambda\,\delta d,
+
+so that noise, data, score and velocity losses are one loss with different weights: a weight
+:math:`w_\eta` in noise form is ``SNR w_η`` in data form, ``σ̂² w_η`` in score form and
+``β²σ̂² w_η / Δ²`` in velocity form. A :class:`LossWeight` states one of them and gives the others;
+``NoiseLoss(weight=w)``, ``DataLoss(weight=w)``, ``ScoreLoss(weight=w)`` are then the same loss row
+by row. So is ``VelocityLoss(weight=w)`` where ẋ is made of x1 and ẑ, that is, without a latent
+beside the base; with one, ẋ holds a part of z that x_t does not see, and the loss is larger by a
+constant.
+
+No gradient flows through a weight.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..conversions import QUANTITIES
+from ..process import Process
+from ..snr import NoiseLevel, check_monotone
+from ..times import Margin
+
+__all__ = [
+    "EDMWeight",
+    "LikelihoodWeight",
+    "LossWeight",
+    "MinSNRWeight",
+    "UnitWeight",
+    "VariationalWeight",
+    "as_levels",
+]
+
+_INFINITE = 1e9
+
+# (dq/dη)² = (β²)^i (σ̂²)^j D², with D = Δ for the velocity: the exponents i, j and whether D enters.
+_SCALES = {
+    "noise": (0, 0, False),
+    "data": (-1, 1, False),
+    "score": (0, -1, False),
+    "velocity": (-1, -1, True),
+    "mean_velocity": (-1, -1, True),
+}
+
+
+class LossWeight(ABC):
+    """w of ``½ w |f̂ - T|²`` for a process, at a time, in the form of any quantity.
+
+    A subclass says in which form it states the weight, and states it::
+
+        class Capped(tpf.LossWeight):  # ½ min(σ̂², 1) |ŝ - T|², whatever is regressed
+            form = "score"
+
+            def value(self, level):
+                return level.noise.clamp(max=1.0)
+
+    Attributes:
+        form: ``"noise"``, ``"data"``, ``"score"`` or ``"velocity"``.
+    """
+
+    form: str = "noise"
+
+    @abstractmethod
+    def value(self, level: NoiseLevel) -> Tensor:
+        """The weight in the form of :attr:`form`, of the shape of ``level.t``, in float64.
+
+        ``level`` has ``t``, ``beta``, ``signal`` (β²), ``noise`` (σ̂²), ``snr``, ``sigma`` (σ̂/β),
+        ``delta``, ``rate`` (λ̇) and ``diffusion_sq`` (g²), and the ``process``.
+        """
+
+    def __call__(self, process: Process, t: Tensor, quantity: str) -> Tensor:
+        """The weight at times ``t`` in the form of ``quantity``, of the shape and dtype of t.
+
+        Raises:
+            ValueError: if the weight does not exist for this process.
+        """
+        if quantity not in _SCALES:
+            raise ValueError(
+                f"a weight has the form of one of {', '.join(QUANTITIES)}, not {quantity!r}"
+            )
+        with torch.no_grad():
+            level = NoiseLevel.at(process, t)
+            weight = self.value(level)
+            if quantity != self.form:
+                weight = weight * _conversion(level, self.form, quantity)
+            return weight.expand(t.shape).to(t.dtype)
+
+    def margin(self, process: Process, quantity: str) -> Margin:
+        """Margins that times need: 1e-4 at an end where the weight is infinite, otherwise 0."""
+        known = self._known(process)
+        if quantity not in known:
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=process.device)
+            size = self(process, ends, quantity).abs()
+            low, high = (~(size < _INFINITE)).tolist()
+            known[quantity] = (1e-4 if low else 0.0, 1e-4 if high else 0.0)
+        margin: Margin = known[quantity]
+        return margin
+
+    _last: tuple[Process, dict[str, Any]] | None = None
+
+    def _known(self, process: Process) -> dict[str, Any]:
+        """What was computed once for this process, if it is the last one seen."""
+        if self._last is None or self._last[0] is not process:
+            self._last = (process, {})
+        return self._last[1]
+
+
+def _conversion(level: NoiseLevel, source: str, target: str) -> Tensor:
+    """``(d source / d target)²``: powers are cancelled before anything is divided."""
+    i, j, moving = _SCALES[source]
+    k, m, wanted = _SCALES[target]
+    factor = torch.ones_like(level.t)
+    for base, power in (("signal", i - k), ("noise", j - m)):
+        if power:
+            factor = factor * getattr(level, base) ** power
+    if moving:
+        factor = factor * _slope(level, source).square()
+    if wanted:
+        factor = factor / _slope(level, target).square()
+    return factor
+
+
+def _slope(level: NoiseLevel, quantity: str) -> Tensor:
+    """Δ, or for the mean velocity ``Δ + β γγ̇``."""
+    if quantity == "velocity":
+        return level.delta
+    half_dot = 0.5 * level.process.interpolant.gamma_sq_dot(level.t)
+    return level.delta + level.beta * half_dot
+
+
+class UnitWeight(LossWeight):
+    """Weight 1 in the form of one quantity, whatever is regressed.
+
+    ``UnitWeight("score")`` is λ = 1 of score matching, ``UnitWeight("noise")`` λ = σ̂²,
+    ``UnitWeight("data")`` the loss of the data, ``UnitWeight("velocity")`` that of flow matching.
+
+    Args:
+        of: ``"noise"``, ``"data"``, ``"score"`` or ``"velocity"``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+        >>> UnitWeight("data")(process, torch.tensor([0.5, 0.75]), "velocity")  # (1 - t)²
+        tensor([0.2500, 0.0625])
+    """
+
+    def __init__(self, of: str) -> None:
+        if of not in _SCALES:
+            raise ValueError(f"of must be one of {', '.join(_SCALES)}, got {of!r}")
+        self.form = of
+
+    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+        return torch.ones_like(level.t)
+
+
+class LikelihoodWeight(LossWeight):
+    r"""Likelihood weighting, ``λ = g² = 2 σ̂² λ̇`` in score form, ``2 λ̇`` in noise form.
+
+    With it, and time as the integration variable (``importance=True``, or uniform times),
+
+    .. math:: -E \log p(x_1) \le \int_0^1 \tfrac12 g^2 E|\hat s - \nabla \log \rho(x_t | x_1)|^2 dt
+              + \text{const},
+
+    for the law p of the reverse SDE (Song, Durkan et al. 2021, theorem 1). g² is that of the
+    forward SDE with the marginals of the process. It is infinite at an end where the SNR is 0
+    or infinite: times keep 1e-4 from it unless they have margins of their own.
+
+    Raises:
+        ValueError: when used, if the SNR does not grow all the way with t.
+    """
+
+    form = "score"
+
+    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+        check_monotone(level.process)
+        return level.diffusion_sq
+
+
+class MinSNRWeight(LossWeight):
+    r"""Min-SNR-γ, ``min(SNR, γ)`` in data form (Hang et al. 2023).
+
+    In noise form it is ``min(SNR, γ)/SNR``. In velocity form it is ``min(SNR, γ)/(β λ̇)²``: our
+    velocity is b = ẋ, on the clock of the path. The authors' v-prediction is
+    ``v = β ẑ - σ̂ x1`` with β² + σ̂² = 1, whose weight is ``min(SNR, γ)/(SNR + 1)``; for a
+    trigonometric path ``b = -(π/2) v``, and the two agree up to the constant (2/π)².
+
+    Args:
+        gamma: γ, positive; 5 in the paper.
+    """
+
+    form = "data"
+
+    def __init__(self, gamma: float = 5.0) -> None:
+        if not gamma > 0:
+            raise ValueError(f"gamma must be positive, got {gamma}")
+        self.gamma = float(gamma)
+
+    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+        return level.snr.clamp(max=self.gamma)
+
+
+class EDMWeight(LossWeight):
+    r"""Karras's ``λ(σ) = (σ² + σ_d²)/(σ σ_d)²`` in data form, with ``σ = σ̂/β`` (2022, table 1).
+
+    It is ``1/c_out²``: with :class:`EDM` every noise level weighs the same at the start.
+
+    Args:
+        sigma_data: σ_d, standard deviation of the data in the field's units, positive.
+    """
+
+    form = "data"
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+        self.sigma_data = float(sigma_data)
+
+    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+        square = self.sigma_data**2
+        return (level.noise + square * level.signal) / (square * level.noise)
+
+
+class VariationalWeight(LossWeight):
+    r"""The exact weights of DDPM, for a chain of levels of any one-sided process.
+
+    At level k the squared error, so weighed, is a term of the variational bound,
+
+    .. math:: \tfrac12 (\mathrm{SNR}_{k-1} - \mathrm{SNR}_k) |\hat d - x_1|^2
+              = D_{KL}(q(x_{k-1} | x_k, x_0)\,\|\,p_\theta(x_{k-1} | x_k)),
+
+    which is Chang's (2.10) in data form. In score form it is his (2.15), with the score of
+    ``q(x_k | x_0)``: with that of ρ_t, as he writes it, it holds in the mean and up to a constant.
+    At the first level the weight is ``1/std²``, of the reconstruction.
+
+    Args:
+        levels: times t_1 > t_2 > ... > t_T from the data to the base (or in the other order), as
+            ``DDPMChain().training_times()``; the data itself, t = 1 with σ̂ = 0, is left out.
+        reconstruction_std: of the Gaussian ``p(x_0 | x_1)``; ``σ̂/β`` at the first level if None.
+
+    Times between levels take the weight of the nearest one.
+    """
+
+    form = "data"
+
+    def __init__(
+        self, levels: Sequence[float] | Tensor, *, reconstruction_std: float | None = None
+    ) -> None:
+        self.levels = as_levels(levels)
+        if reconstruction_std is not None and not reconstruction_std > 0:
+            raise ValueError(f"reconstruction_std must be positive, got {reconstruction_std}")
+        self.reconstruction_std = reconstruction_std
+
+    def index(self, t: Tensor) -> Tensor:
+        """The level of each time, 0 for t_1."""
+        levels = self.levels.to(t.device)
+        middles = 0.5 * (levels[1:] + levels[:-1])
+        return torch.bucketize(-t.double(), -middles)
+
+    def table(self, process: Process, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The weights of the levels in data form, ``(T,)``, float64.
+
+        Args:
+            process: of which the chain is.
+            dtype: of the times at which the field is evaluated: the levels are rounded to it.
+
+        Raises:
+            ValueError: if the SNR does not fall from level to level, or is infinite at the first.
+        """
+        level = NoiseLevel.at(process, self.levels.to(process.device, dtype))
+        with torch.no_grad():
+            snr, ratio = level.snr, level.log_ratio
+            noiseless = float(process.noise_scale_sq(self.levels[0].to(level.t))) < 1e-24
+            if noiseless or not bool((ratio.diff() < 0).all()):
+                raise ValueError(
+                    "the signal-to-noise ratio must be finite at the first level and fall from"
+                    f" level to level, but it is {[float(f'{v:.3g}') for v in snr[:5]]} ...;"
+                    " leave out t = 1 where σ̂ = 0, and use a path on which it grows with t"
+                )
+            steps = -snr[:-1] * torch.expm1(2 * ratio.diff())
+            first = snr[:1]
+            if self.reconstruction_std is not None:
+                first = torch.full_like(first, self.reconstruction_std**-2)
+            return torch.cat([first, steps])
+
+    def of_levels(self, process: Process, dtype: torch.dtype) -> Tensor:
+        """:meth:`table`, made once a process."""
+        known, name = self._known(process), f"table of {dtype}"
+        if name not in known or any(True for _ in process.interpolant.parameters()):
+            known[name] = self.table(process, dtype)
+        table: Tensor = known[name]
+        return table
+
+    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+        return self.of_levels(level.process, level.dtype).to(level.t.device)[self.index(level.t)]
+
+    def margin(self, process: Process, quantity: str) -> Margin:  # noqa: D102
+        return (0.0, 0.0)
+
+
+def as_levels(levels: Sequence[float] | Tensor) -> Tensor:
+    """Levels of a chain as float64 times that fall from the data to the base."""
+    times = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+    if times.ndim != 1 or times.numel() < 2:
+        raise ValueError(
+            f"levels must be a list of at least 2 times, got shape {tuple(times.shape)}"
+        )
+    if float(times[0]) < float(times[-1]):
+        times = times.flip(0)
+    if not bool((times.diff() < 0).all()) or not bool(((times >= 0) & (times <= 1)).all()):
+        raise ValueError(
+            f"levels must be distinct times in [0, 1], all in one order, got {times.tolist()[:8]}"
+        )
+    return times
