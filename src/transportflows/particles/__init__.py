@@ -14,7 +14,7 @@ So :func:`particle_flow` (Algorithm 1) moves any samples toward any others with 
 What moves them is a :class:`Direction`, in either: :class:`KernelDifference` and others of the
 score-difference family, :class:`DataDifference` for a learned or exact data prediction (a field of
 this library, say), a discriminator's gradient, any loss's, or the flows that are set beside them:
-:class:`MMDGradient`, :class:`SteinDirection`, and :func:`langevin` and :func:`hamiltonian` on a
+:class:`MMDGradient`, :class:`SteinDirection`, and :func:`~transportflows.langevin` and :func:`hamiltonian` on a
 known score. GANs and denoising diffusion are special cases; ``docs/particles.md`` says which.
 
 The clock of a flow runs from 0 to 1 too, but it is the share of the steps that are done, and not

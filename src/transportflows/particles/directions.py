@@ -75,7 +75,7 @@ class Swarm:
 
 
 class Direction(nn.Module, ABC):
-    """Where particles go; a subclass writes :meth:`forward`.
+    """Where particles go; a subclass writes ``forward``.
 
     Attributes:
         needs_target: whether it looks at a sample of p.

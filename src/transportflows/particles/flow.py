@@ -2,7 +2,7 @@ r"""Algorithm 1: particles that move from a source to a target, with no network.
 
 .. math:: z = y + \sigma(u)\, \epsilon, \qquad y \leftarrow y + \eta(u)\, \Delta(z)
 
-for any :class:`~transportflows.particles.Direction` Δ. The particles are themselves the sample of
+for any :class:`~transportflows.Direction` Δ. The particles are themselves the sample of
 q_t. What moves is y, without the noise; the noise is there because the *smoothed* laws are aligned,
 and these are equal if and only if the laws are (Weber 2023, section 3.1).
 

@@ -8,7 +8,7 @@ Draw latents ξ, move the samples ``y = g(ξ)`` by a direction, and regress on w
           \right)^{\!\top} \Delta
 
 with y' held. So *any* loss L of the samples is a data step, ``Δ = -∂L/∂x``
-(:class:`~transportflows.particles.LossGradient`), and a regression, whose gradient is η times
+(:class:`~transportflows.LossGradient`), and a regression, whose gradient is η times
 ``∂L/∂θ``: a gradient step on L itself (Weber 2023, equations 17 to 25). With a discriminator's
 gradient for Δ this is a GAN; with :class:`KernelDifference` nothing is trained but the generator.
 

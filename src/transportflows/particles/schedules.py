@@ -87,18 +87,7 @@ class ConstantSigma(SigmaSchedule):
         return True
 
 
-class _Falling(SigmaSchedule):
-    def __init__(self, sigma_max: float, sigma_min: float) -> None:
-        self.sigma_max = _positive("sigma_max", sigma_max)
-        self.sigma_min = _positive("sigma_min", sigma_min)
-        if not self.sigma_min <= self.sigma_max:
-            raise ValueError(
-                f"sigma falls from sigma_max to sigma_min, got {sigma_max:g} and {sigma_min:g};"
-                " swap them"
-            )
-
-
-class CosineSigma(_Falling):
+class CosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{min}^2 + (\sigma_{max}^2 - \sigma_{min}^2) (1 + \cos \pi u) / 2`.
 
     Flat at both ends (after Nichol & Dhariwal 2021).
@@ -108,12 +97,15 @@ class CosineSigma(_Falling):
         sigma_min: σ at u = 1.
     """
 
+    def __init__(self, sigma_max: float, sigma_min: float) -> None:
+        self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
+
     def value(self, u: Tensor) -> Tensor:  # noqa: D102
         low, high = self.sigma_min**2, self.sigma_max**2
         return (low + (high - low) * 0.5 * (1 + torch.cos(math.pi * u))).sqrt()
 
 
-class ModifiedCosineSigma(_Falling):
+class ModifiedCosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{max}^2 \cos(\pi t / 2)`, t from 0 to :math:`t_{max}` (Weber 2023).
 
     :math:`t_{max} = \frac2\pi \arccos(\sigma_{min}^2 / \sigma_{max}^2)`, where the variance is
@@ -124,18 +116,24 @@ class ModifiedCosineSigma(_Falling):
         sigma_min: σ at u = 1.
     """
 
+    def __init__(self, sigma_max: float, sigma_min: float) -> None:
+        self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
+
     def value(self, u: Tensor) -> Tensor:  # noqa: D102
         angle = math.acos(self.sigma_min**2 / self.sigma_max**2)
         return self.sigma_max * torch.cos(angle * u).sqrt()
 
 
-class ExponentialSigma(_Falling):
+class ExponentialSigma(SigmaSchedule):
     r""":math:`\sigma = \sigma_{max} (\sigma_{min} / \sigma_{max})^u`: exponential annealing.
 
     Args:
         sigma_max: σ at u = 0.
         sigma_min: σ at u = 1.
     """
+
+    def __init__(self, sigma_max: float, sigma_min: float) -> None:
+        self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
 
     def value(self, u: Tensor) -> Tensor:  # noqa: D102
         return self.sigma_max * (self.sigma_min / self.sigma_max) ** u
@@ -292,3 +290,12 @@ def _positive(name: str, value: float) -> float:
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive and finite, got {value:g}")
     return float(value)
+
+
+def _falling(sigma_max: float, sigma_min: float) -> tuple[float, float]:
+    high, low = _positive("sigma_max", sigma_max), _positive("sigma_min", sigma_min)
+    if not low <= high:
+        raise ValueError(
+            f"sigma falls from sigma_max to sigma_min, got {high:g} and {low:g}; swap them"
+        )
+    return high, low
