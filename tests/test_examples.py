@@ -22,12 +22,13 @@ SHORTER = {
     "1_024": "64",
     "1_000": "50",
     "steps=100": "steps=8",
+    "steps=200": "steps=8",
 }
 
 
 def test_the_code_in_the_readme_runs():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     code = "\n".join(blocks)
     for long, short in SHORTER.items():
         assert long in code, long
