@@ -309,11 +309,10 @@ class Flow:
         eta = float(self.size or 0.0) * self.factors[step]
         raise NonFiniteStateError(
             f"the particles diverged at step {step} of {self.steps} (sigma ="
-            f" {self.sigmas[step]:.3g}, step = {eta:.3g}): {done} steps in, {bad} of"
-            f" {len(x)} rows are not finite or farther out than {self.bound:.3g}, {_FAR:g} times the"
-            " size of source and target. Take a smaller step (for score differences it should be"
-            " below 2, and 1 or less is usual), or let it fall (CosineStep); the rest is in"
-            " error.solution",
+            f" {self.sigmas[step]:.3g}, step = {eta:.3g}): {done} steps in, {bad} of {len(x)} rows"
+            f" are not finite or farther out than {self.bound:.3g}, {_FAR:g} times the size of"
+            " source and target. Take a smaller step (for score differences it should be below 2,"
+            " and 1 or less is usual), or let it fall (CosineStep); the rest is in error.solution",
             Solution(x=x, t=times, nfe=done, scheme=self.name, first_bad_step=step),
         )
 
