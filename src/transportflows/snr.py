@@ -193,9 +193,9 @@ class LogRatioInverse:
         )
 
 
-def bisect(process: Process, log_ratio: Tensor) -> Tensor:
-    """Times at which ``λ(t)`` has the values given, by bisection in float64."""
-    low, high = torch.zeros_like(log_ratio), torch.ones_like(log_ratio)
+def bisect(process: Process, log_ratio: Tensor, start: float = 0.0, stop: float = 1.0) -> Tensor:
+    """Times in [start, stop] at which ``λ(t)`` has the values given, by bisection in float64."""
+    low, high = torch.full_like(log_ratio, start), torch.full_like(log_ratio, stop)
     for _ in range(60):
         middle = 0.5 * (low + high)
         below = NoiseLevel.at(process, middle).log_ratio < log_ratio

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..process import Process
+from ..snr import bisect
 
 __all__ = ["geometric_levels"]
 
@@ -62,12 +63,7 @@ def geometric_levels(
     wanted = torch.exp(
         torch.linspace(math.log(high), math.log(low), int(count), dtype=torch.float64)
     )
-    left, right = torch.zeros_like(wanted), torch.ones_like(wanted)
-    for _ in range(80):
-        middle = 0.5 * (left + right)
-        above = ratio(middle) > wanted
-        left, right = torch.where(above, middle, left), torch.where(above, right, middle)
-    times = torch.where(ratio(right) > 0, right, left)
+    times = bisect(process, -wanted.log().to(process.device)).cpu()
     if bool((times.diff() <= 0).any()) or bool((ratio(times) / wanted - 1).abs().gt(1e-4).any()):
         raise ValueError(
             f"the ratio σ̂/β of this process ({type(process.interpolant).__name__}) does not fall"

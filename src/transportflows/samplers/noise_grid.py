@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .._checks import names
 from ..process import Process
+from ..snr import bisect
 from .grid import check_grid, time_grid
 
 __all__ = ["NOISE_SPACINGS", "noise_grid"]
@@ -134,7 +135,8 @@ def noise_grid(
     even = torch.linspace(0, 1, steps + (0 if extra else 1), dtype=torch.float64)
     wanted = _levels(spacing, first + (last - first) * even, top, bottom)
     grid = whole.clone()
-    grid[1 : len(wanted)] = _times(process, wanted[1:], start, stop)
+    levels = wanted[1:].to(process.device)
+    grid[1 : len(wanted)] = bisect(process, -levels.log(), start, stop).cpu()
     grid[-1] = stop
     if not bool((grid.diff() > 0).all()):
         raise ValueError(
@@ -159,15 +161,3 @@ def _levels(
     found = 0.5 * (low + high)
     found[0], found[-1] = top, bottom
     return found
-
-
-def _times(process: Process, levels: Tensor, start: float, stop: float) -> Tensor:
-    """The times of these levels, by bisection of ``σ̂ - u β``."""
-    levels = levels.to(process.device)
-    low, high = torch.full_like(levels, start), torch.full_like(levels, stop)
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        sigma = process.noise_scale_sq(middle).clamp(min=0).sqrt()
-        early = sigma > levels * process.affine.beta(middle)
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    return (0.5 * (low + high)).cpu()
