@@ -1,5 +1,7 @@
 """What must hold on a card as on the CPU; these tests need one."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -152,3 +154,33 @@ def test_log_densities_are_those_of_the_cpu(divergence):
     card = tpf.log_likelihood(field().cuda(), x.cuda(), **options)
     error = (card.log_prob.cpu() - cpu.log_prob).abs()
     assert bool((error < 1e-9 + 8 * cpu.standard_error).all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"),
+    [
+        (
+            tpf.NoisePredictor,
+            tpf.NoiseLoss(weight=tpf.LikelihoodWeight(), times=tpf.LogSNRTimes(), importance=True),
+        ),
+        (tpf.DataPredictor, tpf.VariationalLoss([0.9, 0.5, 0.2])),
+        (tpf.EDM, tpf.DataLoss(weight=tpf.EDMWeight(), times=tpf.EDMTimes())),
+        (tpf.DataPredictor, tpf.DenoisingAutoencoderLoss([0.3, 1.0])),
+        (tpf.Score, tpf.ImplicitScoreLoss(weight=tpf.UnitWeight("noise"))),
+    ],
+)
+def test_losses_of_diffusion_are_those_of_the_cpu(kind, loss):
+    law = tpf.Process(tpf.Linear(), tpf.Gaussian((2,), 0.3, 2.0))
+    net = tpf.networks.MLP(2, 32, 2, generator=seeded()).double()
+    x1 = torch.randn(64, 2, generator=seeded(), dtype=torch.float64)
+    field = kind(net, law)
+    sample = loss.draw(field, x1, generator=seeded())
+    expected = loss.evaluate(field, sample).detach()
+    field.cuda()
+    names = ("t", "x", "x0", "x1", "density")
+    moved = {n: getattr(sample, n).cuda() for n in names if getattr(sample, n) is not None}
+    given = loss.evaluate(field, dataclasses.replace(sample, **moved)).detach()
+    torch.testing.assert_close(given.cpu(), expected, rtol=1e-9, atol=1e-9)
+    drawn = loss(field, x1.cuda(), generator=seeded())
+    assert drawn.is_cuda
+    assert bool(torch.isfinite(drawn).all())

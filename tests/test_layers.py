@@ -22,6 +22,7 @@ LAYERS = [
     ["samplers"],
     ["likelihood"],
     ["training"],
+    ["particles"],
     ["metrics", "networks", "datasets", "plots"],
     ["_files", "testing"],
 ]

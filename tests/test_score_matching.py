@@ -506,7 +506,7 @@ def test_sliced_is_implicit_in_the_mean(probe_law, reduced):
     x = torch.randn(1, 3, 2, generator=gen(), dtype=F64).expand(n, 3, 2)
     loss = tpf.SlicedScoreLoss(probe_law=probe_law, variance_reduced=reduced, at=0.6)
     values = loss(field, x, generator=gen(1)).detach()
-    exact = float(tpf.ImplicitScoreLoss(at=0.6)(field, x[:1])[0])
+    exact = float(tpf.ImplicitScoreLoss(at=0.6)(field, x[:1])[0].detach())
     assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(n)
     assert torch.equal(values, loss(field, x, generator=gen(1)).detach())
     if not reduced:
@@ -833,7 +833,7 @@ def test_half_precision_times_do_not_part_from_their_weights():
     law = PLAIN["sbdm"]((1,))
     data = tpf.Gaussian((1,), 0.0, 1.0)
     exact = tpf.oracle(law, data)
-    times = tpf.time_of_sigma(law, torch.logspace(-2.7, 2, 40, dtype=F64))
+    times = tpf.time_of_sigma(law, torch.logspace(-3.3, 2, 40, dtype=F64))
     x = data.sample(20_000, generator=gen())
     found = tpf.variational_bound(exact, x, times, generator=gen(1))
     assert found.nats.dtype == torch.float32

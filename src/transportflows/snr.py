@@ -32,7 +32,15 @@ from ._random import local
 from .process import Process
 from .times import GridTimes, Margin, TimeSampler
 
-__all__ = ["EDMTimes", "LogSNRTimes", "NoiseLevel", "SigmaTimes", "check_monotone", "time_of_sigma"]
+__all__ = [
+    "EDMTimes",
+    "LevelTimes",
+    "LogSNRTimes",
+    "NoiseLevel",
+    "SigmaTimes",
+    "check_monotone",
+    "time_of_sigma",
+]
 
 _TINY = 1e-60
 _NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
@@ -171,7 +179,10 @@ class LogRatioInverse:
 
     def __call__(self, log_ratio: Tensor) -> Tensor:
         """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
-        times, slopes = self.times.to(log_ratio.device), self.slopes.to(log_ratio.device)
+        if self.times.device != log_ratio.device:
+            self.times = self.times.to(log_ratio.device)
+            self.slopes = self.slopes.to(log_ratio.device)
+        times, slopes = self.times, self.slopes
         place = ((log_ratio.double() - self.low) / self.step).clamp(0, _CELLS)
         cell = place.floor().clamp(max=_CELLS - 1).long()
         u = place - cell
@@ -227,19 +238,23 @@ def time_of_sigma(process: Process, sigma: float | Sequence[float] | Tensor) -> 
 class LevelTimes(TimeSampler):
     """Times with a law of their noise level; what a subclass writes is the law of λ.
 
-    It is bound to a process when drawn from, by a table that is made once.
+    It is bound to a process when drawn from, by a table that is made once (5 ms), or at every draw
+    where the path is learned.
+
+    Attributes:
+        bounded: whether the law needs λ finite at the ends of the times, and so a margin.
     """
 
-    bounded: ClassVar[bool] = False  # whether the law needs finite ends
+    bounded: ClassVar[bool] = False
     _bound: tuple[Process, BoundTimes] | None = None
 
-    def bind(self, process: Process) -> TimeSampler:
+    def bind(self, process: Process) -> TimeSampler:  # noqa: D102
         learned = any(True for _ in process.interpolant.parameters())
         if learned or self._bound is None or self._bound[0] is not process:
             self._bound = (process, BoundTimes(self, process))
         return self._bound[1]
 
-    def unit(
+    def unit(  # noqa: D102
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> Tensor:
         raise ValueError(

@@ -23,7 +23,7 @@ __all__ = ["VariationalBound", "variational_bound"]
 
 @dataclass(frozen=True)
 class VariationalBound:
-    """The terms of the bound ``-log p(x) <= L_0 + L_1 + ... + L_T`` of each row, in nats.
+    """The terms of the variational bound of ``-log p(x)``, of each row, in nats.
 
     Attributes:
         reconstruction: ``L_0 = -E log p(x_0 | x_1)``, ``(n,)``, a density in the data's units.
@@ -127,7 +127,7 @@ def variational_bound(
         constant = reconstruction_constant(weight, process, x1) + log_scale(field, x1)
         prior = prior_matching(weight, process, x1)
     return VariationalBound(
-        reconstruction=terms[0] + torch.as_tensor(constant).to(terms[0]),
+        reconstruction=terms[0] + constant,
         denoising=torch.stack(terms[1:]),
         prior=prior,
         shape=x.shape[1:],

@@ -37,11 +37,11 @@ from ..times import TimeSampler
 from .base import Loss
 from .weights import LossWeight
 
-__all__ = ["ImplicitScoreLoss", "SlicedScoreLoss"]
+__all__ = ["FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
 
 
-class _FromSamples(Loss):
-    """What the two share: samples of x_t, or data as they are, and a weight."""
+class FromSamples(Loss):
+    """What implicit and sliced score matching share: samples of x_t or of the data, a weight."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class _FromSamples(Loss):
         t = batch.x1.new_full((len(batch),), self.at)
         return PathSample(field.process, t, batch.x1, None, batch.x1, None, batch.cond)
 
-    def __call__(
+    def __call__(  # noqa: D102
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
@@ -110,7 +110,7 @@ class _FromSamples(Loss):
         """The loss from scores ``(B, *)`` and quadratic forms ``(B, k)``."""
 
 
-class ImplicitScoreLoss(_FromSamples):
+class ImplicitScoreLoss(FromSamples):
     """``λ (½|ŝ|² + ∇·ŝ)`` with the exact divergence: implicit score matching (Hyvärinen 2005).
 
     It costs D directional derivatives a row, on D times as many rows.
@@ -145,7 +145,7 @@ class ImplicitScoreLoss(_FromSamples):
         return 0.5 * sum_events(score.square()) + forms.sum(1)
 
 
-class SlicedScoreLoss(_FromSamples):
+class SlicedScoreLoss(FromSamples):
     """Sliced score matching: the divergence along random directions (Song et al. 2019).
 
     ``λ (zᵀ(∂ŝ)z + ½|ŝ|²)`` averaged over directions z, or with ``½(zᵀŝ)²``. Its mean over z is

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,7 +35,6 @@ from .._tensor import sum_events
 from ..batches import PathSample
 from ..distributions import Gaussian
 from ..process import Process
-from ..snr import NoiseLevel
 from ..times import GridTimes
 from .regressions import Regression
 from .weights import VariationalWeight
@@ -45,9 +45,10 @@ __all__ = ["VariationalLoss", "prior_matching", "reconstruction_constant"]
 class VariationalLoss(Regression):
     r"""The variational bound in nats, from one random level a row.
 
-    ``T`` times the term of the level drawn, plus the prior-matching term, which no field can
-    change: its mean over levels and noise is ``L_0 + ... + L_T``, a bound of ``-log p`` of the row
-    in the field's units. ``likelihood.variational_bound`` evaluates all levels.
+    ``T`` times the squared error of the level drawn, weighed, plus what no field can change (the
+    constant of the reconstruction and the prior-matching term): its mean over levels and noise is
+    ``L_0 + ... + L_T``, a bound of ``-log p`` of the row in the field's units.
+    :func:`variational_bound` evaluates all levels.
 
     Args:
         levels: times of the chain, as for :class:`VariationalWeight`.
@@ -76,18 +77,31 @@ class VariationalLoss(Regression):
         if prediction is None:
             raise ValueError("VariationalLoss was given no prediction")
         value = self._halved(prediction, sample.x1) * self._weight(sample)
-        first = self.bound.index(sample.t) == 0
-        constant = reconstruction_constant(self.bound, sample.process, sample.x1)
-        value = value + torch.where(first, constant.to(value), 0.0)
         value = len(self.bound.levels) * value
+        value = value + reconstruction_constant(self.bound, sample.process, sample.x1)
         value = value + prior_matching(self.bound, sample.process, sample.x1)
         return value.view(2, -1).mean(0) if sample.antithetic else value
 
 
-def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> Tensor:
-    """``½ D log(2π std²)`` of the reconstruction, ``()``, float64."""
-    table = weight.of_levels(process, x1.dtype)
-    return 0.5 * x1[0].numel() * (math.log(2 * math.pi) - table[0].log())
+def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> float:
+    """``½ D log(2π std²)`` of the reconstruction."""
+
+    def make() -> float:
+        first = float(weight.of_levels(process, x1.dtype)[0])
+        return 0.5 * (math.log(2 * math.pi) - math.log(first))
+
+    each: float = weight.once(process, f"constant, {x1.dtype}", make)
+    return x1[0].numel() * each
+
+
+@dataclass(frozen=True)
+class _Prior:
+    """``KL = D spread + Σ (β x1 + offset)² / 2 variance``."""
+
+    beta: float
+    spread: float
+    variance: float
+    offset: Tensor | None
 
 
 def prior_matching(weight: VariationalWeight, process: Process, x1: Tensor) -> Tensor:
@@ -96,23 +110,33 @@ def prior_matching(weight: VariationalWeight, process: Process, x1: Tensor) -> T
     Raises:
         ValueError: if that law is not an isotropic Gaussian.
     """
-    prior = process.start if process.shape is not None else _prior_of(process, x1)
-    if not (isinstance(prior, Gaussian) and prior.isotropic):
+    name = f"prior, {x1.dtype}, {x1.device}, {tuple(x1.shape[1:])}"
+    known: _Prior = weight.once(process, name, lambda: _prior(weight, process, x1))
+    shift = known.beta * x1 if known.offset is None else known.beta * x1 + known.offset
+    return sum_events(shift.square()) * (0.5 / known.variance) + x1[0].numel() * known.spread
+
+
+def _prior(weight: VariationalWeight, process: Process, x1: Tensor) -> _Prior:
+    law = process.start if process.shape is not None else _start_of(process, x1)
+    if not (isinstance(law, Gaussian) and law.isotropic):
         raise ValueError(
             "the prior-matching term needs an isotropic Gaussian at t = 0, and the process starts"
-            f" from {type(prior).__name__}"
+            f" from {type(law).__name__}"
         )
-    level = NoiseLevel.at(process, weight.levels[-1].to(x1))
     with torch.no_grad():
-        variance = prior.scale.double().square()
-        ratio = level.noise / variance
-        beta = process.affine.beta(level.t)
-        alpha = process.affine.alpha(level.t)
-        mean = 0.0 if process.base_mean is None else alpha.to(x1) * process.base_mean.to(x1)
-        shift = mean + beta.to(x1) * x1 - prior.mean.to(x1)
-        spread = 0.5 * x1[0].numel() * (ratio - 1 - ratio.log())
-        return spread.to(x1) + sum_events(shift.square()) * (0.5 / variance).to(x1)
+        t = weight.levels[-1].to(process.device, x1.dtype).double()
+        variance = float(law.scale) ** 2
+        ratio = float(process.noise_scale_sq(t)) / variance
+        offset = -law.mean.to(x1)
+        if process.base_mean is not None:
+            offset = offset + float(process.affine.alpha(t)) * process.base_mean.to(x1)
+        return _Prior(
+            beta=float(process.affine.beta(t)),
+            spread=0.5 * (ratio - 1 - math.log(ratio)),
+            variance=variance,
+            offset=offset if bool(offset.any()) else None,
+        )
 
 
-def _prior_of(process: Process, x1: Tensor) -> Gaussian:
-    return Gaussian(x1.shape[1:], scale=process._start_scale).to(x1.device)
+def _start_of(process: Process, x1: Tensor) -> Gaussian:
+    return Process(process.interpolant, shape=x1.shape[1:]).start  # type: ignore[return-value]

@@ -21,7 +21,7 @@ No gradient flows through a weight.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,22 +98,26 @@ class LossWeight(ABC):
 
     def margin(self, process: Process, quantity: str) -> Margin:
         """Margins that times need: 1e-4 at an end where the weight is infinite, otherwise 0."""
-        known = self._known(process)
-        if quantity not in known:
+
+        def make() -> Margin:
             ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=process.device)
             size = self(process, ends, quantity).abs()
             low, high = (~(size < _INFINITE)).tolist()
-            known[quantity] = (1e-4 if low else 0.0, 1e-4 if high else 0.0)
-        margin: Margin = known[quantity]
+            return (1e-4 if low else 0.0, 1e-4 if high else 0.0)
+
+        margin: Margin = self.once(process, f"margin, {quantity}", make)
         return margin
 
     _last: tuple[Process, dict[str, Any]] | None = None
 
-    def _known(self, process: Process) -> dict[str, Any]:
-        """What was computed once for this process, if it is the last one seen."""
+    def once(self, process: Process, name: str, make: Callable[[], Any]) -> Any:
+        """A constant of the process, made once; anew each time where the path is learned."""
         if self._last is None or self._last[0] is not process:
             self._last = (process, {})
-        return self._last[1]
+        known = self._last[1]
+        if name not in known or any(True for _ in process.interpolant.parameters()):
+            known[name] = make()
+        return known[name]
 
 
 def _conversion(level: NoiseLevel, source: str, target: str) -> Tensor:
@@ -257,15 +261,16 @@ class VariationalWeight(LossWeight):
         self, levels: Sequence[float] | Tensor, *, reconstruction_std: float | None = None
     ) -> None:
         self.levels = as_levels(levels)
+        self._middles = 0.5 * (self.levels[1:] + self.levels[:-1])
         if reconstruction_std is not None and not reconstruction_std > 0:
             raise ValueError(f"reconstruction_std must be positive, got {reconstruction_std}")
         self.reconstruction_std = reconstruction_std
 
     def index(self, t: Tensor) -> Tensor:
         """The level of each time, 0 for t_1."""
-        levels = self.levels.to(t.device)
-        middles = 0.5 * (levels[1:] + levels[:-1])
-        return torch.bucketize(-t.double(), -middles)
+        if self._middles.device != t.device:
+            self._middles = self._middles.to(t.device)
+        return torch.bucketize(-t.double(), -self._middles)
 
     def table(self, process: Process, dtype: torch.dtype = torch.float64) -> Tensor:
         """The weights of the levels in data form, ``(T,)``, float64.
@@ -295,14 +300,16 @@ class VariationalWeight(LossWeight):
 
     def of_levels(self, process: Process, dtype: torch.dtype) -> Tensor:
         """:meth:`table`, made once a process."""
-        known, name = self._known(process), f"table of {dtype}"
-        if name not in known or any(True for _ in process.interpolant.parameters()):
-            known[name] = self.table(process, dtype)
-        table: Tensor = known[name]
+        table: Tensor = self.once(process, f"{dtype}", lambda: self.table(process, dtype))
         return table
 
     def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
-        return self.of_levels(level.process, level.dtype).to(level.t.device)[self.index(level.t)]
+        table: Tensor = self.once(
+            level.process,
+            f"{level.dtype}, {level.t.device}",
+            lambda: self.of_levels(level.process, level.dtype).to(level.t.device),
+        )
+        return table[self.index(level.t)]
 
     def margin(self, process: Process, quantity: str) -> Margin:  # noqa: D102
         return (0.0, 0.0)

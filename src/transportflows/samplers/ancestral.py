@@ -2,15 +2,15 @@ r"""DDIM and ancestral sampling: the chain's own steps, in closed form.
 
 With ``u = σ̂/β`` the noise-to-signal ratio, and a step from s to t (towards the data), the forward
 chain adds the variance ``σ_s² τ`` to ``(β_s/β_t) x_t``, where ``τ = 1 - u_t²/u_s²``. Given x_s and
-the data prediction d, the state at t is normal with variance ``σ_t² τ`` (the chain's posterior), and
-Song, Meng & Ermon (2021) keep the marginals with any part of it:
+the data prediction d, the state at t is normal with variance ``σ_t² τ`` (the chain's posterior),
+and Song, Meng & Ermon (2021) keep the marginals with any part of it:
 
 .. math:: x'_t = \beta_t d + \sqrt{\sigma_t^2 - v}\; \hat\eta + \sqrt v\, z,
           \qquad v = \eta^2 \sigma_t^2 \tau, \quad \hat\eta = (x'_s - \beta_s d) / \sigma_s.
 
 η = 1 is ancestral sampling: of DDPM (Ho, Jain & Abbeel 2020) on a VP process, of SMLD (Song et al.
-2021, appendix F) on a VE process. It is the first-order exponential integrator of Anderson's ε; η = 0
-is that of ε = 0.
+2021, appendix F) on a VE process. It is the first-order exponential integrator of Anderson's ε, and
+η = 0 is that of ε = 0.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Ancestral(_Chain):
 
     The mean of a step is that of the posterior; its noise has the posterior's variance σ_t² τ
     (``"small"``, right where the data are one point), or the forward step's σ_s² τ (``"large"``,
-    right where they are white noise of variance 1; none in the last step). Both are choices of Ho et
-    al. (2020, section 3.2), for steps that are small.
+    right where they are white noise of variance 1; none in the last step). Both are choices of Ho
+    et al. (2020, section 3.2), for steps that are small.
 
     Args:
         variance: ``"small"`` or ``"large"``.

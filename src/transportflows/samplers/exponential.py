@@ -28,8 +28,8 @@ backward from σ̂ = 0) is replaced there by one that is not, and the method sta
 **The start** has one value only. A first step of order 1 would make an error of O(h²) and leave a
 method of order 3 at order 2; it is corrected by the second value, at no call.
 
-**With ε > 0** predictions differ from step to step by their share of the noise, O(√h), so paths have
-order 1 whatever p is. Laws gain from p = 2: the noise of ``f_n - f_{n-1}`` is that of the step
+**With ε > 0** predictions differ from step to step by their share of the noise, O(√h), so paths
+have order 1 whatever p is. Laws gain from p = 2: the noise of ``f_n - f_{n-1}`` is that of the step
 before instead of that of this step, and over two steps this evens out.
 """
 
@@ -56,7 +56,8 @@ _MAX_ORDER = 4
 class Exponential(Multistep):
     """A multistep exponential integrator, for ``sample(field, n, scheme=Exponential(2))``.
 
-    It takes one network call a step, forward or backward in time, with any ε (``"velocity"``: ε = 0).
+    It takes one network call a step, forward or backward in time, with any ε (``"velocity"``: with
+    ε = 0).
 
     Args:
         order: p, how many predictions a step sees: 1 to 4.

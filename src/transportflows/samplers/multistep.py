@@ -4,8 +4,8 @@ r"""Steps that are linear in the state and in predictions made so far.
 
 is all that DDIM, ancestral sampling, exponential integrators, Adams-Bashforth methods and their
 correctors do; they differ in the numbers, which are tabulated before the loop. f is the prediction
-of a *form* (data, noise, or their difference, the velocity of a linear path), made at ``(t_i, x_i)``
-by one network call, and kept in the memory of the chunk.
+of a *form* (data, noise, or their difference, the velocity of a linear path), made at
+``(t_i, x_i)`` by one network call, and kept in the memory of the chunk.
 
 A corrector costs no call and no more than one term: with the value at t_i known, what the last step
 added is changed by a combination of predictions, and both steps are one. So the state between two
@@ -45,7 +45,7 @@ class Multistep(ABC):
     name: str
     order: float
 
-    def check(self, schedules: Sequence[EpsilonSchedule]) -> None:
+    def check(self, schedules: Sequence[EpsilonSchedule]) -> None:  # noqa: B027
         """Refuse what the scheme cannot do with these ε.
 
         Raises:

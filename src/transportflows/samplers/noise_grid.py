@@ -1,8 +1,8 @@
 r"""Grids spaced by noise level, for one-sided processes.
 
-The level of a time is ``u = σ̂/β``, the σ of Karras et al. (2022): ``x'/β`` is the data with noise of
-scale u. A grid that is even in a function of u asks the same of every process, whatever its clock;
-few-step samplers are mostly compared on such grids.
+The level of a time is ``u = σ̂/β``, the σ of Karras et al. (2022): ``x'/β`` is the data with noise
+of scale u. A grid that is even in a function of u asks the same of every process, whatever its
+clock; few-step samplers are mostly compared on such grids.
 
 ======================  ============================================================================
 spacing                 even in
@@ -50,8 +50,8 @@ def noise_grid(
     """Return the ``steps + 1`` times of a grid that is even in the noise level u, float64.
 
     It begins and ends at ``start`` and ``stop``, exactly. Where u is infinite at an end, the levels
-    begin at ``sigma_max``, which stands for that end; where it is 0, and the spacing cannot reach 0,
-    they end at ``sigma_min``, and one last step goes to the end.
+    begin at ``sigma_max``, which stands for that end; where they end at ``sigma_min`` above the
+    level of the end, one last step goes there.
 
     Args:
         process: one-sided, with u decreasing in time.
@@ -60,8 +60,8 @@ def noise_grid(
             grid is even in.
         rho: ρ of ``"karras"``.
         scale: c of ``"asinh"``, in the units of the data.
-        sigma_min: lowest level above 0, in the units of the data; that of ``stop`` by default, or
-            0.002 where that is 0.
+        sigma_min: lowest level before the end, in the units of the data; that of ``stop`` by
+            default, or 0.002 where that is 0 (``"karras"``, ``"logsnr"``).
         sigma_max: highest level; that of ``start`` by default, or 80 where that is infinite.
         start: first time, in [0, 1].
         stop: last time; below ``start`` for a grid that runs backward.
@@ -73,7 +73,7 @@ def noise_grid(
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
         >>> tpf.noise_grid(process, 4, spacing="logsnr", sigma_min=0.01, sigma_max=100.0)
-        tensor([0.0000, 0.1767, 0.8230, 0.9901, 1.0000], dtype=torch.float64)
+        tensor([0.0000, 0.1773, 0.8227, 0.9901, 1.0000], dtype=torch.float64)
     """
     if start > stop:
         return noise_grid(
@@ -96,6 +96,7 @@ def noise_grid(
             f" coupling {type(process.coupling).__name__}) says nothing of its base; use time_grid,"
             " or an independent isotropic Gaussian base"
         )
+    reaches = spacing not in ("karras", "logsnr")  # the level 0
     if isinstance(spacing, str):
         if spacing not in NOISE_SPACINGS:
             raise ValueError(
@@ -113,7 +114,7 @@ def noise_grid(
     level = process.noise_scale(ends) / process.affine.beta(ends)
     high, low = level.tolist()
     top = (high if math.isfinite(high) else 80.0) if sigma_max is None else float(sigma_max)
-    bottom = (low if low > 0 else 0.002) if sigma_min is None else float(sigma_min)
+    bottom = (low if low > 0 or reaches else 0.002) if sigma_min is None else float(sigma_min)
     if not (low <= bottom < top <= high and bottom >= 0):
         raise ValueError(
             f"the levels must go from sigma_max down to sigma_min, within those of the process,"

@@ -1,8 +1,8 @@
 r"""Weights of exponential integrators, for any one-sided process, ε and grid.
 
-With ``x' = x - α m``, ``u = σ̂/β``, ``λ = -log u`` and ``E = ∫ ε/σ̂²`` along the motion, the sampling
-equation ``dX = (b ± ε s) dt + √(2ε) dW`` is linear in x' once a prediction is given, and over a step
-from s to t (either way in time) it is
+With ``x' = x - α m``, ``u = σ̂/β``, ``λ = -log u`` and ``E = ∫ ε/σ̂²`` along the motion, the
+sampling equation ``dX = (b ± ε s) dt + √(2ε) dW`` is linear in x' once a prediction is given, and
+over a step from s to t (either way in time) it is
 
 .. math::
     x'_t &= \frac{\sigma_t}{\sigma_s} e^{-\Delta E} x'_s + \int_s^t d \, dQ + \ldots,
@@ -60,7 +60,8 @@ VARIABLES: dict[str, Variable] = {
 
 _POINTS = 12
 _PANELS, _PANELS_NOISY, _PANELS_SINGULAR = 3, 8, 40  # halvings towards each end
-_TINY = 1e-300
+_TINY = 1e-150
+_ZERO_SQ = 1e-24  # where a process takes its noise for none
 _HUGE = 1e4
 
 
@@ -266,8 +267,9 @@ def integrals(
         stops[:, None] - h[:, None] * (1 - fraction),
     )
     interpolant = process.affine
-    beta, square = interpolant.beta(r), process.noise_scale_sq(r)
-    sigma = square.clamp(min=0).sqrt()
+    # Nothing is divided by 0 where r is the end itself, to rounding.
+    beta, square = interpolant.beta(r).clamp(min=_TINY), process.noise_scale_sq(r)
+    sigma = square.clamp(min=0).sqrt().clamp(min=_TINY)
     ends = (
         interpolant.beta(starts),
         process.noise_scale(starts),
@@ -276,15 +278,14 @@ def integrals(
     )
     diverges = torch.zeros_like(starts, dtype=torch.bool)
     if all(schedule.is_zero for schedule in schedules):
-        ends_ = ends
         return Integrals(
-            starts, stops, r, beta, sigma, None, None, ends_, None, diverges, len(schedules)
+            starts, stops, r, beta, sigma, None, None, ends, None, diverges, len(schedules)
         )
 
     flat, scale = r.reshape(-1), sigma.reshape(-1)
     bound = [schedule.bound(process, r, h) for schedule in schedules]
     over = torch.stack([s.over_noise_scale(flat, scale) for s in bound], -1)
-    over = over.view(*r.shape, -1)
+    over = torch.where(square[..., None] > _ZERO_SQ, over.view(*r.shape, -1), 0.0)
     length = (h.abs()[:, None] * widths)[..., None, None]  # of the panels
 
     def panelled(values: Tensor) -> Tensor:
