@@ -1,6 +1,6 @@
 r"""Correctors: Langevin steps at a time of the solve, after each step of a scheme.
 
-A step of any scheme, the *predictor*, carries the law of x_t from one time to the next, with an
+A step of a scheme, the *predictor*, carries the law of x_t from one time to the next, with an
 error. Langevin steps along ``s(t, ·)`` at the new time leave the law of x_t where it is and draw
 towards it what is off it: the *corrector* (Song et al. 2021, section 4.2, algorithms 2, 4 and 5).
 
@@ -31,6 +31,11 @@ are left, where the batch rule leaves 16 %).
 *Never row by row.* With a step size h(x) that depends on its own row the chain is an Euler step of
 the generator ``h(x) (s · ∇ + Δ)``, which leaves ``p/h`` invariant, up to a constant, and not p. The
 mean over n rows has this fault divided by n; for one row it is refused.
+
+*With which predictor.* Any one-step scheme and any ε. A multistep scheme extrapolates predictions
+made at states that corrections have moved since, and takes their jumps for a trend: with
+``"dpm2m"``, r = 0.2 and 60 steps the variance of VE was 5 % too large, that of VP 52 %. It is
+refused.
 
 *Where.* At each time of the grid but the first at which σ̂ > 0 and the score's weights are bounded
 (as for the window of ε): at t = 1 only where noise is left there, as for VE.

@@ -91,7 +91,7 @@ def sample(
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
             that refines consistently with ``steps``.
         corrector: Langevin corrections after each step, such as ``LangevinCorrector(snr=0.16)``:
-            predictor-corrector sampling, with any scheme and any ε.
+            predictor-corrector sampling, with any one-step scheme and any ε.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         rtol: relative tolerance of adaptive schemes.
         atol: absolute tolerance of adaptive schemes.
@@ -129,7 +129,7 @@ def sample(
     adaptive = isinstance(scheme, str) and scheme in ADAPTIVE
     _check_scheme(scheme, schedules)
 
-    _check_corrector(corrector, adaptive)
+    _check_corrector(corrector, scheme)
 
     team = world() if distributed else World()
 
@@ -311,12 +311,20 @@ def _check_scheme(scheme: str | Scheme | Multistep, schedules: Sequence[EpsilonS
         )
 
 
-def _check_corrector(corrector: Any, adaptive: bool) -> None:
+def _check_corrector(corrector: Any, scheme: str | Scheme | Multistep) -> None:
     if corrector is not None and not isinstance(corrector, LangevinCorrector):
         raise TypeError(
             f"corrector must be a LangevinCorrector(snr=0.16), got {type(corrector).__name__}"
         )
-    if corrector is not None and adaptive:
+    if corrector is None:
+        return
+    if isinstance(scheme, Multistep) and (scheme.order > 1 or getattr(scheme, "corrector", False)):
+        raise ValueError(
+            f"{scheme.name} remembers predictions at states that a Langevin correction then moves,"
+            " and takes the jumps for a trend, so that the law is wrong; use a one-step scheme with"
+            " the corrector: 'ddim', 'ancestral', 'heun' or 'euler_maruyama'"
+        )
+    if isinstance(scheme, str) and scheme in ADAPTIVE:
         raise ValueError(
             "an adaptive scheme has no steps of its own to correct after; use a fixed-step one,"
             " such as 'heun', with the corrector"
