@@ -160,7 +160,8 @@ PAIRS: dict[str, tuple[tpf.Multistep, Sampler]] = {
     },
     **{f"zEAB {p} (azula)": (E_(p, "noise"), AZULA[f"azula zEAB {p}"][0]) for p in (2, 3)},
     **{f"xEAB {p} (azula)": (E_(p), AZULA[f"azula xEAB {p}"][0]) for p in (2, 3)},
-    **{f"DPM++ {p}M (diffusers)": (E_(p), DIFFUSERS[f"diffusers DPM++ {p}M"][0]) for p in (2, 3)},
+    "DPM++ 2M (diffusers)": (E_(2, rule="midpoint"), DIFFUSERS["diffusers DPM++ 2M"][0]),
+    "DPM++ 3M (diffusers)": (E_(3), DIFFUSERS["diffusers DPM++ 3M"][0]),
     **{
         f"DEIS {p} (diffusers)": (E_(p, "noise"), DIFFUSERS[f"diffusers DEIS {p}"][0])
         for p in (2, 3)

@@ -445,6 +445,32 @@ def test_ddim_and_ancestral_steps_are_the_papers():
         assert float(a[0]) == pytest.approx(float(b[0]), rel=1e-9)
 
 
+@pytest.mark.parametrize("epsilon", [0.0, tpf.AndersonEpsilon()], ids=["ode", "sde"])
+def test_the_midpoint_rule_is_dpm_solver_2m(epsilon):
+    """Lu et al. (2022), algorithm 2, and with Anderson's ε their SDE-DPM-Solver++(2M)."""
+    law = PROCESSES["vp"]
+    grid = torch.tensor([0.0, 0.2, 0.35, 0.6, 0.8], dtype=F64)
+    found = numbers(tpf.Exponential(2, rule="midpoint"), law, epsilon, grid)
+    beta, sigma = law.affine.beta(grid), law.noise_scale(grid)
+    steps = (beta / sigma).log().diff()
+    kappa = 0.0 if epsilon == 0.0 else 1.0
+    for i in range(1, 4):
+        h, r = steps[i], steps[i - 1] / steps[i]
+        mass = beta[i + 1] * -torch.expm1(-(1 + kappa) * h)
+        expected = torch.stack([mass * (1 + 0.5 / r), -mass * 0.5 / r])
+        torch.testing.assert_close(found.weights[i][:2, 0], expected, rtol=1e-9, atol=1e-12)
+        state = sigma[i + 1] / sigma[i] * torch.exp(-kappa * h)
+        torch.testing.assert_close(found.state[i][0], state, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("label", ["vp", "ve"])
+def test_the_midpoint_rule_has_order_2(label):
+    steps = (48, 96, 192)
+    grid = GRIDS["cosine"](PROCESSES[label])
+    errors = distances(PROCESSES[label], tpf.Exponential(2, rule="midpoint"), steps, grid)
+    assert abs(slope(errors, steps) - 2) < 0.25
+
+
 def test_dpm_solver_and_unipc_weights():
     """Closed forms on a grid that is even in λ: 2M's exact weights, and UniC-1."""
     law = PROCESSES["ve"]
@@ -756,6 +782,8 @@ def test_noise_grids_of_two_sided_processes_are_refused():
         (lambda: tpf.Exponential(0), "order must be 1 to 4, got 0"),
         (lambda: tpf.Exponential(2, "score"), "unknown prediction 'score'; known: 'data'"),
         (lambda: tpf.Exponential(2, variable="snr"), "unknown variable 'snr'; known: 'lambda'"),
+        (lambda: tpf.Exponential(2, rule="left"), "rule is 'exact' or 'midpoint', got 'left'"),
+        (lambda: tpf.Exponential(3, rule="midpoint"), "has order 2, and no more"),
         (lambda: tpf.DDIM(1.5), "eta must be from 0"),
         (lambda: tpf.DDIM(-0.1), "eta must be from 0"),
         (lambda: tpf.Ancestral("medium"), "unknown variance 'medium'; known: 'small'"),

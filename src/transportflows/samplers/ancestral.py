@@ -152,7 +152,7 @@ class Ancestral(_Chain):
 FEW_STEP: dict[str, Multistep] = {
     "ddim": DDIM(),
     "ancestral": Ancestral(),
-    "dpm2m": Exponential(2),
+    "dpm2m": Exponential(2, rule="midpoint"),
     "dpm3m": Exponential(3),
     "deis2": Exponential(2, "noise", variable="t"),
     "deis3": Exponential(3, "noise", variable="t"),

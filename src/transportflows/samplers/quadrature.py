@@ -198,7 +198,13 @@ class Integrals:
 
     @torch.no_grad()
     def weights(
-        self, form: str, variable: Variable, nodes: tuple[Tensor, Tensor, Tensor], pick: Tensor
+        self,
+        form: str,
+        variable: Variable,
+        nodes: tuple[Tensor, Tensor, Tensor],
+        pick: Tensor,
+        *,
+        midpoint: bool = False,
     ) -> Tensor:
         """``∫ L_j dQ`` for some of the steps, ``(S', J, G)``.
 
@@ -207,6 +213,8 @@ class Integrals:
             variable: what is interpolated in; t where its values at nodes or ends are no good.
             nodes: times of the predictions and β, σ̂ there, each ``(S', J)``.
             pick: which steps, ``(S',)``.
+            midpoint: take the basis at the middle of the step in the variable, times ``∫ dQ``, in
+                place of the integral, where the variable serves.
         """
         inside, first, last = (q[pick] for q in self._mass(form))
         beta_s, sigma_s, beta_t, sigma_t = (e[pick, None] for e in self.ends)
@@ -231,7 +239,11 @@ class Integrals:
         pushed = torch.einsum("ab,spbg->spag", both.to(panels), panels).flatten(1, 2)
         total = torch.einsum("sjk,skg->sjg", basis[..., :-2], pushed)
         total = total + basis[:, :, -2, None] * (inside[:, 0] - first)[:, None]
-        return total + basis[:, :, -1, None] * (last - inside[:, -1])[:, None]
+        total = total + basis[:, :, -1, None] * (last - inside[:, -1])[:, None]
+        if midpoint:
+            middle = lagrange(at_nodes, at_ends.mean(1, keepdim=True))  # (S', J, 1)
+            total = torch.where(good[..., None], middle * (last - first)[:, None], total)
+        return total
 
 
 @torch.no_grad()
