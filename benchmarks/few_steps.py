@@ -166,10 +166,11 @@ PAIRS: dict[str, tuple[tpf.Multistep, Sampler]] = {
         f"DEIS {p} (diffusers)": (E_(p, "noise"), DIFFUSERS[f"diffusers DEIS {p}"][0])
         for p in (2, 3)
     },
-    **{
-        f"UniPC {p} (diffusers)": (E_(p, corrector=True), DIFFUSERS[f"diffusers UniPC {p}"][0])
-        for p in (2, 3)
-    },
+    "UniPC 2 (diffusers)": (
+        E_(2, corrector=True, rule="midpoint"),
+        DIFFUSERS["diffusers UniPC 2"][0],
+    ),
+    "UniPC 3 (diffusers)": (E_(3, corrector=True), DIFFUSERS["diffusers UniPC 3"][0]),
 }
 PEERS = all(importlib.util.find_spec(name) for name in ("azula", "diffusers"))
 

@@ -783,7 +783,7 @@ def test_noise_grids_of_two_sided_processes_are_refused():
         (lambda: tpf.Exponential(2, "score"), "unknown prediction 'score'; known: 'data'"),
         (lambda: tpf.Exponential(2, variable="snr"), "unknown variable 'snr'; known: 'lambda'"),
         (lambda: tpf.Exponential(2, rule="left"), "rule is 'exact' or 'midpoint', got 'left'"),
-        (lambda: tpf.Exponential(3, rule="midpoint"), "has order 2, and no more"),
+        (lambda: tpf.Exponential(3, rule="midpoint"), "is for order 2, and order is 3"),
         (lambda: tpf.DDIM(1.5), "eta must be from 0"),
         (lambda: tpf.DDIM(-0.1), "eta must be from 0"),
         (lambda: tpf.Ancestral("medium"), "unknown variance 'medium'; known: 'small'"),

@@ -158,7 +158,7 @@ FEW_STEP: dict[str, Multistep] = {
     "deis3": Exponential(3, "noise", variable="t"),
     "ab2": Exponential(2, "velocity", variable="linear"),
     "ab3": Exponential(3, "velocity", variable="linear"),
-    "unipc2": Exponential(2, corrector=True),
+    "unipc2": Exponential(2, corrector=True, rule="midpoint"),
     "unipc3": Exponential(3, corrector=True),
 }
 """The few-step schemes by name."""

@@ -10,7 +10,7 @@ Its kinds differ in what they take to vary slowly (*prediction*) and in what it 
 =====================  ==========  ===========  ==================================================
 name                   prediction  variable     source
 =====================  ==========  ===========  ==================================================
-``"dpm2m"``, ``3m``    data        λ            DPM-Solver++, Lu et al. (2022), 2M by its midpoint
+``"dpm2m"``, ``3m``    data        λ            DPM-Solver++, Lu et al. (2022)
 ``"deis2"``, ``3``     noise       t            tAB-DEIS, Zhang & Chen (2023)
 ``"ab2"``, ``3``       velocity    linear       Adams-Bashforth on the linear path's velocity
 ``"unipc2"``, ``3``    data        λ            UniPC, Zhao et al. (2023), corrector of order p + 1
@@ -19,7 +19,8 @@ name                   prediction  variable     source
 All weights are exact, where the sources approximate some, and hold for any ε ≥ 0: with ε > 0 the
 relaxation, however stiff, and its noise are part of what is solved exactly, so that a constant ε
 needs no window. ε = κ σ̂² λ̇ (:class:`AndersonEpsilon`) gives the SDE-DPM-Solvers at κ = 1.
-DPM-Solver++(2M) takes the interpolant at the middle of a step for all of it: ``rule="midpoint"``.
+DPM-Solver++(2M) and UniPC-2 take the interpolant at the middle of a step for all of it:
+``rule="midpoint"``.
 
 **The order is kept at the ends of time.** Where σ̂ = 0 at the last time, λ is infinite there; the
 step is interpolated in t instead, and lands on the data prediction extrapolated from p values. A
@@ -70,9 +71,9 @@ class Exponential(Multistep):
         variable: what the prediction is a polynomial of: a name in ``VARIABLES`` (``"lambda"``,
             ``"u"``, ``"t"``, ``"linear"``, ``"asinh"``) or a function of (t, β, σ̂), strictly
             monotone in t. Where it is not finite, t serves.
-        rule: ``"exact"``, or ``"midpoint"``, order 2 without a corrector: the interpolant at the
-            middle of a step in the variable stands for all of it. Of the same order, with another
-            constant: smaller on data in separate modes.
+        rule: ``"exact"``, or, at order 2, ``"midpoint"``: the interpolant at the middle of a step
+            in the variable stands for all of it (not in corrections). Of the same order, with
+            another constant: smaller on data in separate modes.
 
     Raises:
         ValueError: for an order, prediction or variable that is not known.
@@ -101,10 +102,9 @@ class Exponential(Multistep):
             raise ValueError(f"unknown prediction {self.prediction!r}; known: {names(FORMS)}")
         if self.rule not in ("exact", "midpoint"):
             raise ValueError(f"rule is 'exact' or 'midpoint', got {self.rule!r}")
-        if self.rule == "midpoint" and (self.order != 2 or self.corrector):
+        if self.rule == "midpoint" and self.order != 2:
             raise ValueError(
-                "rule='midpoint' has order 2, and no more with a corrector or higher order; use"
-                " rule='exact' there"
+                f"rule='midpoint' is for order 2, and order is {self.order}; use rule='exact'"
             )
         if not callable(self.variable) and self.variable not in VARIABLES:
             raise ValueError(
