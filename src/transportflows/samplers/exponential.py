@@ -187,10 +187,13 @@ class _Tabulation:
     def _forms(self, field: Field) -> list[str]:
         """The prediction of each step: the one asked for, unless it is singular there."""
         asked = self.scheme.prediction
+        parts = {id(part): part for part, _ in self.place}
+        if all(bool(part.usable(asked).all()) for part in parts.values()):
+            return [asked] * self.steps
         wanted = [asked, *(form for form in ("velocity", "data", "noise") if form != asked)]
         usable = {}
         for form in wanted:
-            found = {id(part): part.usable(form).tolist() for part, _ in self.place}
+            found = {key: part.usable(form).tolist() for key, part in parts.items()}
             usable[form] = [found[id(part)][k] for part, k in self.place]
         forms: list[str] = []
         for i in range(self.steps):
