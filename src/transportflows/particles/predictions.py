@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..distributions import Distribution, Gaussian, GaussianMixture
 from ..fields import Field
+from ..snr import time_of_sigma
 from .kernels import kernel_mean
 
 __all__ = ["FieldData", "SampleData", "SmoothedLaw", "as_data", "as_score"]
@@ -153,23 +154,8 @@ class FieldData(nn.Module):
             ValueError: if the process has no such level.
         """
         if sigma not in self._times:
-            self._times[sigma] = self._solve(sigma)
+            self._times[sigma] = time_of_sigma(self.field.process, sigma)
         return self._times[sigma]
-
-    def _solve(self, sigma: float) -> Tensor:
-        process = self.field.process
-        low, high = 0.0, 1.0
-        for _ in range(11):  # 33 points narrow it by 32 each time
-            t = torch.linspace(low, high, 33, dtype=torch.float64, device=process.device)
-            above = process.noise_scale(t) >= sigma * process.affine.beta(t).expand(t.shape)
-            if not bool(above[0]):
-                raise ValueError(
-                    f"the process has no noise level sigma = {sigma:g}: at t = {low:g} it is lower"
-                    " already; use a smaller sigma"
-                )
-            last = int(above.nonzero()[-1])
-            low, high = float(t[last]), float(t[min(last + 1, 32)])
-        return torch.tensor(0.5 * (low + high), dtype=torch.float64, device=process.device)
 
     def forward(self, z: Tensor, sigma: float) -> Tensor:
         """``E[x | x + σ ε = z]``, ``(B, *)``, in the units of the data."""
