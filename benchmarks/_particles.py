@@ -54,11 +54,11 @@ def paper_schedule(highest: float) -> dict[str, Any]:
     return {"sigma": tpf.ModifiedCosineSigma(math.sqrt(highest), math.sqrt(0.5)), "step": None}
 
 
-def own_schedule(highest: float, target: Tensor) -> dict[str, Any]:
-    """From the same σ exponentially to 4 median nearest-neighbour distances; η = 1 throughout."""
+def own_schedule(highest: float, target: Tensor, multiple: float) -> dict[str, Any]:
+    """From the same σ exponentially to some nearest-neighbour distances (median); η = 1."""
     near = tpf.metrics.nearest_distances(target, target, exclude_self=True)[0].median()
     return {
-        "sigma": tpf.ExponentialSigma(math.sqrt(highest), 4 * float(near)),
+        "sigma": tpf.ExponentialSigma(math.sqrt(highest), multiple * float(near)),
         "step": 1.0,
     }
 
