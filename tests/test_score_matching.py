@@ -69,11 +69,11 @@ LOSSES = {
 
 
 class Net(torch.nn.Module):
-    """A smooth function of time and state, in float64."""
+    """A function of time and state in float64, so smooth (slopes up to ½) that quadrature is."""
 
     def __init__(self, d: int, seed: int = 0, width: int = 5) -> None:
         super().__init__()
-        self.a = torch.nn.Parameter(0.5 * torch.randn(width, d, generator=gen(seed), dtype=F64))
+        self.a = torch.nn.Parameter(torch.rand(width, d, generator=gen(seed), dtype=F64) - 0.5)
         self.b = torch.nn.Parameter(torch.randn(width, generator=gen(seed + 1), dtype=F64))
         self.c = torch.nn.Parameter(torch.randn(d, width, generator=gen(seed + 2), dtype=F64))
 
@@ -447,7 +447,10 @@ def test_score_matching_losses_differ_by_constants(process, kind):
         assert float((given - reference).norm() / reference.norm()) < 1e-8, name
         change = float(first.detach() - second.detach())
         expected = float((values["explicit"][0] - values["explicit"][1]).detach())
-        assert change == pytest.approx(expected, rel=1e-8), name
+        size = max(
+            abs(float(v.detach())) for v in values["explicit"]
+        )  # the change is a small difference
+        assert change == pytest.approx(expected, abs=1e-8 * size), name
     # And the constants are not all zero: they are not one loss.
     zero = float(values["explicit"][0].detach())
     assert len({round(float(v[0].detach()) - zero, 6) for v in values.values()}) >= 3
@@ -509,12 +512,25 @@ def test_sliced_is_implicit_in_the_mean(probe_law, reduced):
     exact = float(tpf.ImplicitScoreLoss(at=0.6)(field, x[:1])[0].detach())
     assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(n)
     assert torch.equal(values, loss(field, x, generator=gen(1)).detach())
-    if not reduced:
-        better = tpf.SlicedScoreLoss(probe_law=probe_law, at=0.6)(field, x, generator=gen(1))
-        assert float(better.var()) < 0.8 * float(values.var())
     half = tpf.SlicedScoreLoss(probe_law=probe_law, variance_reduced=reduced, at=0.6, probes=8)
     ratio = float(half(field, x[:8_000], generator=gen(2)).var() / values.var())
     assert ratio == pytest.approx(1 / 8, rel=0.15)  # 8,000 rows: 1.6 % a standard error, or so
+
+
+@pytest.mark.parametrize("length", [1.0, 3.0])
+def test_variance_reduction_is_one_where_the_score_is_long(length):
+    """ŝ = -x, Gaussian z: variances 2D, and 2D + ½|x|⁴ - 2|x|², which is less for |x| < 2."""
+    law, n, d = PLAIN["sbdm"]((6,)), 60_000, 6
+    field = tpf.Score(lambda t, x: -x, law)
+    x = torch.full((n, d), length / math.sqrt(d), dtype=F64)
+    expected = {True: 2 * d, False: 2 * d + 0.5 * length**4 - 2 * length**2}
+    for reduced, variance in expected.items():
+        loss = tpf.SlicedScoreLoss(probe_law="gaussian", variance_reduced=reduced, at=0.6)
+        centred = loss(field, x, generator=gen()) - (0.5 * length**2 - d)
+        error = float(centred.square().std()) / math.sqrt(n)
+        assert abs(float(centred.square().mean()) - variance) < 4 * error
+    signs = tpf.SlicedScoreLoss(at=0.6)(field, x, generator=gen())  # zᵀ(∂ŝ)z is exact too
+    torch.testing.assert_close(signs, torch.full_like(signs, 0.5 * length**2 - d))
 
 
 @pytest.mark.parametrize("probe_law", ["rademacher", "gaussian", "sphere"])
@@ -678,7 +694,7 @@ def test_terms_are_the_divergences_of_the_gaussians(process):
             torch.testing.assert_close(v, variance)
         p = normal(torch.stack(posterior), variance.sqrt())
         torch.testing.assert_close(
-            given, torch.distributions.kl_divergence(q, p), rtol=1e-9, atol=0
+            given, torch.distributions.kl_divergence(q, p), rtol=1e-9, atol=1e-12
         )
     # Reconstruction: -log N(x_0; d̂, std²), std by default the noise in x_1.
     t = LEVELS[0].expand(6)
@@ -883,7 +899,9 @@ def mlp() -> tpf.networks.MLP:
 TRAINED = {
     "likelihood": (
         tpf.NoisePredictor,
-        tpf.NoiseLoss(weight=tpf.LikelihoodWeight(), times=tpf.LogSNRTimes(), importance=True),
+        tpf.NoiseLoss(
+            weight=tpf.LikelihoodWeight(), times=tpf.LogSNRTimes(margin=0.05), importance=True
+        ),
     ),
     "min-snr velocity": (tpf.Velocity, tpf.VelocityLoss(weight=tpf.MinSNRWeight())),
     "autoencoder": (tpf.DataPredictor, tpf.DenoisingAutoencoderLoss([0.3, 0.6, 1.2])),

@@ -154,7 +154,9 @@ class SlicedScoreLoss(FromSamples):
     Args:
         probes: directions a row.
         probe_law: ``"rademacher"``, ``"gaussian"`` or ``"sphere"`` (of radius √D).
-        variance_reduced: take ``½|ŝ|²`` (SSM-VR) instead of ``½(zᵀŝ)²`` (SSM).
+        variance_reduced: take ``½|ŝ|²`` (SSM-VR) instead of ``½(zᵀŝ)²`` (SSM). The variance is
+            lower where the score is long (at low noise), not everywhere: the two terms of SSM may
+            cancel in part.
         times: see :class:`ImplicitScoreLoss`.
         weight: see :class:`ImplicitScoreLoss`.
         at: see :class:`ImplicitScoreLoss`.
