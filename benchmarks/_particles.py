@@ -26,20 +26,20 @@ __all__ = [
 FREQUENCIES = 7  # the seed of the one fixed draw of 256
 
 
-def question_mark() -> tpf.GaussianMixture:
+def question_mark() -> tpf.distributions.GaussianMixture:
     """Thirty Gaussians of std 0.15 in R³, in the shape of a question mark 6 high."""
     angle = torch.linspace(math.pi, -math.pi / 2, 19, dtype=torch.float64)
     arc = torch.stack([1.5 * angle.cos(), 0 * angle, 4.5 + 1.5 * angle.sin()], 1)
     height = torch.linspace(2.65, 1.2, 8, dtype=torch.float64)
     stem = torch.stack([0 * height, 0 * height, height], 1)
     dot = torch.tensor([[0.0, 0.0, 0.1], [0.15, 0.0, 0.0], [-0.15, 0.0, 0.0]], dtype=torch.float64)
-    return tpf.GaussianMixture(torch.cat([arc, stem, dot]), scale=0.15)
+    return tpf.distributions.GaussianMixture(torch.cat([arc, stem, dot]), scale=0.15)
 
 
-def grid_of_gaussians() -> tpf.GaussianMixture:
+def grid_of_gaussians() -> tpf.distributions.GaussianMixture:
     """Twenty-five Gaussians of std 0.5 in the plane, spaced by 5, about the origin."""
     side = 5.0 * torch.arange(-2, 3)
-    return tpf.GaussianMixture(torch.cartesian_prod(side, side), scale=0.5)
+    return tpf.distributions.GaussianMixture(torch.cartesian_prod(side, side), scale=0.5)
 
 
 def swiss_roll(n: int, generator: torch.Generator) -> Tensor:
@@ -51,14 +51,17 @@ def swiss_roll(n: int, generator: torch.Generator) -> Tensor:
 
 def paper_schedule(highest: float) -> dict[str, Any]:
     """Weber's: variance from ``highest`` to 0.5 by the modified cosine, first step of norm 0.5."""
-    return {"sigma": tpf.ModifiedCosineSigma(math.sqrt(highest), math.sqrt(0.5)), "step": None}
+    return {
+        "sigma": tpf.particles.ModifiedCosineSigma(math.sqrt(highest), math.sqrt(0.5)),
+        "step": None,
+    }
 
 
 def own_schedule(highest: float, target: Tensor, multiple: float) -> dict[str, Any]:
     """From the same σ exponentially to some nearest-neighbour distances (median); η = 1."""
     near = tpf.metrics.nearest_distances(target, target, exclude_self=True)[0].median()
     return {
-        "sigma": tpf.ExponentialSigma(math.sqrt(highest), multiple * float(near)),
+        "sigma": tpf.particles.ExponentialSigma(math.sqrt(highest), multiple * float(near)),
         "step": 1.0,
     }
 
@@ -77,7 +80,7 @@ class Case:
     source: Tensor
     target: Tensor
     held_out: Tensor
-    law: tpf.GaussianMixture | None = None
+    law: tpf.distributions.GaussianMixture | None = None
 
     def distance(self, x: Tensor) -> float:
         """The distance of characteristic functions to the held-out draw."""
@@ -173,7 +176,7 @@ def outcome(
     )
 
 
-def within_modes(x: Tensor, law: tpf.GaussianMixture) -> float:
+def within_modes(x: Tensor, law: tpf.distributions.GaussianMixture) -> float:
     """Root of the mean variance about the modes' own centres, each row with its nearest mode."""
     means = law.means.to(x)
     nearest = torch.cdist(x, means).argmin(1)

@@ -38,28 +38,36 @@ def generator(*seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(sum(s * 1_000_003**k for k, s in enumerate(seed)) + 1)
 
 
-def chang(d: int) -> tpf.GaussianMixture:
+def chang(d: int) -> tpf.distributions.GaussianMixture:
     """Chang's mixture in d = 2 or 10 dimensions."""
     cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)
-    return tpf.GaussianMixture(cross if d == 2 else torch.eye(d, dtype=torch.float64)[:4], 1.0)
+    return tpf.distributions.GaussianMixture(
+        cross if d == 2 else torch.eye(d, dtype=torch.float64)[:4], 1.0
+    )
 
 
-def samplers(name: str, sde: tpf.ForwardSDE) -> dict[str, dict]:
+def samplers(name: str, sde: tpf.sdes.ForwardSDE) -> dict[str, dict]:
     """Arguments of ``sample`` by name: 100 steps of order 2, 250 steps of order 1."""
 
     def grid(steps: int) -> dict:
-        if isinstance(sde, tpf.Chain):
+        if isinstance(sde, tpf.sdes.Chain):
             return {"t": sde.times(steps)}
         if name.startswith("VE"):  # its noise spans three decades
-            return {"t": tpf.noise_grid(tpf.Process(sde, shape=(2,)), steps, spacing="karras")}
+            return {
+                "t": tpf.solve.noise_grid(tpf.Process(sde, shape=(2,)), steps, spacing="karras")
+            }
         return {"steps": steps}
 
     return {
         "probability flow, Heun": {"scheme": "heun", **grid(100)},
-        "reverse SDE, Heun": {"scheme": "heun", "epsilon": tpf.AndersonEpsilon(), **grid(100)},
+        "reverse SDE, Heun": {
+            "scheme": "heun",
+            "epsilon": tpf.solve.AndersonEpsilon(),
+            **grid(100),
+        },
         "DDIM": {"scheme": "ddim", **grid(250)},
-        "DDIM, η = 0.5": {"scheme": tpf.DDIM(eta=0.5), **grid(250)},
-        "ancestral": {"scheme": tpf.Ancestral(), **grid(250)},
+        "DDIM, η = 0.5": {"scheme": tpf.samplers.DDIM(eta=0.5), **grid(250)},
+        "ancestral": {"scheme": tpf.samplers.Ancestral(), **grid(250)},
     }
 
 
@@ -82,7 +90,7 @@ def laws() -> str:
             "VE(0.01, 10)": tpf.VE(0.01, 10.0),
             "VP(0.1, 20)": tpf.VP(),
             "sub-VP(0.1, 20)": tpf.SubVP(),
-            "DDPM chain, T = 1,000": tpf.DDPMChain(),
+            "DDPM chain, T = 1,000": tpf.sdes.DDPMChain(),
             "linear": tpf.OneSidedLinear(),
         }.items():
             exact = tpf.oracle(tpf.Process(sde, shape=(d,)), law)
@@ -120,14 +128,14 @@ def paths() -> str:
     n, rows = 100_000, []
     means = torch.tensor([[-2.0], [1.0]], dtype=torch.float64)
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    law = tpf.GaussianMixture(means, 0.5, weights=weights)
+    law = tpf.distributions.GaussianMixture(means, 0.5, weights=weights)
     second = float((weights * (means[:, 0] ** 2 + 0.25)).sum())
     cases = {
-        "OU(6)": (tpf.OrnsteinUhlenbeck(6.0), 0.25),
+        "OU(6)": (tpf.sdes.OrnsteinUhlenbeck(6.0), 0.25),
         "VP(0.1, 20)": (tpf.VP(), 0.25),
         "VE(0.01, 10)": (tpf.VE(0.01, 10.0), 0.7),
         "sub-VP(0.1, 20)": (tpf.SubVP(), 0.3),
-        "linear": (tpf.InterpolantSDE(tpf.OneSidedLinear()), 0.5),
+        "linear": (tpf.sdes.InterpolantSDE(tpf.OneSidedLinear()), 0.5),
     }
     for case, (name, (sde, tau)) in enumerate(cases.items()):
         exact = tpf.oracle(tpf.Process(sde, shape=(1,)), law)
@@ -146,7 +154,7 @@ def paths() -> str:
             reverse = tpf.sample(
                 exact,
                 start=start,
-                epsilon=tpf.AndersonEpsilon(factor),
+                epsilon=tpf.solve.AndersonEpsilon(factor),
                 steps=200,
                 scheme="heun",
                 save_at=[1 - tau, 1.0],

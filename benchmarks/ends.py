@@ -37,7 +37,7 @@ def density(t: float) -> Tensor:
 
 def error(field: tpf.Field, grid: Tensor, backward: bool, scheme: str, margin: Margin) -> float:
     """Error of E X² at the end of a grid, for a start from the exact law at t = 0 or 1."""
-    dynamics = tpf.FieldDynamics(field, [tpf.ConstantEpsilon(1.0)], margin=margin)
+    dynamics = tpf.samplers.FieldDynamics(field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin)
     first = 1.0 if backward else 0.0
     square = tpf.testing.quadrature_moments(
         dynamics, scheme, grid, density(first), lambda y: y[:, None] ** 2, POINTS
@@ -48,7 +48,7 @@ def error(field: tpf.Field, grid: Tensor, backward: bool, scheme: str, margin: M
 
 def kept(field: tpf.Field, grid: Tensor, margin: Margin) -> tuple[str, str]:
     """Where the library sets ε = 0 on this grid, and the margins it keeps."""
-    dynamics = tpf.FieldDynamics(field, [tpf.ConstantEpsilon(1.0)], margin=margin)
+    dynamics = tpf.samplers.FieldDynamics(field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin)
     solution = tpf.integrate(dynamics, torch.zeros(1, 1, dtype=torch.float64), grid, key=0)
     window = solution.window or ()
     shown = ", ".join(f"{a:.4f} to {b:.4f}" for a, b in window) or "none"
@@ -84,7 +84,7 @@ def main() -> None:
         yardstick = None
         for shown, name, margin, cut in cases:
             ends = (1 - cut, cut) if backward else (cut, 1 - cut)
-            grid = tpf.time_grid(options.steps, start=ends[0], stop=ends[1])
+            grid = tpf.solve.time_grid(options.steps, start=ends[0], stop=ends[1])
             found = error(fields[name], grid, backward, options.scheme, margin)
             yardstick = found if yardstick is None else yardstick
             direction = "backward" if backward else "forward"

@@ -50,7 +50,9 @@ class Modes:
     def __init__(self, path: tpf.Interpolant) -> None:
         self.process = tpf.Process(path, shape=(2,))
         one = tpf.Process(path, shape=(1,))
-        self.oracle = tpf.GaussianMixtureOracle(one, tpf.GaussianMixture(MODES[:, None], WIDTH))
+        self.oracle = tpf.oracles.GaussianMixtureOracle(
+            one, tpf.distributions.GaussianMixture(MODES[:, None], WIDTH)
+        )
         self.velocity = tpf.Velocity(self._by_coordinate(self.oracle.velocity), self.process)
         self.data = tpf.DataPredictor(self._posterior_mean, self.process)
         self.known: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
@@ -110,21 +112,21 @@ def grids(process: tpf.Process) -> dict[str, Grid]:
     to_zero = float(process.noise_scale(torch.ones((), dtype=torch.float64))) == 0
     low = {"sigma_min": 0.02} if to_zero else {}
     return {
-        "uniform": tpf.time_grid,
-        "quadratic": lambda n: tpf.noise_grid(process, n, spacing="quadratic"),
-        "Karras 7": lambda n: tpf.noise_grid(process, n, **low),
-        "log SNR": lambda n: tpf.noise_grid(process, n, spacing="logsnr", **low),
-        "asinh 0.25": lambda n: tpf.noise_grid(process, n, spacing="asinh", scale=0.25),
-        "asinh 1": lambda n: tpf.noise_grid(process, n, spacing="asinh", scale=1.0),
+        "uniform": tpf.solve.time_grid,
+        "quadratic": lambda n: tpf.solve.noise_grid(process, n, spacing="quadratic"),
+        "Karras 7": lambda n: tpf.solve.noise_grid(process, n, **low),
+        "log SNR": lambda n: tpf.solve.noise_grid(process, n, spacing="logsnr", **low),
+        "asinh 0.25": lambda n: tpf.solve.noise_grid(process, n, spacing="asinh", scale=0.25),
+        "asinh 1": lambda n: tpf.solve.noise_grid(process, n, spacing="asinh", scale=1.0),
     }
 
 
-E_ = tpf.Exponential
-OURS: dict[str, str | tpf.Multistep] = {
+E_ = tpf.samplers.ExponentialIntegrator
+OURS: dict[str, str | tpf.samplers.Multistep] = {
     "euler": "euler",
     "heun": "heun",
     "rk4": "rk4",
-    **{name: name for name in tpf.FEW_STEP if name != "ancestral"},
+    **{name: name for name in tpf.samplers.FEW_STEP if name != "ancestral"},
     "data 3, u": E_(3, variable="u"),
     "data 4, u": E_(4, variable="u"),
     "data 2c, u": E_(2, corrector=True, variable="u"),
@@ -138,8 +140,8 @@ OURS: dict[str, str | tpf.Multistep] = {
     "velocity 3c, linear": E_(3, "velocity", corrector=True, variable="linear"),
 }
 ONE_STEP = ("euler", "heun", "rk4")
-ORDERED: dict[str, tpf.Multistep] = {
-    "ddim": tpf.DDIM(),
+ORDERED: dict[str, tpf.samplers.Multistep] = {
+    "ddim": tpf.samplers.DDIM(),
     **{f"velocity {p}": E_(p, "velocity", variable="linear") for p in (2, 3)},
     "velocity 2c": E_(2, "velocity", corrector=True, variable="linear"),
     **{f"data {p}, t": E_(p, variable="t") for p in (2, 3)},
@@ -147,9 +149,9 @@ ORDERED: dict[str, tpf.Multistep] = {
     "data 2c, λ": E_(2, corrector=True),
     **{f"noise {p}, u": E_(p, "noise", variable="u") for p in (2, 3)},
 }
-PAIRS: dict[str, tuple[tpf.Multistep, Sampler]] = {
-    "DDIM (azula)": (tpf.DDIM(), AZULA["azula DDIM"][0]),
-    "Euler (diffusers)": (tpf.DDIM(), DIFFUSERS["diffusers Euler"][0]),
+PAIRS: dict[str, tuple[tpf.samplers.Multistep, Sampler]] = {
+    "DDIM (azula)": (tpf.samplers.DDIM(), AZULA["azula DDIM"][0]),
+    "Euler (diffusers)": (tpf.samplers.DDIM(), DIFFUSERS["diffusers Euler"][0]),
     **{
         f"zAB {p} (azula)": (E_(p, "noise", variable="u"), AZULA[f"azula zAB {p}"][0])
         for p in (2, 3)
@@ -214,7 +216,7 @@ def calls(label: str, n: int, budget: int) -> dict[str, list[int | None]]:
 
     for name, scheme in OURS.items():
         field = modes.velocity if name in ONE_STEP else modes.data
-        each = tpf.SCHEMES[name].nfe if name in ONE_STEP else 1
+        each = tpf.samplers.SCHEMES[name].nfe if name in ONE_STEP else 1
         measure(name, each, lambda grid: ours(field, x, scheme, grid))  # noqa: B023
     own: list[int | None] = [None] * len(ways)
     for tolerance in [10 ** (-k / 4) for k in range(24, 3, -1)]:
@@ -230,11 +232,11 @@ def calls(label: str, n: int, budget: int) -> dict[str, list[int | None]]:
     return found
 
 
-def ours(field: tpf.Field, x: Tensor, scheme: str | tpf.Multistep, grid: Tensor) -> Tensor:
+def ours(field: tpf.Field, x: Tensor, scheme: str | tpf.samplers.Multistep, grid: Tensor) -> Tensor:
     """Final states; NaN where they are not finite."""
     try:
         return tpf.sample(field, start=x, scheme=scheme, t=grid).x
-    except tpf.NonFiniteStateError:
+    except tpf.solve.NonFiniteStateError:
         return torch.full_like(x, math.nan)
 
 
@@ -252,7 +254,7 @@ def theirs(run: Sampler, modes: Modes, x: Tensor, grid: Tensor) -> Tensor:
 
 def orders(n: int) -> str:
     """Declared and measured orders."""
-    data = tpf.GaussianMixture(
+    data = tpf.distributions.GaussianMixture(
         torch.tensor([[-1.3], [0.2], [1.5]], dtype=torch.float64), 0.5, weights=[0.3, 0.3, 0.4]
     )
     rows = []
@@ -260,11 +262,11 @@ def orders(n: int) -> str:
     paths = {"VP": tpf.VP(), "VE": tpf.VE(0.05, 20.0), "linear": tpf.OneSidedLinear()}
     for label, path in paths.items():
         process = tpf.Process(path, shape=(1,))
-        oracle = tpf.GaussianMixtureOracle(process, data)
+        oracle = tpf.oracles.GaussianMixtureOracle(process, data)
         ways: dict[str, Grid] = {
-            "uniform": tpf.time_grid,
-            "cosine": lambda k: tpf.time_grid(k, spacing="cosine"),
-            "asinh": lambda k: tpf.noise_grid(process, k, spacing="asinh", scale=0.5),  # noqa: B023
+            "uniform": tpf.solve.time_grid,
+            "cosine": lambda k: tpf.solve.time_grid(k, spacing="cosine"),
+            "asinh": lambda k: tpf.solve.noise_grid(process, k, spacing="asinh", scale=0.5),  # noqa: B023
         }
         x = oracle.sample(0.0, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         exact = tpf.sample(oracle, start=x, scheme="dopri5", rtol=1e-11, atol=1e-11).x
@@ -296,7 +298,7 @@ def side_by_side(n: int, rounds: int, patience: float) -> str:
         ends = {"rtol": 1e-9, "atol": 1e-9, "t": (float(first), last)}
         exact = tpf.sample(modes.velocity, start=start, scheme="dopri5", **ends).x
         for steps in (20, 40):
-            grid = tpf.noise_grid(
+            grid = tpf.solve.noise_grid(
                 process, steps, spacing="asinh", scale=0.25, start=float(first), stop=last
             )
             levels = modes.process.noise_scale(grid) / modes.process.affine.beta(grid)
@@ -313,7 +315,7 @@ def side_by_side(n: int, rounds: int, patience: float) -> str:
 def times(rounds: int, patience: float) -> str:
     """Seconds of 20 steps with networks, in float32, on VE."""
     process = tpf.Process(tpf.VE(0.01, 50.0), shape=(2,))
-    grid = tpf.noise_grid(process, 20)
+    grid = tpf.solve.noise_grid(process, 20)
     levels = process.noise_scale(grid).float()
     rows = []
     for width, n in ((64, 1_000), (64, 10_000), (256, 10_000)):

@@ -55,10 +55,10 @@ SOLVES: dict[str, dict[str, Any]] = {
     "SDE, rk4": {"scheme": "rk4", "epsilon": 0.5},
     "SDE, heun, ε(t)": {"scheme": "heun", "epsilon": lambda t: 0.3 * (1 + t)},
     "SDE, rk4, ε(t)": {"scheme": "rk4", "epsilon": lambda t: 0.3 * (1 + t)},
-    "SDE, heun, ε ∝ σ̂": {"scheme": "heun", "epsilon": tpf.NoiseScaleEpsilon(0.5)},
+    "SDE, heun, ε ∝ σ̂": {"scheme": "heun", "epsilon": tpf.solve.NoiseScaleEpsilon(0.5)},
     "sweep of four ε, heun": {"scheme": "heun", "epsilon": [0.0, 0.25, 0.5, 1.0]},
     "sweep of four ε, rk4": {"scheme": "rk4", "epsilon": [0.0, 0.25, 0.5, 1.0]},
-    "SDE, rk4, BrownianPath": {"scheme": "rk4", "epsilon": 0.5, "noise": tpf.BrownianPath(7)},
+    "SDE, rk4, BrownianPath": {"scheme": "rk4", "epsilon": 0.5, "noise": tpf.solve.BrownianPath(7)},
     "SDE, heun, in chunks, saving": {
         "epsilon": 0.5,
         "chunk": 10,
@@ -129,7 +129,7 @@ def fields(device: str, dtype: torch.dtype) -> dict[str, tpf.Field]:
 
     one_sided = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))).to(device)
     two_sided = tpf.Process(
-        tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,), low=-1.0, high=1.0)
+        tpf.Linear(tpf.Brownian()), base=tpf.distributions.Uniform((2,), low=-1.0, high=1.0)
     ).to(device)
     return {
         "Velocity": tpf.Velocity(net(0), one_sided),
@@ -166,7 +166,7 @@ def synchronisations(device: str) -> str:
     return table(("field", "solve", "10 steps", "100 steps", "in a step of the loop"), rows)
 
 
-class Still(tpf.Dynamics):
+class Still(tpf.samplers.Dynamics):
     """No drift: the states are the start and the noise."""
 
     def __init__(self, *epsilons: float) -> None:
@@ -193,7 +193,7 @@ def noise_alone(n: int, chunk: int, device: str) -> str:
                     tpf.integrate(
                         Still(*epsilons),
                         start,
-                        tpf.time_grid(20),
+                        tpf.solve.time_grid(20),
                         scheme=scheme,
                         key=1,
                         chunk=size,

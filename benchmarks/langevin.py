@@ -36,11 +36,11 @@ STATES, ROUNDS, POINTS = 20_000, 4, 2_000
 PROCESSES = {"VE": tpf.VE(0.01, 10.0), "VP": tpf.VP(0.1, 20.0)}
 
 
-def chang(d: int) -> tpf.GaussianMixture:
+def chang(d: int) -> tpf.distributions.GaussianMixture:
     """The law of Chang's section 4, in two or ten dimensions."""
     axes = torch.eye(d)
     means = torch.cat([axes, -axes]) if d == 2 else axes[:4]
-    return tpf.GaussianMixture(means, 1.0)
+    return tpf.distributions.GaussianMixture(means, 1.0)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 class Judge:
     """What the law's exact samples show, and how a sampler's compare."""
 
-    def __init__(self, law: tpf.GaussianMixture, generator: torch.Generator) -> None:
+    def __init__(self, law: tpf.distributions.GaussianMixture, generator: torch.Generator) -> None:
         n = STATES
         self.exact = law.sample(n, generator=generator)
         self.floor = distances(self.exact, law.sample(n, generator=generator))
@@ -100,10 +100,10 @@ def main() -> None:
                 run = tpf.sample(
                     exact,
                     n,
-                    epsilon=tpf.AndersonEpsilon(),
+                    epsilon=tpf.solve.AndersonEpsilon(),
                     scheme="euler_maruyama",
                     steps=steps,
-                    corrector=tpf.LangevinCorrector(r, norm=norm) if r else None,
+                    corrector=tpf.langevin.LangevinCorrector(r, norm=norm) if r else None,
                     generator=generator,
                 )
                 rows.append((name, steps, run.nfe, r, norm if r else "", *judge.row(run.x)))
@@ -116,7 +116,7 @@ def main() -> None:
             cases = [(10, 100, r) for r in (0.05, 0.1, 0.2, 0.5, 1.0)]
             cases += [(10, 20, 0.5)]
             for levels, steps, r in cases:
-                run = tpf.annealed_langevin(
+                run = tpf.langevin.annealed_langevin(
                     exact,
                     n,
                     levels=levels,
@@ -129,7 +129,7 @@ def main() -> None:
         print("### Plain Langevin, and Metropolis-adjusted\n")
         rows = []
         one, density = torch.ones(()), fields["VE"].log_prob
-        score = tpf.score_at(fields["VE"], 1.0)
+        score = tpf.langevin.score_at(fields["VE"], 1.0)
         for h in (0.05, 0.2, 0.5, 1.0):
             for metropolis in (False, True):
                 run = tpf.langevin(

@@ -38,7 +38,7 @@ EPSILONS = (0.0, 0.1, 1.0, 5.0)
 DIMENSIONS = (2, 8)
 
 
-def mixture(d: int, components: int, seed: int) -> tpf.GaussianMixture:
+def mixture(d: int, components: int, seed: int) -> tpf.distributions.GaussianMixture:
     """A mixture with full covariances, and eigenvalues of them from 0.1 to 1."""
     generator = torch.Generator().manual_seed(seed)
     means = 1.5 * torch.randn(components, d, generator=generator, dtype=torch.float64)
@@ -49,13 +49,17 @@ def mixture(d: int, components: int, seed: int) -> tpf.GaussianMixture:
     weights = 1 + torch.rand(components, generator=generator)
     covariances = turns @ torch.diag(spread) @ turns.mT
     covariances = 0.5 * (covariances + covariances.mT)
-    return tpf.GaussianMixture(means, covariances=covariances, weights=weights)
+    return tpf.distributions.GaussianMixture(means, covariances=covariances, weights=weights)
 
 
-def pair(d: int) -> tuple[tpf.FieldPair, tpf.GaussianMixture, tpf.GaussianMixture]:
+def pair(
+    d: int,
+) -> tuple[tpf.FieldPair, tpf.distributions.GaussianMixture, tpf.distributions.GaussianMixture]:
     """The exact (b, η) from two components to three, and both ends."""
     base, data = mixture(d, 2, seed=10 * d), mixture(d, 3, seed=10 * d + 1)
-    oracle = tpf.GaussianMixtureOracle(tpf.Process(tpf.Linear(tpf.Brownian()), base=base), data)
+    oracle = tpf.oracles.GaussianMixtureOracle(
+        tpf.Process(tpf.Linear(tpf.Brownian()), base=base), data
+    )
 
     def heads(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         velocity, score = oracle.predict(t, x)
@@ -142,7 +146,7 @@ def main() -> None:
     print(table(head, rows))
 
 
-def _moments(law: tpf.GaussianMixture) -> tuple[Tensor, Tensor]:
+def _moments(law: tpf.distributions.GaussianMixture) -> tuple[Tensor, Tensor]:
     """Mean and covariance."""
     mean = law.weights @ law.means
     centred = law.means - mean
@@ -150,7 +154,7 @@ def _moments(law: tpf.GaussianMixture) -> tuple[Tensor, Tensor]:
     return mean, within + torch.einsum("k,ki,kj->ij", law.weights, centred, centred)
 
 
-def _off(x: Tensor, law: tpf.GaussianMixture) -> tuple[str, str]:
+def _off(x: Tensor, law: tpf.distributions.GaussianMixture) -> tuple[str, str]:
     """Errors of the mean and of the total variance, which sampling alone makes too."""
     mean, covariance = _moments(law)
     error = ((x.double().mean(0) - mean) / covariance.diagonal().sqrt()).abs().max()

@@ -61,7 +61,7 @@ def hutchinson_coverage(d: int, law: str) -> int:
 def density_error(d: int) -> float:
     """Largest error of the log-density by the exact trace."""
     means = torch.eye(max(4, d), dtype=torch.float64)[:4, :d]
-    data = tpf.GaussianMixture(2 * means, 0.7)
+    data = tpf.distributions.GaussianMixture(2 * means, 0.7)
     exact = tpf.oracle(tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((d,))), data)
     x = chang(d, 200, 5)
     found = tpf.log_likelihood(exact, x, rtol=1e-8, atol=1e-8)

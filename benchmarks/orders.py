@@ -43,7 +43,7 @@ def main() -> None:
     )
     rows, worst = [], 0.0
     for kind, epsilon, shown in kinds:
-        for scheme in tpf.SCHEMES.values():
+        for scheme in tpf.samplers.SCHEMES.values():
             declared = scheme.order if kind == "ode" else getattr(scheme, f"{kind}_order")
             if declared is None:
                 continue

@@ -25,7 +25,7 @@ import torch
 
 import transportflows as tpf
 from _common import header, table
-from transportflows._distributed import world
+from transportflows._core.distributed import world
 
 HERE = Path(__file__)
 STEPS, BATCH = 200, 4096

@@ -74,7 +74,7 @@ def flows(
 ) -> dict[str, dict[str, Any]]:
     """The flows that are compared, by name."""
     paper, own = paper_schedule(highest), own_schedule(highest, case.target, multiple)
-    sd, mmd = tpf.KernelDifference(), tpf.MMDGradient()
+    sd, mmd = tpf.particles.KernelDifference(), tpf.particles.MMDGradient()
     found = {
         "SD, paper": {"direction": sd, **paper},
         "SD, ours": {"direction": sd, **own},
@@ -96,11 +96,11 @@ def best_mmd(case: Case, steps: int) -> Outcome:
     """MMD flow in the best of twelve settings, as seen on the held-out draw itself."""
     tried = []
     for width, injection, norm in itertools.product((1.0, 2.0, 4.0), (None, 0.0), (0.1, 0.5)):
-        direction = tpf.MMDGradient(injection=injection)
-        step = tpf.ConstantStep(norm=norm)
+        direction = tpf.particles.MMDGradient(injection=injection)
+        step = tpf.particles.ConstantStep(norm=norm)
         try:
             tried.append(measured(case, steps, direction=direction, sigma=width, step=step))
-        except (ValueError, tpf.NonFiniteStateError):  # all weights underflow; or it diverged
+        except (ValueError, tpf.solve.NonFiniteStateError):  # all weights underflow; or it diverged
             continue
     return min(tried, key=lambda one: one.distance)
 

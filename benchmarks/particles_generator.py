@@ -51,17 +51,19 @@ class Affine:
         return torch.randn(n, LATENT, generator=generator) @ self.b.mT + self.mu
 
 
-def linear(seed: int) -> tpf.OneStepGenerator:
+def linear(seed: int) -> tpf.particles.OneStepGenerator:
     """The generator at the start."""
     net = nn.Linear(LATENT, D)
     with torch.no_grad():
         own = torch.Generator().manual_seed(seed + 50)
         net.weight.copy_(0.1 * torch.randn(D, LATENT, generator=own))
         net.bias.zero_()
-    return tpf.OneStepGenerator(net, LATENT, shape=(D,))
+    return tpf.particles.OneStepGenerator(net, LATENT, shape=(D,))
 
 
-def e4(seed: int, *, fresh: bool) -> tuple[list[object], tpf.OneStepGenerator, Affine, Tensor]:
+def e4(
+    seed: int, *, fresh: bool
+) -> tuple[list[object], tpf.particles.OneStepGenerator, Affine, Tensor]:
     """Train, and compare moments."""
     law, generator = Affine(seed), linear(seed)
     fixed = law.sample(BATCH, generator=torch.Generator().manual_seed(seed + 99))
@@ -69,7 +71,7 @@ def e4(seed: int, *, fresh: bool) -> tuple[list[object], tpf.OneStepGenerator, A
     variance = 10 * float(tpf.metrics.nearest_distances(first, fixed)[0].mean())
     trainer = tpf.Trainer(
         generator,
-        tpf.MovedTargetLoss(sigma=variance**0.5),
+        tpf.particles.MovedTargetLoss(sigma=variance**0.5),
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1e-3 * BATCH),
     )
     began = time.perf_counter()
@@ -142,8 +144,8 @@ def digit_rows(train: Tensor, held_out: Tensor) -> tuple[list[list[object]], Ten
 
     rows = [row("train", 0, 0.0, train[torch.randperm(len(train), generator=seeded(4))])]
     near = float(metrics.nearest_distances(train, train, exclude_self=True)[0].median())
-    generator = tpf.OneStepGenerator(AtZero(), 64)
-    loss = tpf.MovedTargetLoss(
+    generator = tpf.particles.OneStepGenerator(AtZero(), 64)
+    loss = tpf.particles.MovedTargetLoss(
         sigma=[near / 3, 2 * near / 3, 4 * near / 3], references=1_024, target=train
     )
     trainer = tpf.Trainer(generator, loss, scheduler="cosine", ema=0.999)
@@ -169,7 +171,7 @@ def digit_rows(train: Tensor, held_out: Tensor) -> tuple[list[list[object]], Ten
 
 
 def pictures(
-    generator: tpf.OneStepGenerator, law: Affine, fixed: Tensor, digits: list[Tensor]
+    generator: tpf.particles.OneStepGenerator, law: Affine, fixed: Tensor, digits: list[Tensor]
 ) -> None:
     """Moments and neighbours of E.4; digits."""
     import matplotlib

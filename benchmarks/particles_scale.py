@@ -27,7 +27,7 @@ def one_step(direction: str, n: int) -> tuple[float, float]:
     """Seconds of a step, and the GiB that it took above what was there before it."""
     own = torch.Generator().manual_seed(0)
     y, x = torch.randn(n, 3, generator=own), torch.randn(n, 3, generator=own) + 1
-    kind = {"SD": tpf.KernelDifference, "MMD": tpf.MMDGradient}[direction]
+    kind = {"SD": tpf.particles.KernelDifference, "MMD": tpf.particles.MMDGradient}[direction]
     tpf.particle_flow(y[:256], x[:256], direction=kind(), sigma=0.3, steps=1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     began = time.perf_counter()
@@ -55,8 +55,8 @@ def precision(ratio: float) -> float:
     x = torch.rand(4096, 3, generator=own) * 2 - 1
     sigma = 1.0 / ratio
     z = x[:1024] + sigma * torch.randn(1024, 3, generator=own)
-    exact = tpf.kernel_mean(z.double(), x.double(), sigma)
-    return float((tpf.kernel_mean(z, x, sigma).double() - exact).abs().max())
+    exact = tpf.particles.kernel_mean(z.double(), x.double(), sigma)
+    return float((tpf.particles.kernel_mean(z, x, sigma).double() - exact).abs().max())
 
 
 def main() -> None:

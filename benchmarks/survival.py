@@ -64,7 +64,7 @@ def train(kind: str, folder: Path) -> None:
         "tensors": rows,
         "pairs": (rows, rows + 1),
         "dataset": Jittered(rows),
-        "law": tpf.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.3),
+        "law": tpf.distributions.GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), 0.3),
     }[kind]
     trainer.fit(
         data,
@@ -72,7 +72,7 @@ def train(kind: str, folder: Path) -> None:
         batch_size=37,
         validation=held_out,
         validation_every=30,
-        checkpoints=tpf.Checkpoints(folder, every=EVERY, keep=2),
+        checkpoints=tpf.training.Checkpoints(folder, every=EVERY, keep=2),
         resume=True,
         generator=generator,
         progress=False,
@@ -102,7 +102,7 @@ def finished(child: int) -> bool:
 
 def end(folder: Path) -> tuple[int, dict[str, Any]]:
     """The last checkpoint of a run: its step, and what must be the same."""
-    found = tpf.Checkpoints(folder).newest()
+    found = tpf.training.Checkpoints(folder).newest()
     assert found is not None
     state = found[2]
     columns = state["history"]["columns"]
@@ -127,9 +127,9 @@ def equal(a: Any, b: Any) -> bool:
 def unreadable(folder: Path) -> int:
     """How many files that bear the name of a checkpoint cannot be read."""
     bad = 0
-    for path in tpf.Checkpoints(folder).files():
+    for path in tpf.training.Checkpoints(folder).files():
         try:
-            tpf.read_checkpoint(path)
+            tpf.training.read_checkpoint(path)
         except ValueError:
             bad += 1
     return bad
@@ -178,7 +178,7 @@ def main() -> None:
                 kills += 1
                 in_writes += len(list(folder.glob(".step-*.tmp")))
                 bad += unreadable(folder)
-                files = tpf.Checkpoints(folder).files()
+                files = tpf.training.Checkpoints(folder).files()
                 steps.append(int(files[-1].stem[5:]) if files else 0)
                 went_on = finished(forked(lambda k=kind, f=folder: train(k, f)))  # type: ignore[misc]
                 left = list(folder.glob(".step-*.tmp"))

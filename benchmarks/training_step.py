@@ -29,8 +29,8 @@ import torch
 from torch import Tensor, nn
 
 from _common import header, in_turns, table
-from transportflows.distributions import Gaussian
-from transportflows.fields import Velocity
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.fields.kinds import Velocity
 from transportflows.interpolants import Linear
 from transportflows.losses import VelocityLoss
 from transportflows.networks import MLP

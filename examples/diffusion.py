@@ -32,23 +32,25 @@ def main(steps: int = 6_000) -> None:
     transform = tpf.Standardize.fit(train.images, shared="all")
     field = tpf.EDM(net, process, sigma_data=1.0, transform=transform)
 
-    loss = tpf.DataLoss(weight=tpf.EDMWeight(sigma_data=1.0), times=tpf.EDMTimes(mean=-0.4))
+    loss = tpf.DataLoss(
+        weight=tpf.losses.EDMWeight(sigma_data=1.0), times=tpf.times.EDMTimes(mean=-0.4)
+    )
     trainer = tpf.Trainer(field, loss, ema=0.999)
     history = trainer.fit(
         train.images, steps=steps, batch_size=256, validation=test.images, generator=generator
     )
 
-    karras = tpf.noise_grid(process, 50, spacing="karras")
-    few = tpf.noise_grid(process, 10, spacing="quadratic")
+    karras = tpf.solve.noise_grid(process, 50, spacing="karras")
+    few = tpf.solve.noise_grid(process, 10, spacing="quadratic")
     ways = {
         "probability flow, Heun": {"t": karras},
-        "reverse SDE, Heun": {"t": karras, "epsilon": tpf.AndersonEpsilon()},
-        "churn 10, Heun": {"t": karras, "epsilon": tpf.ChurnEpsilon(10.0)},
+        "reverse SDE, Heun": {"t": karras, "epsilon": tpf.solve.AndersonEpsilon()},
+        "churn 10, Heun": {"t": karras, "epsilon": tpf.solve.ChurnEpsilon(10.0)},
         "ancestral steps": {"t": karras, "scheme": "ancestral"},
         "predictor-corrector": {
             "t": karras,
             "scheme": "ancestral",
-            "corrector": tpf.LangevinCorrector(snr=0.16, norm="nominal"),
+            "corrector": tpf.langevin.LangevinCorrector(snr=0.16, norm="nominal"),
         },
         "DDIM": {"t": few, "scheme": "ddim"},
         "DPM-Solver++(2M)": {"t": few, "scheme": "dpm2m"},

@@ -30,7 +30,7 @@ def tasks():
     process = tpf.Process(tpf.Linear(tpf.Brownian()), base=tpf.Gaussian((2,)))
     v, eta = (tpf.networks.MLP(2, width=64, depth=3) for _ in range(2))
     pair = tpf.FieldPair(mean_velocity=v, noise=eta, process=process)
-    yield pair, tpf.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss())
+    yield pair, tpf.losses.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss())
 
 
 @torch.no_grad()
@@ -38,12 +38,14 @@ def excess(field, data, generator=None):
     """``E|f̂ - f|²`` of each output against the exact field, over ``E|f|²``."""
     angles = torch.arange(8) * torch.pi / 4
     means = 4 * torch.stack([angles.cos(), angles.sin()], dim=1)
-    exact = tpf.oracle(field.process, tpf.GaussianMixture(means, scale=0.4))
+    exact = tpf.oracle(field.process, tpf.distributions.GaussianMixture(means, scale=0.4))
     sample = field.process.sample(data, generator=generator)
     found = {}
     for quantity in field.outputs:
         size = getattr(exact, quantity)(sample.t, sample.x).square().flatten(1).sum(1).mean()
-        found[quantity] = float(tpf.excess(field, exact, sample, quantity).mean() / size)
+        found[quantity] = float(
+            tpf.losses.squared_error(field, exact, sample, quantity).mean() / size
+        )
     return found
 
 

@@ -20,10 +20,10 @@ def main(points: int = 1_000, steps: int = 300, training: int = 1_500) -> dict[s
     held_out = tpf.datasets.two_moons(points, generator=gen)
     found = {"training moons (floor)": tpf.metrics.energy_distance(target, held_out)}
 
-    sigma = tpf.ExponentialSigma(4.0, 0.2)
+    sigma = tpf.particles.ExponentialSigma(4.0, 0.2)
     for name, direction, step in (
-        ("score-difference flow", tpf.KernelDifference(), 1.0),
-        ("MMD flow", tpf.MMDGradient(), None),  # the first step of norm 0.5
+        ("score-difference flow", tpf.particles.KernelDifference(), 1.0),
+        ("MMD flow", tpf.particles.MMDGradient(), None),  # the first step of norm 0.5
     ):
         flow = tpf.particle_flow(
             source, target, direction=direction, sigma=sigma, step=step, steps=steps, generator=gen
@@ -35,8 +35,8 @@ def main(points: int = 1_000, steps: int = 300, training: int = 1_500) -> dict[s
         torch.nn.Linear(128, 128), torch.nn.SiLU(),
         torch.nn.Linear(128, 2),
     )  # fmt: skip
-    generator = tpf.OneStepGenerator(net, latent=2)
-    loss = tpf.MovedTargetLoss(sigma=[0.2, 0.5, 1.5])
+    generator = tpf.particles.OneStepGenerator(net, latent=2)
+    loss = tpf.particles.MovedTargetLoss(sigma=[0.2, 0.5, 1.5])
     trainer = tpf.Trainer(generator, loss, scheduler="cosine")
     trainer.fit(target, steps=training, batch_size=256, generator=gen, progress=False)
     made = generator.sample(points, generator=gen)

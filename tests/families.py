@@ -4,27 +4,33 @@ import torch
 
 import transportflows as tpf
 
-GAMMAS = [tpf.Brownian(), tpf.Brownian(0.5), tpf.Quadratic(), tpf.SineSquared(0.8), tpf.Sigmoid()]
+GAMMAS = [
+    tpf.Brownian(),
+    tpf.Brownian(0.5),
+    tpf.interpolants.Quadratic(),
+    tpf.interpolants.SineSquared(0.8),
+    tpf.interpolants.Sigmoid(),
+]
 
 SDES = [
     tpf.VE(0.02, 5.0),
     tpf.VP(),
-    tpf.OrnsteinUhlenbeck(),
+    tpf.sdes.OrnsteinUhlenbeck(),
     tpf.SubVP(),
-    tpf.DDPMChain(),
-    tpf.VEChain(0.02, 5.0, levels=50),
-    tpf.InterpolantSDE(tpf.OneSidedLinear()),
+    tpf.sdes.DDPMChain(),
+    tpf.sdes.VEChain(0.02, 5.0, levels=50),
+    tpf.sdes.InterpolantSDE(tpf.OneSidedLinear()),
 ]
 
 INTERPOLANTS = [
     tpf.Linear(),
     *[tpf.Linear(gamma) for gamma in GAMMAS],
     tpf.Trigonometric(),
-    tpf.Trigonometric(tpf.Quadratic()),
+    tpf.Trigonometric(tpf.interpolants.Quadratic()),
     tpf.Trigonometric(tpf.Brownian(), scaled=True),
     tpf.EncoderDecoder(),
     tpf.Mirror(),
-    tpf.Mirror(tpf.SineSquared()),
+    tpf.Mirror(tpf.interpolants.SineSquared()),
     tpf.OneSidedLinear(),
     tpf.OneSidedTrigonometric(),
     tpf.SBDM(),
@@ -96,5 +102,7 @@ def process(interpolant: tpf.Interpolant, shape=(2,), base=None) -> tpf.Process:
     return tpf.Process(interpolant, tpf.Gaussian(shape) if base is None else base)
 
 
-def mixture(means, scale=0.5, weights=None) -> tpf.GaussianMixture:
-    return tpf.GaussianMixture(torch.tensor(means, dtype=torch.float64), scale, weights=weights)
+def mixture(means, scale=0.5, weights=None) -> tpf.distributions.GaussianMixture:
+    return tpf.distributions.GaussianMixture(
+        torch.tensor(means, dtype=torch.float64), scale, weights=weights
+    )

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
-from transportflows._distributed import world
+from transportflows._core.distributed import world
 
 STEPS = 200
 
@@ -51,15 +51,15 @@ def pair():
     return tpf.FieldPair(velocity=nets[0], noise=nets[1], process=process)
 
 
-class Own(tpf.Loss):
+class Own(tpf.losses.Loss):
     """A loss that does not split into drawing and evaluating."""
 
     def __call__(self, field, batch, *, generator=None):
         return tpf.VelocityLoss()(field, batch, generator=generator)
 
 
-TWO = [tpf.VelocityLoss(antithetic=True, times=tpf.StratifiedTimes()), tpf.NoiseLoss()]
-LAW = tpf.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), 0.5)
+TWO = [tpf.VelocityLoss(antithetic=True, times=tpf.times.StratifiedTimes()), tpf.NoiseLoss()]
+LAW = tpf.distributions.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), 0.5)
 CASES = {
     "tensor": (velocity, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 64}),
     "uneven": (velocity, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 33}),
@@ -115,8 +115,8 @@ def train(case, folder):
         steps=STEPS,
         validation=held_out if case == "dataset" else ROWS[:77],
         validation_every=50,
-        checkpoints=tpf.Checkpoints(folder / case, every=100),
-        callbacks=[tpf.CSVLog(folder / f"{case}.csv")],
+        checkpoints=tpf.training.Checkpoints(folder / case, every=100),
+        callbacks=[tpf.training.CSVLog(folder / f"{case}.csv")],
         generator=gen(3),
         progress=False,
         **options,
@@ -138,7 +138,7 @@ def train(case, folder):
             33,
             epsilon=[0.0, 0.3],
             steps=5,
-            corrector=tpf.LangevinCorrector(steps=2),
+            corrector=tpf.langevin.LangevinCorrector(steps=2),
             cond={"label": torch.arange(33) % 3} if case == "dataset" else None,
             distributed=True,
             generator=gen(6),
@@ -195,7 +195,7 @@ class Typed(Dataset):
         }
 
 
-class StopOnOne(tpf.Callback):
+class StopOnOne(tpf.training.Callback):
     every = 7
 
     def on_step(self, trainer):

@@ -14,8 +14,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from transportflows.distributions import Gaussian
-from transportflows.fields import FieldPair, Velocity
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.fields.kinds import Velocity
+from transportflows.fields.pair import FieldPair
 from transportflows.interpolants import Brownian, Linear
 from transportflows.losses import Loss, NoiseLoss, VelocityLoss
 from transportflows.networks import MLP

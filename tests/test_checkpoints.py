@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, same, velocity, weights
-from transportflows import _container
+from transportflows._core import container
 from transportflows.training.snapshots import snapshot
 
 ROOT = Path(__file__).parent.parent
 
 
-class Stop(tpf.Callback):
+class Stop(tpf.training.Callback):
     """Ends the process of a run, as far as a run can tell."""
 
     def __init__(self, at):
@@ -121,7 +121,7 @@ def trainer(field=None, loss=None, **kwargs):
 
 
 schedulers = torch.optim.lr_scheduler
-law = tpf.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), 0.5)
+law = tpf.distributions.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 1.0]]), 0.5)
 two = [tpf.VelocityLoss(antithetic=True), tpf.NoiseLoss()]
 CASES = {
     "tensor": (trainer, rows, {}),
@@ -206,7 +206,7 @@ def alike(a, b, place=""):
 def fit(trainer, data, folder=None, every=10, seed=3, **kwargs):
     options = {"steps": 40, "batch_size": 32, "progress": False, **kwargs}
     if folder is not None:
-        options["checkpoints"] = tpf.Checkpoints(folder, every=every)
+        options["checkpoints"] = tpf.training.Checkpoints(folder, every=every)
     trainer.fit(data, generator=gen(seed), **options)
     return trainer
 
@@ -221,7 +221,7 @@ def test_a_resumed_run_ends_with_the_same_bits(case, tmp_path):
     make, data, options = CASES[case]
     whole = fit(make(), data(), **options)
     broken_off(make(), data(), tmp_path, **options)
-    assert tpf.Checkpoints(tmp_path).files()[-1].name == "step-000000020.ckpt"
+    assert tpf.training.Checkpoints(tmp_path).files()[-1].name == "step-000000020.ckpt"
     torch.rand(7)  # the ambient stream must not matter
     again = fit(make(), data(), tmp_path, resume=True, **options)
     assert again.step == 40
@@ -297,7 +297,7 @@ def test_the_header_is_for_people(tmp_path):
     fit(trainer(field), rows(), validation=rows(30)).save(path)
     text = path.read_bytes().split(b"\n", 1)[1]
     header, _ = json.JSONDecoder().raw_decode(text.decode(errors="replace"))
-    assert header == tpf.read_checkpoint(path)[0]
+    assert header == tpf.training.read_checkpoint(path)[0]
     assert header["step"] == 40
     assert header["transportflows"] == tpf.__version__
     assert header["torch"] == torch.__version__
@@ -354,39 +354,45 @@ def wide(width, depth):
 )
 def test_another_run_is_refused_and_told(make, data, options, message, folder):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    with pytest.raises(tpf.ResumeError, match=message):
+    with pytest.raises(tpf.training.ResumeError, match=message):
         fit(make(), data(), folder, resume=True, **options)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_another_run_goes_on_anyway(folder):
     other = trainer(ema=0.99, clip=1.0)
-    with pytest.warns(tpf.CheckpointWarning, match="batch_size was 32 and is 16 now.*anyway"):
+    with pytest.warns(
+        tpf.training.CheckpointWarning, match="batch_size was 32 and is 16 now.*anyway"
+    ):
         fit(other, rows(), folder, resume="anyway", batch_size=16)
     assert other.step == 40
     with (
-        pytest.raises(tpf.ResumeError, match="another architecture"),
-        pytest.warns(tpf.CheckpointWarning),
+        pytest.raises(tpf.training.ResumeError, match="another architecture"),
+        pytest.warns(tpf.training.CheckpointWarning),
     ):
         fit(trainer(velocity(tpf.networks.MLP(2, 24, 2))), rows(5), folder, resume="anyway")
 
 
 def rewritten(folder, change):
-    path = tpf.Checkpoints(folder).files()[-1]
-    header, tree = _container.read(path)
+    path = tpf.training.Checkpoints(folder).files()[-1]
+    header, tree = container.read(path)
     change(header)
-    _container.write(path, header, tree)
+    container.write(path, header, tree)
 
 
 def test_another_number_of_processes_is_refused(folder):
     rewritten(folder, lambda header: header["run"].update(world_size=4))
-    with pytest.raises(tpf.ResumeError, match=r"world_size was 4 and is 1 now.*resume='anyway'"):
+    with pytest.raises(
+        tpf.training.ResumeError, match=r"world_size was 4 and is 1 now.*resume='anyway'"
+    ):
         fit(trainer(), rows(), folder, resume=True)
 
 
 def test_a_newer_version_is_refused(folder):
     rewritten(folder, lambda header: header.update(format=2, transportflows="9.1"))
-    with pytest.raises(tpf.ResumeError, match=r"by transportflows 9\.1 in format 2.*up to 1"):
+    with pytest.raises(
+        tpf.training.ResumeError, match=r"by transportflows 9\.1 in format 2.*up to 1"
+    ):
         fit(trainer(), rows(), folder, resume=True)
 
 
@@ -394,7 +400,7 @@ def test_a_field_file_is_no_checkpoint(tmp_path):
     velocity().save(tmp_path / "field.pt")
     with pytest.raises(ValueError, match="is not a file of transportflows"):
         trainer().load(tmp_path / "field.pt")
-    _container.write(tmp_path / "other", {"kind": "a letter"}, {})
+    container.write(tmp_path / "other", {"kind": "a letter"}, {})
     with pytest.raises(ValueError, match="is a 'a letter', not a transportflows training"):
         trainer().load(tmp_path / "other")
     with pytest.raises(FileNotFoundError):
@@ -402,22 +408,24 @@ def test_a_field_file_is_no_checkpoint(tmp_path):
 
 
 def test_the_one_before_is_taken_where_the_newest_is_damaged(folder):
-    files = tpf.Checkpoints(folder).files()
+    files = tpf.training.Checkpoints(folder).files()
     assert [p.name[-7:-5] for p in files] == ["10", "20"]
     files[1].write_bytes(files[1].read_bytes()[:-100])
     again = trainer()
     message = r"20\.ckpt is damaged.*ckpt\.damaged now, and step-000000010\.ckpt is taken"
-    with pytest.warns(tpf.CheckpointWarning, match=message):
+    with pytest.warns(tpf.training.CheckpointWarning, match=message):
         fit(again, rows(), folder, resume=True)
     assert alike(state(again), state(fit(trainer(), rows()))) == []
     assert (folder / "step-000000020.ckpt.damaged").exists()
 
 
 def test_where_none_can_be_read_the_run_does_not_begin_anew(folder):
-    for path in tpf.Checkpoints(folder).files():
+    for path in tpf.training.Checkpoints(folder).files():
         path.write_bytes(b"")
     for _ in range(2):
-        with pytest.raises(tpf.ResumeError, match=r"none of the 2 checkpoints.*another folder"):
+        with pytest.raises(
+            tpf.training.ResumeError, match=r"none of the 2 checkpoints.*another folder"
+        ):
             fit(trainer(), rows(), folder, resume=True)
 
 
@@ -425,23 +433,23 @@ def test_a_damaged_newer_file_does_not_push_good_ones_out(folder):
     (folder / "step-000000030.ckpt").write_bytes(b"transportflows")
     written = []
 
-    class Watch(tpf.Callback):
+    class Watch(tpf.training.Callback):
         def on_checkpoint(self, trainer, path):
             written.append(path.exists())
 
-    with pytest.warns(tpf.CheckpointWarning):
+    with pytest.warns(tpf.training.CheckpointWarning):
         trainer().fit(
             rows(),
             steps=29,
             batch_size=32,
-            checkpoints=tpf.Checkpoints(folder, every=4, keep=1),
+            checkpoints=tpf.training.Checkpoints(folder, every=4, keep=1),
             resume=True,
             callbacks=[Watch()],
             generator=gen(3),
             progress=False,
         )
     assert written == [True] * 3
-    assert [p.name for p in tpf.Checkpoints(folder).files()] == ["step-000000029.ckpt"]
+    assert [p.name for p in tpf.training.Checkpoints(folder).files()] == ["step-000000029.ckpt"]
 
 
 def test_a_folder_of_another_run_is_left_alone(folder):
@@ -462,7 +470,7 @@ def test_bad_arguments(tmp_path):
         fit(trainer(), rows(), tmp_path, resume="yes")
     for name in ("every", "keep"):
         with pytest.raises(ValueError, match=rf"{name} must be a positive integer, got 0"):
-            tpf.Checkpoints(tmp_path, **{name: 0})
+            tpf.training.Checkpoints(tmp_path, **{name: 0})
 
     class Odd(torch.optim.lr_scheduler.LambdaLR):
         def __init__(self, optimizer):
@@ -488,9 +496,9 @@ def test_nan_names_the_step_and_the_last_good_checkpoint(tmp_path):
 
     bad = trainer(loss=Bad())
     message = r"NaN or infinite at step 33, .*go on from .*step-000000030\.ckpt, the last good"
-    with pytest.raises(tpf.NonFiniteLossError, match=message):
+    with pytest.raises(tpf.training.NonFiniteLossError, match=message):
         fit(bad, rows(), tmp_path, every=5, steps=100)
-    files = tpf.Checkpoints(tmp_path).files()
+    files = tpf.training.Checkpoints(tmp_path).files()
     assert files[-1].name == "step-000000030.ckpt"
     again = trainer()
     again.load(files[-1])
@@ -501,7 +509,7 @@ def test_nan_names_the_step_and_the_last_good_checkpoint(tmp_path):
 def test_weights_that_are_not_finite_are_never_written(tmp_path):
     """The loss of a step is that of the weights before it: these can be NaN and it cannot know."""
 
-    class Spoil(tpf.Callback):
+    class Spoil(tpf.training.Callback):
         every = 10
 
         def on_step(self, trainer):
@@ -509,9 +517,11 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
                 with torch.no_grad():
                     trainer.parameters[0].fill_(math.nan)
 
-    with pytest.raises(tpf.NonFiniteLossError, match=r"parameters became NaN.* at step 20,"):
+    with pytest.raises(
+        tpf.training.NonFiniteLossError, match=r"parameters became NaN.* at step 20,"
+    ):
         fit(trainer(), rows(), tmp_path, callbacks=[Spoil()])
-    assert [p.name for p in tpf.Checkpoints(tmp_path).files()] == ["step-000000010.ckpt"]
+    assert [p.name for p in tpf.training.Checkpoints(tmp_path).files()] == ["step-000000010.ckpt"]
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
@@ -556,7 +566,7 @@ import resource, sys, warnings, torch, transportflows as tpf
 sys.path.insert(0, sys.argv[2])
 from test_checkpoints import fit, gen, rows, trainer, state, alike
 
-class Fill(tpf.Callback):
+class Fill(tpf.training.Callback):
     every = 5
     def on_step(self, trainer):
         if trainer.step == 15:  # from here on no file can grow beyond a few kB
@@ -568,7 +578,7 @@ with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     mine = fit(trainer(), rows(), sys.argv[1], callbacks=[Fill()])
 for one in told:
-    if issubclass(one.category, tpf.CheckpointWarning):
+    if issubclass(one.category, tpf.training.CheckpointWarning):
         print(one.message)
 print("same", alike(state(mine), state(fit(trainer(), rows()))))
 """
@@ -592,7 +602,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
 
 
 def test_a_file_left_by_a_killed_writer_is_removed(folder):
-    left = folder / _container.temporary_name("step-000000030.ckpt")
+    left = folder / container.temporary_name("step-000000030.ckpt")
     other = folder / ".a file of somebody else's.tmp"
     left.write_bytes(b"half of a check")
     other.write_bytes(b"")
@@ -607,6 +617,6 @@ def test_the_files_of_a_hostile_folder_run_nothing(tmp_path):
             return os.mkdir, (str(tmp_path / "it_ran"),)
 
     torch.save(Bomb(), tmp_path / "step-000000010.ckpt")
-    with pytest.raises(tpf.ResumeError, match="none of the 1"):
+    with pytest.raises(tpf.training.ResumeError, match="none of the 1"):
         fit(trainer(), rows(), tmp_path, resume=True)
     assert not (tmp_path / "it_ran").exists()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from transportflows import _container
+from transportflows._core import container
 
 TREE = {
     "weights": torch.randn(3, 5, generator=torch.Generator().manual_seed(0)),
@@ -53,13 +53,13 @@ def same(a, b):
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "a.ckpt"
-    _container.write(path, {"title": "a test", "step": 3}, TREE)
+    container.write(path, {"title": "a test", "step": 3}, TREE)
     return path
 
 
 def test_what_goes_in_comes_out(file):
-    header, tree = _container.read(file)
-    assert header == _container.read_header(file) == {"title": "a test", "step": 3}
+    header, tree = container.read(file)
+    assert header == container.read_header(file) == {"title": "a test", "step": 3}
     assert same(TREE, tree)
     tree["weights"].add_(1)  # tensors that can be written to
     assert file.read_bytes().split(b"\n", 2)[1] == b"{"  # a header that a person can read
@@ -69,11 +69,11 @@ def test_a_file_cut_short_anywhere_is_refused(file):
     whole = file.read_bytes()
     for k in range(100):
         file.write_bytes(whole[: k * len(whole) // 100])
-        with pytest.raises(_container.DamagedFileError):
-            _container.read(file)
+        with pytest.raises(container.DamagedFileError):
+            container.read(file)
     file.write_bytes(whole + b"\0")
-    with pytest.raises(_container.DamagedFileError, match="bytes of tensors"):
-        _container.read(file)
+    with pytest.raises(container.DamagedFileError, match="bytes of tensors"):
+        container.read(file)
 
 
 def test_any_flipped_bit_is_refused(file):
@@ -86,7 +86,7 @@ def test_any_flipped_bit_is_refused(file):
         changed[place // 8] ^= 1 << place % 8
         file.write_bytes(changed)
         with pytest.raises(ValueError, match=r"damaged|not a file of|upgrade"):
-            _container.read(file)
+            container.read(file)
 
 
 class Bomb:
@@ -108,7 +108,7 @@ def test_a_pickle_is_refused_and_does_not_run(writer, file, tmp_path, monkeypatc
         whole = file.read_bytes()
         file.write_bytes(whole.replace(b'"tree"', pickle.dumps(Bomb())[:6]))
     with pytest.raises(ValueError, match=r"is not a file of transportflows|damaged"):
-        _container.read(file)
+        container.read(file)
     assert not (tmp_path / "it_ran").exists()
     # A reader that would run it does: the bomb is real.
     if writer in ("pickle", "torch"):
@@ -123,20 +123,20 @@ def test_a_length_that_asks_for_all_memory_is_refused(file):
     start = whole.index(b" data ") + 6
     end = whole.index(b" ", start)
     file.write_bytes(whole[:start] + b"9" * 17 + whole[end:])
-    with pytest.raises(_container.DamagedFileError):
-        _container.read(file)
+    with pytest.raises(container.DamagedFileError):
+        container.read(file)
     start = whole.index(b" header ") + 8
     end = whole.index(b" ", start)
     file.write_bytes(whole[:start] + b"9" * 17 + whole[end:])
-    with pytest.raises(_container.DamagedFileError):
-        _container.read_header(file)
+    with pytest.raises(container.DamagedFileError):
+        container.read_header(file)
 
 
 def test_a_newer_format_is_named(file):
     whole = file.read_bytes()
     file.write_bytes(whole.replace(b"container 1 ", b"container 2 ", 1))
     with pytest.raises(ValueError, match=r"format 2 and this version.*up to 1; upgrade"):
-        _container.read(file)
+        container.read(file)
 
 
 @pytest.mark.parametrize(
@@ -149,16 +149,16 @@ def test_a_newer_format_is_named(file):
 )
 def test_what_cannot_be_held_is_named(value, place, tmp_path):
     with pytest.raises(TypeError, match=place):
-        _container.write(tmp_path / "a", {}, value)
+        container.write(tmp_path / "a", {}, value)
     assert list(tmp_path.iterdir()) == []
 
 
 LIMITED = """
 import resource, sys, torch
-from transportflows import _container
+from transportflows._core import container
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    _container.write(sys.argv[1], {"title": "new"}, {"x": torch.zeros(100_000)})
+    container.write(sys.argv[1], {"title": "new"}, {"x": torch.zeros(100_000)})
 except OSError as error:
     print("refused", error.errno)
 """

@@ -49,9 +49,9 @@ def test_training_and_oracles_on_the_card():
     x1 = data.sample(20_000, generator=seeded()).cuda()
     trainer = tpf.Trainer(learned, tpf.VelocityLoss(), ema=0.99)
     trainer.fit(x1, steps=500, batch_size=1024, generator=seeded(), progress=False)
-    oracle = tpf.GaussianMixtureOracle(law, data).cuda()
+    oracle = tpf.oracles.GaussianMixtureOracle(law, data).cuda()
     sample = law.sample(x1, generator=seeded())
-    error = tpf.excess(learned, oracle, sample).mean()
+    error = tpf.losses.squared_error(learned, oracle, sample).mean()
     assert float(error) < 0.1 * float(oracle.velocity(sample.t, sample.x).square().sum(1).mean())
 
 
@@ -72,7 +72,7 @@ def test_rows_reach_the_card_wherever_they_are(form, monkeypatch):
 
 
 def test_a_run_on_the_card_resumes_to_the_same_bits(tmp_path):
-    class Stop(tpf.Callback):
+    class Stop(tpf.training.Callback):
         every = 26
 
         def on_step(self, trainer):
@@ -87,14 +87,14 @@ def test_a_run_on_the_card_resumes_to_the_same_bits(tmp_path):
         return mine
 
     whole = fit(trainer())
-    folder = tpf.Checkpoints(tmp_path, every=10)
+    folder = tpf.training.Checkpoints(tmp_path, every=10)
     with pytest.raises(KeyboardInterrupt):
         fit(trainer(), checkpoints=folder, callbacks=[Stop()])
     again = fit(trainer(), checkpoints=folder, resume=True)
     for a, b in zip(whole.parameters, again.parameters, strict=True):
         assert a.is_cuda
         assert torch.equal(a, b)
-    assert tpf.local_device().type == "cuda"
+    assert tpf.training.local_device().type == "cuda"
 
 
 def test_no_synchronisation_in_the_step_loop():
@@ -161,12 +161,14 @@ def test_log_densities_are_those_of_the_cpu(divergence):
     [
         (
             tpf.NoisePredictor,
-            tpf.NoiseLoss(weight=tpf.LikelihoodWeight(), times=tpf.LogSNRTimes(), importance=True),
+            tpf.NoiseLoss(
+                weight=tpf.losses.LikelihoodWeight(), times=tpf.times.LogSNRTimes(), importance=True
+            ),
         ),
-        (tpf.DataPredictor, tpf.VariationalLoss([0.9, 0.5, 0.2])),
-        (tpf.EDM, tpf.DataLoss(weight=tpf.EDMWeight(), times=tpf.EDMTimes())),
-        (tpf.DataPredictor, tpf.DenoisingAutoencoderLoss([0.3, 1.0])),
-        (tpf.Score, tpf.ImplicitScoreLoss(weight=tpf.UnitWeight("noise"))),
+        (tpf.DataPredictor, tpf.losses.VariationalLoss([0.9, 0.5, 0.2])),
+        (tpf.EDM, tpf.DataLoss(weight=tpf.losses.EDMWeight(), times=tpf.times.EDMTimes())),
+        (tpf.DataPredictor, tpf.losses.DenoisingAutoencoderLoss([0.3, 1.0])),
+        (tpf.Score, tpf.losses.ImplicitScoreLoss(weight=tpf.losses.UnitWeight("noise"))),
     ],
 )
 def test_losses_of_diffusion_are_those_of_the_cpu(kind, loss):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import transportflows as tpf
 from families import mixture, process
-from transportflows._random import draw_key, stream
+from transportflows._core.random import draw_key, stream
 from transportflows.metrics import (
     METRICS,
     GaussianKernel,
@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def perturbed(oracle: tpf.GaussianMixtureOracle, db: float, ds: float) -> tpf.FieldPair:
+def perturbed(oracle: tpf.oracles.GaussianMixtureOracle, db: float, ds: float) -> tpf.FieldPair:
     """The oracle with constant errors along the first coordinate of b and of s."""
     shift = torch.tensor([1.0, 0.0], dtype=torch.float64)
     return tpf.FieldPair(
@@ -77,9 +77,11 @@ class TestOracleErrors:
         field = perturbed(oracle, 0.3, 0.6)
         found = oracle_errors(field, oracle, n=64, margin=0.05, dtype=torch.float64)
         x1 = DATA.sample(2_000, generator=seeded(), dtype=torch.float64)
-        times = tpf.UniformTimes(margin=0.05)
+        times = tpf.times.UniformTimes(margin=0.05)
         drawn = field.process.sample(x1, t=times, generator=seeded(1))
-        excess = [tpf.excess(field, oracle, drawn, q).mean() for q in ("velocity", "score")]
+        excess = [
+            tpf.losses.squared_error(field, oracle, drawn, q).mean() for q in ("velocity", "score")
+        ]
         assert found.epsilon_star == pytest.approx(math.sqrt(excess[0] / excess[1]), rel=1e-3)
 
     def test_bound_holds_for_the_sampled_law(self) -> None:
@@ -121,7 +123,9 @@ class TestOracleErrors:
             with pytest.raises(ValueError, match=match):
                 ode_kl_identity(oracle, oracle, **counts)
         base = mixture([[0.0, 0.0], [2.0, 0.0]], 0.5)
-        oracle = tpf.GaussianMixtureOracle(tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA)
+        oracle = tpf.oracles.GaussianMixtureOracle(
+            tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA
+        )
         bare = tpf.Velocity(oracle.velocity, oracle.process)
         with pytest.raises(tpf.ConversionError):
             oracle_errors(bare, oracle, n=8, times=2)
@@ -166,7 +170,7 @@ def test_loss_by_time_finds_the_time_that_is_wrong() -> None:
     for k in (6, 7):  # ½ |(2, 2)|² = 4
         assert float(extra[k]) == pytest.approx(4.0, abs=0.3)
     with pytest.raises(TypeError, match="regression"):
-        loss_by_time(oracle, tpf.LikelihoodLoss(), x1)
+        loss_by_time(oracle, tpf.likelihood.LikelihoodLoss(), x1)
 
 
 def test_consistency() -> None:
@@ -185,7 +189,9 @@ def test_consistency() -> None:
     torch.testing.assert_close(found.difference, expected, rtol=1e-6, atol=0)
     assert float((found.stein.abs() / found.stein_error).max()) > 6
     base = mixture([[0.0, 0.0], [2.0, 0.0]], 0.5)
-    two_sided = tpf.GaussianMixtureOracle(tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA)
+    two_sided = tpf.oracles.GaussianMixtureOracle(
+        tpf.Process(tpf.Linear(tpf.Brownian()), base), DATA
+    )
     found = consistency(two_sided, x1, times=2, generator=seeded(1))
     assert bool(found.difference.isnan().all())
     assert bool((found.stein.abs() < 4 * found.stein_error).all())

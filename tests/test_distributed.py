@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from transportflows._distributed import World, world
+from transportflows._core.distributed import World, world
 
 SCRIPT = Path(__file__).parent / "shared_runs.py"
 SAME = ["tensor", "uneven", "pair", "dataset", "stream", "loader", "law"]
@@ -101,7 +101,7 @@ def test_a_shared_run_resumes_exactly_and_with_its_own_number_only(runs):
     (runs / "2" / "tensor" / "step-000000200.ckpt").unlink()
     code, text, _ = start(2, runs / "2", "resume")
     assert code == 0, text
-    from transportflows import read_checkpoint
+    from transportflows.training import read_checkpoint
 
     again = read_checkpoint(runs / "2" / "tensor" / "step-000000200.ckpt")[1]
     (runs / "2" / "tensor" / "step-000000200.ckpt").write_bytes(whole)

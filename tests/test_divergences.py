@@ -251,7 +251,7 @@ class TestCoverage:
 class TestModes:
     def test_weights_are_unbiased_where_modes_overlap(self) -> None:
         weights, scales = [0.2, 0.3, 0.5], [0.7, 0.4, 1.0]
-        law = tpf.GaussianMixture(
+        law = tpf.distributions.GaussianMixture(
             torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.5]]),
             torch.tensor(scales),
             weights=weights,
@@ -274,7 +274,7 @@ class TestModes:
         assert found.far < 1e-3
 
     def test_a_dropped_mode_and_strays(self) -> None:
-        law = tpf.GaussianMixture(torch.tensor([[-3.0], [0.0], [3.0]]), 0.2)
+        law = tpf.distributions.GaussianMixture(torch.tensor([[-3.0], [0.0], [3.0]]), 0.2)
         x = torch.cat([normal(100, 1, seed=0) * 0.2 + 3, normal(100, 1, seed=1) * 0.2 - 3])
         x = torch.cat([x, torch.full((50, 1), 1.5, dtype=torch.float64)])
         found = mode_weights(x, law)

@@ -9,7 +9,7 @@ import torch
 
 import transportflows as tpf
 from test_score_matching import LATENT, MIXTURE, PLAIN, Net, gen, mlp, one_sided
-from transportflows.snr import NoiseLevel
+from transportflows.gaussian_part import NoiseLevel
 
 F64 = torch.float64
 PROCESSES = {**PLAIN, **LATENT}
@@ -80,7 +80,7 @@ def test_the_weight_makes_it_a_regression_of_the_target(process):
     target = (sample.x1 - c.skip[:, None] * centred) / c.out[:, None]
     output = net(c.noise, c.scale[:, None] * centred)
     expected = 0.5 * (output - target).square().sum(1)
-    weight = tpf.EDMWeight(SIGMA_DATA)
+    weight = tpf.losses.EDMWeight(SIGMA_DATA)
     for loss in (tpf.DataLoss, tpf.NoiseLoss, tpf.ScoreLoss):
         given = loss(weight=weight).evaluate(field, sample)
         torch.testing.assert_close(given, expected, rtol=1e-9, atol=1e-12)
@@ -174,15 +174,15 @@ def test_a_trainer_learns_it(process):
     data = MIXTURE.sample(8_000, generator=gen(1), dtype=torch.float32)
     scale = float(data.std())
     field = tpf.EDM(mlp(), law, sigma_data=scale)
-    loss = tpf.DataLoss(times=tpf.EDMTimes(mean=-0.4), weight=tpf.EDMWeight(scale))
+    loss = tpf.DataLoss(times=tpf.times.EDMTimes(mean=-0.4), weight=tpf.losses.EDMWeight(scale))
     trainer = tpf.Trainer(field, loss, lr=1e-2, scheduler="cosine")
     history = trainer.fit(data, steps=500, batch_size=512, generator=gen(2), progress=False)
     assert history.loss[0] == pytest.approx(1, rel=0.5)  # ½|F - target|² of D = 2 numbers: 1
     held = MIXTURE.sample(4_000, generator=gen(3), dtype=torch.float32)
     with torch.no_grad():
-        for t in tpf.time_of_sigma(law, [0.3, 0.6, 1.2]):
+        for t in tpf.times.time_of_sigma(law, [0.3, 0.6, 1.2]):
             sample = law.sample(held, t=float(t), generator=gen(4))
-            error = float(tpf.excess(field, oracle, sample, "noise").mean())
+            error = float(tpf.losses.squared_error(field, oracle, sample, "noise").mean())
             assert error < 0.05 * 2, (float(t), error)
 
 
@@ -209,7 +209,7 @@ def test_refuses():
     law = PROCESSES["linear"]()
     with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
         tpf.EDM(Net(2), law, sigma_data=0.0)
-    uniform = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,)))
+    uniform = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     with pytest.raises(ValueError, match=r"EDM preconditioning needs.*Linear, base Uniform"):
         tpf.EDM(Net(2), uniform)
     field = tpf.EDM(lambda t, x: x[:, :1], law)

@@ -10,8 +10,8 @@ from scipy.integrate import quad, solve_ivp
 import transportflows as tpf
 from families import mixture
 from test_samplers import _Reads
-from transportflows.samplers.epsilon import as_epsilon
 from transportflows.samplers.exponential import _Tabulation
+from transportflows.solve.epsilon import as_epsilon
 
 F64 = torch.float64
 PATHS = {
@@ -30,10 +30,10 @@ PROCESSES = {
 EPSILONS = {
     "ode": 0.0,
     "constant": 0.7,
-    "scale": tpf.NoiseScaleEpsilon(0.8),
-    "variance": tpf.NoiseVarianceEpsilon(1.5),
-    "anderson": tpf.AndersonEpsilon(),
-    "half": tpf.AndersonEpsilon(0.5),
+    "scale": tpf.solve.NoiseScaleEpsilon(0.8),
+    "variance": tpf.solve.NoiseVarianceEpsilon(1.5),
+    "anderson": tpf.solve.AndersonEpsilon(),
+    "half": tpf.solve.AndersonEpsilon(0.5),
     "own": lambda t: 0.3 * (1 + t),
 }
 DATA = mixture([[-1.3], [0.2], [1.5]], 0.5, weights=[0.3, 0.3, 0.4])
@@ -44,7 +44,7 @@ def seeded(seed=0):
 
 
 def oracle(law, data=DATA):
-    return tpf.GaussianMixtureOracle(law, data)
+    return tpf.oracles.GaussianMixtureOracle(law, data)
 
 
 def rates(law, epsilon, direction):
@@ -88,7 +88,7 @@ def test_a_step_is_exact_where_the_prediction_is_constant(law, backward, epsilon
 
     found = solve_ivp(slope, (0, 0.25), [1.0, 0.0, 0.0], method="DOP853", rtol=1e-11, atol=1e-12)
     state, data, variance = found.y[:, -1]
-    table = numbers(tpf.Exponential(1), law, epsilon, [first, last])
+    table = numbers(tpf.samplers.ExponentialIntegrator(1), law, epsilon, [first, last])
     assert table.forms == ["data"]
     assert float(table.state[0]) == pytest.approx(state, rel=1e-8)
     assert float(table.weights[0]) == pytest.approx(data, rel=1e-8)
@@ -107,7 +107,7 @@ def test_a_step_is_exact_where_the_prediction_is_constant(law, backward, epsilon
     found = solve_ivp(
         slope_noise, (0, 0.25), [1.0, 0.0, 0.0], method="DOP853", rtol=1e-11, atol=1e-12
     )
-    table = numbers(tpf.Exponential(1, "noise"), law, epsilon, [first, last])
+    table = numbers(tpf.samplers.ExponentialIntegrator(1, "noise"), law, epsilon, [first, last])
     got = 0.0 if table.noise is None else float(table.noise[0])
     assert [float(table.state[0]), float(table.weights[0]), got**2] == pytest.approx(
         found.y[:, -1].tolist(), rel=1e-8, abs=1e-11
@@ -148,7 +148,7 @@ def test_polynomials_in_the_variable_are_integrated_exactly(form, variable):
             "velocity": (beta_t + sigma_t) * (sd * b - s * bd) / (b + s) ** 2,
         }[form]
 
-    table = numbers(tpf.Exponential(4, form, variable=variable), law, 0.0, grid)
+    table = numbers(tpf.samplers.ExponentialIntegrator(4, form, variable=variable), law, 0.0, grid)
     nodes = [clock(t) for t in (0.6, 0.5, 0.3, 0.2)]
     for power in range(4):
         exact = quad(lambda t, k=power: density(t) * clock(t) ** k, 0.6, 0.9, epsabs=1e-13)[0]
@@ -160,8 +160,8 @@ def test_the_last_step_lands_on_the_extrapolated_data():
     """Where σ̂ = 0 the state has no weight, and the weights extrapolate in t, whatever ε is."""
     grid = torch.tensor([0.4, 0.7, 0.85, 1.0], dtype=F64)
     for label in ("vp", "linear", "trigonometric", "sbdm"):
-        for epsilon in (0.0, 0.7, tpf.AndersonEpsilon()):
-            table = numbers(tpf.Exponential(3), PROCESSES[label], epsilon, grid)
+        for epsilon in (0.0, 0.7, tpf.solve.AndersonEpsilon()):
+            table = numbers(tpf.samplers.ExponentialIntegrator(3), PROCESSES[label], epsilon, grid)
             assert float(table.state[2]) == 0.0
             for power in range(3):
                 got = sum(
@@ -240,14 +240,17 @@ class Kinked(tpf.OneSided):
 _TRUTH = {}
 
 
-def distances(law, scheme, steps, grid=tpf.time_grid, n=60):
+def distances(law, scheme, steps, grid=tpf.solve.time_grid, n=60):
     exact = oracle(law)
     x = exact.sample(float(grid(4)[0]), n, generator=seeded(), dtype=F64)
     ends = float(grid(4)[0]), float(grid(4)[-1])
     if (law, ends) not in _TRUTH:
         how = {"scheme": "dopri5", "rtol": 1e-10, "atol": 1e-10}
         if isinstance(law.interpolant, Kinked):  # as a function of the noise level it has no kink
-            how = {"scheme": tpf.Exponential(4, "velocity", variable="linear"), "steps": 301}
+            how = {
+                "scheme": tpf.samplers.ExponentialIntegrator(4, "velocity", variable="linear"),
+                "steps": 301,
+            }
         _TRUTH[law, ends] = tpf.sample(exact, start=x, t=ends, **how).x
     truth = _TRUTH[law, ends]
     return [
@@ -261,9 +264,9 @@ def slope(errors, steps):
 
 
 GRIDS = {
-    "uniform": lambda law: tpf.time_grid,
-    "cosine": lambda law: lambda n: tpf.time_grid(n, spacing="cosine"),
-    "levels": lambda law: lambda n: tpf.noise_grid(law, n, spacing="asinh", scale=0.5),
+    "uniform": lambda law: tpf.solve.time_grid,
+    "cosine": lambda law: lambda n: tpf.solve.time_grid(n, spacing="cosine"),
+    "levels": lambda law: lambda n: tpf.solve.noise_grid(law, n, spacing="asinh", scale=0.5),
 }
 
 
@@ -272,9 +275,9 @@ GRIDS = {
 @pytest.mark.parametrize(
     ("scheme", "order"),
     [
-        (tpf.DDIM(), 1),
-        (tpf.Exponential(2, "velocity", variable="linear"), 2),
-        (tpf.Exponential(3, "velocity", variable="linear"), 3),
+        (tpf.samplers.DDIM(), 1),
+        (tpf.samplers.ExponentialIntegrator(2, "velocity", variable="linear"), 2),
+        (tpf.samplers.ExponentialIntegrator(3, "velocity", variable="linear"), 3),
     ],
     ids=["ddim", "second", "third"],
 )
@@ -294,7 +297,9 @@ def test_order_from_end_to_end(label, scheme, order, grid):
 def test_the_step_into_the_data_keeps_the_order_of_the_data_form(label, order):
     """Interpolated in t: the step that lands makes an error of h^p, not of h."""
     steps = (32, 64, 128)
-    errors = distances(PROCESSES[label], tpf.Exponential(order, variable="t"), steps)
+    errors = distances(
+        PROCESSES[label], tpf.samplers.ExponentialIntegrator(order, variable="t"), steps
+    )
     assert slope(errors, steps) > order - 0.25
 
 
@@ -302,7 +307,7 @@ def test_a_clamped_last_step_would_lose_it():
     """What others do at σ̂ = 0, a last step of order 1, shows in the same measurement."""
     law = PROCESSES["linear"]
 
-    class Clamped(tpf.Exponential):
+    class Clamped(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
             table = super().tabulate(field, schedules, times)
             table.weights[-1] = torch.ones_like(table.weights[-1][:1])
@@ -319,13 +324,17 @@ def test_order_of_every_form_between_the_ends(form, backward):
     law, steps = PROCESSES["vp"], (80, 160)
 
     def grid(n):
-        return tpf.time_grid(n, start=0.9 if backward else 0.3, stop=0.3 if backward else 0.9)
+        return tpf.solve.time_grid(n, start=0.9 if backward else 0.3, stop=0.3 if backward else 0.9)
 
-    plain = distances(law, tpf.Exponential(3, form), steps, grid)
+    plain = distances(law, tpf.samplers.ExponentialIntegrator(3, form), steps, grid)
     assert abs(slope(plain, steps) - 3) < 0.25
-    corrected = distances(law, tpf.Exponential(2, form, corrector=True), steps, grid)
+    corrected = distances(
+        law, tpf.samplers.ExponentialIntegrator(2, form, corrector=True), steps, grid
+    )
     assert abs(slope(corrected, steps) - 3) < 0.25
-    better = distances(law, tpf.Exponential(3, form, corrector=True), steps, grid)
+    better = distances(
+        law, tpf.samplers.ExponentialIntegrator(3, form, corrector=True), steps, grid
+    )
     assert slope(better, steps) > 2.6
     assert better[-1] < plain[-1]
 
@@ -333,29 +342,29 @@ def test_order_of_every_form_between_the_ends(form, backward):
 def test_a_start_of_order_one_would_lose_the_third():
     law, steps = PROCESSES["linear"], (32, 64, 128)
 
-    class Bare(tpf.Exponential):
+    class Bare(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
             plan = _Tabulation(self, field, schedules, times)
             plan.anew[0] = False
             return plan.table()
 
     def grid(n):
-        return tpf.time_grid(n, start=0.4, stop=0.8)
+        return tpf.solve.time_grid(n, start=0.4, stop=0.8)
 
     errors = distances(law, Bare(3, variable="t"), steps, grid)
     assert slope(errors, steps) < 2.5
-    kept = distances(law, tpf.Exponential(3, variable="t"), steps, grid)
+    kept = distances(law, tpf.samplers.ExponentialIntegrator(3, variable="t"), steps, grid)
     assert slope(kept, steps) > 2.65
     assert kept[-1] < 0.3 * errors[-1]
 
 
 def test_a_kink_of_the_path_starts_the_method_anew():
     law, steps = tpf.Process(Kinked(), shape=(1,)), (31, 61, 121)
-    scheme = tpf.Exponential(3, "velocity", variable="t")
+    scheme = tpf.samplers.ExponentialIntegrator(3, "velocity", variable="t")
     errors = distances(law, scheme, steps)
     assert slope(errors, steps) > 2.65
 
-    class Through(tpf.Exponential):
+    class Through(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
             plan = _Tabulation(self, field, schedules, times)
             plan.anew[1:] = [False] * (len(plan.anew) - 1)
@@ -368,7 +377,7 @@ def test_a_kink_of_the_path_starts_the_method_anew():
 def test_there_and_back():
     exact = oracle(PROCESSES["vp"])
     x = exact.sample(0.0, 200, generator=seeded(), dtype=F64)
-    scheme = tpf.Exponential(3, "velocity", variable="linear")
+    scheme = tpf.samplers.ExponentialIntegrator(3, "velocity", variable="linear")
     there = tpf.sample(exact, start=x, scheme=scheme, steps=200)
     back = tpf.sample(exact, start=there.x, scheme=scheme, steps=200, t=(1.0, 0.0))
     assert there.nfe == back.nfe == 200
@@ -415,15 +424,15 @@ def test_ddim_and_ancestral_steps_are_the_papers():
         posterior = (1 - bar[t]) / (1 - bar[s]) * (1 - alpha)
         state = alpha.sqrt() * (1 - bar[t]) / (1 - bar[s])
         given = bar[t].sqrt() * (1 - alpha) / (1 - bar[s])
-        small = numbers(tpf.Ancestral(), law, 0.0, grid)
-        large = numbers(tpf.Ancestral("large"), law, 0.0, grid)
+        small = numbers(tpf.samplers.Ancestral(), law, 0.0, grid)
+        large = numbers(tpf.samplers.Ancestral("large"), law, 0.0, grid)
         for table in (small, large):
             assert float(table.state[k]) == pytest.approx(float(state), abs=1e-12)
             assert float(table.weights[k]) == pytest.approx(float(given), rel=1e-10)
         assert float(small.noise[k]) ** 2 == pytest.approx(float(posterior), abs=1e-14)
         wanted = 0.0 if k == 2 else float(1 - alpha)
         assert float(large.noise[k]) ** 2 == pytest.approx(wanted, rel=1e-10)
-        half = numbers(tpf.DDIM(0.5), law, 0.0, grid)
+        half = numbers(tpf.samplers.DDIM(0.5), law, 0.0, grid)
         variance = 0.25 * posterior
         kept = (1 - bar[t] - variance).sqrt() / sigma[s]
         assert float(half.noise[k]) ** 2 == pytest.approx(float(variance), abs=1e-14)
@@ -432,11 +441,11 @@ def test_ddim_and_ancestral_steps_are_the_papers():
     law = PROCESSES["ve"]  # Song et al. (2021), SMLD
     grid = torch.tensor([0.1, 0.4], dtype=F64)
     first, last = law.noise_scale(grid).square().tolist()
-    table = numbers(tpf.Ancestral(), law, 0.0, grid)
+    table = numbers(tpf.samplers.Ancestral(), law, 0.0, grid)
     assert float(table.state[0]) == pytest.approx(1 - (first - last) / first, rel=1e-10)
     assert float(table.noise[0]) ** 2 == pytest.approx(last * (first - last) / first, rel=1e-10)
     # It is the exponential integrator of Anderson's ε.
-    again = numbers(tpf.Exponential(1), law, tpf.AndersonEpsilon(), grid)
+    again = numbers(tpf.samplers.ExponentialIntegrator(1), law, tpf.solve.AndersonEpsilon(), grid)
     for a, b in zip(
         (table.state, table.weights, table.noise),
         (again.state, again.weights, again.noise),
@@ -445,12 +454,12 @@ def test_ddim_and_ancestral_steps_are_the_papers():
         assert float(a[0]) == pytest.approx(float(b[0]), rel=1e-9)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, tpf.AndersonEpsilon()], ids=["ode", "sde"])
+@pytest.mark.parametrize("epsilon", [0.0, tpf.solve.AndersonEpsilon()], ids=["ode", "sde"])
 def test_the_midpoint_rule_is_dpm_solver_2m(epsilon):
     """Lu et al. (2022), algorithm 2, and with Anderson's ε their SDE-DPM-Solver++(2M)."""
     law = PROCESSES["vp"]
     grid = torch.tensor([0.0, 0.2, 0.35, 0.6, 0.8], dtype=F64)
-    found = numbers(tpf.Exponential(2, rule="midpoint"), law, epsilon, grid)
+    found = numbers(tpf.samplers.ExponentialIntegrator(2, rule="midpoint"), law, epsilon, grid)
     beta, sigma = law.affine.beta(grid), law.noise_scale(grid)
     steps = (beta / sigma).log().diff()
     kappa = 0.0 if epsilon == 0.0 else 1.0
@@ -467,21 +476,23 @@ def test_the_midpoint_rule_is_dpm_solver_2m(epsilon):
 def test_the_midpoint_rule_has_order_2(label):
     steps = (48, 96, 192)
     grid = GRIDS["cosine"](PROCESSES[label])
-    errors = distances(PROCESSES[label], tpf.Exponential(2, rule="midpoint"), steps, grid)
+    errors = distances(
+        PROCESSES[label], tpf.samplers.ExponentialIntegrator(2, rule="midpoint"), steps, grid
+    )
     assert abs(slope(errors, steps) - 2) < 0.25
 
 
 def test_dpm_solver_and_unipc_weights():
     """Closed forms on a grid that is even in λ: 2M's exact weights, and UniC-1."""
     law = PROCESSES["ve"]
-    grid = tpf.noise_grid(law, 4, spacing="logsnr")
+    grid = tpf.solve.noise_grid(law, 4, spacing="logsnr")
     h = float((law.noise_scale(grid)[0] / law.noise_scale(grid)[1]).log())
-    table = numbers(tpf.Exponential(2), law, 0.0, grid)
+    table = numbers(tpf.samplers.ExponentialIntegrator(2), law, 0.0, grid)
     one = 1 - math.exp(-h)
     extra = 1 - one / h  # ∫_0^h e^{-(h-s)} s/h ds, over h: of the slope
     weights = table.weights[2].flatten().tolist()
     assert weights == pytest.approx([one + extra, -extra], rel=1e-9)
-    corrected = numbers(tpf.Exponential(1, corrector=True), law, 0.0, grid)
+    corrected = numbers(tpf.samplers.ExponentialIntegrator(1, corrector=True), law, 0.0, grid)
     # x_c = A x + (1 - e) d_0 - extra d_0 + extra d_1: a change by extra (d_1 - d_0).
     state = float(corrected.state[1])
     assert corrected.weights[1].flatten().tolist() == pytest.approx(
@@ -496,10 +507,10 @@ def test_the_law_of_the_samples(scheme, label):
     exact = oracle(law)
     start = exact.sample(0.0, n, generator=seeded(1), dtype=F64)
     wanted = exact.sample(1.0, n, generator=seeded(2), dtype=F64)
-    grid = tpf.noise_grid(law, 150, spacing="asinh", scale=0.5)
+    grid = tpf.solve.noise_grid(law, 150, spacing="asinh", scale=0.5)
     epsilons = [0.0]
     if scheme in ("dpm2m", "deis2", "unipc2"):
-        epsilons = [0.0, tpf.AndersonEpsilon(), tpf.NoiseVarianceEpsilon(2.0)]
+        epsilons = [0.0, tpf.solve.AndersonEpsilon(), tpf.solve.NoiseVarianceEpsilon(2.0)]
     runs = tpf.sample(
         exact, start=start, scheme=scheme, t=grid, epsilon=epsilons, generator=seeded()
     )
@@ -520,7 +531,7 @@ def test_backward_with_noise_has_the_law_of_the_base():
         scheme="dpm2m",
         steps=100,
         t=(1.0, 0.0),
-        epsilon=[0.5, tpf.NoiseScaleEpsilon(0.5)],
+        epsilon=[0.5, tpf.solve.NoiseScaleEpsilon(0.5)],
         generator=seeded(),
     ).x
     for run in runs:
@@ -533,7 +544,7 @@ def test_backward_with_noise_has_the_law_of_the_base():
 
 # ------------------------------------------------------------------------- what the loop keeps
 
-NAMES = list(tpf.FEW_STEP)
+NAMES = list(tpf.samplers.FEW_STEP)
 MULTI = ["dpm3m", "deis2", "unipc2"]
 
 
@@ -559,9 +570,9 @@ def test_chunks_change_rounding_only(scheme, dtype, tol):
 @pytest.mark.parametrize("scheme", MULTI)
 @pytest.mark.parametrize("kind", [tpf.DataPredictor, tpf.Velocity], ids=["data", "velocity"])
 def test_a_sweep_equals_its_members(scheme, kind):
-    epsilons = [0.5, 0.0, tpf.AndersonEpsilon(), tpf.NoiseScaleEpsilon(1.0)]
+    epsilons = [0.5, 0.0, tpf.solve.AndersonEpsilon(), tpf.solve.NoiseScaleEpsilon(1.0)]
     if scheme == "deis2":
-        epsilons[0] = tpf.NoiseVarianceEpsilon(0.5)
+        epsilons[0] = tpf.solve.NoiseVarianceEpsilon(0.5)
     one = field(kind, tpf.OneSidedLinear())
     kwargs = {"scheme": scheme, "steps": 9, "save_at": [0.25, 1.0], "chunk": 13}
     sweep = tpf.sample(one, 40, epsilon=epsilons, generator=seeded(3), **kwargs)
@@ -579,7 +590,7 @@ def test_a_sweep_equals_its_members(scheme, kind):
     [
         {"scheme": "unipc3"},
         {"scheme": "deis3"},
-        {"scheme": tpf.DDIM(0.5)},
+        {"scheme": tpf.samplers.DDIM(0.5)},
         {"scheme": "dpm2m", "epsilon": 0.5},
         {"scheme": "dpm3m", "epsilon": [0.0, 0.5, 1.0], "chunk": 7},
     ],
@@ -588,7 +599,7 @@ def test_a_sweep_equals_its_members(scheme, kind):
 def test_no_host_synchronisation_in_the_step_loop(kwargs):
     counts = []
     for steps in (6, 26):
-        one, grid = field(path=tpf.OneSidedLinear()), tpf.time_grid(steps)
+        one, grid = field(path=tpf.OneSidedLinear()), tpf.solve.time_grid(steps)
         stepper = tpf.samplers.multistep.LinearStepper
         table = stepper.tabulate
         before = []
@@ -658,9 +669,9 @@ def test_conditions_go_with_their_rows_and_shapes_are_free():
 def test_same_seed_same_bits_and_zero_noise_is_the_ode():
     one = field()
     kwargs = {"scheme": "dpm2m", "steps": 6}
-    a = tpf.sample(one, 30, epsilon=tpf.AndersonEpsilon(), generator=seeded(5), **kwargs).x
-    b = tpf.sample(one, 30, epsilon=tpf.AndersonEpsilon(), generator=seeded(5), **kwargs).x
-    c = tpf.sample(one, 30, epsilon=tpf.AndersonEpsilon(), generator=seeded(6), **kwargs).x
+    a = tpf.sample(one, 30, epsilon=tpf.solve.AndersonEpsilon(), generator=seeded(5), **kwargs).x
+    b = tpf.sample(one, 30, epsilon=tpf.solve.AndersonEpsilon(), generator=seeded(5), **kwargs).x
+    c = tpf.sample(one, 30, epsilon=tpf.solve.AndersonEpsilon(), generator=seeded(6), **kwargs).x
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
     ode = tpf.sample(one, 30, generator=seeded(5), **kwargs).x
@@ -668,8 +679,10 @@ def test_same_seed_same_bits_and_zero_noise_is_the_ode():
     small = tpf.sample(one, 30, epsilon=1e-9, generator=seeded(5), **kwargs).x
     torch.testing.assert_close(small, ode, rtol=0, atol=1e-3)
     torch.testing.assert_close(
-        tpf.sample(one, 30, scheme=tpf.DDIM(), steps=6, generator=seeded(5)).x,
-        tpf.sample(one, 30, scheme=tpf.Exponential(1), steps=6, generator=seeded(5)).x,
+        tpf.sample(one, 30, scheme=tpf.samplers.DDIM(), steps=6, generator=seeded(5)).x,
+        tpf.sample(
+            one, 30, scheme=tpf.samplers.ExponentialIntegrator(1), steps=6, generator=seeded(5)
+        ).x,
     )
 
 
@@ -683,8 +696,8 @@ def test_a_transform_is_undone():
 
 def test_a_move_between_the_steps_is_kept_by_the_corrector():
     """A Langevin step after a step must not be undone where the next one corrects."""
-    from transportflows.samplers.integrate import march
     from transportflows.samplers.multistep import LinearStepper
+    from transportflows.solve.loop import march
 
     shift = 0.25
 
@@ -695,8 +708,8 @@ def test_a_move_between_the_steps_is_kept_by_the_corrector():
 
     law = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
     one = tpf.DataPredictor(lambda t, x: 0.3 + 0.0 * x, law)
-    x, grid = torch.zeros(1, 1, dtype=F64), tpf.time_grid(6, stop=0.9)
-    scheme = tpf.Exponential(2, corrector=True)
+    x, grid = torch.zeros(1, 1, dtype=F64), tpf.solve.time_grid(6, stop=0.9)
+    scheme = tpf.samplers.ExponentialIntegrator(2, corrector=True)
     with torch.no_grad():
         plain, moved = (
             march(cls(one, [as_epsilon(0.0)], scheme), x, grid, save_at=[grid[3], grid[4]]).x
@@ -726,7 +739,7 @@ def test_noise_grids_have_their_levels(path):
     def level(grid):
         return law.noise_scale(grid) / law.affine.beta(grid)
 
-    grid = tpf.noise_grid(law, 8, sigma_min=0.06, sigma_max=15.0)
+    grid = tpf.solve.noise_grid(law, 8, sigma_min=0.06, sigma_max=15.0)
     u = level(grid)[1:-1]
     assert grid[[0, -1]].tolist() == [0.0, 1.0]
     extra = float(level(grid)[-1]) < 0.06
@@ -734,18 +747,20 @@ def test_noise_grids_have_their_levels(path):
     steps = 7 if extra else 8
     even = torch.linspace(15.0 ** (1 / 7), 0.06 ** (1 / 7), steps + 1, dtype=F64)[1:]
     torch.testing.assert_close(root, even[: len(root)], rtol=1e-9, atol=0)
-    even = level(tpf.noise_grid(law, 9, spacing="logsnr", sigma_min=0.06))[1:-1].log().diff()
+    even = level(tpf.solve.noise_grid(law, 9, spacing="logsnr", sigma_min=0.06))[1:-1].log().diff()
     torch.testing.assert_close(even, even[:1].expand_as(even), rtol=1e-8, atol=0)
-    even = torch.asinh(level(tpf.noise_grid(law, 9, spacing="asinh", scale=0.3))[1:] / 0.3).diff()
+    even = torch.asinh(
+        level(tpf.solve.noise_grid(law, 9, spacing="asinh", scale=0.3))[1:] / 0.3
+    ).diff()
     torch.testing.assert_close(even, even[:1].expand_as(even), rtol=1e-8, atol=0)
-    own = level(tpf.noise_grid(law, 9, spacing=lambda u: u**0.25))[1:] ** 0.25
+    own = level(tpf.solve.noise_grid(law, 9, spacing=lambda u: u**0.25))[1:] ** 0.25
     torch.testing.assert_close(own.diff(), own.diff()[:1].expand(8), rtol=1e-8, atol=0)
-    back = tpf.noise_grid(law, 8, sigma_min=0.06, sigma_max=15.0, start=1.0, stop=0.0)
+    back = tpf.solve.noise_grid(law, 8, sigma_min=0.06, sigma_max=15.0, start=1.0, stop=0.0)
     assert torch.equal(back, grid.flip(0))
-    part = tpf.noise_grid(law, 5, spacing="logsnr", start=0.2, stop=0.7)
+    part = tpf.solve.noise_grid(law, 5, spacing="logsnr", start=0.2, stop=0.7)
     assert part[[0, -1]].tolist() == [0.2, 0.7]
     assert torch.allclose(level(part).log().diff(), level(part).log().diff()[0], rtol=1e-8)
-    quadratic = tpf.noise_grid(law, 5, spacing="quadratic")
+    quadratic = tpf.solve.noise_grid(law, 5, spacing="quadratic")
     torch.testing.assert_close((1 - quadratic).sqrt(), torch.linspace(1, 0, 6, dtype=F64))
 
 
@@ -763,13 +778,13 @@ def test_noise_grids_have_their_levels(path):
 )
 def test_bad_noise_grids_are_refused(kwargs, match):
     with pytest.raises(ValueError, match=match):
-        tpf.noise_grid(PROCESSES["ve"], **{"steps": 5, **kwargs})
+        tpf.solve.noise_grid(PROCESSES["ve"], **{"steps": 5, **kwargs})
 
 
 def test_noise_grids_of_two_sided_processes_are_refused():
-    law = tpf.Process(tpf.Linear(), tpf.Uniform((2,)))
+    law = tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,)))
     with pytest.raises(ValueError, match="says nothing of its base; use time_grid"):
-        tpf.noise_grid(law, 5)
+        tpf.solve.noise_grid(law, 5)
 
 
 # ------------------------------------------------------------------------------------ refusals
@@ -778,15 +793,27 @@ def test_noise_grids_of_two_sided_processes_are_refused():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: tpf.Exponential(5), "order must be 1 to 4, got 5"),
-        (lambda: tpf.Exponential(0), "order must be 1 to 4, got 0"),
-        (lambda: tpf.Exponential(2, "score"), "unknown prediction 'score'; known: 'data'"),
-        (lambda: tpf.Exponential(2, variable="snr"), "unknown variable 'snr'; known: 'lambda'"),
-        (lambda: tpf.Exponential(2, rule="left"), "rule is 'exact' or 'midpoint', got 'left'"),
-        (lambda: tpf.Exponential(3, rule="midpoint"), "is for order 2, and order is 3"),
-        (lambda: tpf.DDIM(1.5), "eta must be from 0"),
-        (lambda: tpf.DDIM(-0.1), "eta must be from 0"),
-        (lambda: tpf.Ancestral("medium"), "unknown variance 'medium'; known: 'small'"),
+        (lambda: tpf.samplers.ExponentialIntegrator(5), "order must be 1 to 4, got 5"),
+        (lambda: tpf.samplers.ExponentialIntegrator(0), "order must be 1 to 4, got 0"),
+        (
+            lambda: tpf.samplers.ExponentialIntegrator(2, "score"),
+            "unknown prediction 'score'; known: 'data'",
+        ),
+        (
+            lambda: tpf.samplers.ExponentialIntegrator(2, variable="snr"),
+            "unknown variable 'snr'; known: 'lambda'",
+        ),
+        (
+            lambda: tpf.samplers.ExponentialIntegrator(2, rule="left"),
+            "rule is 'exact' or 'midpoint', got 'left'",
+        ),
+        (
+            lambda: tpf.samplers.ExponentialIntegrator(3, rule="midpoint"),
+            "is for order 2, and order is 3",
+        ),
+        (lambda: tpf.samplers.DDIM(1.5), "eta must be from 0"),
+        (lambda: tpf.samplers.DDIM(-0.1), "eta must be from 0"),
+        (lambda: tpf.samplers.Ancestral("medium"), "unknown variance 'medium'; known: 'small'"),
     ],
 )
 def test_bad_schemes_are_refused(make, match):
@@ -798,7 +825,10 @@ def test_bad_schemes_are_refused(make, match):
     ("kwargs", "match"),
     [
         ({"scheme": "dpm9"}, "unknown scheme 'dpm9'; known: 'euler'.*'dpm2m'"),
-        ({"scheme": tpf.DDIM(0.5), "epsilon": 0.1}, "has a noise of its own, and epsilon > 0"),
+        (
+            {"scheme": tpf.samplers.DDIM(0.5), "epsilon": 0.1},
+            "has a noise of its own, and epsilon > 0",
+        ),
         ({"scheme": "ancestral", "epsilon": 0.1}, "Exponential\\(1\\)"),
         ({"scheme": "ab2", "epsilon": 0.1}, "prediction='velocity' solves the ODE"),
         ({"scheme": "ancestral", "t": (1.0, 0.0), "start": torch.zeros(5, 2)}, "towards the data"),
@@ -812,12 +842,12 @@ def test_bad_calls_are_refused(kwargs, match):
 
 def test_a_scheme_that_is_a_class_is_named():
     with pytest.raises(TypeError, match="a few-step scheme such as Exponential"):
-        tpf.sample(field(), 5, scheme=tpf.Exponential)
+        tpf.sample(field(), 5, scheme=tpf.samplers.ExponentialIntegrator)
 
 
 @pytest.mark.parametrize("scheme", ["ddim", "ancestral", "dpm2m"])
 def test_two_sided_processes_are_refused_with_the_cure(scheme):
-    law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,)))
+    law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     pair = tpf.FieldPair(velocity=network(), noise=network(), process=law)
     with pytest.raises(tpf.ConversionError, match=r"no Gaussian part.*base Uniform.*'heun'"):
         tpf.sample(pair, 5, scheme=scheme)
@@ -833,6 +863,6 @@ def test_an_epsilon_that_no_form_can_carry_is_refused():
     one = tpf.DataPredictor(network(shape=1), law)
     got = tpf.sample(one, start=x, scheme="dpm2m", t=(1.0, 0.0), epsilon=0.3, steps=6).x
     assert bool(got.isfinite().all())
-    scheme = tpf.Exponential(2, "noise")
+    scheme = tpf.samplers.ExponentialIntegrator(2, "noise")
     got = tpf.sample(one, 5, scheme=scheme, epsilon=0.3, steps=6)
     assert bool(got.x.isfinite().all())

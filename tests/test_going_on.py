@@ -76,7 +76,7 @@ def test_a_cell_that_is_run_again_after_an_interruption(tmp_path):
 
 
 def test_a_run_that_ended_early_says_so(tmp_path):
-    class End(tpf.Callback):
+    class End(tpf.training.Callback):
         every = 12
 
         def on_step(self, trainer):
@@ -85,7 +85,7 @@ def test_a_run_that_ended_early_says_so(tmp_path):
     first = fit(trainer(), rows(), tmp_path, callbacks=[End()])
     assert first.step == 12
     again = trainer()
-    with pytest.warns(tpf.CheckpointWarning, match="ended at step 12: it is enough"):
+    with pytest.warns(tpf.training.CheckpointWarning, match="ended at step 12: it is enough"):
         fit(again, rows(), tmp_path, resume=True)
     assert again.step == 12
     assert again.stopped == "it is enough"
@@ -217,7 +217,9 @@ def test_another_optimizer_begins_anew_and_says_so(tmp_path):
     path = tmp_path / "a.ckpt"
     fit(trainer(), rows(), steps=10).save(path)
     other = trainer(optimizer=lambda ps: torch.optim.SGD(ps, 1e-3, momentum=0.9))
-    with pytest.warns(tpf.CheckpointWarning, match="state of FusedAdam, and the optimizer is SGD"):
+    with pytest.warns(
+        tpf.training.CheckpointWarning, match="state of FusedAdam, and the optimizer is SGD"
+    ):
         other.load(path)
     assert other.step == 10
     assert not other.optimizer.state
@@ -230,7 +232,7 @@ def test_nothing_is_changed_where_the_averages_do_not_fit(tmp_path):
     field.net.embed_x.requires_grad_(False)
     frozen = trainer(field)
     before = [p.detach().clone() for p in field.parameters()]
-    with pytest.raises(tpf.ResumeError, match="average"):
+    with pytest.raises(tpf.training.ResumeError, match="average"):
         frozen.load(path)
     assert all(map(torch.equal, before, field.parameters()))
 

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from transportflows._random import mix
-from transportflows.distributions import Gaussian
-from transportflows.fields import FieldPair, Velocity
+from transportflows._core.random import mix
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.fields.kinds import Velocity
+from transportflows.fields.pair import FieldPair
 from transportflows.interpolants import Brownian, Linear
 from transportflows.losses import Loss, NoiseLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.times import GridTimes
+from transportflows.times.base import GridTimes
 from transportflows.training import Callback, Checkpoints, Epochs, Rows, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder

@@ -7,7 +7,7 @@ import torch
 
 import transportflows as tpf
 from families import GAMMAS, INTERPOLANTS, OWN, Learned, Power, name
-from transportflows._autodiff import time_derivative
+from transportflows._core.autodiff import time_derivative
 
 ALL = INTERPOLANTS + OWN
 T = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
@@ -17,8 +17,12 @@ def test_every_exported_family_is_in_the_registry():
     listed = {type(i) for i in INTERPOLANTS} | {type(g) for g in GAMMAS}
     for label in tpf.__all__:
         cls = getattr(tpf, label)
-        if inspect.isclass(cls) and issubclass(cls, (tpf.Interpolant, tpf.Gamma)):
-            base = inspect.isabstract(cls) or cls.__dict__.get("_generic") or cls is tpf.Gamma
+        if inspect.isclass(cls) and issubclass(cls, (tpf.Interpolant, tpf.interpolants.Gamma)):
+            base = (
+                inspect.isabstract(cls)
+                or cls.__dict__.get("_generic")
+                or cls is tpf.interpolants.Gamma
+            )
             assert base or cls in listed, label
 
 
@@ -88,7 +92,7 @@ def test_scaled_trigonometric_keeps_the_variance_and_needs_a_small_gamma():
     total = path.alpha(T) ** 2 + path.beta(T) ** 2 + path.gamma_sq(T)
     torch.testing.assert_close(total, torch.ones_like(T), rtol=1e-12, atol=0)
     with pytest.raises(ValueError, match="γ < 1"):
-        tpf.Trigonometric(tpf.SineSquared(), scaled=True)
+        tpf.Trigonometric(tpf.interpolants.SineSquared(), scaled=True)
 
 
 @pytest.mark.parametrize("interpolant", ALL, ids=name)

@@ -209,7 +209,7 @@ class TestStein:
 
 class TestCharacteristic:
     def test_value_is_the_definition(self) -> None:
-        from transportflows._random import draw_key, stream
+        from transportflows._core.random import draw_key, stream
 
         x, y = normal(40, 2, 3, seed=0), normal(60, 2, 3, seed=1) + 0.4
         found = characteristic_distance(

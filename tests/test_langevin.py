@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import transportflows as tpf
 from families import mixture
-from transportflows._distributed import World
-from transportflows._random import draw_key
-from transportflows._random import mix as mix_key
-from transportflows.samplers.corrector import LangevinCorrection
-from transportflows.samplers.curvature import largest_curvature
-from transportflows.samplers.scores import ChunkedRows
+from transportflows._core.distributed import World
+from transportflows._core.random import draw_key
+from transportflows._core.random import mix as mix_key
+from transportflows.langevin.corrector import LangevinCorrection
+from transportflows.langevin.curvature import largest_curvature
+from transportflows.langevin.scores import ChunkedRows
 
 DOUBLE = torch.float64
 
@@ -33,7 +33,7 @@ def key_of(seed):
 
 def normals(key, step, like):
     """The standard normals of a step, as :class:`Increments` draws them."""
-    source = tpf.Increments()
+    source = tpf.solve.Increments()
     source.begin(key, like, 0.0)
     return source.increment(step, 0.0, 1.0, area=False)[0]
 
@@ -79,14 +79,14 @@ def test_step_is_the_formula(shape):
         for h in (0.2, torch.tensor(0.2, dtype=DOUBLE), rows):
             wide = h.view(-1, *(1,) * (len(shape) - 1)) if torch.is_tensor(h) else h
             exact = x + wide * s + (2 * temperature * wide) ** 0.5 * z
-            got = tpf.langevin_step(x, s, h, z, temperature=temperature)
+            got = tpf.langevin.langevin_step(x, s, h, z, temperature=temperature)
             torch.testing.assert_close(got, exact, atol=1e-14, rtol=0)
 
 
 def test_step_is_differentiable_and_leaves_its_arguments():
     x = torch.randn(3, 2, dtype=DOUBLE, requires_grad=True)
     z, before = torch.randn(3, 2, dtype=DOUBLE), x.detach().clone()
-    assert torch.autograd.gradcheck(lambda y: tpf.langevin_step(y, -y, 0.3, z), (x,))
+    assert torch.autograd.gradcheck(lambda y: tpf.langevin.langevin_step(y, -y, 0.3, z), (x,))
     assert torch.equal(x.detach(), before)
 
 
@@ -130,7 +130,7 @@ def test_a_step_size_that_depends_on_the_state_spoils_the_law():
 
     for k in range(1500):
         z = torch.randn(x.shape, generator=seeded(mix_key(5, k)), dtype=DOUBLE)
-        x = tpf.langevin_step(x, -x, size(x), z)
+        x = tpf.langevin.langevin_step(x, -x, size(x), z)
     grid = torch.linspace(-9, 9, 20_001, dtype=DOUBLE)
     density = torch.exp(-0.5 * grid.square()) * (1 + grid.square())
     exact = float((density * grid.square()).sum() / density.sum())  # 2, for p itself 1
@@ -143,7 +143,7 @@ def test_events_of_any_shape_and_both_dtypes():
         x = torch.randn(7, 3, 4, 4, dtype=dtype, generator=seeded())
         flat = tpf.langevin(lambda y: -y, x.flatten(1), step_size=0.1, steps=5, generator=seeded())
         for metropolis in (False, True):
-            score = tpf.score_of(lambda y: -0.5 * y.square().flatten(1).sum(1))
+            score = tpf.langevin.score_of(lambda y: -0.5 * y.square().flatten(1).sum(1))
             run = tpf.langevin(
                 score, x, step_size=0.1, steps=5, metropolis=metropolis, generator=seeded()
             )
@@ -162,7 +162,7 @@ def test_chunks_and_seeds(metropolis):
 
     def run(chunk=None, seed=0, **more):
         return tpf.langevin(
-            tpf.score_of(log_prob),
+            tpf.langevin.score_of(log_prob),
             x + centre[:, None],
             step_size=0.1,
             steps=20,
@@ -209,7 +209,7 @@ def moments(x):
 @pytest.mark.parametrize("h", [0.05, 0.4, 1.5])
 def test_metropolis_leaves_a_law_invariant_at_any_step_size(h, temperature):
     x = exact_draws(40_000, temperature, seed=11)
-    score = tpf.score_of(tilted)
+    score = tpf.langevin.score_of(tilted)
 
     def drift_of(metropolis):
         run = tpf.langevin(
@@ -234,7 +234,11 @@ def test_metropolis_is_reversible():
     """Detailed balance: E f(x) g(x') is symmetric."""
     x = exact_draws(100_000, 1.0, seed=21)
     for log_prob in (None, tilted):
-        score = tpf.score_of(tilted) if log_prob is None else lambda y: tpf.score_of(tilted)(y)
+        score = (
+            tpf.langevin.score_of(tilted)
+            if log_prob is None
+            else lambda y: tpf.langevin.score_of(tilted)(y)
+        )
         run = tpf.langevin(
             score,
             x,
@@ -258,7 +262,7 @@ def test_acceptance_is_of_each_row():
     x = torch.randn(200, 2, generator=seeded(), dtype=DOUBLE)
     h = torch.cat([torch.full((100,), 1e-3), torch.full((100,), 50.0)])
     run = tpf.langevin(
-        tpf.score_of(lambda y: -0.5 * y.square().sum(1)),
+        tpf.langevin.score_of(lambda y: -0.5 * y.square().sum(1)),
         x,
         step_size=h,
         steps=60,
@@ -276,7 +280,7 @@ def test_acceptance_is_of_each_row():
 @pytest.mark.parametrize("h", [1e-3, 20.0])
 def test_warmup_finds_a_step_size(h):
     run = tpf.langevin(
-        tpf.score_of(lambda y: -0.5 * y.square().sum(1)),
+        tpf.langevin.score_of(lambda y: -0.5 * y.square().sum(1)),
         torch.randn(300, 10, generator=seeded()),
         step_size=h,
         steps=300,
@@ -294,7 +298,7 @@ def test_proposals_that_are_not_finite_are_refused():
         return (x.log() - x).sum(1)
 
     run = tpf.langevin(
-        tpf.score_of(log_prob),
+        tpf.langevin.score_of(log_prob),
         torch.full((4000, 1), 2.0),
         step_size=0.5,
         steps=200,
@@ -311,7 +315,7 @@ def test_proposals_that_are_not_finite_are_refused():
 def test_score_of_a_log_density():
     exact = tpf.oracle(tpf.Process(tpf.OneSidedLinear()), mixture([[-1.0, 0.0], [2.0, 1.0]], 0.6))
     t, x = torch.tensor(0.6, dtype=DOUBLE), torch.randn(9, 2, dtype=DOUBLE, generator=seeded())
-    score = tpf.score_of(lambda y: exact.log_prob(t, y))
+    score = tpf.langevin.score_of(lambda y: exact.log_prob(t, y))
     torch.testing.assert_close(score(x), exact.score(t, x), atol=1e-12, rtol=0)
     with torch.no_grad():
         torch.testing.assert_close(score(x), exact.score(t, x), atol=1e-12, rtol=0)
@@ -335,27 +339,29 @@ def test_score_at_is_the_score_of_the_field(interpolant, kind):
     field = kinds[kind](getattr(exact, kind), process)
     x = torch.randn(9, 2, dtype=DOUBLE, generator=seeded())
     t = torch.tensor(0.4, dtype=DOUBLE)
-    torch.testing.assert_close(tpf.score_at(field, 0.4)(x), exact.score(t, x))
+    torch.testing.assert_close(tpf.langevin.score_at(field, 0.4)(x), exact.score(t, x))
     with _Reads() as reads:
-        tpf.langevin(tpf.score_at(field, 0.4), x, step_size=0.01, steps=3)
+        tpf.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=3)
         few = reads.count
-        tpf.langevin(tpf.score_at(field, 0.4), x, step_size=0.01, steps=30)
+        tpf.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=30)
     assert reads.count == 2 * few
 
 
 def test_scores_that_cannot_be():
     field = tpf.NoisePredictor(lambda t, x: x, tpf.Process(tpf.OneSidedLinear(), shape=(1,)))
     with pytest.raises(tpf.ConversionError, match="singular at t = 1"):
-        tpf.score_at(field, 1.0)
-    two_sided = tpf.Velocity(lambda t, x: x, tpf.Process(tpf.Linear(), tpf.Uniform((2,))))
+        tpf.langevin.score_at(field, 1.0)
+    two_sided = tpf.Velocity(
+        lambda t, x: x, tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,)))
+    )
     with pytest.raises(tpf.ConversionError, match="FieldPair"):
-        tpf.score_at(two_sided, 0.5)
+        tpf.langevin.score_at(two_sided, 0.5)
     with pytest.raises(TypeError, match="needs a Field"):
-        tpf.score_at(lambda t, x: x, 0.5)
+        tpf.langevin.score_at(lambda t, x: x, 0.5)
     with pytest.raises(ValueError, match="autograd follows"):
-        tpf.score_of(lambda x: x.detach().sum(1))(torch.zeros(2, 2))
+        tpf.langevin.score_of(lambda x: x.detach().sum(1))(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="one number a row"):
-        tpf.score_of(lambda x: -x.square())(torch.zeros(2, 2))
+        tpf.langevin.score_of(lambda x: -x.square())(torch.zeros(2, 2))
 
 
 # ------------------------------------------------------------------------------------- ascent
@@ -379,13 +385,15 @@ def test_ascent_finds_the_modes():
     modes = torch.stack([climb([-2.0, 0.0]), climb([2.0, 1.0])])
     torch.testing.assert_close(climb([2.5, 1.5]), modes[1], atol=1e-6, rtol=0)
     start = 2 * torch.randn(60, 2, generator=seeded(), dtype=DOUBLE)
-    run = tpf.ascend(tpf.score_at(exact, 1.0), start, step_size=0.4, steps=400, tolerance=1e-8)
+    run = tpf.langevin.ascend(
+        tpf.langevin.score_at(exact, 1.0), start, step_size=0.4, steps=400, tolerance=1e-8
+    )
     distances, nearest = torch.cdist(run.x, modes).min(1)
     assert bool(run.converged.all())
     assert float(distances.max()) < 1e-5
     assert set(nearest.tolist()) == {0, 1}
     assert run.nfe == 401
-    rough = tpf.ascend(tpf.score_at(exact, 1.0), start, step_size=0.01, steps=3)
+    rough = tpf.langevin.ascend(tpf.langevin.score_at(exact, 1.0), start, step_size=0.01, steps=3)
     assert not bool(rough.converged.any())
     torch.testing.assert_close(
         rough.residual, 0.01 * exact.score(one, rough.x).norm(dim=1), atol=1e-12, rtol=0
@@ -426,10 +434,10 @@ def test_divergence_names_a_step_size_that_works(what, case):
 
     def run(h):
         if what == "ascend":
-            return tpf.ascend(score, x, step_size=h, steps=600)
+            return tpf.langevin.ascend(score, x, step_size=h, steps=600)
         return tpf.langevin(score, x, step_size=h, steps=600, generator=seeded())
 
-    with pytest.raises(tpf.NonFiniteStateError, match=r"diverged.*at step") as error:
+    with pytest.raises(tpf.solve.NonFiniteStateError, match=r"diverged.*at step") as error:
         run(used)
     h = suggested(error)
     assert bool(torch.isfinite(run(h).x).all())
@@ -442,12 +450,12 @@ def test_divergence_names_the_step():
     """|x| grows by the factor 10 a step from 1e30: 1e38 is a number, 1e39 is none."""
     x = torch.full((5, 2), 1e30)
     x[2:] = 1e-3
-    with pytest.raises(tpf.NonFiniteStateError, match="at step 8 of 12") as error:
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="at step 8 of 12") as error:
         tpf.langevin(lambda y: -11 * y, x, step_size=1.0, steps=12, generator=seeded())
     assert error.value.solution.first_bad_step == 8
     assert "2 of 5 rows" in str(error.value)
-    with pytest.raises(tpf.NonFiniteStateError, match="at step 8 of 12"):
-        tpf.ascend(lambda y: -11 * y, x, step_size=1.0, steps=12)
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="at step 8 of 12"):
+        tpf.langevin.ascend(lambda y: -11 * y, x, step_size=1.0, steps=12)
 
 
 # ------------------------------------------------------------------- slow mixing, and its cure
@@ -461,12 +469,12 @@ def test_plain_langevin_keeps_wrong_weights_and_annealing_cures_it():
     error = math.sqrt(weight * (1 - weight) / n)
     start = torch.randn(n, 2, generator=seeded(1)) - torch.tensor([4.0, 0.0])
     plain = tpf.langevin(
-        tpf.score_at(exact, 1.0), start, step_size=0.05, steps=1500, generator=seeded(2)
+        tpf.langevin.score_at(exact, 1.0), start, step_size=0.05, steps=1500, generator=seeded(2)
     )
     share = float((plain.x[:, 0] > 0).double().mean())
     assert abs(share - weight) > 20 * error  # all are where they started
     close_variance(plain.x[:, 1], 0.5**2 / (1 - 0.05 / (2 * 0.5**2)))  # though each mode is right
-    annealed = tpf.annealed_langevin(
+    annealed = tpf.langevin.annealed_langevin(
         exact,
         start=start,
         levels=30,
@@ -522,7 +530,7 @@ def test_annealed_langevin_on_a_gaussian_is_exactly_known(process, rescale):
     start = process.start
     law = (float(start.mean), float(start.scale) ** 2)
     mean, variance = annealed_moments(exact, times, steps, r, *law, rescale=rescale)
-    run = tpf.annealed_langevin(
+    run = tpf.langevin.annealed_langevin(
         exact,
         n,
         levels=times,
@@ -544,10 +552,10 @@ def test_all_one_sided_processes_anneal_alike():
     start = torch.randn(40, 2, generator=seeded(), dtype=DOUBLE)
     for interpolant in (tpf.VE(0.01, 50.0), tpf.VP(), tpf.OneSidedLinear(), tpf.SubVP()):
         process = tpf.Process(interpolant, shape=(2,))
-        times = tpf.geometric_levels(process, 6, high=20.0, low=0.05)
+        times = tpf.langevin.geometric_levels(process, 6, high=20.0, low=0.05)
         beta = interpolant.beta(times)
         levels.append(process.noise_scale(times) / beta)
-        run = tpf.annealed_langevin(
+        run = tpf.langevin.annealed_langevin(
             tpf.oracle(process, law),
             start=20 * beta[0] * start,
             levels=times,
@@ -569,7 +577,7 @@ def test_annealed_langevin_is_ncsn():
         tpf.Process(tpf.VE(0.01, 5.0), shape=(2,)), mixture([[-0.3, 0.0], [0.3, 0.2]], 0.1)
     )
     rate, steps = 2e-5, 7
-    times = tpf.geometric_levels(exact.process, 10, high=1.0, low=0.01)
+    times = tpf.langevin.geometric_levels(exact.process, 10, high=1.0, low=0.01)
     sigmas = torch.logspace(0, -2, 10, dtype=DOUBLE)
     start = torch.rand(30, 2, generator=seeded(), dtype=DOUBLE)
     x, key = start, mix_key(key_of(6), 1)
@@ -580,7 +588,7 @@ def test_annealed_langevin_is_ncsn():
             x = x + alpha / 2 * exact.score(times[i], x) + alpha**0.5 * z
     x = x + 0.01**2 * exact.score(times[-1], x)
     for rule in (0.1, lambda scale: 0.5 * rate * (scale / scale[-1]) ** 2):
-        run = tpf.annealed_langevin(
+        run = tpf.langevin.annealed_langevin(
             exact,
             start=start,
             levels=times,
@@ -597,8 +605,8 @@ def test_annealed_langevin_in_the_units_of_the_data():
     transform = tpf.Standardize.fit(5 + 3 * torch.randn(1000, 1, generator=seeded()))
     field = tpf.NoisePredictor(exact.noise, exact.process, transform=transform)
     options = {"levels": 5, "steps_per_level": 3, "save_levels": True}
-    plain = tpf.annealed_langevin(exact, 50, generator=seeded(), **options)
-    moved = tpf.annealed_langevin(field, 50, generator=seeded(), **options)
+    plain = tpf.langevin.annealed_langevin(exact, 50, generator=seeded(), **options)
+    moved = tpf.langevin.annealed_langevin(field, 50, generator=seeded(), **options)
     torch.testing.assert_close(moved.x, transform.invert(plain.x))
     torch.testing.assert_close(moved.trajectory, transform.invert(plain.trajectory))
 
@@ -607,7 +615,7 @@ def test_annealed_langevin_reads_nothing_in_the_loop_and_chunks_do_not_matter():
     exact = gaussian(tpf.VE(0.01, 10.0), 1.3)
 
     def run(steps, chunk=None):
-        return tpf.annealed_langevin(
+        return tpf.langevin.annealed_langevin(
             exact, 40, levels=5, steps_per_level=steps, chunk=chunk, generator=seeded()
         )
 
@@ -623,30 +631,30 @@ def test_annealed_langevin_reads_nothing_in_the_loop_and_chunks_do_not_matter():
 def test_annealed_divergence_names_level_step_and_size():
     process = tpf.Process(tpf.VE(0.01, 10.0), shape=(2,))
     exact = tpf.oracle(process, tpf.Gaussian((2,)))
-    late = float(tpf.geometric_levels(process, 10)[6])
+    late = float(tpf.langevin.geometric_levels(process, 10)[6])
 
     def wrong(t, x):  # from level 6 on 1,000 times too steep
         return exact.noise(t, x) * torch.where(t >= late - 1e-6, 1000.0, 1.0)
 
     field = tpf.NoisePredictor(wrong, process)
-    with pytest.raises(tpf.NonFiniteStateError, match=r"of level 6 .*σ̂ = 0\.1") as error:
-        tpf.annealed_langevin(field, 50, levels=10, step_size=0.5, generator=seeded())
+    with pytest.raises(tpf.solve.NonFiniteStateError, match=r"of level 6 .*σ̂ = 0\.1") as error:
+        tpf.langevin.annealed_langevin(field, 50, levels=10, step_size=0.5, generator=seeded())
     h = suggested(error)
     assert 0.02 < h < 0.2  # the limit is 2/L = 2e-3, which is 0.2 σ̂²
-    run = tpf.annealed_langevin(field, 50, levels=10, step_size=h, generator=seeded())
+    run = tpf.langevin.annealed_langevin(field, 50, levels=10, step_size=h, generator=seeded())
     assert run.first_bad_step is None
 
 
 def test_geometric_levels():
     ve = tpf.Process(tpf.VE(0.01, 10.0))
-    times = tpf.geometric_levels(ve, 4)
+    times = tpf.langevin.geometric_levels(ve, 4)
     torch.testing.assert_close(times, torch.linspace(0, 1, 4, dtype=DOUBLE), atol=1e-9, rtol=0)
     with pytest.raises(ValueError, match=r"within the process's own"):
-        tpf.geometric_levels(ve, 4, low=1e-3)
+        tpf.langevin.geometric_levels(ve, 4, low=1e-3)
     with pytest.raises(ValueError, match="two-sided"):
-        tpf.geometric_levels(tpf.Process(tpf.Linear(), tpf.Uniform((2,))), 4)
+        tpf.langevin.geometric_levels(tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,))), 4)
     with pytest.raises(ValueError, match="positive integer"):
-        tpf.geometric_levels(ve, 0)
+        tpf.langevin.geometric_levels(ve, 0)
 
 
 # ------------------------------------------------------------------------ predictor-corrector
@@ -671,7 +679,7 @@ def test_corrections_on_a_gaussian_are_exactly_known(interpolant, steps):
         corrected += size > 0
         for _ in range(steps):
             variance = (1 - size / float(total[k + 1])) ** 2 * variance + 2 * size
-    rule = tpf.LangevinCorrector(r, steps, norm="nominal")
+    rule = tpf.langevin.LangevinCorrector(r, steps, norm="nominal")
     run = tpf.sample(exact, n, t=grid, scheme="euler", corrector=rule, generator=seeded(5))
     close_variance(run.x, variance)
     assert run.nfe == 6 + steps * corrected
@@ -701,7 +709,7 @@ def test_a_correction_is_song_et_als(chunk):
         start=start,
         t=grid,
         scheme="euler",
-        corrector=tpf.LangevinCorrector(r, 2),
+        corrector=tpf.langevin.LangevinCorrector(r, 2),
         chunk=chunk,
         generator=seeded(9),
     )
@@ -712,18 +720,20 @@ def test_a_correction_is_song_et_als(chunk):
 def test_the_bias_of_a_correction_is_its_snr_squared():
     """The batch rule on N(0, v): h = 2 r² v²/V, and so V = v (1 + r²)."""
     exact, n, r = gaussian(tpf.VE(0.01, 10.0), 1.3, d=3), 20_000, 0.4
-    rule = tpf.LangevinCorrector(r)
+    rule = tpf.langevin.LangevinCorrector(r)
     x = tpf.sample(exact, n, steps=60, corrector=rule, generator=seeded(2)).x
     off = abs(float(x.double().var()) / ((1.3**2 + 0.01**2) * (1 + r**2)) - 1)
     assert off < 4.5 * math.sqrt(2 / (3 * n)) + 0.003  # and what is not yet in equilibrium
 
 
 @pytest.mark.parametrize("interpolant", [tpf.VE(0.01, 10.0), tpf.VP()])
-@pytest.mark.parametrize("scheme", [*tpf.SCHEMES, "ddim", "ancestral", tpf.Exponential(1)])
+@pytest.mark.parametrize(
+    "scheme", [*tpf.samplers.SCHEMES, "ddim", "ancestral", tpf.samplers.ExponentialIntegrator(1)]
+)
 def test_any_one_step_scheme_takes_a_corrector(scheme, interpolant):
     exact, r, n = gaussian(interpolant, 1.3), 0.2, 20_000
     plain = tpf.sample(exact, 5, steps=60, scheme=scheme)
-    rule = tpf.LangevinCorrector(r)
+    rule = tpf.langevin.LangevinCorrector(r)
     run = tpf.sample(exact, n, steps=60, scheme=scheme, corrector=rule, generator=seeded(1))
     assert run.nfe - plain.nfe == (60 if isinstance(interpolant, tpf.VE) else 59)
     # v (1 + r²), within 4.5 standard errors and what a predictor of order 1 does after the last
@@ -734,17 +744,21 @@ def test_any_one_step_scheme_takes_a_corrector(scheme, interpolant):
 def test_multistep_schemes_refuse_a_corrector():
     """Their memory is of states that were moved since: the law would be wrong by up to a half."""
     exact = gaussian(tpf.VP())
-    orders = [*(name for name, s in tpf.FEW_STEP.items() if s.order > 1)]
+    orders = [*(name for name, s in tpf.samplers.FEW_STEP.items() if s.order > 1)]
     assert len(orders) >= 8
-    for scheme in (*orders, tpf.Exponential(1, corrector=True)):
+    for scheme in (*orders, tpf.samplers.ExponentialIntegrator(1, corrector=True)):
         with pytest.raises(ValueError, match=r"takes the jumps for a trend.*'ddim'"):
-            tpf.sample(exact, 5, scheme=scheme, corrector=tpf.LangevinCorrector())
+            tpf.sample(exact, 5, scheme=scheme, corrector=tpf.langevin.LangevinCorrector())
 
 
 @pytest.mark.parametrize("norm", ["batch", "nominal"])
 def test_each_epsilon_has_its_own_corrections(norm):
     exact = tpf.oracle(tpf.Process(tpf.VP(), shape=(2,)), mixture([[-1.0, 0.0], [1.0, 1.0]], 0.5))
-    options = {"steps": 8, "corrector": tpf.LangevinCorrector(0.3, norm=norm), "dtype": DOUBLE}
+    options = {
+        "steps": 8,
+        "corrector": tpf.langevin.LangevinCorrector(0.3, norm=norm),
+        "dtype": DOUBLE,
+    }
     epsilons = [0.0, 0.3, 1.5]
     many = tpf.sample(exact, 30, epsilon=epsilons, chunk=11, generator=seeded(), **options)
     for k, epsilon in enumerate(epsilons):
@@ -759,13 +773,13 @@ def test_conditions_and_a_row_that_is_lost():
     field = tpf.NoisePredictor(lambda t, x, scale: x * scale[:, None], process)
     scale = torch.full((9,), 0.05)
     start = torch.randn(9, 2, generator=seeded())
-    options = {"start": start, "steps": 5, "corrector": tpf.LangevinCorrector()}
+    options = {"start": start, "steps": 5, "corrector": tpf.langevin.LangevinCorrector()}
     whole = tpf.sample(field, cond={"scale": scale}, generator=seeded(), **options)
     chunked = tpf.sample(field, cond={"scale": scale}, chunk=4, generator=seeded(), **options)
     torch.testing.assert_close(whole.x, chunked.x)
     lost = scale.clone()
     lost[3] = float("inf")
-    with pytest.raises(tpf.NonFiniteStateError, match=r"1 of 9 rows.*half the snr"):
+    with pytest.raises(tpf.solve.NonFiniteStateError, match=r"1 of 9 rows.*half the snr"):
         tpf.sample(field, cond={"scale": lost}, generator=seeded(), **options)
 
 
@@ -779,7 +793,7 @@ def test_corrections_make_up_for_a_coarse_predictor():
         x = tpf.sample(exact, 8000, scheme="euler", generator=seeded(7), **options).x
         return max(abs(float(x[:, k].square().mean()) / second[k] - 1) for k in (0, 1))
 
-    rule = tpf.LangevinCorrector(0.3, steps=3)
+    rule = tpf.langevin.LangevinCorrector(0.3, steps=3)
     assert off(steps=15) > 0.2
     assert off(steps=15, corrector=rule) < 0.25 * off(steps=15)
     assert off(steps=60) > 2 * off(steps=15, corrector=rule)  # at equal evaluations
@@ -796,7 +810,7 @@ def test_no_reads_in_the_loop_with_a_corrector():
                     20,
                     steps=steps,
                     epsilon=[0.0, 0.5],
-                    corrector=tpf.LangevinCorrector(norm=norm),
+                    corrector=tpf.langevin.LangevinCorrector(norm=norm),
                 )
             counts.append(reads.count)
         assert counts[0] == counts[1]
@@ -807,12 +821,12 @@ def test_a_corrected_solve_is_differentiable():
     x = torch.randn(6, 1, dtype=DOUBLE, generator=seeded(), requires_grad=True)
 
     def solve(y):
-        rule = tpf.LangevinCorrector(0.3, norm="nominal")
+        rule = tpf.langevin.LangevinCorrector(0.3, norm="nominal")
         return tpf.integrate(
-            tpf.FieldDynamics(exact, [0.0]),
+            tpf.samplers.FieldDynamics(exact, [0.0]),
             y,
             [0.2, 0.4, 0.6],
-            correction=LangevinCorrection(rule, exact, tpf.Increments(), 5, World()),
+            correction=LangevinCorrection(rule, exact, tpf.solve.Increments(), 5, World()),
             key=1,
         ).x
 
@@ -855,9 +869,9 @@ def test_langevin_refuses(change, words):
 
 def test_ascend_refuses():
     with pytest.raises(ValueError, match="tolerance must be"):
-        tpf.ascend(lambda x: -x, ZERO, step_size=0.1, steps=5, tolerance=0.0)
+        tpf.langevin.ascend(lambda x: -x, ZERO, step_size=0.1, steps=5, tolerance=0.0)
     with pytest.raises(ValueError, match="finite and > 0"):
-        tpf.ascend(lambda x: -x, ZERO, step_size=-0.1, steps=5)
+        tpf.langevin.ascend(lambda x: -x, ZERO, step_size=-0.1, steps=5)
 
 
 @pytest.mark.parametrize(
@@ -878,9 +892,9 @@ def test_annealed_langevin_refuses(change, words):
     field = tpf.NoisePredictor(lambda t, x: x, tpf.Process(tpf.OneSidedLinear(), shape=(2,)))
     given = {"n": 3, "levels": [0.2, 0.5], **change}
     with pytest.raises(ValueError, match=re.escape(words)):
-        tpf.annealed_langevin(field, given.pop("n"), **given)
+        tpf.langevin.annealed_langevin(field, given.pop("n"), **given)
     with pytest.raises(TypeError, match="along a Field"):
-        tpf.annealed_langevin(lambda t, x: x, 3)
+        tpf.langevin.annealed_langevin(lambda t, x: x, 3)
 
 
 def test_correctors_refuse():
@@ -892,17 +906,21 @@ def test_correctors_refuse():
         ({"norm": "row"}, "known: 'batch', 'nominal'"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
-            tpf.LangevinCorrector(**options)
-    rule = tpf.LangevinCorrector()
+            tpf.langevin.LangevinCorrector(**options)
+    rule = tpf.langevin.LangevinCorrector()
     with pytest.raises(ValueError, match="adaptive scheme has no steps"):
         tpf.sample(exact, 5, scheme="dopri5", corrector=rule)
     with pytest.raises(TypeError, match="must be a LangevinCorrector"):
         tpf.sample(exact, 5, corrector=0.16)
     with pytest.raises(ValueError, match="norm='nominal'"):
         tpf.sample(exact, 1, corrector=rule)
-    assert tpf.sample(exact, 1, corrector=tpf.LangevinCorrector(norm="nominal")).x.shape == (1, 2)
+    assert tpf.sample(
+        exact, 1, corrector=tpf.langevin.LangevinCorrector(norm="nominal")
+    ).x.shape == (1, 2)
     with pytest.raises(tpf.ConversionError, match="nothing to correct by"):
         tpf.sample(exact, 5, steps=1, corrector=rule)
-    two_sided = tpf.Velocity(lambda t, x: x, tpf.Process(tpf.Linear(), tpf.Uniform((2,))))
+    two_sided = tpf.Velocity(
+        lambda t, x: x, tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,)))
+    )
     with pytest.raises(tpf.ConversionError, match="no Gaussian part"):
         tpf.sample(two_sided, 5, corrector=rule)

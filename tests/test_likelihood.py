@@ -40,7 +40,7 @@ def test_exact_trace_gives_the_oracles_density(interpolant, scheme) -> None:
     torch.testing.assert_close(found.log_prob, DATA.log_prob(x), rtol=0, atol=1e-4)
     assert bool((found.standard_error == 0).all())
     if scheme == "dopri5":
-        drawn = tpf.sample_with_log_likelihood(
+        drawn = tpf.likelihood.sample_with_log_likelihood(
             exact, 20, rtol=1e-8, atol=1e-8, dtype=torch.float64, generator=seeded(1)
         )
         torch.testing.assert_close(drawn.log_prob, DATA.log_prob(drawn.x), rtol=0, atol=1e-4)
@@ -48,17 +48,21 @@ def test_exact_trace_gives_the_oracles_density(interpolant, scheme) -> None:
 
 def test_the_default_tolerances_hold() -> None:
     """The last step ends at the end of the solve; interpolated there, the error is 1e-3."""
-    law = tpf.GaussianMixture(torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4)
+    law = tpf.distributions.GaussianMixture(
+        torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4
+    )
     exact = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((3,))), law)
     x = law.sample(200, generator=seeded(1), dtype=torch.float64)
     found = tpf.log_likelihood(exact, x)
     torch.testing.assert_close(found.log_prob, law.log_prob(x), rtol=0, atol=1e-4)
-    drawn = tpf.sample_with_log_likelihood(exact, 200, dtype=torch.float64, generator=seeded(2))
+    drawn = tpf.likelihood.sample_with_log_likelihood(
+        exact, 200, dtype=torch.float64, generator=seeded(2)
+    )
     torch.testing.assert_close(drawn.log_prob, law.log_prob(drawn.x), rtol=0, atol=1e-4)
 
 
 def test_density_inside_time_and_event_shapes() -> None:
-    law = tpf.GaussianMixture(torch.randn(3, 2, 1, 2, generator=seeded()), 0.7)
+    law = tpf.distributions.GaussianMixture(torch.randn(3, 2, 1, 2, generator=seeded()), 0.7)
     exact = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((2, 1, 2), 0.3, 1.5)), law)
     x = exact.sample(0.6, 10, generator=seeded(1), dtype=torch.float64)
     found = tpf.log_likelihood(exact, x, t=0.6, rtol=1e-8, atol=1e-8)
@@ -100,7 +104,7 @@ def test_the_default_probes_give_a_fair_interval() -> None:
     x = DATA.sample(3, generator=seeded(), dtype=torch.float64)
     options = {"divergence": "hutchinson", "scheme": "rk4", "steps": 4}
     assert tpf.log_likelihood(exact, x, **options).probes == 16
-    assert tpf.sample_with_log_likelihood(exact, 3, **options).probes == 16
+    assert tpf.likelihood.sample_with_log_likelihood(exact, 3, **options).probes == 16
     assert "approximately" in tpf.log_likelihood.__doc__
 
 
@@ -129,7 +133,7 @@ def test_units_of_the_transform() -> None:
     base = tpf.Gaussian((2,), torch.tensor([1.0, -2.0]), torch.tensor([3.0, 0.5]))
     again = tpf.log_likelihood(field, x, base=base, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(again.log_prob, expected, rtol=0, atol=1e-5)
-    drawn = tpf.sample_with_log_likelihood(
+    drawn = tpf.likelihood.sample_with_log_likelihood(
         field, 10, rtol=1e-8, atol=1e-8, dtype=torch.float64, generator=seeded(1)
     )
     expected = DATA.log_prob(transform(drawn.x)) - math.log(3.0 * 0.5)
@@ -289,13 +293,13 @@ def test_maximum_likelihood_trains_a_flow() -> None:
     net = tpf.networks.MLP(2, 32, 2, generator=seeded(1))
     field = tpf.Velocity(net, process(tpf.Linear()))
     before = float(tpf.log_likelihood(field, x[:500], scheme="rk4", steps=8).log_prob.mean())
-    trainer = tpf.Trainer(field, tpf.LikelihoodLoss(scheme="rk4", steps=6))
+    trainer = tpf.Trainer(field, tpf.likelihood.LikelihoodLoss(scheme="rk4", steps=6))
     trainer.fit(x, steps=150, batch_size=256, generator=seeded(2), progress=False)
     after = tpf.log_likelihood(field, x[:500], scheme="rk4", steps=16).log_prob
     best = float(data.log_prob(x[:500]).mean())
     assert float(after.mean()) > best - 0.05
     assert before < best - 0.3
-    batch = tpf.LikelihoodLoss()(field, x[:8], generator=seeded(3))  # the adjoint
+    batch = tpf.likelihood.LikelihoodLoss()(field, x[:8], generator=seeded(3))  # the adjoint
     batch.mean().backward()
     assert batch.shape == (8,)
 
@@ -318,7 +322,7 @@ def test_a_solve_that_stops_being_finite_says_so(scheme: str, gradients: bool) -
     field = tpf.Velocity(Spoiled(), process(tpf.Linear()))
     x = torch.randn(3, 2, generator=seeded(), dtype=torch.float64)
     match = "not finite|not. Take more steps"
-    with pytest.raises(tpf.NonFiniteStateError, match=match) as caught:
+    with pytest.raises(tpf.solve.NonFiniteStateError, match=match) as caught:
         tpf.log_likelihood(field, x, scheme=scheme, steps=10, gradients=gradients)
     solution = caught.value.solution
     assert solution.x.shape == x.shape
@@ -326,10 +330,10 @@ def test_a_solve_that_stops_being_finite_says_so(scheme: str, gradients: bool) -
     assert solution.first_bad_step == (5 if scheme == "rk4" else 0)
     if scheme == "rk4":
         assert solution.x.isfinite().all(1).tolist() == [False, True, True]
-    with pytest.raises(tpf.NonFiniteStateError):
-        tpf.sample_with_log_likelihood(field, 3, scheme=scheme, dtype=torch.float64)
+    with pytest.raises(tpf.solve.NonFiniteStateError):
+        tpf.likelihood.sample_with_log_likelihood(field, 3, scheme=scheme, dtype=torch.float64)
     if scheme == "rk4":  # a trainer looks at its losses itself
-        losses = tpf.LikelihoodLoss(scheme="rk4", steps=4)(field, x)
+        losses = tpf.likelihood.LikelihoodLoss(scheme="rk4", steps=4)(field, x)
         assert losses.isnan().tolist() == [True, False, False]
 
 
@@ -348,9 +352,9 @@ def test_an_assertion_of_the_network_is_its_own() -> None:
 
 def test_bits_per_dimension_of_a_uniform_byte() -> None:
     log_prob = torch.tensor([0.0, math.log(2.0) * 12])
-    bits = tpf.bits_per_dimension(log_prob, (3, 2, 2))
+    bits = tpf.likelihood.bits_per_dimension(log_prob, (3, 2, 2))
     assert bits.tolist() == pytest.approx([8.0, 7.0])
-    assert float(tpf.bits_per_dimension(log_prob, 12, level_width=2 / 256)[0]) == 7.0
+    assert float(tpf.likelihood.bits_per_dimension(log_prob, 12, level_width=2 / 256)[0]) == 7.0
 
 
 def test_refuses() -> None:
@@ -367,20 +371,20 @@ def test_refuses() -> None:
         ({"rtol": math.inf}, "rtol must be finite and above 0, got inf"),
         ({"probe_law": "cauchy"}, "unknown probe_law"),
         ({"t": 0.0}, "t must lie in"),
-        ({"base": tpf.Empirical(torch.zeros(3, 2))}, "no log-density"),
+        ({"base": tpf.distributions.Empirical(torch.zeros(3, 2))}, "no log-density"),
     ):
         with pytest.raises(ValueError, match=match):
             tpf.log_likelihood(field, x, **options)
     with pytest.raises(ValueError, match="rtol must be finite and above 0"):
-        tpf.sample_with_log_likelihood(field, 3, rtol=0.0)
+        tpf.likelihood.sample_with_log_likelihood(field, 3, rtol=0.0)
     with pytest.raises(ValueError, match="atol must be finite and above 0"):
-        tpf.LikelihoodLoss(atol=0.0)
+        tpf.likelihood.LikelihoodLoss(atol=0.0)
     bad = x.clone()
     bad[1, 0] = math.nan
     with pytest.raises(ValueError, match=r"x holds NaN .*rows 1"):
         tpf.log_likelihood(field, bad)
     with pytest.raises(TypeError, match="of a Field"):
         tpf.log_likelihood(x, field)
-    law = process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))
+    law = process(tpf.Linear(tpf.Brownian()), base=tpf.distributions.Uniform((2,)))
     with pytest.raises(tpf.ConversionError):
         tpf.log_likelihood(tpf.MeanVelocity(lambda t, x: x, law), x)

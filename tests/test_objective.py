@@ -7,7 +7,7 @@ import torch
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, run, same, velocity, weights
-from transportflows._distributed import World
+from transportflows._core.distributed import World
 from transportflows.training.objective import Objective
 
 
@@ -16,7 +16,7 @@ def pair():
     return tpf.FieldPair(velocity=mlp(), noise=mlp(), process=process)
 
 
-class Own(tpf.Loss):
+class Own(tpf.losses.Loss):
     def __call__(self, field, batch, *, generator=None):
         return tpf.VelocityLoss()(field, batch, generator=generator)
 
@@ -28,7 +28,7 @@ class Overridden(tpf.VelocityLoss):
         return 2 * super().__call__(field, batch, generator=generator)
 
 
-TWO = [tpf.VelocityLoss(antithetic=True, times=tpf.StratifiedTimes()), tpf.NoiseLoss()]
+TWO = [tpf.VelocityLoss(antithetic=True, times=tpf.times.StratifiedTimes()), tpf.NoiseLoss()]
 FIELDS = {
     "velocity": (velocity, tpf.VelocityLoss()),
     "pair, transport, antithetic, strata": (pair, TWO),
@@ -68,13 +68,13 @@ def test_parts_of_a_loss_that_does_not_split_are_its_own_draws(loss):
 
 def test_times_go_with_their_rows():
     field, batch = pair(), tpf.Batch(rows(12))
-    objective = Objective(tpf.SumLoss(*TWO), 5, None, World())
+    objective = Objective(tpf.losses.SumLoss(*TWO), 5, None, World())
     parts = list(objective.values(field, batch, gen(5), 0))
     times = torch.cat([t for _, t in parts])
     values = torch.cat([v for v, _ in parts], dim=1)
     sample = TWO[0].draw(field, batch, generator=gen(5))
     assert torch.equal(times, sample.t[:12])
-    expected = tpf.SumLoss(*TWO).evaluate_terms(field, sample)
+    expected = tpf.losses.SumLoss(*TWO).evaluate_terms(field, sample)
     assert torch.allclose(values, expected, atol=1e-6)
 
 
@@ -86,7 +86,7 @@ def test_bfloat16_is_for_the_network_alone(case):
     """The products of the network are halves; the loss, gradients and weights are not."""
     make, loss = FIELDS[case]
     field, batch = make(), tpf.Batch(rows(64))
-    loss = tpf.SumLoss(*loss) if isinstance(loss, list) else loss
+    loss = tpf.losses.SumLoss(*loss) if isinstance(loss, list) else loss
     kinds = []
     layer = next(m for m in field.networks[0].modules() if isinstance(m, torch.nn.Linear))
     layer.register_forward_hook(lambda module, given, out: kinds.append(out.dtype))

@@ -13,16 +13,19 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from transportflows.conversions import ConversionError
-from transportflows.couplings import MinibatchOT
-from transportflows.distributions import Empirical, Gaussian, GaussianMixture, Uniform
-from transportflows.fields import (
+from transportflows.couplings.transport import MinibatchOT
+from transportflows.distributions.empirical import Empirical
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.distributions.mixture import GaussianMixture
+from transportflows.distributions.uniform import Uniform
+from transportflows.fields.kinds import (
     DataPredictor,
-    FieldPair,
     MeanVelocity,
     NoisePredictor,
     Score,
     Velocity,
 )
+from transportflows.fields.pair import FieldPair
 from transportflows.interpolants import (
     SBDM,
     AffineInterpolant,

@@ -38,12 +38,14 @@ def log_density(z, x, sigma):
 
 
 def swarm(y, x, sigma, clean=None):
-    return tpf.Swarm(y if clean is None else clean, y, x, sigma)
+    return tpf.particles.Swarm(y if clean is None else clean, y, x, sigma)
 
 
 def mixture():
     means = torch.tensor([[-2.0, 0.0], [1.0, 1.0], [2.0, -1.5]])
-    return tpf.GaussianMixture(means, torch.tensor([0.3, 0.5, 0.8]), weights=[0.2, 0.5, 0.3])
+    return tpf.distributions.GaussianMixture(
+        means, torch.tensor([0.3, 0.5, 0.8]), weights=[0.2, 0.5, 0.3]
+    )
 
 
 # -------------------------------------------------------------------------------- kernel sums
@@ -143,21 +145,21 @@ def test_kernel_difference_is_the_score_difference_of_smoothed_samples(shape):
     z.requires_grad_()
     ratio = log_density(z, x, 0.8) - log_density(z, y, 0.8)
     (gradient,) = torch.autograd.grad(ratio.sum(), z)
-    found = tpf.KernelDifference()(z.detach(), swarm(y, x, 0.8))
+    found = tpf.particles.KernelDifference()(z.detach(), swarm(y, x, 0.8))
     torch.testing.assert_close(found, 0.64 * gradient, rtol=1e-9, atol=1e-10)
 
 
 def test_smoothed_laws_are_their_own_convolutions():
     """The density integrates (by quadrature), the score is its gradient, data is Tweedie's."""
     law = mixture()
-    smoothed = tpf.SmoothedLaw(law)
+    smoothed = tpf.particles.SmoothedLaw(law)
     z = normal(50, 2).requires_grad_()
     for sigma in (0.0, 0.4, 3.0):
         logs = smoothed.log_prob(z, sigma)
         (gradient,) = torch.autograd.grad(logs.sum(), z)
         torch.testing.assert_close(smoothed.score(z, sigma), gradient, rtol=1e-9, atol=1e-9)
         exact = torch.eye(2, dtype=DOUBLE) * sigma**2 + law.covariances
-        other = tpf.GaussianMixture(law.means, weights=law.weights, covariances=exact)
+        other = tpf.distributions.GaussianMixture(law.means, weights=law.weights, covariances=exact)
         torch.testing.assert_close(logs, other.log_prob(z), rtol=1e-9, atol=1e-9)
         expected = z + sigma**2 * gradient
         torch.testing.assert_close(smoothed.data(z, sigma), expected, rtol=1e-9, atol=1e-9)
@@ -176,37 +178,37 @@ def test_smoothed_laws_are_their_own_convolutions():
 def test_a_field_is_a_data_prediction_at_any_level(process):
     """The oracle of any one-sided process gives E[x | x + σε] of the data's law."""
     law = mixture()
-    data = tpf.FieldData(tpf.oracle(process, law))
+    data = tpf.particles.FieldData(tpf.oracle(process, law))
     z = 2 * normal(40, 2)
     for sigma in (0.05, 0.5, 4.0):
-        exact = tpf.SmoothedLaw(law).data(z, sigma)
+        exact = tpf.particles.SmoothedLaw(law).data(z, sigma)
         torch.testing.assert_close(data(z, sigma), exact, rtol=1e-7, atol=1e-7)
 
 
 def test_a_field_with_a_transform_predicts_in_the_units_of_the_data():
     law = mixture()
     mean, scale = torch.tensor([0.5, -2.0], dtype=DOUBLE), 3.0
-    inner = tpf.GaussianMixture(
+    inner = tpf.distributions.GaussianMixture(
         (law.means - mean) / scale, weights=law.weights, covariances=law.covariances / scale**2
     )
     field = tpf.oracle(tpf.Process(tpf.OneSidedLinear(), shape=(2,)), inner)
     field.transform = tpf.Standardize(mean, scale)
     z = 2 * normal(40, 2)
-    exact = tpf.SmoothedLaw(law).data(z, 0.7)
-    torch.testing.assert_close(tpf.FieldData(field)(z, 0.7), exact, rtol=1e-7, atol=1e-7)
+    exact = tpf.particles.SmoothedLaw(law).data(z, 0.7)
+    torch.testing.assert_close(tpf.particles.FieldData(field)(z, 0.7), exact, rtol=1e-7, atol=1e-7)
 
 
 def test_data_difference_with_the_sample_itself_is_the_kernel_difference():
     z, y, x = normal(30, 2), normal(40, 2, seed=1), normal(50, 2, seed=2)
-    both = tpf.DataDifference(x, of_source=y)(z, swarm(y, x, 0.6))
-    torch.testing.assert_close(both, tpf.KernelDifference()(z, swarm(y, x, 0.6)))
+    both = tpf.particles.DataDifference(x, of_source=y)(z, swarm(y, x, 0.6))
+    torch.testing.assert_close(both, tpf.particles.KernelDifference()(z, swarm(y, x, 0.6)))
 
 
 def test_a_sample_of_the_particles_serves_for_their_data_prediction():
     law = mixture()
     z, y = normal(30, 2), normal(40, 2, seed=1)
-    found = tpf.DataDifference(law, of_source="sample")(z, swarm(y, None, 0.6))
-    expected = tpf.SmoothedLaw(law).data(z, 0.6) - kernel_mean(z, y, 0.6)
+    found = tpf.particles.DataDifference(law, of_source="sample")(z, swarm(y, None, 0.6))
+    expected = tpf.particles.SmoothedLaw(law).data(z, 0.6) - kernel_mean(z, y, 0.6)
     torch.testing.assert_close(found, expected)
 
 
@@ -214,8 +216,8 @@ def test_with_y_itself_a_step_is_an_average():
     """(16): y + η Δ = (1 - η) y + η D(z)."""
     law = mixture()
     y, z = normal(30, 2), normal(30, 2, seed=1)
-    delta = tpf.DataDifference(law)(z, swarm(y, None, 0.6))
-    expected = 0.7 * y + 0.3 * tpf.SmoothedLaw(law).data(z, 0.6)
+    delta = tpf.particles.DataDifference(law)(z, swarm(y, None, 0.6))
+    expected = 0.7 * y + 0.3 * tpf.particles.SmoothedLaw(law).data(z, 0.6)
     torch.testing.assert_close(y + 0.3 * delta, expected)
 
 
@@ -226,25 +228,27 @@ def test_the_logit_of_an_optimal_discriminator_moves_as_the_scores_do(sigma):
     level = sigma or 0.0
 
     def logit(z):
-        return tpf.SmoothedLaw(p).log_prob(z, level) - tpf.SmoothedLaw(q).log_prob(z, level)
+        return tpf.particles.SmoothedLaw(p).log_prob(z, level) - tpf.particles.SmoothedLaw(
+            q
+        ).log_prob(z, level)
 
     y = normal(40, 2)
     what = swarm(y, None, level)
-    exact = tpf.ScoreDifference(p, q)(y, what)
-    found = tpf.DiscriminatorDifference(logit)(y, what)
+    exact = tpf.particles.ScoreDifference(p, q)(y, what)
+    found = tpf.particles.DiscriminatorDifference(logit)(y, what)
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
-    less = tpf.DiscriminatorDifference(logit, loss="non_saturating")(y, what)
+    less = tpf.particles.DiscriminatorDifference(logit, loss="non_saturating")(y, what)
     f = torch.sigmoid(logit(y))
     torch.testing.assert_close(less, (1 - f)[:, None] * found, rtol=1e-9, atol=1e-10)
     if level == 0:
-        loss = tpf.LossGradient(lambda x: -torch.nn.functional.logsigmoid(logit(x)))
+        loss = tpf.particles.LossGradient(lambda x: -torch.nn.functional.logsigmoid(logit(x)))
         torch.testing.assert_close(loss(y, what), less, rtol=1e-9, atol=1e-10)
 
 
 def test_a_loss_of_the_whole_sample_and_one_of_its_rows_move_alike():
     y = normal(20, 3)
-    rows = tpf.LossGradient(lambda x: x.pow(4).sum(1))(y, swarm(y, None, 0.0))
-    whole = tpf.LossGradient(lambda x: x.pow(4).sum(1).mean())(y, swarm(y, None, 0.0))
+    rows = tpf.particles.LossGradient(lambda x: x.pow(4).sum(1))(y, swarm(y, None, 0.0))
+    whole = tpf.particles.LossGradient(lambda x: x.pow(4).sum(1).mean())(y, swarm(y, None, 0.0))
     torch.testing.assert_close(rows, -4 * y**3)
     torch.testing.assert_close(whole, rows)
 
@@ -256,7 +260,10 @@ def test_a_gaussian_fitted_to_the_particles_has_their_score():
         (2,), y.mean(0), scale_tril=torch.linalg.cholesky(y.mT.cov(correction=0))
     )
     p = tpf.Gaussian((2,))
-    fitted, exact = tpf.ScoreDifference(p)(y, what), tpf.ScoreDifference(p, moments)(y, what)
+    fitted, exact = (
+        tpf.particles.ScoreDifference(p)(y, what),
+        tpf.particles.ScoreDifference(p, moments)(y, what),
+    )
     torch.testing.assert_close(fitted, exact, rtol=1e-9, atol=1e-10)
 
 
@@ -272,7 +279,7 @@ def test_mmd_moves_down_the_witness_function():
         return torch.exp(-(z[:, None] - sample).square().sum(2) / (2 * 0.8**2)).mean(1)
 
     (gradient,) = torch.autograd.grad((weights(y) - weights(x)).sum(), z)
-    found = tpf.MMDGradient()(z.detach(), swarm(y, x, 0.8))
+    found = tpf.particles.MMDGradient()(z.detach(), swarm(y, x, 0.8))
     torch.testing.assert_close(found, -gradient, rtol=1e-9, atol=1e-11)
 
 
@@ -284,15 +291,15 @@ def test_mmd_descends():
     def mmd2(a):
         return float(kernel(a, a).mean() - 2 * kernel(a, x).mean() + kernel(x, x).mean())
 
-    delta = tpf.MMDGradient()(y, swarm(y, x, 1.0))
+    delta = tpf.particles.MMDGradient()(y, swarm(y, x, 1.0))
     rate = (mmd2(y + 1e-5 * delta) - mmd2(y - 1e-5 * delta)) / 2e-5
     assert rate == pytest.approx(-2 * float(delta.square().sum(1).mean()), rel=1e-6)
 
 
 def test_normalised_mmd_is_the_score_difference():
     z, y, x = normal(30, 2), normal(40, 2, seed=1), normal(50, 2, seed=2) + 9
-    found = tpf.MMDGradient(normalized=True)(z, swarm(y, x, 0.8))
-    exact = tpf.KernelDifference()(z, swarm(y, x, 0.8))
+    found = tpf.particles.MMDGradient(normalized=True)(z, swarm(y, x, 0.8))
+    exact = tpf.particles.KernelDifference()(z, swarm(y, x, 0.8))
     torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
 
 
@@ -300,9 +307,9 @@ def test_far_from_the_target_mmd_feels_its_own_kind_only():
     """Weber's remark 1: without normalised weights the pull of p is gone."""
     y, x = normal(40, 2, seed=1), normal(50, 2, seed=2) + 30
     z = y + 0.5 * normal(40, 2)
-    alone = tpf.MMDGradient()(z, swarm(y, x + 1e6, 0.5))
-    torch.testing.assert_close(tpf.MMDGradient()(z, swarm(y, x, 0.5)), alone)
-    pull = tpf.KernelDifference()(z, swarm(y, x, 0.5))
+    alone = tpf.particles.MMDGradient()(z, swarm(y, x + 1e6, 0.5))
+    torch.testing.assert_close(tpf.particles.MMDGradient()(z, swarm(y, x, 0.5)), alone)
+    pull = tpf.particles.KernelDifference()(z, swarm(y, x, 0.5))
     assert bool((pull @ torch.ones(2, dtype=DOUBLE) > 50).all())
 
 
@@ -314,12 +321,12 @@ def test_svgd_is_its_double_sum(bandwidth):
     if bandwidth == "median":
         sigma = float(torch.pdist(y).median()) / math.sqrt(2 * math.log(25))
     total = torch.zeros_like(y)
-    score = tpf.SmoothedLaw(law).score(y)
+    score = tpf.particles.SmoothedLaw(law).score(y)
     for i, j in itertools.product(range(25), repeat=2):
         other = y[j].clone().requires_grad_()
         weight = torch.exp(-(other - y[i]).square().sum() / (2 * sigma**2))
         total[i] += weight.detach() * score[j] + torch.autograd.grad(weight, other)[0]
-    found = tpf.SteinDirection(law, bandwidth=bandwidth)(y, swarm(y, None, 0.9))
+    found = tpf.particles.SteinDirection(law, bandwidth=bandwidth)(y, swarm(y, None, 0.9))
     torch.testing.assert_close(found, total / 25, rtol=1e-9, atol=1e-10)
 
 
@@ -327,7 +334,7 @@ def test_svgd_finds_a_gaussian():
     """Its fixed points match the mean exactly and, with enough particles, the covariance."""
     law = tpf.Gaussian((2,), torch.tensor([3.0, -1.0]), torch.tensor([0.5, 1.5]))
     moved = tpf.particle_flow(
-        normal(200, 2), direction=tpf.SteinDirection(law), steps=600, step=0.3
+        normal(200, 2), direction=tpf.particles.SteinDirection(law), steps=600, step=0.3
     ).x
     torch.testing.assert_close(moved.mean(0), law.mean, atol=0.02, rtol=0)
     torch.testing.assert_close(moved.std(0), law.scale, atol=0.1, rtol=0.1)
@@ -339,13 +346,29 @@ def test_svgd_finds_a_gaussian():
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
-        (lambda: tpf.DataDifference("p"), TypeError, "data prediction is a Field"),
-        (lambda: tpf.ScoreDifference(tpf.Uniform((2,))), TypeError, "KernelDifference"),
-        (lambda: tpf.SmoothedLaw(tpf.Uniform((2,))), TypeError, "no smoothed law"),
-        (lambda: tpf.SteinDirection(3), TypeError, "law with a log-density"),
-        (lambda: tpf.SteinDirection(mixture(), bandwidth=0.3), ValueError, "bandwidth=None"),
-        (lambda: tpf.MMDGradient(injection=-1.0), ValueError, "at least 0"),
-        (lambda: tpf.DiscriminatorDifference(lambda x: x, loss="hinge"), ValueError, "hinge"),
+        (lambda: tpf.particles.DataDifference("p"), TypeError, "data prediction is a Field"),
+        (
+            lambda: tpf.particles.ScoreDifference(tpf.distributions.Uniform((2,))),
+            TypeError,
+            "KernelDifference",
+        ),
+        (
+            lambda: tpf.particles.SmoothedLaw(tpf.distributions.Uniform((2,))),
+            TypeError,
+            "no smoothed law",
+        ),
+        (lambda: tpf.particles.SteinDirection(3), TypeError, "law with a log-density"),
+        (
+            lambda: tpf.particles.SteinDirection(mixture(), bandwidth=0.3),
+            ValueError,
+            "bandwidth=None",
+        ),
+        (lambda: tpf.particles.MMDGradient(injection=-1.0), ValueError, "at least 0"),
+        (
+            lambda: tpf.particles.DiscriminatorDifference(lambda x: x, loss="hinge"),
+            ValueError,
+            "hinge",
+        ),
     ],
 )
 def test_directions_refuse(make, error, match):
@@ -356,17 +379,18 @@ def test_directions_refuse(make, error, match):
 def test_directions_refuse_what_they_meet():
     y = normal(10, 2)
     with pytest.raises(ValueError, match="one logit a row"):
-        tpf.DiscriminatorDifference(lambda x: x)(y, swarm(y, None, 0.0))
+        tpf.particles.DiscriminatorDifference(lambda x: x)(y, swarm(y, None, 0.0))
     with pytest.raises(ValueError, match="one value"):
-        tpf.LossGradient(lambda x: x)(y, swarm(y, None, 0.0))
+        tpf.particles.LossGradient(lambda x: x)(y, swarm(y, None, 0.0))
     with pytest.raises(ValueError, match="takes the flow's sigma"):
-        tpf.SteinDirection(mixture(), bandwidth=None)(y, swarm(y, None, 0.0))
+        tpf.particles.SteinDirection(mixture(), bandwidth=None)(y, swarm(y, None, 0.0))
     two_sided = tpf.Velocity(
-        tpf.networks.MLP(2, 8), tpf.Process(tpf.Linear(), tpf.Uniform((2,), -1.0, 1.0))
+        tpf.networks.MLP(2, 8),
+        tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,), -1.0, 1.0)),
     )
     with pytest.raises(ValueError, match="isotropic Gaussian base"):
-        tpf.DataDifference(two_sided)
+        tpf.particles.DataDifference(two_sided)
     field = tpf.oracle(tpf.Process(tpf.OneSidedLinear(), shape=(2,)), mixture())
     field.transform = tpf.Standardize(0.0, torch.tensor([1.0, 2.0]))
     with pytest.raises(ValueError, match="shared='all'"):
-        tpf.FieldData(field)
+        tpf.particles.FieldData(field)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import transportflows as tpf
-from transportflows._random import draw_key, mix, stream
+from transportflows._core.random import draw_key, mix, stream
 
 DOUBLE = torch.float64
 
@@ -28,7 +28,9 @@ def whitened(n, d, seed=0):
 
 def mixture():
     means = torch.tensor([[-2.0, 0.0], [1.0, 1.0], [2.0, -1.5]])
-    return tpf.GaussianMixture(means, torch.tensor([0.3, 0.5, 0.8]), weights=[0.2, 0.5, 0.3])
+    return tpf.distributions.GaussianMixture(
+        means, torch.tensor([0.3, 0.5, 0.8]), weights=[0.2, 0.5, 0.3]
+    )
 
 
 # ----------------------------------------------------------------- denoising diffusion (33)-(35)
@@ -52,8 +54,8 @@ def draws_of(generator, steps, shape):
 def test_with_the_noise_carried_along_the_flow_is_the_ancestral_sampler(steps):
     """Path by path: y_s + σ_s ε_s is z_s; the last step ends on the data prediction."""
     law = mixture()
-    data = tpf.SmoothedLaw(law).data
-    schedule = tpf.ExponentialSigma(8.0, 0.05)
+    data = tpf.particles.SmoothedLaw(law).data
+    schedule = tpf.particles.ExponentialSigma(8.0, 0.05)
     y = normal(100, 2)
     draws = draws_of(seeded(4), steps, (100, 2))
     sigma = schedule.table(steps).tolist()
@@ -61,20 +63,20 @@ def test_with_the_noise_carried_along_the_flow_is_the_ancestral_sampler(steps):
     expected = data(z, sigma[-1])
     flow = tpf.particle_flow(
         y,
-        direction=tpf.DataDifference(law),
+        direction=tpf.particles.DataDifference(law),
         steps=steps,
         sigma=schedule,
-        step=tpf.DiffusionStep(),
+        step=tpf.particles.DiffusionStep(),
         noise="carried",
         generator=seeded(4),
     )
     torch.testing.assert_close(flow.x, expected, rtol=1e-10, atol=1e-10)
     fresh = tpf.particle_flow(
         y,
-        direction=tpf.DataDifference(law),
+        direction=tpf.particles.DataDifference(law),
         steps=steps,
         sigma=schedule,
-        step=tpf.DiffusionStep(),
+        step=tpf.particles.DiffusionStep(),
         generator=seeded(4),
     )
     assert float((fresh.x - expected).abs().max()) > (1e-3 if steps > 2 else 0)
@@ -86,10 +88,10 @@ def test_the_ancestral_flow_samples_the_data():
     field = tpf.oracle(tpf.Process(tpf.OneSidedLinear(), shape=(2,)), law)
     flow = tpf.particle_flow(
         torch.zeros(2_000, 2, dtype=DOUBLE),
-        direction=tpf.DataDifference(field),
+        direction=tpf.particles.DataDifference(field),
         steps=200,
-        sigma=tpf.ExponentialSigma(50.0, 0.02),
-        step=tpf.DiffusionStep(),
+        sigma=tpf.particles.ExponentialSigma(50.0, 0.02),
+        step=tpf.particles.DiffusionStep(),
         noise="carried",
         generator=seeded(),
     )
@@ -104,10 +106,10 @@ def variance_after_a_step(noise, seed, n=200_000):
     rho = 1 - (after / before) ** 2
     flow = tpf.particle_flow(
         math.sqrt(v) * whitened(n, 1, seed=seed),
-        direction=tpf.DataDifference(tpf.Gaussian((1,), 0.0, s)),
+        direction=tpf.particles.DataDifference(tpf.Gaussian((1,), 0.0, s)),
         steps=2,
         sigma=lambda u: before + (after - before) * u,
-        step=tpf.DiffusionStep(),
+        step=tpf.particles.DiffusionStep(),
         noise=noise,
         save_at=[0.5],
         generator=seeded(seed + 1),
@@ -142,7 +144,7 @@ def test_with_y_itself_and_a_constant_sigma_particles_collapse(eta):
     k = s**2 / (s**2 + sigma**2)
     flow = tpf.particle_flow(
         s * whitened(n, 1),
-        direction=tpf.DataDifference(tpf.Gaussian((1,), 0.0, s)),
+        direction=tpf.particles.DataDifference(tpf.Gaussian((1,), 0.0, s)),
         steps=300,
         sigma=sigma,
         step=eta,
@@ -192,7 +194,7 @@ def test_kl_falls_at_each_step_at_the_rate_of_the_fisher_divergence(sigma):
     for eta in (0.02, 0.01):
         flow = tpf.particle_flow(
             y,
-            direction=tpf.ScoreDifference(p),
+            direction=tpf.particles.ScoreDifference(p),
             steps=50,
             sigma=sigma,
             step=eta,
@@ -211,13 +213,13 @@ def test_kl_falls_at_each_step_at_the_rate_of_the_fisher_divergence(sigma):
 
 def test_the_score_difference_is_the_steepest_direction():
     """(6) to (9) for mixtures in one dimension, by quadrature: dKL = -E_q[f · Δ], -F for f = Δ."""
-    p = tpf.GaussianMixture(torch.tensor([[-1.5], [1.0]]), torch.tensor([0.6, 0.9]))
-    q = tpf.GaussianMixture(torch.tensor([[-0.5], [2.5]]), torch.tensor([0.8, 0.5]))
+    p = tpf.distributions.GaussianMixture(torch.tensor([[-1.5], [1.0]]), torch.tensor([0.6, 0.9]))
+    q = tpf.distributions.GaussianMixture(torch.tensor([[-0.5], [2.5]]), torch.tensor([0.8, 0.5]))
     x = torch.linspace(-8, 9, 6_001, dtype=DOUBLE)[:, None]
-    delta = tpf.ScoreDifference(p, q)
+    delta = tpf.particles.ScoreDifference(p, q)
 
     def move(y):
-        return delta(y, tpf.Swarm(y, y, None, 0.0))
+        return delta(y, tpf.particles.Swarm(y, y, None, 0.0))
 
     weights = q.log_prob(x).exp()
 
@@ -244,7 +246,7 @@ def test_the_score_difference_is_the_steepest_direction():
 # ----------------------------------------------- the probability flow of Langevin dynamics (3)-(4)
 
 
-class OfLangevin(tpf.Direction):
+class OfLangevin(tpf.particles.Direction):
     """∇log p - ∇log q_t with q_t the law of Langevin dynamics toward N(0, 1), at time h·step.
 
     From a mixture q_0 it is one: means e^-t m, variances e^-2t v + 1 - e^-2t.
@@ -259,12 +261,12 @@ class OfLangevin(tpf.Direction):
     def at(self, time):
         fade = math.exp(-time)
         covariances = fade**2 * self.law.covariances + (1 - fade**2) * torch.eye(1, dtype=DOUBLE)
-        return tpf.GaussianMixture(
+        return tpf.distributions.GaussianMixture(
             fade * self.law.means, weights=self.law.weights, covariances=covariances
         )
 
     def forward(self, z, swarm):
-        return -z - tpf.SmoothedLaw(self.at(self.h * swarm.step)).score(z)
+        return -z - tpf.particles.SmoothedLaw(self.at(self.h * swarm.step)).score(z)
 
 
 def mixture_cdf(law, x):
@@ -275,7 +277,9 @@ def mixture_cdf(law, x):
 
 def test_the_flow_is_the_probability_flow_of_langevin_dynamics():
     """In one dimension a probability flow keeps every quantile: F_t(y_t) = F_0(y_0), to O(h)."""
-    start = tpf.GaussianMixture(torch.tensor([[-3.0], [2.0]]), torch.tensor([0.5, 0.8]))
+    start = tpf.distributions.GaussianMixture(
+        torch.tensor([[-3.0], [2.0]]), torch.tensor([0.5, 0.8])
+    )
     y = torch.linspace(-4.5, 4.5, 181, dtype=DOUBLE)[:, None]
     errors = []
     for steps in (100, 200):
@@ -290,7 +294,9 @@ def test_the_flow_is_the_probability_flow_of_langevin_dynamics():
 
 def test_langevin_chains_have_the_law_of_the_flow():
     """The marginals of dX = -X dt + √2 dW, and of the flow, which has no noise."""
-    start = tpf.GaussianMixture(torch.tensor([[-3.0], [2.0]]), torch.tensor([0.5, 0.8]))
+    start = tpf.distributions.GaussianMixture(
+        torch.tensor([[-3.0], [2.0]]), torch.tensor([0.5, 0.8])
+    )
     x0 = start.sample(20_000, generator=seeded(), dtype=DOUBLE)
     h, steps = 0.01, 60
     flow = tpf.particle_flow(x0, direction=OfLangevin(start, h), steps=steps, step=h).x
@@ -310,12 +316,15 @@ def test_the_flow_of_normalised_mmd_is_the_score_difference_flow(batch_size):
     y, x = normal(50, 2), normal(60, 2, seed=1) + 6
     options = {
         "steps": 50,
-        "sigma": tpf.ModifiedCosineSigma(2.0, 0.7),
+        "sigma": tpf.particles.ModifiedCosineSigma(2.0, 0.7),
         "batch_size": batch_size,
     }
     flows = [
         tpf.particle_flow(y, x, direction=direction, generator=seeded(2), **options).x
-        for direction in (tpf.MMDGradient(normalized=True), tpf.KernelDifference())
+        for direction in (
+            tpf.particles.MMDGradient(normalized=True),
+            tpf.particles.KernelDifference(),
+        )
     ]
     torch.testing.assert_close(flows[0], flows[1], rtol=1e-8, atol=1e-8)
 
@@ -330,10 +339,10 @@ def test_the_density_along_an_oracle_flow_is_known(divergence):
     y = whitened(300, 2)
     errors = []
     for steps in (50, 100):
-        found = tpf.flow_with_log_density(
+        found = tpf.particles.flow_with_log_density(
             y,
             log_prob=tpf.Gaussian((2,)),
-            direction=tpf.ScoreDifference(p),
+            direction=tpf.particles.ScoreDifference(p),
             steps=steps,
             step=1 / steps,
             divergence=divergence,
@@ -350,19 +359,23 @@ def test_the_density_along_an_oracle_flow_is_known(divergence):
 
 @pytest.mark.parametrize(
     "direction",
-    [tpf.KernelDifference(), tpf.MMDGradient(), tpf.DataDifference(mixture())],
+    [
+        tpf.particles.KernelDifference(),
+        tpf.particles.MMDGradient(),
+        tpf.particles.DataDifference(mixture()),
+    ],
     ids=lambda d: type(d).__name__,
 )
 def test_each_step_is_a_map_with_its_own_jacobian(direction):
     """Against the Jacobian of the step, made by reverse mode, row by row."""
     y, x = normal(12, 2), normal(40, 2, seed=1) + 1
     sigma, eta = 0.8, 0.3
-    found = tpf.flow_with_log_density(
+    found = tpf.particles.flow_with_log_density(
         y, x, log_prob=torch.zeros(12, dtype=DOUBLE), direction=direction, steps=1, sigma=sigma,
         step=eta, generator=seeded(3),
     )  # fmt: skip
     moved = found.solution.x
-    again = tpf.flow_with_log_density(
+    again = tpf.particles.flow_with_log_density(
         y, x, log_prob=tpf.Gaussian((2,)), direction=direction, steps=1, sigma=sigma, step=eta,
         generator=seeded(3),
     )  # fmt: skip
@@ -374,7 +387,7 @@ def test_each_step_is_a_map_with_its_own_jacobian(direction):
     def one(row, i):
         rows = row[None]
         z = rows + sigma * epsilon[i : i + 1]
-        swarm = tpf.Swarm(rows, y, x, sigma, fused=False)
+        swarm = tpf.particles.Swarm(rows, y, x, sigma, fused=False)
         return (rows + eta * direction(z, swarm))[0]
 
     for i in range(12):
@@ -387,7 +400,7 @@ def test_each_step_is_a_map_with_its_own_jacobian(direction):
 def test_along_a_loss_the_density_changes_by_its_laplacian():
     """(27): one step of -∇L with L = Σ x⁴/4 adds η ∇²L = 3 η |x|²."""
     y = normal(20, 3)
-    found = tpf.flow_with_log_density(
+    found = tpf.particles.flow_with_log_density(
         y,
         log_prob=torch.zeros(20, dtype=DOUBLE),
         direction=Quartic(),
@@ -398,7 +411,7 @@ def test_along_a_loss_the_density_changes_by_its_laplacian():
     torch.testing.assert_close(found.log_prob, 0.03 * y.square().sum(1))
 
 
-class Quartic(tpf.Direction):
+class Quartic(tpf.particles.Direction):
     """-∇ Σ x⁴/4, differentiable in forward mode."""
 
     needs_sigma = False
@@ -413,13 +426,13 @@ def test_hutchinson_estimates_the_trace(seed):
     options = {
         "log_prob": torch.zeros(30, dtype=DOUBLE), "sigma": 1.0, "steps": 1, "step": 0.3,
     }  # fmt: skip
-    exact = tpf.flow_with_log_density(
+    exact = tpf.particles.flow_with_log_density(
         y, x, divergence="trace", generator=seeded(seed), **options
     ).log_prob
-    runs = tpf.flow_with_log_density(
+    runs = tpf.particles.flow_with_log_density(
         y, x, divergence="hutchinson", probes=2_000, generator=seeded(seed), **options
     ).log_prob
-    few = tpf.flow_with_log_density(
+    few = tpf.particles.flow_with_log_density(
         y, x, divergence="hutchinson", probes=1, generator=seeded(seed), **options
     ).log_prob
     spread = float((few - exact).std())
@@ -430,11 +443,13 @@ def test_hutchinson_estimates_the_trace(seed):
 def test_density_refusals():
     y, x = normal(10, 2), normal(20, 2)
     with pytest.raises(ValueError, match="unknown divergence"):
-        tpf.flow_with_log_density(y, x, sigma=1.0, log_prob=tpf.Gaussian((2,)), divergence="none")
+        tpf.particles.flow_with_log_density(
+            y, x, sigma=1.0, log_prob=tpf.Gaussian((2,)), divergence="none"
+        )
     with pytest.raises(ValueError, match="one number for each"):
-        tpf.flow_with_log_density(y, x, sigma=1.0, log_prob=torch.zeros(3))
+        tpf.particles.flow_with_log_density(y, x, sigma=1.0, log_prob=torch.zeros(3))
     with pytest.raises(ValueError, match="give log_prob="):
-        tpf.flow_with_log_density(y, x, sigma=1.0)
+        tpf.particles.flow_with_log_density(y, x, sigma=1.0)
 
 
 # ------------------------------------------------------------------------- Hamiltonian Monte Carlo
@@ -443,9 +458,11 @@ def test_density_refusals():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_hamiltonian_chains_keep_their_law(seed):
     """With steps so large that a third are refused, the mixture is kept; without refusals not."""
-    law = tpf.GaussianMixture(torch.tensor([[-1.0], [1.5]]), torch.tensor([0.4, 0.7]))
+    law = tpf.distributions.GaussianMixture(torch.tensor([[-1.0], [1.5]]), torch.tensor([0.4, 0.7]))
     x = law.sample(20_000, generator=seeded(seed), dtype=DOUBLE)
-    run = tpf.hamiltonian(law, x, step_size=0.75, leapfrog=4, steps=10, generator=seeded(seed + 9))
+    run = tpf.particles.hamiltonian(
+        law, x, step_size=0.75, leapfrog=4, steps=10, generator=seeded(seed + 9)
+    )
     assert 0.3 < float(run.acceptance.mean()) < 0.95
     expected = law.sample(20_000, generator=seeded(seed + 5), dtype=DOUBLE)
     for power in (1, 2, 4):
@@ -462,27 +479,33 @@ def test_without_refusals_the_law_is_that_of_the_shadow_energy(seed):
     expected = v / (1 - h**2 / (4 * v))
     x = math.sqrt(expected) * normal(n, 1, seed=seed)
     law = tpf.Gaussian((1,), 0.0, math.sqrt(v))
-    run = tpf.hamiltonian(
+    run = tpf.particles.hamiltonian(
         law, x, step_size=h, leapfrog=3, steps=20, metropolis=False, generator=seeded(seed + 3)
     )
     assert abs(float(run.x.var()) - expected) < 5 * expected * math.sqrt(2 / n)
     assert abs(v - expected) > 20 * expected * math.sqrt(2 / n)
-    exact = tpf.hamiltonian(law, x, step_size=h, leapfrog=3, steps=20, generator=seeded(seed))
+    exact = tpf.particles.hamiltonian(
+        law, x, step_size=h, leapfrog=3, steps=20, generator=seeded(seed)
+    )
     assert abs(float(exact.x.var()) - v) < 5 * v * math.sqrt(2 / n)
 
 
 def test_hamiltonian_refusals_and_trajectories():
     law, x = tpf.Gaussian((2,)), normal(10, 2)
-    run = tpf.hamiltonian(law, x, step_size=0.1, steps=5, save_at=[0, 5], generator=seeded())
+    run = tpf.particles.hamiltonian(
+        law, x, step_size=0.1, steps=5, save_at=[0, 5], generator=seeded()
+    )
     assert torch.equal(run.trajectory[0], x)
     assert torch.equal(run.trajectory[1], run.x)
     with pytest.raises(ValueError, match="needs the log-density"):
-        tpf.hamiltonian(lambda y: -y, x, step_size=0.1, steps=5)
+        tpf.particles.hamiltonian(lambda y: -y, x, step_size=0.1, steps=5)
     with pytest.raises(ValueError, match="step_size must be positive"):
-        tpf.hamiltonian(law, x, step_size=-0.1, steps=5)
+        tpf.particles.hamiltonian(law, x, step_size=-0.1, steps=5)
     with pytest.raises(ValueError, match="numbers of proposals"):
-        tpf.hamiltonian(law, x, step_size=0.1, steps=5, save_at=[7])
+        tpf.particles.hamiltonian(law, x, step_size=0.1, steps=5, save_at=[7])
     with pytest.raises(ValueError, match="density is positive"):
-        tpf.hamiltonian(tpf.Uniform((2,)), x + 50, step_size=0.1, steps=5)
-    with pytest.raises(tpf.NonFiniteStateError, match="twice the smallest scale"):
-        tpf.hamiltonian(law, x, step_size=50.0, steps=100, metropolis=False, generator=seeded())
+        tpf.particles.hamiltonian(tpf.distributions.Uniform((2,)), x + 50, step_size=0.1, steps=5)
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="twice the smallest scale"):
+        tpf.particles.hamiltonian(
+            law, x, step_size=50.0, steps=100, metropolis=False, generator=seeded()
+        )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import transportflows as tpf
-from transportflows._random import draw_key, mix, stream
+from transportflows._core.random import draw_key, mix, stream
 
 DOUBLE = torch.float64
 
@@ -20,9 +20,9 @@ def normal(*shape, seed=0, dtype=DOUBLE):
 
 
 SIGMAS = [
-    tpf.CosineSigma(2.0, 0.5),
-    tpf.ModifiedCosineSigma(2.0, 0.5),
-    tpf.ExponentialSigma(2.0, 0.5),
+    tpf.particles.CosineSigma(2.0, 0.5),
+    tpf.particles.ModifiedCosineSigma(2.0, 0.5),
+    tpf.particles.ExponentialSigma(2.0, 0.5),
 ]
 
 
@@ -40,20 +40,20 @@ def test_sigma_falls_from_end_to_end(sigma):
 def test_schedules_are_their_formulas():
     u = torch.tensor([0.25], dtype=DOUBLE)
     t = 0.25 * (2 / math.pi) * math.acos(0.25 / 4)
-    modified = tpf.ModifiedCosineSigma(2.0, 0.5).value(u)
+    modified = tpf.particles.ModifiedCosineSigma(2.0, 0.5).value(u)
     assert float(modified**2) == pytest.approx(4 * math.cos(math.pi * t / 2))
-    cosine = tpf.CosineSigma(2.0, 0.5).value(u)
+    cosine = tpf.particles.CosineSigma(2.0, 0.5).value(u)
     assert float(cosine**2) == pytest.approx(0.25 + 3.75 * (1 + math.cos(math.pi / 4)) / 2)
-    assert float(tpf.ExponentialSigma(2.0, 0.5).value(u)) == pytest.approx(2 * 0.25**0.25)
-    assert float(tpf.CosineStep(3.0, floor=0.2).factor(u)) == pytest.approx(
+    assert float(tpf.particles.ExponentialSigma(2.0, 0.5).value(u)) == pytest.approx(2 * 0.25**0.25)
+    assert float(tpf.particles.CosineStep(3.0, floor=0.2).factor(u)) == pytest.approx(
         0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2
     )
-    assert float(tpf.ExponentialStep(ratio=0.01).factor(u)) == pytest.approx(0.01**0.25)
+    assert float(tpf.particles.ExponentialStep(ratio=0.01).factor(u)) == pytest.approx(0.01**0.25)
 
 
 def test_the_steps_of_a_diffusion_telescope():
-    sigma = tpf.ExponentialSigma(10.0, 0.1).table(30)
-    rho = tpf.DiffusionStep().table(sigma)
+    sigma = tpf.particles.ExponentialSigma(10.0, 0.1).table(30)
+    rho = tpf.particles.DiffusionStep().table(sigma)
     kept = torch.cumprod(1 - rho, 0)[:-1]
     torch.testing.assert_close(kept, (sigma[1:] / sigma[0]).square())
     assert float(rho[-1]) == 1.0
@@ -70,14 +70,14 @@ def test_two_steps_of_algorithm_1_by_hand():
     for i, (sigma, eta) in enumerate([(2.0, 0.6), (0.5, 0.3)]):
         epsilon = torch.randn(20, 2, generator=stream(key, 0, i), dtype=DOUBLE)
         z = expected + sigma * epsilon
-        swarm = tpf.Swarm(expected, expected, x, sigma)
-        expected = expected + eta * tpf.KernelDifference()(z, swarm)
+        swarm = tpf.particles.Swarm(expected, expected, x, sigma)
+        expected = expected + eta * tpf.particles.KernelDifference()(z, swarm)
     found = tpf.particle_flow(
         y,
         x,
         steps=2,
-        sigma=tpf.ModifiedCosineSigma(2.0, 0.5),
-        step=tpf.CosineStep(0.6, floor=0.5),
+        sigma=tpf.particles.ModifiedCosineSigma(2.0, 0.5),
+        step=tpf.particles.CosineStep(0.6, floor=0.5),
         generator=seeded(5),
     )
     torch.testing.assert_close(found.x, expected)
@@ -89,7 +89,7 @@ def test_two_steps_of_algorithm_1_by_hand():
 @pytest.mark.parametrize("norm", [0.5, 2.0])
 def test_the_automatic_first_step_has_a_mean_norm(norm):
     y, x = normal(200, 3), normal(300, 3, seed=1) + 4
-    schedule = None if norm == 0.5 else tpf.CosineStep(norm=norm)
+    schedule = None if norm == 0.5 else tpf.particles.CosineStep(norm=norm)
     moved = tpf.particle_flow(y, x, steps=5, sigma=1.0, step=schedule, save_at=[0.0, 0.2])
     first = (moved.trajectory[1] - moved.trajectory[0]).norm(dim=1).mean()
     assert float(first) == pytest.approx(norm, rel=1e-10)
@@ -114,8 +114,8 @@ def test_a_batch_moves_its_own_rows_and_sees_no_others():
     rows = torch.randperm(50, generator=stream(key, 1, 0))[:8]
     seen = x[torch.randperm(60, generator=stream(key, 2, 0))[:8]]
     epsilon = torch.randn(8, 2, generator=stream(key, 0, 0), dtype=DOUBLE)
-    swarm = tpf.Swarm(y[rows], y[rows], seen, 0.8)
-    delta = tpf.KernelDifference()(y[rows] + 0.8 * epsilon, swarm)
+    swarm = tpf.particles.Swarm(y[rows], y[rows], seen, 0.8)
+    delta = tpf.particles.KernelDifference()(y[rows] + 0.8 * epsilon, swarm)
     torch.testing.assert_close(moved.x[rows], y[rows] + 0.5 * delta)
     every = tpf.particle_flow(
         y, x, steps=1, sigma=0.8, step=0.5, batch_size=8, move_all=True, generator=seeded()
@@ -129,28 +129,33 @@ def test_mmd_has_noise_of_its_own():
     options = {"steps": 3, "sigma": 1.0, "step": 0.5}
     still = [
         tpf.particle_flow(
-            y, x, direction=tpf.MMDGradient(injection=0.0), generator=seeded(s), **options
+            y, x, direction=tpf.particles.MMDGradient(injection=0.0), generator=seeded(s), **options
         ).x
         for s in (0, 1)
     ]
     assert torch.equal(*still)
     first = tpf.particle_flow(
-        y, x, direction=tpf.MMDGradient(injection=3.0), generator=seeded(),
+        y, x, direction=tpf.particles.MMDGradient(injection=3.0), generator=seeded(),
         steps=1, sigma=1.0, step=0.5,
     ).x  # fmt: skip
     epsilon = torch.randn(30, 2, generator=stream(draw_key(seeded()), 0, 0), dtype=DOUBLE)
-    delta = tpf.MMDGradient()(y + 3 * epsilon, tpf.Swarm(y, y, x, 1.0))
+    delta = tpf.particles.MMDGradient()(y + 3 * epsilon, tpf.particles.Swarm(y, y, x, 1.0))
     torch.testing.assert_close(first, y + 0.5 * delta)
 
 
 def test_the_flow_reaches_the_target():
     """From 14 away: the law of the particles is that of the target, for the energy test."""
-    law = tpf.GaussianMixture(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), scale=0.5)
+    law = tpf.distributions.GaussianMixture(torch.tensor([[0.0, 0.0], [3.0, 1.0]]), scale=0.5)
     x = law.sample(500, generator=seeded(), dtype=DOUBLE)
     held_out = law.sample(500, generator=seeded(1), dtype=DOUBLE)
     y = normal(400, 2, seed=2) - 10
     moved = tpf.particle_flow(
-        y, x, sigma=tpf.ExponentialSigma(4.0, 0.4), step=1.0, steps=200, generator=seeded()
+        y,
+        x,
+        sigma=tpf.particles.ExponentialSigma(4.0, 0.4),
+        step=1.0,
+        steps=200,
+        generator=seeded(),
     ).x
     assert tpf.metrics.energy_test(moved, held_out, generator=seeded()).p_value > 0.01
 
@@ -205,7 +210,7 @@ def test_trajectories_callbacks_and_early_stops():
     assert float(short.t[-1]) == pytest.approx(0.3)
     assert torch.equal(short.x, whole.trajectory[1])
     settled = tpf.particle_flow(
-        y, x, steps=400, sigma=0.8, step=tpf.ExponentialStep(0.5, ratio=1e-4), tolerance=1e-2,
+        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4), tolerance=1e-2,
         every=10, generator=seeded(),
     )  # fmt: skip
     assert 10 < settled.nfe < 400
@@ -257,8 +262,12 @@ BAD = torch.tensor([[0.0, math.nan]], dtype=DOUBLE)
         (lambda: flow(sigma=-1.0), ValueError, "sigma must be positive"),
         (lambda: flow(sigma=lambda u: 1 - u), ValueError, "is 0 at u = 1"),
         (lambda: flow(sigma=None), ValueError, "give sigma="),
-        (lambda: flow(sigma=tpf.CosineSigma), TypeError, "sigma must be a positive number"),
-        (lambda: tpf.CosineSigma(0.5, 2.0), ValueError, "swap them"),
+        (
+            lambda: flow(sigma=tpf.particles.CosineSigma),
+            TypeError,
+            "sigma must be a positive number",
+        ),
+        (lambda: tpf.particles.CosineSigma(0.5, 2.0), ValueError, "swap them"),
         (lambda: flow(sigma=1e-4), ValueError, "underflows.*nearest neighbours, 0.[0-9]+ here"),
         (lambda: flow(batch_size=25), ValueError, "use at most 20"),
         (lambda: flow(batch_size=0), ValueError, "positive integer"),
@@ -273,12 +282,12 @@ BAD = torch.tensor([[0.0, math.nan]], dtype=DOUBLE)
             ValueError,
             "does not rise",
         ),
-        (lambda: flow(direction=tpf.KernelDifference), TypeError, "must be a Direction"),
+        (lambda: flow(direction=tpf.particles.KernelDifference), TypeError, "must be a Direction"),
         (lambda: flow(y=tpf.Gaussian((2,))), ValueError, "n="),
         (lambda: flow(n=5), ValueError, "own rows"),
         (lambda: tpf.particle_flow(normal(5, 2), sigma=1.0), ValueError, "give a target"),
         (
-            lambda: flow(moves="target", direction=tpf.DataDifference(normal(9, 2))),
+            lambda: flow(moves="target", direction=tpf.particles.DataDifference(normal(9, 2))),
             ValueError,
             "of_source",
         ),
@@ -299,14 +308,14 @@ def test_flows_refuse(run, error, match):
 def test_mmd_names_the_scale_at_which_targets_are_felt():
     y, x = normal(20, 2), normal(30, 2, seed=1) + 100
     with pytest.raises(ValueError, match="underflows at the source: the nearest are 13"):
-        tpf.particle_flow(y, x, direction=tpf.MMDGradient(), sigma=1.0)
-    tpf.particle_flow(y, x, direction=tpf.KernelDifference(), sigma=1.0, steps=2)
+        tpf.particle_flow(y, x, direction=tpf.particles.MMDGradient(), sigma=1.0)
+    tpf.particle_flow(y, x, direction=tpf.particles.KernelDifference(), sigma=1.0, steps=2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
 def test_steps_that_diverge_are_named(dtype):
     y, x = normal(50, 2).to(dtype), normal(60, 2, seed=1).to(dtype)
-    with pytest.raises(tpf.NonFiniteStateError, match="smaller step") as caught:
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="smaller step") as caught:
         tpf.particle_flow(y, x, sigma=1.0, step=30.0, steps=200, generator=seeded())
     solution = caught.value.solution
     assert solution.first_bad_step is not None
@@ -325,7 +334,9 @@ def test_copies_are_not_taken_for_targets_that_are_apart():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-@pytest.mark.parametrize("direction", [tpf.KernelDifference(), tpf.MMDGradient()])
+@pytest.mark.parametrize(
+    "direction", [tpf.particles.KernelDifference(), tpf.particles.MMDGradient()]
+)
 def test_the_flow_on_a_card_is_that_of_the_cpu(direction):
     y, x = normal(300, 3), normal(400, 3, seed=1) + 2
     options = {"sigma": 1.0, "step": 0.5, "steps": 20, "noise": "none", "direction": direction}

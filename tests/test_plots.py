@@ -14,7 +14,7 @@ from torch import nn
 
 import transportflows as tpf
 from transportflows import plots
-from transportflows._random import stream
+from transportflows._core.random import stream
 from transportflows.plots import SamplePictures, picture
 
 

@@ -72,7 +72,7 @@ def test_noise_scale_dot_at_the_ends():
     assert at_ends(tpf.SBDM()) == [0.0, -math.inf]
     assert at_ends(tpf.Mirror()) == [math.inf, -math.inf]
     # γ = t (1 - t) beside α = 1 - t: σ̂ = (1 - t) sqrt(1 + t²) near t = 1
-    assert at_ends(tpf.Linear(tpf.Quadratic()))[1] == pytest.approx(-math.sqrt(2))
+    assert at_ends(tpf.Linear(tpf.interpolants.Quadratic()))[1] == pytest.approx(-math.sqrt(2))
     assert at_ends(tpf.OneSidedTrigonometric())[1] == pytest.approx(-math.pi / 2)
 
 
@@ -86,7 +86,7 @@ def test_antithetic_removes_the_variance_of_the_latent_velocity():
     assert torch.equal(s.t[:2000], s.t[2000:])
 
     field = tpf.Velocity(lambda t, x: 0.1 * x, law)
-    times = tpf.UniformTimes(margin=1e-4)
+    times = tpf.times.UniformTimes(margin=1e-4)
     plain = tpf.VelocityLoss(times=times, constant=False)(field, x1, generator=seeded())
     paired = tpf.VelocityLoss(times=times, constant=False, antithetic=True)(
         field, x1, generator=seeded()
@@ -123,7 +123,11 @@ def test_learnable_interpolants_get_gradients_and_move_with_the_process():
         (lambda: tpf.Process(tpf.Linear(), torch.zeros(3, 2)), TypeError, "Empirical"),
         (lambda: tpf.Process(tpf.Linear(), object()), TypeError, "no sample method"),
         (lambda: tpf.Process(tpf.Linear(), tpf.Gaussian((2,)), shape=(3,)), ValueError, "shape"),
-        (lambda: tpf.Process(tpf.SBDM(), tpf.Uniform((2,))), ValueError, "makes its own base"),
+        (
+            lambda: tpf.Process(tpf.SBDM(), tpf.distributions.Uniform((2,))),
+            ValueError,
+            "makes its own base",
+        ),
         (lambda: tpf.Process(tpf.SBDM(), tpf.Gaussian((2,), 1.0)), ValueError, "its own base"),
         (lambda: tpf.Velocity(process(tpf.Linear()), lambda t, x: x), TypeError, "order is"),
         (lambda: tpf.Linear(gamma=1.0), TypeError, "Brownian"),
@@ -135,7 +139,7 @@ def test_learnable_interpolants_get_gradients_and_move_with_the_process():
         (lambda: tpf.Gaussian((2,), mean=math.nan), ValueError, "finite"),
         (lambda: tpf.Gaussian((2,), scale=math.inf), ValueError, "finite"),
         (lambda: tpf.Gaussian((2,), scale_tril=torch.ones(2, 2)), ValueError, "lower triangular"),
-        (lambda: tpf.Uniform((2,), 0.0, math.inf), ValueError, "finite"),
+        (lambda: tpf.distributions.Uniform((2,), 0.0, math.inf), ValueError, "finite"),
         (lambda: tpf.Standardize(math.nan), ValueError, "finite"),
         (lambda: tpf.Brownian(math.nan), ValueError, "positive"),
         (lambda: tpf.Brownian(-1.0), ValueError, "positive"),
@@ -172,7 +176,7 @@ def test_swapped_time_and_state_are_caught_everywhere():
             call(t[:3], x)
     with pytest.raises(TypeError, match="must be tensors"):
         field(0.5, x)
-    oracle = tpf.GaussianMixtureOracle(field.process, tpf.Gaussian((2,)))
+    oracle = tpf.oracles.GaussianMixtureOracle(field.process, tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="swapped"):
         oracle.score(x, t)
 
@@ -186,12 +190,12 @@ def test_distributions_have_their_moments_and_densities():
         "isotropic": tpf.Gaussian((2,), 1.0, 2.0),
         "diagonal": tpf.Gaussian((2,), torch.tensor([1.0, -1.0]), torch.tensor([0.5, 2.0])),
         "full": tpf.Gaussian((2,), 0.3, scale_tril=factor),
-        "mixture": tpf.GaussianMixture(
+        "mixture": tpf.distributions.GaussianMixture(
             torch.tensor([[0.0, 1.0], [2.0, -1.0]]),
             weights=[0.2, 0.8],
             covariances=torch.stack([factor @ factor.mT, torch.eye(2, dtype=torch.float64)]),
         ),
-        "uniform": tpf.Uniform((2,), -1.0, torch.tensor([1.0, 2.0])),
+        "uniform": tpf.distributions.Uniform((2,), -1.0, torch.tensor([1.0, 2.0])),
     }
     grid = torch.linspace(-9, 9, 721, dtype=torch.float64)
     points = torch.cartesian_prod(grid, grid)
@@ -234,7 +238,7 @@ def test_any_object_with_sample_is_a_base_and_is_seeded():
     torch.manual_seed(7)
     state = torch.random.get_rng_state()
     for law in (Plain(), Seeded(), torch.distributions.Normal(torch.zeros(2), torch.ones(2))):
-        wrapped = tpf.as_distribution(law)
+        wrapped = tpf.distributions.as_distribution(law)
         a, b = (wrapped.sample(5, generator=seeded(3)) for _ in range(2))
         assert torch.equal(a, b)
         assert not torch.equal(a, wrapped.sample(5, generator=seeded(4)))
@@ -242,7 +246,9 @@ def test_any_object_with_sample_is_a_base_and_is_seeded():
         assert law_of.gaussian_base is None
         assert law_of.sample(torch.zeros(4, 2), generator=seeded()).x.shape == (4, 2)
     assert torch.equal(state, torch.random.get_rng_state())
-    normal = tpf.as_distribution(torch.distributions.Normal(torch.zeros(2), torch.ones(2)))
+    normal = tpf.distributions.as_distribution(
+        torch.distributions.Normal(torch.zeros(2), torch.ones(2))
+    )
     x = torch.randn(4, 2, generator=seeded())
     torch.testing.assert_close(normal.log_prob(x), tpf.Gaussian((2,)).log_prob(x))
 
@@ -301,9 +307,9 @@ def test_paired_data_need_both_and_keep_their_rows():
 def test_time_samplers_have_their_laws():
     n = 50_000
     samplers = {
-        tpf.UniformTimes(): lambda u: u,
-        tpf.StratifiedTimes(): lambda u: u,
-        tpf.LogitNormalTimes(0.5, 0.8): lambda u: torch.sigmoid(
+        tpf.times.UniformTimes(): lambda u: u,
+        tpf.times.StratifiedTimes(): lambda u: u,
+        tpf.times.LogitNormalTimes(0.5, 0.8): lambda u: torch.sigmoid(
             0.5 + 0.8 * math.sqrt(2) * torch.erfinv(2 * u - 1)
         ),
     }
@@ -312,16 +318,16 @@ def test_time_samplers_have_their_laws():
         t = sampler.sample(n, generator=seeded())
         given = torch.quantile(t, levels)
         torch.testing.assert_close(given, quantile(levels), rtol=0, atol=0.015)
-    t = tpf.StratifiedTimes().sample(100, generator=seeded()).sort().values
+    t = tpf.times.StratifiedTimes().sample(100, generator=seeded()).sort().values
     assert bool(((t * 100).floor() == torch.arange(100.0)).all())
-    t = tpf.GridTimes([0.1, 0.7]).sample(1000, generator=seeded())
+    t = tpf.times.GridTimes([0.1, 0.7]).sample(1000, generator=seeded())
     torch.testing.assert_close(t.unique(), torch.tensor([0.1, 0.7]))
-    t = tpf.UniformTimes(margin=(0.2, 0.1)).sample(n, generator=seeded())
+    t = tpf.times.UniformTimes(margin=(0.2, 0.1)).sample(n, generator=seeded())
     assert 0.2 <= float(t.min()) < 0.201
     assert 0.899 < float(t.max()) <= 0.9
     for bad in (-0.1, 0.6, (0.5, 0.5)):
         with pytest.raises(ValueError, match="margins"):
-            tpf.UniformTimes(margin=bad)
+            tpf.times.UniformTimes(margin=bad)
 
 
 # ------------------------------------------------------------------------------------ transform
@@ -354,11 +360,11 @@ PAIRS = [
     (tpf.ScoreLoss, tpf.Score, "score"),
 ]
 PATHS = [
-    tpf.Linear(tpf.Quadratic()),
+    tpf.Linear(tpf.interpolants.Quadratic()),
     tpf.OneSidedLinear(),
     tpf.SBDM(),
     tpf.EncoderDecoder(),
-    tpf.Trigonometric(tpf.SineSquared()),
+    tpf.Trigonometric(tpf.interpolants.SineSquared()),
 ]
 
 
@@ -374,7 +380,7 @@ def test_the_oracle_minimises_every_loss_and_the_excess_is_exact(
     base = mixture([[-1.0], [1.5]], 0.6) if two_sided else tpf.Gaussian((1,), 0.4, 1.5)
     law = process(interpolant, (1,), base=base)
     data = mixture([[-1.0], [0.8]], 0.5, weights=[0.3, 0.7])
-    oracle = tpf.GaussianMixtureOracle(law, data)
+    oracle = tpf.oracles.GaussianMixtureOracle(law, data)
     n = 200_000
     x1 = data.sample(n, generator=seeded(), dtype=torch.float64)
     t = torch.empty(n, dtype=torch.float64).uniform_(0.1, 0.9, generator=seeded(1))
@@ -397,7 +403,7 @@ def test_the_oracle_minimises_every_loss_and_the_excess_is_exact(
         error = float(gap.std()) / math.sqrt(n)
         assert abs(float(gap.mean())) < 4.5 * error
         assert error < 0.02 * max(size, 1.0)
-        given = tpf.excess(moved, oracle, sample, quantity)
+        given = tpf.losses.squared_error(moved, oracle, sample, quantity)
         torch.testing.assert_close(0.5 * weight * given, excess, rtol=1e-8, atol=1e-10)
 
 
@@ -413,7 +419,9 @@ def test_losses_split_into_drawing_and_evaluating():
     sample = weighted.draw(field, x1, generator=seeded(3))
     expected = 2 * sample.t * tpf.VelocityLoss().evaluate(field, sample)
     torch.testing.assert_close(weighted.evaluate(field, sample), expected)
-    score = tpf.ScoreLoss(weight=lambda t: torch.ones_like(t), times=tpf.UniformTimes(margin=0.1))
+    score = tpf.ScoreLoss(
+        weight=lambda t: torch.ones_like(t), times=tpf.times.UniformTimes(margin=0.1)
+    )
     sample = score.draw(field, x1, generator=seeded(3))
     target = -sample.noise / field.process.noise_scale(sample.t)[:, None]
     s_field = tpf.Score(tpf.networks.MLP(2, 8, 1), field.process)
@@ -429,9 +437,9 @@ def test_sum_loss_calls_a_two_headed_network_once():
             calls.append(1)
             return torch.stack([x, 2 * x], 1)
 
-    law = process(tpf.Linear(tpf.Brownian()), base=tpf.Uniform((2,)))
+    law = process(tpf.Linear(tpf.Brownian()), base=tpf.distributions.Uniform((2,)))
     field = tpf.FieldPair(heads=Heads(), outputs=("mean_velocity", "noise"), process=law)
-    loss = tpf.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss())
+    loss = tpf.losses.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss())
     x1 = torch.randn(5, 2, generator=seeded())
     sample = loss.losses[0].draw(field, x1, generator=seeded())
     terms = loss.evaluate_terms(field, sample)
@@ -440,7 +448,7 @@ def test_sum_loss_calls_a_two_headed_network_once():
     eta = 0.5 * (2 * sample.x - sample.z).square().sum(1)
     torch.testing.assert_close(terms, torch.stack([v, eta]))
     with pytest.raises(ValueError, match="not 'data'"):
-        tpf.SumLoss(tpf.DataLoss())(field, x1)
+        tpf.losses.SumLoss(tpf.DataLoss())(field, x1)
 
 
 # -------------------------------------------------------------------------------- fields, files
@@ -494,9 +502,11 @@ def _fields():
     data = mixture([[0.0, 1.0], [1.0, 0.0]], 0.5)
     laws = [
         tpf.Process(tpf.Linear(tpf.Brownian(0.7)), data),
-        tpf.Process(tpf.Trigonometric(tpf.Quadratic(1.5), scaled=True), gaussian),
+        tpf.Process(tpf.Trigonometric(tpf.interpolants.Quadratic(1.5), scaled=True), gaussian),
         tpf.Process(tpf.SBDM(), shape=(2,)),
-        tpf.Process(tpf.Linear(), tpf.Uniform((2,), -1.0, 2.0), tpf.MinibatchOT("sinkhorn")),
+        tpf.Process(
+            tpf.Linear(), tpf.distributions.Uniform((2,), -1.0, 2.0), tpf.MinibatchOT("sinkhorn")
+        ),
     ]
     transform = tpf.Standardize(torch.tensor([1.0, 2.0]), 3.0)
     yield tpf.Velocity(net(), laws[1], transform=transform)
@@ -521,7 +531,7 @@ def test_a_saved_field_samples_the_same(field, tmp_path):
 
 
 def test_an_oracle_is_not_saved(tmp_path):
-    oracle = tpf.GaussianMixtureOracle(process(tpf.Linear()), tpf.Gaussian((2,)))
+    oracle = tpf.oracles.GaussianMixtureOracle(process(tpf.Linear()), tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="cannot be saved"):
         oracle.save(tmp_path / "field.pt")
     assert list(tmp_path.iterdir()) == []
@@ -595,7 +605,7 @@ def _run():
 
 def test_check_field_accepts_and_says_what_is_wrong():
     law = process(tpf.Linear(), (2,))
-    oracle = tpf.GaussianMixtureOracle(law, mixture([[1.0, 0.0], [-1.0, 1.0]], 0.5))
+    oracle = tpf.oracles.GaussianMixtureOracle(law, mixture([[1.0, 0.0], [-1.0, 1.0]], 0.5))
     x = torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
     right = tpf.Velocity(oracle.velocity, law)
     tpf.testing.check_field(right, x, oracle=oracle)

@@ -11,8 +11,8 @@ import transportflows as tpf
 from families import INTERPOLANTS, mixture, name, process
 from transportflows.testing import estimate_order, mixture_oracle, quadrature_moments
 
-SCHEMES = list(tpf.SCHEMES)
-NOISY = [label for label, scheme in tpf.SCHEMES.items() if scheme.noisy]
+SCHEMES = list(tpf.samplers.SCHEMES)
+NOISY = [label for label, scheme in tpf.samplers.SCHEMES.items() if scheme.noisy]
 
 
 def network(width=16, shape=2, heads=1, seed=0):
@@ -25,7 +25,7 @@ def velocity(gamma=None, **kwargs):
 
 
 def pair():
-    base = tpf.Uniform((2,), -1.0, 1.0)
+    base = tpf.distributions.Uniform((2,), -1.0, 1.0)
     law = tpf.Process(tpf.Linear(tpf.Brownian()), base)
     return tpf.FieldPair(velocity=network(), noise=network(seed=1), process=law)
 
@@ -41,14 +41,14 @@ def seeded(seed=0):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_ode_order(scheme, backward):
     measured = estimate_order(scheme, kind="ode", backward=backward, n=500).order
-    assert abs(measured - tpf.SCHEMES[scheme].order) < 0.25
+    assert abs(measured - tpf.samplers.SCHEMES[scheme].order) < 0.25
 
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("scheme", NOISY)
 def test_weak_order(scheme, backward):
     measured = estimate_order(scheme, kind="weak", backward=backward).order
-    assert abs(measured - tpf.SCHEMES[scheme].weak_order) < 0.25
+    assert abs(measured - tpf.samplers.SCHEMES[scheme].weak_order) < 0.25
 
 
 @pytest.mark.parametrize("epsilon", [0.5, lambda t: 0.3 * (1 + t)], ids=["constant", "varying"])
@@ -56,7 +56,7 @@ def test_weak_order(scheme, backward):
 @pytest.mark.parametrize("scheme", NOISY)
 def test_strong_order(scheme, backward, epsilon):
     measured = estimate_order(scheme, kind="strong", backward=backward, epsilon=epsilon).order
-    assert abs(measured - tpf.SCHEMES[scheme].strong_order) < 0.25
+    assert abs(measured - tpf.samplers.SCHEMES[scheme].strong_order) < 0.25
 
 
 def test_the_order_test_sees_a_wrong_heun():
@@ -66,24 +66,24 @@ def test_the_order_test_sees_a_wrong_heun():
         first = drift(1, x)
         return x + 0.5 * h * (first + drift(1, x + h * first))
 
-    wrong = tpf.Scheme("wrong_heun", step, (0.0, 1.0), (0.5, 0.5), 2, None, None, 2)
+    wrong = tpf.samplers.Scheme("wrong_heun", step, (0.0, 1.0), (0.5, 0.5), 2, None, None, 2)
     assert estimate_order(wrong, kind="ode", n=200).order < 1.25
 
 
 def test_the_order_test_sees_a_constant_forcing():
     """RK4 with the increment in every stage is only weak order 1."""
-    rk4 = tpf.SCHEMES["rk4"]
+    rk4 = tpf.samplers.SCHEMES["rk4"]
 
     def step(drift, x, h, n, area):
         return rk4.step(lambda k, y: drift(k, y) + n / h, x, h, None, None)
 
-    forced = tpf.Scheme("forced", step, rk4.nodes, rk4.quadrature, 4, 2, 1, 4)
+    forced = tpf.samplers.Scheme("forced", step, rk4.nodes, rk4.quadrature, 4, 2, 1, 4)
     assert estimate_order(forced, kind="weak").order < 1.4
 
 
 def test_breakpoints_keep_the_order_of_rk4():
     law = process(tpf.EncoderDecoder(), (1,), base=mixture([[-1.0], [1.0]], 0.4))
-    oracle = tpf.GaussianMixtureOracle(law, mixture([[-0.7], [1.3]], 0.5))
+    oracle = tpf.oracles.GaussianMixtureOracle(law, mixture([[-0.7], [1.3]], 0.5))
     x = oracle.sample(0.0, 200, generator=seeded(), dtype=torch.float64)
     finals = [
         tpf.sample(oracle, start=x, scheme="rk4", steps=n).x for n in (25, 51, 101, 1601)
@@ -115,7 +115,7 @@ def test_zero_epsilon_never_calls_the_second_network():
         def forward(self, t, x):
             raise AssertionError("the noise network was called")
 
-    law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,)))
+    law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     field = tpf.FieldPair(velocity=network(), noise=Refusing(), process=law)
     tpf.sample(field, 5, steps=3)
     with pytest.raises(AssertionError, match="was called"):
@@ -125,7 +125,7 @@ def test_zero_epsilon_never_calls_the_second_network():
 @pytest.mark.parametrize("scheme", NOISY)
 @pytest.mark.parametrize("make", [velocity, pair], ids=["velocity", "pair"])
 def test_a_sweep_equals_its_members(make, scheme):
-    field, epsilons = make(), [0.5, 0.0, tpf.NoiseScaleEpsilon(1.0), lambda t: t * (1 - t)]
+    field, epsilons = make(), [0.5, 0.0, tpf.solve.NoiseScaleEpsilon(1.0), lambda t: t * (1 - t)]
     kwargs = {"scheme": scheme, "steps": 9, "save_at": [0.25, 1.0]}
     sweep = tpf.sample(field, 40, epsilon=epsilons, generator=seeded(3), **kwargs)
     assert sweep.x.shape == (4, 40, 2)
@@ -185,7 +185,7 @@ class _Reads(TorchDispatchMode):
         {"scheme": "rk4"},
         {"epsilon": 0.5, "scheme": "rk4"},
         {"epsilon": [0.0, 0.5, 1.0]},
-        {"epsilon": 0.5, "noise": tpf.BrownianPath()},
+        {"epsilon": 0.5, "noise": tpf.solve.BrownianPath()},
         {"save_at": [0.5], "chunk": 7},
     ],
     ids=["ode", "sde", "sweep", "path", "chunks"],
@@ -214,7 +214,7 @@ def test_brownian_path_has_the_law_and_refines():
     coarse_times, fine_times = [0.0, 0.3, 1.0], [0.0, 0.11, 0.3, 0.5, 0.8, 1.0]
 
     def run(times):
-        path = tpf.BrownianPath()
+        path = tpf.solve.BrownianPath()
         path.begin(11, like, 0.0)
         pairs = itertools.pairwise(times)
         return [path.increment(k, a, b, area=True) for k, (a, b) in enumerate(pairs)]
@@ -244,7 +244,7 @@ def test_brownian_path_is_exact_on_dyadic_grids():
     like = torch.zeros(10, 1, dtype=torch.float64)
 
     def run(count):
-        path = tpf.BrownianPath()
+        path = tpf.solve.BrownianPath()
         path.begin(3, like, 1.0)  # backward in time: elapsed time counts
         times = [1 - k / count for k in range(count + 1)]
         pairs = itertools.pairwise(times)
@@ -262,7 +262,9 @@ def test_brownian_path_is_exact_on_dyadic_grids():
 def test_sde_marginals_do_not_depend_on_epsilon():
     base = mixture([[-2.0, 0.0], [1.0, 1.0]], 0.6, weights=[0.3, 0.7])
     law = tpf.Process(tpf.Linear(tpf.Brownian()), base)
-    oracle = tpf.GaussianMixtureOracle(law, mixture([[0.0, 2.0], [2.0, -1.0], [-2.0, -2.0]], 0.4))
+    oracle = tpf.oracles.GaussianMixtureOracle(
+        law, mixture([[0.0, 2.0], [2.0, -1.0], [-2.0, -2.0]], 0.4)
+    )
     generator = seeded(0)
     p_values = []
     for t in ((0.0, 1.0), (1.0, 0.0)):
@@ -290,7 +292,7 @@ def test_window_and_margin_cost_nothing_at_the_ends(backward, first_output):
     assert kept == ((0.0, 0.0) if first_output == "velocity" else (1e-4, 1e-4))
     x = torch.linspace(-7, 7, 1401, dtype=torch.float64)
     first, last = (1.0, 0.0) if backward else (0.0, 1.0)
-    grid = tpf.time_grid(128, start=first, stop=last)
+    grid = tpf.solve.time_grid(128, start=first, stop=last)
     start, stop = (
         oracle.log_prob(torch.tensor(s, dtype=torch.float64), x[:, None]).exp()
         for s in (first, last)
@@ -299,7 +301,9 @@ def test_window_and_margin_cost_nothing_at_the_ends(backward, first_output):
     errors = []
     for field in (oracle, pair):
         margin = kept if field is pair else (0.0, 0.0)
-        dynamics = tpf.FieldDynamics(field, [tpf.ConstantEpsilon(1.0)], margin=margin)
+        dynamics = tpf.samplers.FieldDynamics(
+            field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin
+        )
         moment = quadrature_moments(dynamics, "heun", grid, start, lambda y: y[:, None] ** 2, x)
         errors.append(abs(float(moment[0]) - exact))
     assert errors[1] <= 2 * errors[0]
@@ -311,7 +315,7 @@ def test_window_and_margin_are_reported():
     solution = tpf.sample(field, 4, epsilon=1.0, steps=10)
     assert solution.window == ((pytest.approx(0.8), 1.0),)
     assert solution.margin == (0.0, 0.0)
-    assert tpf.sample(field, 4, epsilon=tpf.NoiseScaleEpsilon(1.0), steps=10).window is None
+    assert tpf.sample(field, 4, epsilon=tpf.solve.NoiseScaleEpsilon(1.0), steps=10).window is None
     assert tpf.sample(field, 4, steps=10).window is None
     noise = tpf.NoisePredictor(network(), field.process)
     solution = tpf.sample(noise, 4, steps=10)
@@ -331,7 +335,7 @@ def test_window_and_margin_are_reported():
 def test_ode_round_trip_and_both_ends(interpolant):
     law = process(interpolant)
     data = mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)
-    oracle = tpf.GaussianMixtureOracle(law, data)
+    oracle = tpf.oracles.GaussianMixtureOracle(law, data)
     x = oracle.sample(0.0, 2000, generator=seeded(), dtype=torch.float64)
     there = tpf.sample(oracle, start=x, scheme="rk4", steps=80)
     back = tpf.sample(oracle, start=there.x, scheme="rk4", steps=80, t=(1.0, 0.0)).x
@@ -349,7 +353,7 @@ def test_every_field_kind_samples_every_process(interpolant, kind):
     """One network of each kind, exact, gives the law of the data by ODE and by SDE, or refuses."""
     law = process(interpolant)
     data = mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)
-    oracle = tpf.GaussianMixtureOracle(law, data)
+    oracle = tpf.oracles.GaussianMixtureOracle(law, data)
     cls = {
         "velocity": tpf.Velocity,
         "noise": tpf.NoisePredictor,
@@ -377,7 +381,7 @@ def test_backward_sde_needs_a_start_and_runs():
     field = velocity()
     with pytest.raises(ValueError, match="needs start="):
         tpf.sample(field, 10, t=(1.0, 0.0))
-    law = tpf.Empirical(torch.randn(100, 2, generator=seeded()))
+    law = tpf.distributions.Empirical(torch.randn(100, 2, generator=seeded()))
     assert tpf.sample(field, 10, start=law, t=(1.0, 0.0), epsilon=0.2).x.shape == (10, 2)
 
 
@@ -385,13 +389,13 @@ def test_backward_sde_needs_a_start_and_runs():
 
 
 def test_grids():
-    grid = tpf.time_grid(5, spacing="cosine")
-    assert torch.equal(grid.flip(0), tpf.time_grid(5, spacing="cosine", start=1.0, stop=0.0))
-    assert len(tpf.time_grid(7, breakpoints=(0.5,))) == 8
-    assert 0.5 in tpf.time_grid(7, breakpoints=(0.5,)).tolist()
+    grid = tpf.solve.time_grid(5, spacing="cosine")
+    assert torch.equal(grid.flip(0), tpf.solve.time_grid(5, spacing="cosine", start=1.0, stop=0.0))
+    assert len(tpf.solve.time_grid(7, breakpoints=(0.5,))) == 8
+    assert 0.5 in tpf.solve.time_grid(7, breakpoints=(0.5,)).tolist()
     for bad in ({"steps": 0}, {"steps": 2.5}, {"steps": 3, "start": 1.0}):
         with pytest.raises(ValueError):  # noqa: PT011
-            tpf.time_grid(**bad)
+            tpf.solve.time_grid(**bad)
 
 
 def test_saved_states_and_own_grids():
@@ -434,7 +438,9 @@ def test_adaptive_agrees_and_does_not_couple_the_batch():
 
 def test_an_adaptive_solve_ends_its_steps_at_the_times_asked_for():
     """Interpolated at the end of the solve, the error is 6e-5."""
-    law = tpf.GaussianMixture(torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4)
+    law = tpf.distributions.GaussianMixture(
+        torch.randn(3, 3, generator=seeded(), dtype=torch.float64), 0.4
+    )
     oracle = tpf.oracle(tpf.Process(tpf.Linear(), tpf.Gaussian((3,))), law)
     x = torch.randn(200, 3, generator=seeded(1), dtype=torch.float64)
     tight = tpf.sample(oracle, start=x, scheme="dopri5", rtol=1e-11, atol=1e-11).x
@@ -447,7 +453,7 @@ def test_an_adaptive_solve_ends_its_steps_at_the_times_asked_for():
     assert torch.equal(saved.trajectory[-1], saved.x)
 
 
-@pytest.mark.parametrize("scheme", tpf.ADAPTIVE)
+@pytest.mark.parametrize("scheme", tpf.samplers.ADAPTIVE)
 def test_each_adaptive_scheme_takes_the_ends_of_steps(scheme):
     seen = []
 
@@ -478,7 +484,9 @@ def test_tolerances_that_cannot_be_met_are_refused():
 def test_gradients_flow_through_integrate():
     weight = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
     x = torch.ones(3, 1, dtype=torch.float64)
-    solution = tpf.integrate(lambda t, y: weight * y, x, tpf.time_grid(50), scheme="rk4", chunk=2)
+    solution = tpf.integrate(
+        lambda t, y: weight * y, x, tpf.solve.time_grid(50), scheme="rk4", chunk=2
+    )
     solution.x.sum().backward()
     assert float(weight.grad) == pytest.approx(3 * math.exp(0.7), rel=1e-6)
     assert torch.equal(x, torch.ones(3, 1, dtype=torch.float64))
@@ -488,7 +496,7 @@ def test_integrate_a_plain_sde_has_the_variance_of_ornstein_uhlenbeck():
     x = torch.zeros(40_000, 1, dtype=torch.float64)
     with torch.no_grad():
         solution = tpf.integrate(
-            lambda t, y: -2 * y, x, tpf.time_grid(40), epsilon=0.5, generator=seeded()
+            lambda t, y: -2 * y, x, tpf.solve.time_grid(40), epsilon=0.5, generator=seeded()
         )
     expected = 0.5 / 2 * (1 - math.exp(-4))  # ε/θ (1 - exp(-2θ))
     assert float(solution.x.var()) == pytest.approx(expected, rel=4 * math.sqrt(2 / 40_000))
@@ -611,10 +619,10 @@ def test_bad_input_is_refused_with_the_cure(kwargs, message):
 
 
 def test_a_score_that_does_not_exist_is_refused_with_the_cure():
-    law = tpf.Process(tpf.Linear(), tpf.Uniform((2,)))
+    law = tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,)))
     with pytest.raises(tpf.ConversionError, match="FieldPair"):
         tpf.sample(tpf.Velocity(network(), law), 5, epsilon=0.1)
-    latent = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,)))
+    latent = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     with pytest.raises(tpf.ConversionError, match="FieldPair"):
         tpf.sample(tpf.Velocity(network(), latent), 5, epsilon=0.1)
     coupled = tpf.Process(tpf.Linear(), tpf.Gaussian((2,)), tpf.MinibatchOT())
@@ -632,7 +640,7 @@ def test_a_state_that_stops_being_finite_is_reported(epsilon):
 
     field = tpf.Velocity(Exploding(), tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
     x = torch.tensor([[-9.0, 0.0], [9.0, 0.0], [-9.0, 1.0]])
-    with pytest.raises(tpf.NonFiniteStateError, match="at step 4 of 10") as caught:
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="at step 4 of 10") as caught:
         tpf.sample(field, start=x, epsilon=epsilon, steps=10, scheme="heun")
     assert caught.value.solution.first_bad_step == 4
     final = caught.value.solution.x.reshape(-1, 3, 2)
@@ -669,7 +677,7 @@ def test_a_learned_prediction_is_not_blown_up_at_its_pole(kind):
         ("rk4", 50, 0.0),
         ("euler", 25, 0.0),
         ("heun", 100, 0.5),
-        ("heun", 100, tpf.NoiseScaleEpsilon(0.5)),
+        ("heun", 100, tpf.solve.NoiseScaleEpsilon(0.5)),
         ("euler_maruyama", 100, 0.5),
     ):
         x = tpf.sample(
@@ -680,26 +688,26 @@ def test_a_learned_prediction_is_not_blown_up_at_its_pole(kind):
 
 
 def test_integrate_refuses_what_would_broadcast():
-    x, grid = torch.ones(5, 2), tpf.time_grid(3)
+    x, grid = torch.ones(5, 2), tpf.solve.time_grid(3)
     for drift in (lambda x, t: -x, lambda t, x: x[:, :1], lambda t, x: 0.0):
         with pytest.raises(ValueError, match="time first"):
             tpf.integrate(drift, x, grid)
     with pytest.raises(ValueError, match="at least 2 dims"):
         tpf.integrate(lambda t, x: x, torch.ones(5), grid)
-    dynamics = tpf.FieldDynamics(velocity(), [0.1, 0.2])
+    dynamics = tpf.samplers.FieldDynamics(velocity(), [0.1, 0.2])
     with pytest.raises(ValueError, match="5 rows for 2 groups"):
         tpf.integrate(dynamics, x, grid)
 
 
 def test_an_adaptive_solver_that_blows_up_says_where():
     field = tpf.Velocity(lambda t, x: 1e3 * x**3, velocity().process)
-    with pytest.raises(tpf.NonFiniteStateError, match="dopri5 cannot pass t ="):
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="dopri5 cannot pass t ="):
         tpf.sample(field, 5, scheme="dopri5", generator=seeded())
 
 
 def test_rows_of_a_sweep_are_counted():
     field = tpf.Velocity(lambda t, x: x / 0, velocity().process)
-    with pytest.raises(tpf.NonFiniteStateError, match="21 of 21 rows"):
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="21 of 21 rows"):
         tpf.sample(field, 7, epsilon=[0.0, 0.1, 0.2], steps=3)
 
 

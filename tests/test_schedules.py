@@ -9,20 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from transportflows.distributions import Gaussian
-from transportflows.fields import Velocity
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.fields.kinds import Velocity
 from transportflows.interpolants import Linear
 from transportflows.losses import VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.training import (
-    Checkpoints,
-    Constant,
-    Cosine,
-    Schedule,
-    StepDecay,
-    Trainer,
-)
+from transportflows.training import Checkpoints, ConstantRate, CosineRate, RateSchedule, StepRate, Trainer
 
 LR = 0.03
 LambdaLR = torch.optim.lr_scheduler.LambdaLR
@@ -74,23 +67,23 @@ FORMS = [
     ({"warmup": 1}, lambda n: 1.0),
     ({"warmup": 60}, lambda n: (n + 1) / 60),
     ({"scheduler": "constant", "warmup": 6}, lambda n: min(1.0, (n + 1) / 6)),
-    ({"scheduler": Constant()}, lambda n: 1.0),
+    ({"scheduler": ConstantRate()}, lambda n: 1.0),
     ({"scheduler": "cosine"}, lambda n: annealed(n / 30)),
     (
         {"scheduler": "cosine", "warmup": 5},
         lambda n: (n + 1) / 5 if n < 5 else annealed((n - 5) / 25),
     ),
     (
-        {"scheduler": Cosine(0.2, steps=12, warmup=4)},
+        {"scheduler": CosineRate(0.2, steps=12, warmup=4)},
         lambda n: (n + 1) / 4 if n < 4 else annealed((n - 4) / 8, 0.2),
     ),
-    ({"scheduler": Cosine(floor=1.0)}, lambda n: 1.0),
+    ({"scheduler": CosineRate(floor=1.0)}, lambda n: 1.0),
     ({"scheduler": "cosine", "warmup": 60}, lambda n: (n + 1) / 60),  # never done rising
     ({"scheduler": "step"}, lambda n: 1.0),  # falls at 1,500 for the first time
-    ({"scheduler": StepDecay(7, 0.1)}, lambda n: 0.1 ** (n // 7)),
-    ({"scheduler": StepDecay([21, 4], 0.5)}, lambda n: 0.5 ** ((n >= 4) + (n >= 21))),
+    ({"scheduler": StepRate(7, 0.1)}, lambda n: 0.1 ** (n // 7)),
+    ({"scheduler": StepRate([21, 4], 0.5)}, lambda n: 0.5 ** ((n >= 4) + (n >= 21))),
     (
-        {"scheduler": StepDecay(10, 0.5, warmup=12)},
+        {"scheduler": StepRate(10, 0.5, warmup=12)},
         lambda n: min(1.0, (n + 1) / 12) * 0.5 ** (n // 10),
     ),
 ]
@@ -109,7 +102,7 @@ def test_the_named_step_schedule_halves_every_1500_steps():
 
 def test_the_cosine_ends_at_the_floor_and_stays():
     """The last of N steps has n = N - 1, so the floor is reached by the step after them."""
-    found = rates(30, scheduler=Cosine(0.2, steps=12))
+    found = rates(30, scheduler=CosineRate(0.2, steps=12))
     assert found[11] > 0.2 * LR
     assert np.allclose(found[12:], 0.2 * LR, rtol=1e-15)
     assert (np.diff(found[:13]) < 0).all()
@@ -118,7 +111,7 @@ def test_the_cosine_ends_at_the_floor_and_stays():
 # ------------------------------------------------------------- what is recorded is what is used
 
 
-@pytest.mark.parametrize("schedule", [Cosine(0.1, warmup=5), StepDecay(4, 0.5), None])
+@pytest.mark.parametrize("schedule", [CosineRate(0.1, warmup=5), StepRate(4, 0.5), None])
 def test_the_steps_are_those_of_torchs_scheduler_with_these_factors(schedule):
     """Bit for bit: a rate one step late, or one that is not used, would move the weights."""
     ours = Trainer(velocity(), VelocityLoss(), lr=LR, scheduler=schedule)
@@ -140,7 +133,7 @@ def test_groups_keep_the_ratio_of_their_rates():
     optimizer = torch.optim.SGD(groups)
     seen = []
 
-    class Watch(Constant):
+    class Watch(ConstantRate):
         def decay(self, step, last):
             seen.append([group["lr"] for group in optimizer.param_groups])
             return 0.5**step
@@ -156,7 +149,7 @@ def test_groups_keep_the_ratio_of_their_rates():
 @pytest.mark.parametrize("kind", ["ours", "torchs"])
 def test_a_rate_that_is_a_tensor_is_recorded_at_each_step(kind):
     """Torch changes such a rate in place, and the ones of before must not change with it."""
-    scheduler = StepDecay(2) if kind == "ours" else lambda o: LambdaLR(o, lambda n: 0.5 ** (n // 2))
+    scheduler = StepRate(2) if kind == "ours" else lambda o: LambdaLR(o, lambda n: 0.5 ** (n // 2))
     trainer = Trainer(
         velocity(),
         VelocityLoss(),
@@ -176,7 +169,7 @@ def test_a_second_trainer_of_an_optimizer_begins_at_its_first_rate():
 
 
 def test_a_schedule_of_ones_own():
-    class Sawtooth(Schedule):
+    class Sawtooth(RateSchedule):
         def decay(self, step, last):
             return 1 + step % 3 + last
 
@@ -190,8 +183,8 @@ def test_a_schedule_of_ones_own():
 @pytest.mark.parametrize(
     "given",
     [
-        {"scheduler": Cosine(steps=25, warmup=6)},
-        {"scheduler": StepDecay(8)},
+        {"scheduler": CosineRate(steps=25, warmup=6)},
+        {"scheduler": StepRate(8)},
         {"warmup": 15},
     ],
 )
@@ -217,7 +210,7 @@ def test_a_cosine_without_an_end_ends_with_each_fit():
     assert found[12] > 10 * found[11]
 
 
-@pytest.mark.parametrize("scheduler", ["cosine", Cosine(0.3, steps=10, warmup=3), StepDecay(3)])
+@pytest.mark.parametrize("scheduler", ["cosine", CosineRate(0.3, steps=10, warmup=3), StepRate(3)])
 def test_a_resumed_run_has_the_rates_of_one_that_was_not(scheduler, tmp_path):
     """From a copy of the folder at step 9, with a checkpoint of step 8 in it."""
     folder, copy = tmp_path / "whole", tmp_path / "killed"
@@ -246,32 +239,32 @@ def make(**kwargs):
     ("refused", "error", "message"),
     [
         (lambda: make(scheduler="linear"), ValueError, "'linear'.*'constant', 'cosine', 'step'"),
-        (lambda: make(scheduler="Cosine"), ValueError, "unknown scheduler 'Cosine'"),
+        (lambda: make(scheduler="CosineRate"), ValueError, "unknown scheduler 'CosineRate'"),
         (lambda: make(scheduler=""), ValueError, "unknown scheduler ''"),
         (lambda: make(scheduler=3), TypeError, "scheduler"),
         (lambda: make(warmup=-1), ValueError, "warmup is a number of steps, got -1"),
         (lambda: make(warmup=2.5), ValueError, "number of steps, got 2.5"),
         (lambda: make(warmup=True), ValueError, "number of steps, got True"),
         (lambda: make(scheduler="cosine", warmup="10"), ValueError, "got '10'"),
-        (lambda: make(scheduler=Cosine(), warmup=5), ValueError, r"Cosine\(warmup=5\)"),
+        (lambda: make(scheduler=CosineRate(), warmup=5), ValueError, r"CosineRate\(warmup=5\)"),
         (
             lambda: make(scheduler=lambda o: LambdaLR(o, lambda n: 1.0), warmup=5),
             ValueError,
             "warmup=5 goes with a scheduler's name.*LinearLR",
         ),
-        (lambda: Cosine(-0.1), ValueError, "floor.*got -0.1"),
-        (lambda: Cosine(1.1), ValueError, "floor.*got 1.1"),
-        (lambda: Cosine(math.nan), ValueError, "floor"),
-        (lambda: Cosine(warmup=-2), ValueError, "warmup.*got -2"),
-        (lambda: Cosine(steps=0), ValueError, "ends after 0 steps"),
-        (lambda: Cosine(steps=-4), ValueError, "ends after -4 steps"),
-        (lambda: Cosine(steps=5, warmup=5), ValueError, "after 5 steps, within its warmup of 5"),
-        (lambda: Constant(warmup=-2), ValueError, "warmup.*got -2"),
-        (lambda: StepDecay(0), ValueError, "at least 1, got 0"),
-        (lambda: StepDecay(-5), ValueError, "at least 1, got -5"),
-        (lambda: StepDecay(5, 0.0), ValueError, "factor must be positive, got 0.0"),
-        (lambda: StepDecay(5, -0.5), ValueError, "factor must be positive, got -0.5"),
-        (lambda: StepDecay(5, math.nan), ValueError, "factor"),
+        (lambda: CosineRate(-0.1), ValueError, "floor.*got -0.1"),
+        (lambda: CosineRate(1.1), ValueError, "floor.*got 1.1"),
+        (lambda: CosineRate(math.nan), ValueError, "floor"),
+        (lambda: CosineRate(warmup=-2), ValueError, "warmup.*got -2"),
+        (lambda: CosineRate(steps=0), ValueError, "ends after 0 steps"),
+        (lambda: CosineRate(steps=-4), ValueError, "ends after -4 steps"),
+        (lambda: CosineRate(steps=5, warmup=5), ValueError, "after 5 steps, within its warmup of 5"),
+        (lambda: ConstantRate(warmup=-2), ValueError, "warmup.*got -2"),
+        (lambda: StepRate(0), ValueError, "at least 1, got 0"),
+        (lambda: StepRate(-5), ValueError, "at least 1, got -5"),
+        (lambda: StepRate(5, 0.0), ValueError, "factor must be positive, got 0.0"),
+        (lambda: StepRate(5, -0.5), ValueError, "factor must be positive, got -0.5"),
+        (lambda: StepRate(5, math.nan), ValueError, "factor"),
     ],
 )
 def test_refuses(refused, error, message):
@@ -279,7 +272,7 @@ def test_refuses(refused, error, message):
         refused()
 
 
-@pytest.mark.parametrize("kind", [Cosine, StepDecay, Constant])
+@pytest.mark.parametrize("kind", [CosineRate, StepRate, ConstantRate])
 def test_a_class_in_place_of_a_schedule_is_told_apart(kind):
     """It says what to write: the class with brackets."""
     with pytest.raises(TypeError, match=rf"{kind.__name__}\(\)"):
@@ -289,4 +282,4 @@ def test_a_class_in_place_of_a_schedule_is_told_apart(kind):
 @pytest.mark.parametrize("every", [2.5, "100"])
 def test_step_decay_refuses_what_is_no_number_of_steps_when_it_is_made(every):
     with pytest.raises((TypeError, ValueError), match="every"):
-        StepDecay(every)
+        StepRate(every)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from transportflows._autodiff import draw_probes
+from transportflows._core.autodiff import draw_probes
+from transportflows.gaussian_part import NoiseLevel
 from transportflows.losses.variational import prior_matching, reconstruction_constant
-from transportflows.snr import NoiseLevel
 
 F64 = torch.float64
 
@@ -39,26 +39,26 @@ PLAIN = {
     "ve": lambda shape=(2,): one_sided(tpf.VE(0.02, 5.0), shape),
     "vp": lambda shape=(2,): one_sided(tpf.VP(), shape),
     "sub-vp": lambda shape=(2,): one_sided(tpf.SubVP(), shape),
-    "ddpm": lambda shape=(2,): one_sided(tpf.DDPMChain(levels=200), shape),
+    "ddpm": lambda shape=(2,): one_sided(tpf.sdes.DDPMChain(levels=200), shape),
 }
 LATENT = {
     "linear, latent": lambda shape=(2,): tpf.Process(
         tpf.Linear(tpf.Brownian()), tpf.Gaussian(shape, 0.3, 1.5)
     ),
     "trigonometric, latent": lambda shape=(2,): tpf.Process(
-        tpf.Trigonometric(tpf.Quadratic()), tpf.Gaussian(shape)
+        tpf.Trigonometric(tpf.interpolants.Quadratic()), tpf.Gaussian(shape)
     ),
 }
 PROCESSES = {**PLAIN, **LATENT}
 WEIGHTS = {
-    "noise": tpf.UnitWeight("noise"),
-    "score": tpf.UnitWeight("score"),
-    "data": tpf.UnitWeight("data"),
-    "velocity": tpf.UnitWeight("velocity"),
-    "likelihood": tpf.LikelihoodWeight(),
-    "min-snr": tpf.MinSNRWeight(2.0),
-    "edm": tpf.EDMWeight(0.7),
-    "variational": tpf.VariationalWeight([0.9, 0.6, 0.35, 0.1]),
+    "noise": tpf.losses.UnitWeight("noise"),
+    "score": tpf.losses.UnitWeight("score"),
+    "data": tpf.losses.UnitWeight("data"),
+    "velocity": tpf.losses.UnitWeight("velocity"),
+    "likelihood": tpf.losses.LikelihoodWeight(),
+    "min-snr": tpf.losses.MinSNRWeight(2.0),
+    "edm": tpf.losses.EDMWeight(0.7),
+    "variational": tpf.losses.VariationalWeight([0.9, 0.6, 0.35, 0.1]),
 }
 LOSSES = {
     "noise": tpf.NoiseLoss,
@@ -153,7 +153,7 @@ def test_velocities_give_the_same_gradient_with_a_latent_too(process):
     """There the losses differ by the part of z that x_t does not see: a constant."""
     law, net = PROCESSES[process]((1,)), Net(1)
     sample, mass = quadrature(law, 0.6, 40)
-    weight = tpf.MinSNRWeight(2.0)
+    weight = tpf.losses.MinSNRWeight(2.0)
     values, grads = [], []
     for kind in LOSSES.values():
         field = tpf.DataPredictor(net, law)
@@ -169,13 +169,13 @@ def test_velocities_give_the_same_gradient_with_a_latent_too(process):
 def test_weights_have_the_closed_forms_of_their_papers():
     t = torch.tensor([0.2, 0.5, 0.9], dtype=F64)
     linear, sbdm = PLAIN["linear"](), PLAIN["sbdm"]()
-    likelihood = tpf.LikelihoodWeight()
+    likelihood = tpf.losses.LikelihoodWeight()
     torch.testing.assert_close(likelihood(linear, t, "score"), 2 * (1 - t) / t)
     torch.testing.assert_close(likelihood(sbdm, t, "score"), 2 / t)  # OU: g² dτ with t = e^-τ
     torch.testing.assert_close(likelihood(sbdm, t, "noise"), 2 / t / (1 - t**2))
     snr = (t / (1 - t)) ** 2
     for gamma in (0.5, 5.0):
-        weight = tpf.MinSNRWeight(gamma)
+        weight = tpf.losses.MinSNRWeight(gamma)
         torch.testing.assert_close(weight(linear, t, "data"), snr.clamp(max=gamma))
         torch.testing.assert_close(weight(linear, t, "noise"), snr.clamp(max=gamma) / snr)
         arc = PLAIN["trigonometric"]()
@@ -184,8 +184,8 @@ def test_weights_have_the_closed_forms_of_their_papers():
         torch.testing.assert_close(v_form, at.clamp(max=gamma) / (at + 1))
     sigma = (1 - t) / t
     edm = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
-    torch.testing.assert_close(tpf.EDMWeight()(linear, t, "data"), edm)
-    torch.testing.assert_close(tpf.UnitWeight("score")(sbdm, t, "noise"), 1 / (1 - t**2))
+    torch.testing.assert_close(tpf.losses.EDMWeight()(linear, t, "data"), edm)
+    torch.testing.assert_close(tpf.losses.UnitWeight("score")(sbdm, t, "noise"), 1 / (1 - t**2))
     for name in ("ve", "vp", "sub-vp"):  # g² of the SDE itself
         law = PLAIN[name]()
         g_sq = law.interpolant.diffusion_sq(1 - t)
@@ -215,12 +215,14 @@ def test_weights_have_their_limits_at_the_ends(process):
 
 def test_times_keep_off_an_end_where_the_weight_is_infinite():
     law = PLAIN["linear"]()
-    loss = tpf.NoiseLoss(weight=tpf.LikelihoodWeight())
+    loss = tpf.NoiseLoss(weight=tpf.losses.LikelihoodWeight())
     field = tpf.NoisePredictor(Net(2), law)
     t = loss.draw(field, torch.zeros(20_000, 2, dtype=F64), generator=gen()).t
     assert 1e-4 <= float(t.min()) < 2e-3
     assert 1e-4 <= float((1 - t).min()) < 2e-3
-    own = tpf.NoiseLoss(weight=tpf.LikelihoodWeight(), times=tpf.UniformTimes(margin=0.2))
+    own = tpf.NoiseLoss(
+        weight=tpf.losses.LikelihoodWeight(), times=tpf.times.UniformTimes(margin=0.2)
+    )
     assert float(own.draw(field, torch.zeros(999, 2, dtype=F64), generator=gen()).t.min()) >= 0.2
 
 
@@ -233,7 +235,7 @@ def test_likelihood_weighting_is_the_likelihood():
     truth, model = tpf.Gaussian((1,), 0.4, 0.8), tpf.Gaussian((1,), -0.1, 1.3)
     fields = tpf.oracle(law, model), tpf.oracle(law, truth)
     points, shares = hermite(12)
-    loss = tpf.ScoreLoss(weight=tpf.LikelihoodWeight())
+    loss = tpf.ScoreLoss(weight=tpf.losses.LikelihoodWeight())
     nodes, weights = np.polynomial.legendre.leggauss(40)
     low = 0.05
     total = 0.0
@@ -254,20 +256,20 @@ def test_likelihood_weighting_is_the_likelihood():
 def test_refuses_weights():
     law = PLAIN["linear"]()
     t = torch.tensor([0.5], dtype=F64)
-    uniform = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,)))
+    uniform = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     decoder = tpf.Process(tpf.EncoderDecoder(), tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match=r"all but x1 is Gaussian.*Linear, base Uniform"):
-        tpf.MinSNRWeight()(uniform, t, "noise")
+        tpf.losses.MinSNRWeight()(uniform, t, "noise")
     with pytest.raises(ValueError, match=r"EncoderDecoder.*does not grow all the way"):
-        tpf.LikelihoodWeight()(decoder, t, "noise")
+        tpf.losses.LikelihoodWeight()(decoder, t, "noise")
     with pytest.raises(ValueError, match=r"form of one of velocity.*not 'drift'"):
-        tpf.MinSNRWeight()(law, t, "drift")
+        tpf.losses.MinSNRWeight()(law, t, "drift")
     with pytest.raises(ValueError, match=r"of must be one of noise.*'eta'"):
-        tpf.UnitWeight("eta")
+        tpf.losses.UnitWeight("eta")
     with pytest.raises(ValueError, match="gamma must be positive, got 0"):
-        tpf.MinSNRWeight(0.0)
+        tpf.losses.MinSNRWeight(0.0)
     with pytest.raises(ValueError, match="sigma_data must be positive, got -1"):
-        tpf.EDMWeight(-1.0)
+        tpf.losses.EDMWeight(-1.0)
     with pytest.raises(TypeError, match=r"a LossWeight such as.*got float"):
         tpf.NoiseLoss(weight=2.0)
 
@@ -278,7 +280,7 @@ def test_refuses_weights():
 @pytest.mark.parametrize("process", PROCESSES)
 def test_the_table_inverts_the_noise_level(process):
     law = PROCESSES[process]()
-    bound = tpf.LogSNRTimes().bind(law)
+    bound = tpf.times.LogSNRTimes().bind(law)
     low, high = bound.inverse.low, bound.inverse.high
     wanted = torch.linspace(max(low, -9.0), min(high, 9.0), 1237, dtype=F64)
     found = NoiseLevel.at(law, bound.inverse(wanted)).log_ratio
@@ -287,19 +289,21 @@ def test_the_table_inverts_the_noise_level(process):
 
 def test_times_have_the_law_of_noise_level_that_they_say():
     law, n = PLAIN["sbdm"](), 50_000
-    t = tpf.LogSNRTimes(margin=0.01).bind(law).sample(n, generator=gen(), dtype=F64)
+    t = tpf.times.LogSNRTimes(margin=0.01).bind(law).sample(n, generator=gen(), dtype=F64)
     ratio = NoiseLevel.at(law, t).log_ratio
     ends = NoiseLevel.at(law, torch.tensor([0.01, 0.99], dtype=F64)).log_ratio
     u = (ratio - ends[0]) / (ends[1] - ends[0])
     steps = torch.arange(1, n + 1) / n
     assert float((u.sort().values - steps).abs().max()) < 1.95 / math.sqrt(n)  # KS, 0.1 %
-    t = tpf.EDMTimes().bind(law).sample(n, generator=gen(1), dtype=F64)
+    t = tpf.times.EDMTimes().bind(law).sample(n, generator=gen(1), dtype=F64)
     z = (NoiseLevel.at(law, t).sigma.log() + 1.2) / 1.2
     normal = torch.special.ndtr(z).sort().values
     assert float((normal - steps).abs().max()) < 1.95 / math.sqrt(n)
 
 
-@pytest.mark.parametrize("times", [tpf.LogSNRTimes(margin=0.02), tpf.EDMTimes(margin=0.02)])
+@pytest.mark.parametrize(
+    "times", [tpf.times.LogSNRTimes(margin=0.02), tpf.times.EDMTimes(margin=0.02)]
+)
 @pytest.mark.parametrize("process", PROCESSES)
 def test_densities_are_those_of_the_draws(times, process):
     """Quantiles back to probabilities: ∫ p dt up to the time of a quantile is that quantile."""
@@ -319,7 +323,8 @@ def test_densities_are_those_of_the_draws(times, process):
 
 
 @pytest.mark.parametrize(
-    "times", [tpf.UniformTimes(), tpf.StratifiedTimes(), tpf.LogitNormalTimes(0.4, 0.8)]
+    "times",
+    [tpf.times.UniformTimes(), tpf.times.StratifiedTimes(), tpf.times.LogitNormalTimes(0.4, 0.8)],
 )
 def test_densities_of_the_clock(times):
     t = (torch.arange(20_000, dtype=F64) + 0.5) / 20_000
@@ -338,17 +343,20 @@ def test_importance_changes_the_variance_only(process):
     exact = tpf.oracle(law, tpf.Gaussian((2,), 0.5, 0.7))
     x1 = exact.rho1.sample(200_000, generator=gen(3))
     margin = 1e-3
-    kinds = {"uniform": tpf.UniformTimes(margin=margin), "snr": tpf.LogSNRTimes(margin=margin)}
+    kinds = {
+        "uniform": tpf.times.UniformTimes(margin=margin),
+        "snr": tpf.times.LogSNRTimes(margin=margin),
+    }
     found = {}
     for name, times in kinds.items():
-        loss = tpf.ScoreLoss(weight=tpf.LikelihoodWeight(), times=times, importance=True)
+        loss = tpf.ScoreLoss(weight=tpf.losses.LikelihoodWeight(), times=times, importance=True)
         values = loss(exact, x1, generator=gen(4))
         found[name] = float(values.mean()), float(values.var())
     (a, va), (b, vb) = found.values()
     assert abs(a - b) < 4 * math.sqrt((va + vb) / len(x1))
     assert vb < 0.25 * va
     # Plain uniform times are the same integral over their interval, not divided by its density.
-    plain = tpf.ScoreLoss(weight=tpf.LikelihoodWeight(), times=kinds["uniform"])
+    plain = tpf.ScoreLoss(weight=tpf.losses.LikelihoodWeight(), times=kinds["uniform"])
     given = float(plain(exact, x1, generator=gen(4)).mean())
     assert given * (1 - 2 * margin) == pytest.approx(a, rel=1e-5)
 
@@ -357,17 +365,17 @@ def test_importance_goes_with_the_sample():
     """Through antithetic pairs, parts of a batch, and sums of losses."""
     law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((2,)))
     field = tpf.FieldPair(velocity=Net(2), noise=Net(2, 7), process=law)
-    times = tpf.LogSNRTimes(margin=0.05)
+    times = tpf.times.LogSNRTimes(margin=0.05)
     first = tpf.VelocityLoss(times=times, importance=True, antithetic=True)
     plain = tpf.VelocityLoss(times=times, antithetic=True)
-    total = tpf.SumLoss(first, tpf.NoiseLoss())
+    total = tpf.losses.SumLoss(first, tpf.NoiseLoss())
     x1 = torch.randn(8, 2, generator=gen(), dtype=F64)
     sample = first.draw(field, x1, generator=gen(1))
     density = times.bind(law).density(sample.t[:8])
     assert float(density.std()) > 0.01
     terms = total.evaluate_terms(field, sample)
     other = plain.draw(field, x1, generator=gen(1))
-    expected = tpf.SumLoss(plain, tpf.NoiseLoss()).evaluate_terms(field, other) / density
+    expected = tpf.losses.SumLoss(plain, tpf.NoiseLoss()).evaluate_terms(field, other) / density
     torch.testing.assert_close(terms, expected)
     parts = [total.evaluate(field, sample.rows(*rows)) for rows in ((0, 3), (3, 8))]
     torch.testing.assert_close(torch.cat(parts), terms.sum(0))
@@ -379,23 +387,23 @@ def test_refuses_times():
     field = tpf.NoisePredictor(Net(2), law)
     x1 = torch.zeros(4, 2, dtype=F64)
     with pytest.raises(ValueError, match=r"Mirror.*does not grow all the way.*time for each"):
-        mirror.sample(x1, t=tpf.LogSNRTimes())
+        mirror.sample(x1, t=tpf.times.LogSNRTimes())
     with pytest.raises(ValueError, match=r"finite noise levels.*positive margin"):
-        law.sample(x1, t=tpf.LogSNRTimes(margin=0.0))
+        law.sample(x1, t=tpf.times.LogSNRTimes(margin=0.0))
     with pytest.raises(ValueError, match=r"has no mass on the noise levels"):
-        law.sample(x1, t=tpf.EDMTimes(mean=60.0, std=0.1))
+        law.sample(x1, t=tpf.times.EDMTimes(mean=60.0, std=0.1))
     with pytest.raises(ValueError, match=r"std positive, got -1.2 and 0.0"):
-        tpf.EDMTimes(std=0.0)
+        tpf.times.EDMTimes(std=0.0)
     with pytest.raises(ValueError, match=r"noise levels must be positive, got \[0.0\]"):
-        tpf.SigmaTimes(0.0)
+        tpf.times.SigmaTimes(0.0)
     linear = tpf.Process(tpf.Linear(), tpf.Gaussian((2,), scale=2.0))
     with pytest.raises(ValueError, match=r"noise levels of Linear lie in \[2e-12, 2e\+12\]"):
-        tpf.time_of_sigma(linear, [1.0, math.inf])
-    for times in (tpf.LogSNRTimes(), tpf.EDMTimes(), tpf.SigmaTimes(1.0)):
+        tpf.times.time_of_sigma(linear, [1.0, math.inf])
+    for times in (tpf.times.LogSNRTimes(), tpf.times.EDMTimes(), tpf.times.SigmaTimes(1.0)):
         with pytest.raises(ValueError, match="needs a process to draw times"):
             times.sample(3)
     with pytest.raises(ValueError, match="GridTimes has no density to divide a loss by"):
-        tpf.NoiseLoss(times=tpf.GridTimes([0.5]), importance=True)(field, x1)
+        tpf.NoiseLoss(times=tpf.times.GridTimes([0.5]), importance=True)(field, x1)
 
 
 # ------------------------------------------------ the equivalences: losses differ by constants
@@ -412,9 +420,9 @@ def equivalent(law: tpf.Process, time: float) -> dict[str, Callable[[tpf.Field],
     levels = [time + 0.1, time, time - 0.2]
     level = NoiseLevel.at(law, torch.tensor([levels[0], time], dtype=F64)).snr
     drop = level[0] - level[1]
-    autoencoder = tpf.DenoisingAutoencoderLoss(sigma)
-    elbo = tpf.DataLoss(weight=tpf.VariationalWeight(levels))
-    unit = tpf.UnitWeight("score")
+    autoencoder = tpf.losses.DenoisingAutoencoderLoss(sigma)
+    elbo = tpf.DataLoss(weight=tpf.losses.VariationalWeight(levels))
+    unit = tpf.losses.UnitWeight("score")
 
     def mean(rows: Tensor) -> Tensor:
         return (mass * rows).sum()
@@ -425,7 +433,7 @@ def equivalent(law: tpf.Process, time: float) -> dict[str, Callable[[tpf.Field],
     return {
         "explicit": explicit,
         "denoising": lambda f: mean(tpf.ScoreLoss(weight=unit).evaluate(f, sample)),
-        "implicit": lambda f: mean(tpf.ImplicitScoreLoss().evaluate(f, sample)),
+        "implicit": lambda f: mean(tpf.losses.ImplicitScoreLoss().evaluate(f, sample)),
         "autoencoder": lambda f: mean(autoencoder.evaluate(f, sample)) * (beta / square) ** 2,
         "elbo": lambda f: mean(elbo.evaluate(f, sample)) / drop * (beta / square) ** 2,
     }
@@ -475,7 +483,7 @@ def test_implicit_is_explicit_for_any_process():
     found, exact = [], []
     for net in nets:
         field = tpf.Score(net, law)
-        found.append((mass * tpf.ImplicitScoreLoss().evaluate(field, sample)).sum())
+        found.append((mass * tpf.losses.ImplicitScoreLoss().evaluate(field, sample)).sum())
         exact.append((mass * 0.5 * (net(t, x) - score).square().sum(1)).sum())
     constant = (mass * 0.5 * score.square().sum(1)).sum()
     for a, b in zip(found, exact, strict=True):
@@ -493,10 +501,10 @@ def test_sliced_over_all_signs_is_implicit():
     field = tpf.Score(net, law)
     x = torch.randn(30, 2, generator=gen(), dtype=F64)
     sample = tpf.PathSample(law, torch.full((30,), 0.4, dtype=F64), x, None, x, None)
-    exact = tpf.ImplicitScoreLoss().evaluate(field, sample)
+    exact = tpf.losses.ImplicitScoreLoss().evaluate(field, sample)
     signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=F64)] * 2)
     for reduced in (True, False):
-        loss = tpf.SlicedScoreLoss(probes=4, variance_reduced=reduced)
+        loss = tpf.losses.SlicedScoreLoss(probes=4, variance_reduced=reduced)
         loss._directions = lambda x, generator: signs[:, None].expand(4, len(x), 2)  # type: ignore
         torch.testing.assert_close(loss.evaluate(field, sample), exact, rtol=1e-12, atol=1e-12)
 
@@ -507,12 +515,14 @@ def test_sliced_is_implicit_in_the_mean(probe_law, reduced):
     law, net, n = PLAIN["sbdm"]((3, 2)), Net(6), 40_000
     field = tpf.Score(lambda t, x: net(t, x.flatten(1)).view(x.shape), law)
     x = torch.randn(1, 3, 2, generator=gen(), dtype=F64).expand(n, 3, 2)
-    loss = tpf.SlicedScoreLoss(probe_law=probe_law, variance_reduced=reduced, at=0.6)
+    loss = tpf.losses.SlicedScoreLoss(probe_law=probe_law, variance_reduced=reduced, at=0.6)
     values = loss(field, x, generator=gen(1)).detach()
-    exact = float(tpf.ImplicitScoreLoss(at=0.6)(field, x[:1])[0].detach())
+    exact = float(tpf.losses.ImplicitScoreLoss(at=0.6)(field, x[:1])[0].detach())
     assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(n)
     assert torch.equal(values, loss(field, x, generator=gen(1)).detach())
-    half = tpf.SlicedScoreLoss(probe_law=probe_law, variance_reduced=reduced, at=0.6, probes=8)
+    half = tpf.losses.SlicedScoreLoss(
+        probe_law=probe_law, variance_reduced=reduced, at=0.6, probes=8
+    )
     ratio = float(half(field, x[:8_000], generator=gen(2)).var() / values.var())
     assert ratio == pytest.approx(1 / 8, rel=0.15)  # 8,000 rows: 1.6 % a standard error, or so
 
@@ -525,11 +535,11 @@ def test_variance_reduction_is_one_where_the_score_is_long(length):
     x = torch.full((n, d), length / math.sqrt(d), dtype=F64)
     expected = {True: 2 * d, False: 2 * d + 0.5 * length**4 - 2 * length**2}
     for reduced, variance in expected.items():
-        loss = tpf.SlicedScoreLoss(probe_law="gaussian", variance_reduced=reduced, at=0.6)
+        loss = tpf.losses.SlicedScoreLoss(probe_law="gaussian", variance_reduced=reduced, at=0.6)
         centred = loss(field, x, generator=gen()) - (0.5 * length**2 - d)
         error = float(centred.square().std()) / math.sqrt(n)
         assert abs(float(centred.square().mean()) - variance) < 4 * error
-    signs = tpf.SlicedScoreLoss(at=0.6)(field, x, generator=gen())  # zᵀ(∂ŝ)z is exact too
+    signs = tpf.losses.SlicedScoreLoss(at=0.6)(field, x, generator=gen())  # zᵀ(∂ŝ)z is exact too
     torch.testing.assert_close(signs, torch.full_like(signs, 0.5 * length**2 - d))
 
 
@@ -556,7 +566,9 @@ class _NoForward(torch.autograd.Function):
         return g * torch.cos(x)
 
 
-@pytest.mark.parametrize("loss", [tpf.ImplicitScoreLoss(at=0.5), tpf.SlicedScoreLoss(at=0.5)])
+@pytest.mark.parametrize(
+    "loss", [tpf.losses.ImplicitScoreLoss(at=0.5), tpf.losses.SlicedScoreLoss(at=0.5)]
+)
 def test_graphs_reach_the_parameters_in_both_modes(loss):
     law = PLAIN["sbdm"]()
     c = torch.nn.Parameter(torch.tensor([[0.3, -1.0], [0.5, 0.2]], dtype=F64))
@@ -586,29 +598,32 @@ def test_conditions_and_weights_go_with_their_rows():
     x = torch.randn(5, 2, generator=gen(), dtype=F64)
     label = torch.arange(5, dtype=F64)
     batch = tpf.Batch(x, cond={"label": label})
-    for loss in (tpf.ImplicitScoreLoss(at=0.5), tpf.SlicedScoreLoss(at=0.5, probes=3)):
+    for loss in (
+        tpf.losses.ImplicitScoreLoss(at=0.5),
+        tpf.losses.SlicedScoreLoss(at=0.5, probes=3),
+    ):
         rate = 0.5 * (1 + label)
         expected = 0.5 * rate**2 * x.square().sum(1) - 2 * rate
         torch.testing.assert_close(loss(field, batch, generator=gen()), expected)
-    weighted = tpf.ImplicitScoreLoss(at=0.5, weight=tpf.UnitWeight("noise"))
+    weighted = tpf.losses.ImplicitScoreLoss(at=0.5, weight=tpf.losses.UnitWeight("noise"))
     torch.testing.assert_close(
-        weighted(field, batch), 0.75 * tpf.ImplicitScoreLoss(at=0.5)(field, batch)
+        weighted(field, batch), 0.75 * tpf.losses.ImplicitScoreLoss(at=0.5)(field, batch)
     )
-    function = tpf.ImplicitScoreLoss(at=0.5, weight=lambda t: 3 * t)
+    function = tpf.losses.ImplicitScoreLoss(at=0.5, weight=lambda t: 3 * t)
     torch.testing.assert_close(
-        function(field, batch), 1.5 * tpf.ImplicitScoreLoss(at=0.5)(field, batch)
+        function(field, batch), 1.5 * tpf.losses.ImplicitScoreLoss(at=0.5)(field, batch)
     )
 
 
 def test_refuses_score_matching():
     with pytest.raises(ValueError, match=r"times are for x_t.*give one"):
-        tpf.ImplicitScoreLoss(times=tpf.UniformTimes(), at=1.0)
+        tpf.losses.ImplicitScoreLoss(times=tpf.times.UniformTimes(), at=1.0)
     with pytest.raises(ValueError, match="at must be a time in"):
-        tpf.SlicedScoreLoss(at=1.5)
+        tpf.losses.SlicedScoreLoss(at=1.5)
     with pytest.raises(ValueError, match="probes must be an integer of at least 1, got 0"):
-        tpf.SlicedScoreLoss(probes=0)
+        tpf.losses.SlicedScoreLoss(probes=0)
     with pytest.raises(ValueError, match="unknown probe_law 'cauchy'"):
-        tpf.SlicedScoreLoss(probe_law="cauchy")
+        tpf.losses.SlicedScoreLoss(probe_law="cauchy")
 
 
 # --------------------------------------------------------------------- denoising autoencoder
@@ -620,7 +635,7 @@ def test_the_autoencoder_gives_the_score_of_blurred_data(process):
     law = PLAIN[process]((3,))
     net, sigma = Net(3), 0.7
     field = tpf.DataPredictor(net, law)
-    loss = tpf.DenoisingAutoencoderLoss(sigma)
+    loss = tpf.losses.DenoisingAutoencoderLoss(sigma)
     x1 = torch.randn(12, 3, generator=gen(), dtype=F64)
     sample = loss.draw(field, x1, generator=gen(1))
     t = sample.t
@@ -644,13 +659,13 @@ def test_the_autoencoder_draws_each_of_its_levels():
     law = PLAIN["sbdm"]()
     field = tpf.DataPredictor(Net(2), law)
     levels = [0.1, 0.5, 2.0]
-    loss = tpf.DenoisingAutoencoderLoss(levels)
+    loss = tpf.losses.DenoisingAutoencoderLoss(levels)
     t = loss.draw(field, torch.zeros(3_000, 2, dtype=F64), generator=gen()).t
     sigma, counts = NoiseLevel.at(law, t).sigma.mul(1e6).round().unique(return_counts=True)
     assert (sigma / 1e6).tolist() == pytest.approx(levels)
     assert float((counts / 3_000 - 1 / 3).abs().max()) < 4 * math.sqrt(2 / 9 / 3_000)
     with pytest.raises(ValueError, match=r"noise levels of Linear lie in .*got \[-1"):
-        tpf.time_of_sigma(PLAIN["two-sided"](), [-1.0])
+        tpf.times.time_of_sigma(PLAIN["two-sided"](), [-1.0])
 
 
 # ------------------------------------------------------------------------- variational bound
@@ -677,7 +692,7 @@ def test_terms_are_the_divergences_of_the_gaussians(process):
     """½ w |d̂ - x_0|² against KL(q(x_{k-1}|x_k,x_0) | p(x_{k-1}|x_k)) of torch.distributions."""
     law, net = PROCESSES[process]((1,)), Net(1)
     field = tpf.DataPredictor(net, law)
-    weight = tpf.VariationalWeight(LEVELS)
+    weight = tpf.losses.VariationalWeight(LEVELS)
     x0, normal = 0.7, torch.distributions.Normal
     for k in range(1, len(LEVELS)):
         t = LEVELS[k].expand(6)
@@ -724,11 +739,11 @@ def test_weights_of_ddpm_are_those_of_chang(path):
     if path == "sbdm":  # β = t
         law, times = PLAIN["sbdm"](), bars.sqrt()
     else:
-        steps = tpf.DDPMChain(betas)
+        steps = tpf.sdes.DDPMChain(betas)
         law, times = one_sided(steps), steps.training_times()
         torch.testing.assert_close(steps.alpha_bars[1:], bars)
         times = times.flip(0)
-    weight = tpf.VariationalWeight(times)
+    weight = tpf.losses.VariationalWeight(times)
     a, before, after = 1 - betas[1:], bars[:-1], bars[1:]
     variance = (1 - a) * (1 - before) / (1 - after)
     data = before * (1 - a) ** 2 / (variance * (1 - after) ** 2)
@@ -748,7 +763,7 @@ def test_weights_of_ddpm_are_those_of_chang(path):
     torch.testing.assert_close(by_score, by_data, rtol=1e-9, atol=0)
     torch.testing.assert_close(tpf.ScoreLoss(weight=weight).evaluate(field, sample), by_score)
     torch.testing.assert_close(tpf.DataLoss(weight=weight).evaluate(field, sample), by_data)
-    back = tpf.VariationalWeight(times.flip(0))
+    back = tpf.losses.VariationalWeight(times.flip(0))
     assert torch.equal(back.levels, weight.levels)
 
 
@@ -756,7 +771,7 @@ def expected_terms(law: tpf.Process, mu: float, s: float, levels: Tensor):
     """The terms in closed form, averaged over x_0 ~ N(mu, s²) in one dimension, exact field."""
     level = NoiseLevel.at(law, levels)
     posterior = s**2 / (1 + s**2 * level.snr)  # the variance of x_0 given x_k
-    table = tpf.VariationalWeight(levels).table(law)
+    table = tpf.losses.VariationalWeight(levels).table(law)
     terms = 0.5 * table * posterior
     first = terms[0] + 0.5 * math.log(2 * math.pi) - 0.5 * table[0].log()
     return first, terms[1:]
@@ -767,7 +782,7 @@ def test_the_bound_has_its_closed_form_on_a_gaussian():
     data = tpf.Gaussian((1,), mu, s)
     exact = tpf.oracle(law, data)
     x = data.sample(n, generator=gen(), dtype=F64)
-    found = tpf.variational_bound(exact, x, LEVELS, generator=gen(1))
+    found = tpf.likelihood.variational_bound(exact, x, LEVELS, generator=gen(1))
     first, terms = expected_terms(law, mu, s, LEVELS)
     for given, expected in [
         (found.reconstruction, first),
@@ -778,8 +793,8 @@ def test_the_bound_has_its_closed_form_on_a_gaussian():
     assert torch.equal(found.log_prob, -found.nats)
     # Two data points of width 1/4: bits are nats over log 2, less log2 of the width.
     torch.testing.assert_close(found.bits(level_width=0.25), found.nats / math.log(2) + 2)
-    again = tpf.variational_bound(exact, x[:50], LEVELS, generator=gen(1), draws=400)
-    single = tpf.variational_bound(exact, x[:50], LEVELS, generator=gen(2))
+    again = tpf.likelihood.variational_bound(exact, x[:50], LEVELS, generator=gen(1), draws=400)
+    single = tpf.likelihood.variational_bound(exact, x[:50], LEVELS, generator=gen(2))
     assert float((again.nats - single.nats).std()) > 0.01
     spread = (again.denoising - found.denoising[:, :50]).std()
     assert float(spread) > 0
@@ -793,10 +808,10 @@ def test_the_bound_tends_to_the_log_density(process):
     gaps = []
     for steps in (64, 128, 256, 512):
         sigmas = torch.logspace(-3, 3, steps + 1, dtype=F64)
-        times = tpf.time_of_sigma(law, sigmas)
+        times = tpf.times.time_of_sigma(law, sigmas)
         first, terms = expected_terms(law, mu, s, times)
         x = torch.tensor([[mu + s], [mu - s]], dtype=F64)  # mean mu, second moment that of N
-        prior = prior_matching(tpf.VariationalWeight(times), law, x).mean()
+        prior = prior_matching(tpf.losses.VariationalWeight(times), law, x).mean()
         gaps.append(float(first + terms.sum() + prior) - entropy)
     assert all(gap > 0 for gap in gaps)
     rates = [math.log2(a / b) for a, b in pairwise(gaps)]
@@ -810,12 +825,12 @@ def test_the_loss_is_the_bound_in_the_mean(process):
     """One random level a row: over all levels, on the same draws, it is the bound itself."""
     law, net = PROCESSES[process]((2,)), Net(2)
     field = tpf.DataPredictor(net, law)
-    loss = tpf.VariationalLoss(LEVELS, reconstruction_std=0.2)
+    loss = tpf.losses.VariationalLoss(LEVELS, reconstruction_std=0.2)
     x1 = torch.randn(9, 2, generator=gen(), dtype=F64)
     rows = [
         loss.evaluate(field, law.sample(x1, t=t, generator=gen(k))) for k, t in enumerate(LEVELS)
     ]
-    weight = tpf.VariationalWeight(LEVELS, reconstruction_std=0.2)
+    weight = tpf.losses.VariationalWeight(LEVELS, reconstruction_std=0.2)
     total = prior_matching(weight, law, x1) + reconstruction_constant(weight, law, x1)
     for k, t in enumerate(LEVELS):
         sample = law.sample(x1, t=t, generator=gen(k))
@@ -825,7 +840,7 @@ def test_the_loss_is_the_bound_in_the_mean(process):
     n = 20_000
     wide = x1[:1].expand(n, 2)
     drawn = loss(field, wide, generator=gen(5)).detach()
-    bound = tpf.variational_bound(
+    bound = tpf.likelihood.variational_bound(
         field, wide, LEVELS, reconstruction_std=0.2, generator=gen(6)
     ).nats
     error = math.sqrt(float(drawn.var() + bound.var()) / n)
@@ -839,8 +854,8 @@ def test_a_transform_moves_the_bound_by_its_log_scale():
     plain = tpf.DataPredictor(net, law)
     carried = tpf.DataPredictor(net, law, transform=transform)
     y = torch.randn(11, 2, generator=gen(), dtype=F64)
-    a = tpf.variational_bound(plain, y, LEVELS, generator=gen(1))
-    b = tpf.variational_bound(carried, transform.invert(y), LEVELS, generator=gen(1))
+    a = tpf.likelihood.variational_bound(plain, y, LEVELS, generator=gen(1))
+    b = tpf.likelihood.variational_bound(carried, transform.invert(y), LEVELS, generator=gen(1))
     torch.testing.assert_close(b.nats, a.nats + math.log(1.5))
 
 
@@ -849,9 +864,9 @@ def test_half_precision_times_do_not_part_from_their_weights():
     law = PLAIN["sbdm"]((1,))
     data = tpf.Gaussian((1,), 0.0, 1.0)
     exact = tpf.oracle(law, data)
-    times = tpf.time_of_sigma(law, torch.logspace(-3.3, 2, 40, dtype=F64))
+    times = tpf.times.time_of_sigma(law, torch.logspace(-3.3, 2, 40, dtype=F64))
     x = data.sample(20_000, generator=gen())
-    found = tpf.variational_bound(exact, x, times, generator=gen(1))
+    found = tpf.likelihood.variational_bound(exact, x, times, generator=gen(1))
     assert found.nats.dtype == torch.float32
     first, terms = expected_terms(law, 0.0, 1.0, times.float().double())
     error = float(found.reconstruction.std()) / math.sqrt(len(x))
@@ -865,31 +880,35 @@ def test_refuses_bounds():
     field = tpf.DataPredictor(Net(2), law)
     x = torch.zeros(3, 2, dtype=F64)
     with pytest.raises(ValueError, match=r"at least 2 times, got shape \(1,\)"):
-        tpf.VariationalLoss([0.5])
+        tpf.losses.VariationalLoss([0.5])
     with pytest.raises(ValueError, match="distinct times in"):
-        tpf.VariationalLoss([0.5, 0.7, 0.6])
+        tpf.losses.VariationalLoss([0.5, 0.7, 0.6])
     with pytest.raises(ValueError, match="distinct times in"):
-        tpf.VariationalLoss([0.5, 1.2])
+        tpf.losses.VariationalLoss([0.5, 1.2])
     with pytest.raises(ValueError, match="reconstruction_std must be positive, got 0"):
-        tpf.VariationalLoss([0.5, 0.2], reconstruction_std=0.0)
+        tpf.losses.VariationalLoss([0.5, 0.2], reconstruction_std=0.0)
     with pytest.raises(ValueError, match=r"finite at the first level.*leave out t = 1"):
-        tpf.variational_bound(field, x, [1.0, 0.5])
+        tpf.likelihood.variational_bound(field, x, [1.0, 0.5])
     decoder = tpf.DataPredictor(Net(2), tpf.Process(tpf.EncoderDecoder(), tpf.Gaussian((2,))))
     with pytest.raises(ValueError, match="fall from level to level"):
-        tpf.variational_bound(decoder, x, [0.9, 0.4, 0.3])
+        tpf.likelihood.variational_bound(decoder, x, [0.9, 0.4, 0.3])
     noise = tpf.NoisePredictor(Net(2), law)
     with pytest.raises(tpf.ConversionError, match="data from noise is singular at t = 0"):
-        tpf.variational_bound(noise, x, [0.9, 0.5, 0.0])
+        tpf.likelihood.variational_bound(noise, x, [0.9, 0.5, 0.0])
     with pytest.raises(ValueError, match="draws must be a positive integer, got 0"):
-        tpf.variational_bound(field, x, [0.9, 0.5], draws=0)
-    uniform = tpf.Velocity(Net(2), tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Uniform((2,))))
+        tpf.likelihood.variational_bound(field, x, [0.9, 0.5], draws=0)
+    uniform = tpf.Velocity(
+        Net(2), tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
+    )
     with pytest.raises(ValueError, match="all but x1 is Gaussian"):
-        tpf.variational_bound(uniform, x, [0.9, 0.5])
+        tpf.likelihood.variational_bound(uniform, x, [0.9, 0.5])
 
 
 # --------------------------------------------------------------------------------- training
 
-MIXTURE = tpf.GaussianMixture(torch.tensor([[1.5, 0.0], [-1.0, 1.0], [-0.5, -1.5]]), 0.6)
+MIXTURE = tpf.distributions.GaussianMixture(
+    torch.tensor([[1.5, 0.0], [-1.0, 1.0], [-0.5, -1.5]]), 0.6
+)
 
 
 def mlp() -> tpf.networks.MLP:
@@ -900,25 +919,27 @@ TRAINED = {
     "likelihood": (
         tpf.NoisePredictor,
         tpf.NoiseLoss(
-            weight=tpf.LikelihoodWeight(), times=tpf.LogSNRTimes(margin=0.05), importance=True
+            weight=tpf.losses.LikelihoodWeight(),
+            times=tpf.times.LogSNRTimes(margin=0.05),
+            importance=True,
         ),
     ),
-    "min-snr velocity": (tpf.Velocity, tpf.VelocityLoss(weight=tpf.MinSNRWeight())),
-    "autoencoder": (tpf.DataPredictor, tpf.DenoisingAutoencoderLoss([0.3, 0.6, 1.2])),
+    "min-snr velocity": (tpf.Velocity, tpf.VelocityLoss(weight=tpf.losses.MinSNRWeight())),
+    "autoencoder": (tpf.DataPredictor, tpf.losses.DenoisingAutoencoderLoss([0.3, 0.6, 1.2])),
     "variational": (
         tpf.DataPredictor,
-        tpf.VariationalLoss(1 / (1 + torch.logspace(-0.7, 0.5, 20)), reconstruction_std=0.5),
+        tpf.losses.VariationalLoss(1 / (1 + torch.logspace(-0.7, 0.5, 20)), reconstruction_std=0.5),
     ),
     "implicit": (
         tpf.Score,
-        tpf.ImplicitScoreLoss(
-            weight=tpf.UnitWeight("noise"), times=tpf.UniformTimes(margin=(0.0, 0.2))
+        tpf.losses.ImplicitScoreLoss(
+            weight=tpf.losses.UnitWeight("noise"), times=tpf.times.UniformTimes(margin=(0.0, 0.2))
         ),
     ),
     "sliced": (
         tpf.Score,
-        tpf.SlicedScoreLoss(
-            weight=tpf.UnitWeight("noise"), times=tpf.UniformTimes(margin=(0.0, 0.2))
+        tpf.losses.SlicedScoreLoss(
+            weight=tpf.losses.UnitWeight("noise"), times=tpf.times.UniformTimes(margin=(0.0, 0.2))
         ),
     ),
 }
@@ -936,7 +957,7 @@ def test_a_trainer_learns_the_score(case):
     trainer.fit(data, steps=600, batch_size=512, generator=gen(2), progress=False)
     held = MIXTURE.sample(4_000, generator=gen(3), dtype=torch.float32)
     with torch.no_grad():
-        for t in tpf.time_of_sigma(law, [0.3, 0.6, 1.2]):
+        for t in tpf.times.time_of_sigma(law, [0.3, 0.6, 1.2]):
             sample = law.sample(held, t=float(t), generator=gen(4))
-            error = float(tpf.excess(field, exact, sample, "noise").mean())
+            error = float(tpf.losses.squared_error(field, exact, sample, "noise").mean())
             assert error < 0.05 * 2, (float(t), error)

@@ -7,16 +7,16 @@ import torch
 
 import transportflows as tpf
 from families import SDES, mixture, name
-from transportflows._autodiff import time_derivative
+from transportflows._core.autodiff import time_derivative
 
 TAU = torch.linspace(0, 1, 101, dtype=torch.float64)
 INSIDE = TAU[1:-1]
 
 
-def chang(d: int = 2) -> tpf.GaussianMixture:
+def chang(d: int = 2) -> tpf.distributions.GaussianMixture:
     eye = torch.eye(d, dtype=torch.float64)
     means = torch.cat([eye[:2], -eye[:2]]) if d == 2 else eye[:4]
-    return tpf.GaussianMixture(means, 1.0)
+    return tpf.distributions.GaussianMixture(means, 1.0)
 
 
 # ------------------------------------------------------------------------- formulas of Song et al.
@@ -43,9 +43,9 @@ def _song(kind, tau, low, high):
         (tpf.VE(0.01, 10.0), "VE", 0.01, 10.0),
         (tpf.VP(), "VP", 0.1, 20.0),
         (tpf.SubVP(), "subVP", 0.1, 20.0),
-        (tpf.OrnsteinUhlenbeck(8.0), "VP", 8.0, 8.0),
+        (tpf.sdes.OrnsteinUhlenbeck(8.0), "VP", 8.0, 8.0),
     ],
-    ids=lambda p: name(p) if isinstance(p, tpf.ForwardSDE) else "",
+    ids=lambda p: name(p) if isinstance(p, tpf.sdes.ForwardSDE) else "",
 )
 def test_drift_diffusion_and_marginal_are_those_of_song_et_al(sde, kind, low, high):
     f, g_sq, a, sigma = _song(kind, TAU, low, high)
@@ -69,7 +69,7 @@ def test_marginals_solve_the_moment_equations(sde):
     torch.testing.assert_close(square_dot, 2 * f * sde.sigma_sq(INSIDE) + g_sq, **close)
 
 
-class VPByCoefficients(tpf.ForwardSDE):
+class VPByCoefficients(tpf.sdes.ForwardSDE):
     def drift_rate(self, tau):
         return -0.5 * (0.1 + 19.9 * tau)
 
@@ -77,7 +77,7 @@ class VPByCoefficients(tpf.ForwardSDE):
         return (0.1 + 19.9 * tau).sqrt()
 
 
-class VEByCoefficients(tpf.ForwardSDE):
+class VEByCoefficients(tpf.sdes.ForwardSDE):
     initial_variance = 0.01**2
 
     def drift_rate(self, tau):
@@ -87,7 +87,7 @@ class VEByCoefficients(tpf.ForwardSDE):
         return 0.01**2 * 1e6**tau * 2 * math.log(1e3)
 
 
-class Stepped(tpf.ForwardSDE):
+class Stepped(tpf.sdes.ForwardSDE):
     """A rate that jumps inside a panel of the quadrature."""
 
     tau_breakpoints = (0.3,)
@@ -192,7 +192,7 @@ def test_a_path_starts_at_the_data_plus_the_initial_variance(generator):
 
 @pytest.mark.parametrize("sde", SDES, ids=name)
 def test_the_sde_of_an_sde_is_itself(sde):
-    again = tpf.InterpolantSDE(sde)
+    again = tpf.sdes.InterpolantSDE(sde)
     torch.testing.assert_close(again.drift_rate(INSIDE), sde.drift_rate(INSIDE))
     torch.testing.assert_close(again.diffusion_sq(INSIDE), sde.diffusion_sq(INSIDE))
 
@@ -203,7 +203,7 @@ def test_the_sde_of_the_linear_path():
         tpf.OneSidedLinear(),
         tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))),
     ):
-        sde = tpf.InterpolantSDE(path)
+        sde = tpf.sdes.InterpolantSDE(path)
         torch.testing.assert_close(sde.drift_rate(INSIDE), -1 / (1 - INSIDE))
         torch.testing.assert_close(sde.diffusion_sq(INSIDE), 2 * INSIDE / (1 - INSIDE))
 
@@ -212,7 +212,7 @@ def test_the_sde_of_the_linear_path():
 def test_anderson_is_half_the_squared_diffusion(sde):
     process = tpf.Process(sde, shape=(2,))
     t = 1 - INSIDE
-    schedule = tpf.AndersonEpsilon(3.0).bound(process, t[:, None], t)
+    schedule = tpf.solve.AndersonEpsilon(3.0).bound(process, t[:, None], t)
     scale = process.noise_scale(t)
     torch.testing.assert_close(schedule.value(t, scale), 1.5 * sde.diffusion_sq(INSIDE))
     torch.testing.assert_close(
@@ -236,7 +236,10 @@ def test_anderson_makes_the_drift_of_the_reverse_sde():
 
 def _two_time_products(factor: float, n: int, generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Products X_s X_t of paths of the reverse SDE, and of the forward SDE, at t = 0.75 and 1."""
-    sde, data = tpf.OrnsteinUhlenbeck(6.0), mixture([[-2.0], [1.0]], scale=0.5, weights=[0.3, 0.7])
+    sde, data = (
+        tpf.sdes.OrnsteinUhlenbeck(6.0),
+        mixture([[-2.0], [1.0]], scale=0.5, weights=[0.3, 0.7]),
+    )
     process = tpf.Process(sde, shape=(1,))
     exact = tpf.oracle(process, data)
     x1 = data.sample(n, generator=generator, dtype=torch.float64)
@@ -245,7 +248,7 @@ def _two_time_products(factor: float, n: int, generator) -> tuple[torch.Tensor, 
     reverse = tpf.sample(
         exact,
         start=start,
-        epsilon=tpf.AndersonEpsilon(factor),
+        epsilon=tpf.solve.AndersonEpsilon(factor),
         steps=100,
         save_at=[0.75, 1.0],
         generator=generator,
@@ -280,10 +283,10 @@ def test_churn_on_a_uniform_grid_is_a_relaxation_of_constant_rate(generator):
     process = tpf.Process(tpf.VP(), shape=(2,))
     widths = torch.full((50,), 0.02, dtype=torch.float64)
     stages = torch.linspace(0, 0.98, 50, dtype=torch.float64)[:, None]
-    schedule = tpf.ChurnEpsilon(8.0).bound(process, stages, widths)
+    schedule = tpf.solve.ChurnEpsilon(8.0).bound(process, stages, widths)
     scale = process.noise_scale(stages.reshape(-1))
     torch.testing.assert_close(schedule.value(stages.reshape(-1), scale), 8.0 * scale**2)
-    capped = tpf.ChurnEpsilon(1e3).bound(process, stages, widths)
+    capped = tpf.solve.ChurnEpsilon(1e3).bound(process, stages, widths)
     limit = (math.sqrt(2) - 1) / 0.02
     torch.testing.assert_close(capped.value(stages.reshape(-1), scale), limit * scale**2)
 
@@ -291,8 +294,10 @@ def test_churn_on_a_uniform_grid_is_a_relaxation_of_constant_rate(generator):
 def test_churn_adds_the_noise_of_karras_et_al_where_it_acts():
     """Per step, ``2 ε h = σ² ((1 + κ)² - 1)`` up to κ², on any grid, and none out of range."""
     process = tpf.Process(tpf.VE(0.01, 10.0), shape=(2,))
-    t = tpf.time_grid(40, spacing="late")
-    schedule = tpf.ChurnEpsilon(4.0, sigma_range=(0.05, 5.0)).bound(process, t[:-1, None], t.diff())
+    t = tpf.solve.time_grid(40, spacing="late")
+    schedule = tpf.solve.ChurnEpsilon(4.0, sigma_range=(0.05, 5.0)).bound(
+        process, t[:-1, None], t.diff()
+    )
     sigma = process.noise_scale(t[:-1])
     added = 2 * schedule.value(t[:-1], sigma) * t.diff()
     kappa = torch.where((sigma >= 0.05) & (sigma <= 5.0), 4.0 / 40, 0.0)
@@ -306,7 +311,7 @@ def test_churn_adds_the_noise_of_karras_et_al_where_it_acts():
 
 def test_a_chain_has_its_products_at_its_levels():
     betas = torch.linspace(0.005, 0.2, 60, dtype=torch.float64)
-    chain = tpf.DDPMChain(betas)
+    chain = tpf.sdes.DDPMChain(betas)
     levels = torch.arange(61, dtype=torch.float64) / 60
     bars = torch.cat([torch.ones(1, dtype=torch.float64), (1 - betas).cumprod(0)])
     torch.testing.assert_close(chain.a(levels).square(), bars, rtol=1e-12, atol=0)
@@ -319,7 +324,7 @@ def test_a_chain_has_its_products_at_its_levels():
 
 
 def test_the_ve_chain_has_its_scales_at_its_levels():
-    chain = tpf.VEChain(0.01, 10.0, levels=20)
+    chain = tpf.sdes.VEChain(0.01, 10.0, levels=20)
     expected = torch.cat(
         [
             torch.zeros(1, dtype=torch.float64),
@@ -330,10 +335,10 @@ def test_the_ve_chain_has_its_scales_at_its_levels():
 
 
 def test_named_tables_are_those_of_their_papers():
-    linear = tpf.DDPMChain("linear")
+    linear = tpf.sdes.DDPMChain("linear")
     assert float(linear.betas[0]) == pytest.approx(1e-4)
     assert float(linear.betas[-1]) == pytest.approx(0.02)
-    cosine = tpf.DDPMChain("cosine", levels=100)
+    cosine = tpf.sdes.DDPMChain("cosine", levels=100)
     bar = math.cos((0.5 + 0.008) / 1.008 * math.pi / 2) ** 2
     bar /= math.cos(0.008 / 1.008 * math.pi / 2) ** 2
     assert float(cosine.alpha_bars[50]) == pytest.approx(bar, rel=1e-10)
@@ -341,14 +346,14 @@ def test_named_tables_are_those_of_their_papers():
     levels = torch.arange(1, 1001, dtype=torch.float64) / 1000
     gap = (linear.alpha_bars[1:].log() - 2 * tpf.VP().a(levels).log()).abs()
     assert float(gap.max()) < 0.2
-    fine = tpf.DDPMChain("linear", levels=10_000)
+    fine = tpf.sdes.DDPMChain("linear", levels=10_000)
     levels = torch.arange(1, 10_001, dtype=torch.float64) / 10_000
     gap = (fine.alpha_bars[1:].log() - 2 * tpf.VP().a(levels).log()).abs()
     assert float(gap.max()) < 0.02
 
 
 def test_times_of_a_chain_are_levels():
-    chain = tpf.DDPMChain(levels=100)
+    chain = tpf.sdes.DDPMChain(levels=100)
     for spacing in ("uniform", "quadratic"):
         for steps in (1, 7, 60, 100):
             t = chain.times(steps, spacing=spacing)
@@ -390,7 +395,7 @@ def test_a_process_that_ends_in_noise_has_no_bias(generator):
 # -------------------------------------------------------------------------------------- refusals
 
 
-class Vanishing(tpf.ForwardSDE):
+class Vanishing(tpf.sdes.ForwardSDE):
     def a(self, tau):
         return torch.cos(torch.pi * tau)
 
@@ -398,7 +403,7 @@ class Vanishing(tpf.ForwardSDE):
         return tau
 
 
-class NoNoise(tpf.ForwardSDE):
+class NoNoise(tpf.sdes.ForwardSDE):
     def a(self, tau):
         return torch.exp(-5 * tau)
 
@@ -406,7 +411,7 @@ class NoNoise(tpf.ForwardSDE):
         return (tau - 0.5).clamp(min=0) * 4
 
 
-class Nothing(tpf.ForwardSDE):
+class Nothing(tpf.sdes.ForwardSDE):
     pass
 
 
@@ -418,25 +423,25 @@ class Nothing(tpf.ForwardSDE):
         (lambda: tpf.VE(0.0, 1.0), "positive"),
         (lambda: tpf.VP(-0.1, 20.0), "beta_min = -0.1"),
         (lambda: tpf.VP(20.0, 0.1), "nor fall"),
-        (lambda: tpf.OrnsteinUhlenbeck(-1.0), "must not be negative"),
+        (lambda: tpf.sdes.OrnsteinUhlenbeck(-1.0), "must not be negative"),
         (lambda: tpf.Process(tpf.VP(0.0, 1.0)), "Raise beta_max"),
         (lambda: tpf.Process(tpf.VE(0.01, 1.0)), "Raise sigma_max"),
         (lambda: tpf.Process(Vanishing()), r"a of Vanishing is .* at τ = 0\.5"),
         (lambda: tpf.Process(NoNoise()), "σ² of NoNoise is 0 at τ"),
         (lambda: tpf.Process(Nothing()), "write a\\(tau\\) and sigma_sq\\(tau\\), or drift_rate"),
-        (lambda: tpf.InterpolantSDE(tpf.Mirror()), "variance cannot be negative"),
-        (lambda: tpf.InterpolantSDE(tpf.Process(tpf.Linear())), "not one-sided"),
-        (lambda: tpf.DDPMChain(levels=1), "at least 2 levels"),
-        (lambda: tpf.DDPMChain(levels=10), "too few for the linear table"),
-        (lambda: tpf.DDPMChain(torch.linspace(1e-4, 0.02, 100)), "Take more levels than 100"),
-        (lambda: tpf.DDPMChain(torch.tensor([0.5, 1.0])), "β_2 is 1"),
-        (lambda: tpf.DDPMChain("square"), "'linear', 'cosine' or a table"),
-        (lambda: tpf.VEChain(levels=1), "at least 2 levels"),
-        (lambda: tpf.DDPMChain(levels=100).times(101), r"1 \.\. 100"),
+        (lambda: tpf.sdes.InterpolantSDE(tpf.Mirror()), "variance cannot be negative"),
+        (lambda: tpf.sdes.InterpolantSDE(tpf.Process(tpf.Linear())), "not one-sided"),
+        (lambda: tpf.sdes.DDPMChain(levels=1), "at least 2 levels"),
+        (lambda: tpf.sdes.DDPMChain(levels=10), "too few for the linear table"),
+        (lambda: tpf.sdes.DDPMChain(torch.linspace(1e-4, 0.02, 100)), "Take more levels than 100"),
+        (lambda: tpf.sdes.DDPMChain(torch.tensor([0.5, 1.0])), "β_2 is 1"),
+        (lambda: tpf.sdes.DDPMChain("square"), "'linear', 'cosine' or a table"),
+        (lambda: tpf.sdes.VEChain(levels=1), "at least 2 levels"),
+        (lambda: tpf.sdes.DDPMChain(levels=100).times(101), r"1 \.\. 100"),
         (lambda: tpf.VP().sample_path(torch.zeros(3, 1), [0.5, 0.2]), "increasing"),
         (lambda: tpf.VP().sample_path(torch.zeros(3, 1), [0.5, 1.2]), r"in \[0, 1\]"),
-        (lambda: tpf.ChurnEpsilon(1.0, sigma_range=(2.0, 1.0)), "low < high"),
-        (lambda: tpf.AndersonEpsilon(-1.0), ">= 0"),
+        (lambda: tpf.solve.ChurnEpsilon(1.0, sigma_range=(2.0, 1.0)), "low < high"),
+        (lambda: tpf.solve.AndersonEpsilon(-1.0), ">= 0"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_cure(make, message):
@@ -449,7 +454,7 @@ def test_a_schedule_of_diffusion_needs_a_one_sided_process():
         tpf.Linear(tpf.Brownian()), tpf.Gaussian((2,)), coupling=tpf.MinibatchOT()
     )
     pair = tpf.FieldPair(velocity=tpf.networks.MLP(2), noise=tpf.networks.MLP(2), process=process)
-    for schedule in (tpf.AndersonEpsilon(), tpf.ChurnEpsilon(5.0)):
+    for schedule in (tpf.solve.AndersonEpsilon(), tpf.solve.ChurnEpsilon(5.0)):
         with pytest.raises(tpf.ConversionError, match="Epsilon"):
             tpf.sample(pair, 4, epsilon=schedule, steps=4)
 
@@ -458,7 +463,7 @@ def test_anderson_refuses_a_path_that_is_no_reversal():
     process = tpf.Process(tpf.Mirror(), shape=(2,))
     field = tpf.NoisePredictor(tpf.networks.MLP(2), process)
     with pytest.raises(ValueError, match="not the reverse of a forward SDE"):
-        tpf.sample(field, start=torch.zeros(4, 2), epsilon=tpf.AndersonEpsilon(), steps=8)
+        tpf.sample(field, start=torch.zeros(4, 2), epsilon=tpf.solve.AndersonEpsilon(), steps=8)
 
 
 @pytest.mark.parametrize("sde", SDES, ids=name)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, run, same, velocity, weights
-from transportflows._distributed import World
+from transportflows._core.distributed import World
 from transportflows.training.arguments import as_source
 from transportflows.training.data import Order
 
@@ -150,7 +150,7 @@ def test_the_loss_of_an_uneven_batch_is_the_mean_over_its_rows():
     loader = DataLoader(TensorDataset(rows(20)), batch_size=16)
     seen = []
 
-    class Watch(tpf.Loss):
+    class Watch(tpf.losses.Loss):
         def __call__(self, field, batch, *, generator=None):
             values = tpf.VelocityLoss()(field, batch, generator=generator)
             seen.append(float(values.detach().double().mean()))
@@ -180,7 +180,7 @@ def test_a_later_fit_goes_on_in_the_stream():
 
 
 def test_a_law_gives_fresh_rows():
-    law = tpf.GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), 0.1)
+    law = tpf.distributions.GaussianMixture(torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), 0.1)
     some = batches(law, 40, 64, cond=None, field=velocity())
     x = torch.cat([b.x1 for b in some])
     assert len(x.unique(dim=0)) == len(x)

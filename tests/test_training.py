@@ -12,16 +12,18 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from transportflows._random import mix
-from transportflows.batches import Batch
-from transportflows.couplings import MinibatchOT, Paired
-from transportflows.distributions import Gaussian
-from transportflows.fields import FieldPair, Velocity
+from transportflows._core.random import mix
+from transportflows.couplings.base import Paired
+from transportflows.couplings.transport import MinibatchOT
+from transportflows.distributions.gaussian import Gaussian
+from transportflows.draws import Batch
+from transportflows.fields.kinds import Velocity
+from transportflows.fields.pair import FieldPair
 from transportflows.interpolants import AffineInterpolant, Brownian, Linear
 from transportflows.losses import Loss, NoiseLoss, SumLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.times import GridTimes
+from transportflows.times.base import GridTimes
 from transportflows.training import EMA, Epochs, FusedAdam, NonFiniteLossError, Rows, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder

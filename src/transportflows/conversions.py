@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._autodiff import time_derivative
+from ._core.autodiff import time_derivative
 from .interpolants import AffineInterpolant
 from .process import Process
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._random import stream
+from ._core.random import stream
 from .samplers.sample import sample
 from .training import Callback, Trainer
 
@@ -171,12 +171,12 @@ class SamplePictures(Callback):
                 f" known: {sorted(known)}"
             )
 
-    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_start(self, trainer: Trainer) -> None:
         _figure_class()  # better to fail now than after a thousand steps
         if trainer.world.first:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def on_step(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_step(self, trainer: Trainer) -> None:
         with trainer.evaluating() as field:
             x = sample(field, self.n, generator=stream(0), distributed=True, **self.options).x
         if not trainer.world.first:

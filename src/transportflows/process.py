@@ -19,15 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._autodiff import time_derivative
-from ._checks import check_same_kind
-from ._random import local
-from ._tensor import as_time, expand_time
-from .batches import PathSample
-from .couplings import Coupling, Independent, Paired
-from .distributions import Distribution, Gaussian, as_distribution
+from ._core.autodiff import time_derivative
+from ._core.checks import check_same_kind
+from ._core.random import local
+from ._core.tensor import as_time, expand_time
+from .couplings.base import Coupling, Independent, Paired
+from .distributions.adapters import as_distribution
+from .distributions.base import Distribution
+from .distributions.gaussian import Gaussian
+from .draws import PathSample
 from .interpolants import AffineInterpolant, Interpolant, OneSided
-from .times import Margin, TimeSampler, UniformTimes
+from .times.base import Margin, TimeSampler, UniformTimes
 
 __all__ = ["Process"]
 

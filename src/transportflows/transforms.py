@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._checks import check_finite_rows
+from ._core.checks import check_finite_rows
 
 __all__ = ["Standardize"]
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._tensor import expand_time
+from .._core.tensor import expand_time
 from .base import AffineInterpolant
 from .gammas import Brownian, Gamma, SineSquared
 
@@ -32,22 +32,22 @@ class Linear(AffineInterpolant):
         gamma: latent scale, or None for none.
     """
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return t
 
-    def alpha_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha_dot(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return torch.lerp(x0, x1, expand_time(t, x1))
 
-    def mean_dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean_dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         return x1 - x0
 
 
@@ -73,17 +73,17 @@ class Trigonometric(AffineInterpolant):
                     " use a smaller γ or scaled=False"
                 )
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.cos(_HALF_PI * t) * self._shrink(t)
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return torch.sin(_HALF_PI * t) * self._shrink(t)
 
-    def alpha_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha_dot(self, t: Tensor) -> Tensor:
         dot = -_HALF_PI * torch.sin(_HALF_PI * t) * self._shrink(t)
         return dot + torch.cos(_HALF_PI * t) * self._shrink_dot(t)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         dot = _HALF_PI * torch.cos(_HALF_PI * t) * self._shrink(t)
         return dot + torch.sin(_HALF_PI * t) * self._shrink_dot(t)
 
@@ -95,7 +95,7 @@ class Trigonometric(AffineInterpolant):
             return 0.0
         return -0.5 * self.gamma_sq_dot(t) / (1 - self.gamma_sq(t)).sqrt()
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {**super().config(), "scaled": self.scaled}
 
 
@@ -112,19 +112,19 @@ class EncoderDecoder(AffineInterpolant):
     def __init__(self) -> None:
         super().__init__(SineSquared())
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.where(t <= 0.5, torch.cos(math.pi * t).square(), 0.0)
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return torch.where(t > 0.5, torch.cos(math.pi * t).square(), 0.0)
 
-    def alpha_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha_dot(self, t: Tensor) -> Tensor:
         return torch.where(t <= 0.5, -math.pi * torch.sin(2 * math.pi * t), 0.0)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return torch.where(t > 0.5, -math.pi * torch.sin(2 * math.pi * t), 0.0)
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {}
 
 
@@ -143,23 +143,23 @@ class Mirror(AffineInterpolant):
     def __init__(self, gamma: Gamma | None = None) -> None:
         super().__init__(Brownian() if gamma is None else gamma)
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def alpha_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha_dot(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def mean(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:
         return x1
 
-    def mean_dot(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean_dot(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:
         return torch.zeros_like(x1)
 
-    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:  # noqa: D102
+    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
         return self._latent_end_errors(x1)

@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._autodiff import time_derivative
-from .._tensor import expand_time
+from .._core.autodiff import time_derivative
+from .._core.tensor import expand_time
 from .gammas import Gamma, LatentScale
 
 __all__ = ["AffineInterpolant", "Interpolant", "OneSided"]
@@ -91,24 +91,24 @@ class Interpolant(LatentScale, ABC):
             lambda s: self.mean(expand_time(s, x1), x0, x1), t.expand(x1.shape[0])
         )
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         if self._writes("gamma"):
             return self.gamma(t).square()
         return torch.zeros_like(t) if self.latent is None else self.latent.gamma_sq(t)
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         if self.latent is not None and not self._writes("gamma_sq"):
             return self.latent.gamma(t)
         return super().gamma(t)
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         if not self.has_latent:
             return torch.zeros_like(t)
         if self._writes("gamma_sq") or self._writes("gamma") or self.latent is None:
             return super().gamma_sq_dot(t)
         return self.latent.gamma_sq_dot(t)
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         if not self.has_latent:
             return torch.zeros_like(t)
         if self._writes("gamma"):
@@ -183,15 +183,15 @@ class AffineInterpolant(Interpolant):
             return 2 * self.alpha(t) * self.alpha_dot(t)
         return time_derivative(self.alpha_sq, t)
 
-    def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         a, b = expand_time(self.alpha(t), x1), expand_time(self.beta(t), x1)
         return torch.addcmul(a * x0, b, x1)
 
-    def mean_dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean_dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         a, b = expand_time(self.alpha_dot(t), x1), expand_time(self.beta_dot(t), x1)
         return torch.addcmul(a * x0, b, x1)
 
-    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:  # noqa: D102
+    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
         zero, one = x1.new_zeros(()), x1.new_ones(())
         return {
             "α(0) - 1": abs(float(self.alpha(zero)) - 1),
@@ -219,19 +219,19 @@ class OneSided(AffineInterpolant):
         with torch.no_grad():
             return float(self.gamma(torch.zeros((), dtype=torch.float64)))
 
-    def alpha(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def alpha_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def alpha_dot(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)
 
-    def mean(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:
         return expand_time(self.beta(t), x1) * x1
 
-    def mean_dot(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:  # noqa: D102
+    def mean_dot(self, t: Tensor, x0: Tensor | None, x1: Tensor) -> Tensor:
         return expand_time(self.beta_dot(t), x1) * x1
 
-    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:  # noqa: D102
+    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
         zero, one = x1.new_zeros(()), x1.new_ones(())
         start, end = float(self.gamma_sq(zero)), float(self.gamma_sq(one))
         return {

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._autodiff import time_derivative
+from .._core.autodiff import time_derivative
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -125,13 +125,13 @@ class Brownian(Gamma):
         else:
             self.register_buffer("a", torch.tensor(float(a), dtype=torch.float64), persistent=False)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         return self.a.to(t) * t * (1 - t)
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return self.a.to(t) * (1 - 2 * t)
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"a": float(self.a)}
 
 
@@ -146,13 +146,13 @@ class Quadratic(Gamma):
         super().__init__()
         self.scale = _positive(scale)
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         return self.scale * t * (1 - t)
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         return self.scale * (1 - 2 * t)
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"scale": self.scale}
 
 
@@ -167,13 +167,13 @@ class SineSquared(Gamma):
         super().__init__()
         self.scale = _positive(scale)
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         return self.scale * torch.sin(math.pi * t).square()
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         return self.scale * math.pi * torch.sin(2 * math.pi * t)
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"scale": self.scale}
 
 
@@ -191,18 +191,18 @@ class Sigmoid(Gamma):
         super().__init__()
         self.f = _positive(f, "f")
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         u = -self.f * (t - 0.5).abs()  # symmetric, so that both ends are 0 to the bit
         ends = torch.sigmoid(torch.tensor([1 - self.f / 2, -1 - self.f / 2], dtype=torch.float64))
         floor = float(ends[0] - ends[1])
         return torch.sigmoid(u + 1) - torch.sigmoid(u - 1) - floor
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         u = self.f * (t - 0.5)
         above, below = torch.sigmoid(u + 1), torch.sigmoid(u - 1)
         return self.f * (above * (1 - above) - below * (1 - below))
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"f": self.f}
 
 

@@ -20,44 +20,44 @@ _HALF_PI = math.pi / 2
 class OneSidedLinear(OneSided):
     """``x_t = t x1 + (1 - t) z``: flow matching from a standard normal."""
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return t
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         return (1 - t).square()
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         return 1 - t
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -2 * (1 - t)
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         return -torch.ones_like(t)
 
 
 class OneSidedTrigonometric(OneSided):
     """``x_t = sin(πt/2) x1 + cos(πt/2) z``: variance preserving on white data."""
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return torch.sin(_HALF_PI * t)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return _HALF_PI * torch.cos(_HALF_PI * t)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         return self.gamma(t).square()
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         return torch.cos(_HALF_PI * t)
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -_HALF_PI * torch.sin(math.pi * t)
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         return -_HALF_PI * torch.sin(_HALF_PI * t)
 
 
@@ -69,14 +69,14 @@ class SBDM(OneSided):
     5.1). γ̇ is infinite at t = 1.
     """
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return t
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         return (1 - t) * (1 + t)
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -2 * t

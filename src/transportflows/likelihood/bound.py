@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite_rows
-from .._random import draw_key, stream
-from .._tensor import sum_events
-from ..fields import Field
+from .._core.checks import check_finite_rows
+from .._core.random import draw_key, stream
+from .._core.tensor import sum_events
+from ..fields.base import Field
 from ..losses.variational import prior_matching, reconstruction_constant
 from ..losses.weights import VariationalWeight
 from .density import bits_per_dimension
@@ -97,7 +97,7 @@ def variational_bound(
         >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
         >>> law, generator = tpf.Gaussian((2,)), torch.Generator().manual_seed(0)
         >>> exact, x = tpf.oracle(process, law), law.sample(4_000, generator=generator)
-        >>> times = tpf.time_of_sigma(process, torch.logspace(-2, 3, 200))
+        >>> times = tpf.times.time_of_sigma(process, torch.logspace(-2, 3, 200))
         >>> found = variational_bound(exact, x, times, generator=generator)
         >>> gap = (found.nats + law.log_prob(x)).mean()  # it falls as 1/T with more levels
         >>> 0 < gap.item() < 0.7

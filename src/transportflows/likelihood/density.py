@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite_rows
-from .._random import draw_key, mix, stream
-from ..distributions import Distribution, as_distribution
-from ..fields import Field
+from .._core.checks import check_finite_rows
+from .._core.random import draw_key, mix, stream
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..fields.base import Field
 from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
 
 __all__ = [
@@ -201,7 +202,7 @@ def sample_with_log_likelihood(
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
         >>> exact = tpf.oracle(process, tpf.Gaussian((2,), 1.0, 0.5))
-        >>> drawn = tpf.sample_with_log_likelihood(exact, 3, dtype=torch.float64)
+        >>> drawn = tpf.likelihood.sample_with_log_likelihood(exact, 3, dtype=torch.float64)
         >>> error = drawn.log_prob - tpf.Gaussian((2,), 1.0, 0.5).log_prob(drawn.x)
         >>> bool(error.abs().max() < 1e-3)
         True

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite_rows
-from ..batches import Batch
-from ..fields import Field
+from .._core.checks import check_finite_rows
+from ..draws import Batch
+from ..fields.base import Field
 from ..losses import Loss
 from .solver import Solver, check_field, check_options, log_base_of, recording
 
@@ -53,7 +53,7 @@ class LikelihoodLoss(Loss):
             "adjoint": adjoint,
         }
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
-from .._checks import names
-from .._random import draw_key, stream
-from ..distributions import as_distribution
-from ..fields import Field
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.checks import names
+from .._core.random import draw_key, stream
+from ..distributions.adapters import as_distribution
+from ..fields.base import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
 from ..samplers.dynamics import _MARGINS, singular_ends
-from ..samplers.grid import time_grid
 from ..samplers.integrate import integrate
 from ..samplers.sample import _as_margin, _check_cond, _default_chunk, _evaluating
 from ..samplers.schemes import SCHEMES
-from ..samplers.solution import NonFiniteStateError, Solution
+from ..solve.grid import time_grid
+from ..solve.solution import NonFiniteStateError, Solution
 
 __all__ = [
     "Solver",

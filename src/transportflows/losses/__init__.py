@@ -31,7 +31,7 @@ from .regressions import (
     ScoreLoss,
     SumLoss,
     VelocityLoss,
-    excess,
+    squared_error,
 )
 from .score_matching import ImplicitScoreLoss, SlicedScoreLoss
 from .variational import VariationalLoss
@@ -63,5 +63,5 @@ __all__ = [
     "VariationalLoss",
     "VariationalWeight",
     "VelocityLoss",
-    "excess",
+    "squared_error",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..snr import SigmaTimes
+from ..times.levels import SigmaTimes
 from .regressions import DataLoss
 
 __all__ = ["DenoisingAutoencoderLoss"]

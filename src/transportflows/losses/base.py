@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ..batches import Batch
-from ..fields import Field
+from ..draws import Batch
+from ..fields.base import Field
 
 __all__ = ["Loss"]
 

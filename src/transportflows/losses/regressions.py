@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._checks import names
-from .._tensor import expand_time, sum_events
-from ..batches import Batch, PathSample
-from ..fields import Field
+from .._core.checks import names
+from .._core.tensor import expand_time, sum_events
+from ..draws import Batch, PathSample
+from ..fields.base import Field
 from ..process import Process
-from ..times import Margin, TimeSampler, UniformTimes
+from ..times.base import Margin, TimeSampler, UniformTimes
 from .base import Loss
 from .weights import LossWeight
 
@@ -26,7 +26,7 @@ __all__ = [
     "ScoreLoss",
     "SumLoss",
     "VelocityLoss",
-    "excess",
+    "squared_error",
 ]
 
 
@@ -98,7 +98,7 @@ class Regression(Loss):
             times = times.within(margin)
         return times.bind(process), margin
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
@@ -209,7 +209,7 @@ class ScoreLoss(Regression):
     def _weighed(self) -> str:
         return "noise"
 
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:  # noqa: D102
+    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
         if prediction is None:
             raise ValueError("ScoreLoss was given no prediction")
         scale = sample.process.noise_scale(sample.t)
@@ -238,7 +238,7 @@ class SumLoss(Loss):
             raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
         self.losses: Sequence[Regression] = losses
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
@@ -276,7 +276,9 @@ class SumLoss(Loss):
         return self.evaluate_terms(field, sample).sum(0)
 
 
-def excess(field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity") -> Tensor:
+def squared_error(
+    field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity"
+) -> Tensor:
     """``|f̂ - f|²`` of each row, ``(B,)``: twice what a regression is above its minimum.
 
     Half its mean is the excess of the loss of ``quantity``; as one difference of two fields it

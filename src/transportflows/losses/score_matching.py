@@ -27,13 +27,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
-from .._checks import names
-from .._random import local
-from .._tensor import sum_events
-from ..batches import Batch, PathSample
-from ..fields import Field
-from ..times import TimeSampler
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.checks import names
+from .._core.random import local
+from .._core.tensor import sum_events
+from ..draws import Batch, PathSample
+from ..fields.base import Field
+from ..times.base import TimeSampler
 from .base import Loss
 from .weights import LossWeight
 
@@ -71,7 +71,7 @@ class FromSamples(Loss):
         t = batch.x1.new_full((len(batch),), self.at)
         return PathSample(field.process, t, batch.x1, None, batch.x1, None, batch.cond)
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],

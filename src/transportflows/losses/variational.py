@@ -31,11 +31,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._tensor import sum_events
-from ..batches import PathSample
-from ..distributions import Gaussian
+from .._core.tensor import sum_events
+from ..distributions.gaussian import Gaussian
+from ..draws import PathSample
 from ..process import Process
-from ..times import GridTimes
+from ..times.base import GridTimes
 from .regressions import Regression
 from .weights import VariationalWeight
 
@@ -73,7 +73,7 @@ class VariationalLoss(Regression):
         super().__init__(times=GridTimes(weight.levels), weight=weight, antithetic=antithetic)
         self.bound = weight
 
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:  # noqa: D102
+    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
         if prediction is None:
             raise ValueError("VariationalLoss was given no prediction")
         value = self._halved(prediction, sample.x1) * self._weight(sample)

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from ..conversions import QUANTITIES
+from ..gaussian_part import NoiseLevel, check_monotone
 from ..process import Process
-from ..snr import NoiseLevel, check_monotone
-from ..times import Margin
+from ..times.base import Margin
 
 __all__ = [
     "EDMWeight",
@@ -59,7 +59,7 @@ class LossWeight(ABC):
 
     A subclass says in which form it states the weight, and states it::
 
-        class Capped(tpf.LossWeight):  # ½ min(σ̂², 1) |ŝ - T|², whatever is regressed
+        class Capped(tpf.losses.LossWeight):  # ½ min(σ̂², 1) |ŝ - T|², whatever is regressed
             form = "score"
 
             def value(self, level):
@@ -164,7 +164,7 @@ class UnitWeight(LossWeight):
             raise ValueError(f"of must be one of {', '.join(_SCALES)}, got {of!r}")
         self.form = of
 
-    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+    def value(self, level: NoiseLevel) -> Tensor:
         return torch.ones_like(level.t)
 
 
@@ -186,7 +186,7 @@ class LikelihoodWeight(LossWeight):
 
     form = "score"
 
-    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+    def value(self, level: NoiseLevel) -> Tensor:
         check_monotone(level.process)
         return level.diffusion_sq
 
@@ -210,7 +210,7 @@ class MinSNRWeight(LossWeight):
             raise ValueError(f"gamma must be positive, got {gamma}")
         self.gamma = float(gamma)
 
-    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+    def value(self, level: NoiseLevel) -> Tensor:
         return level.snr.clamp(max=self.gamma)
 
 
@@ -230,7 +230,7 @@ class EDMWeight(LossWeight):
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         self.sigma_data = float(sigma_data)
 
-    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+    def value(self, level: NoiseLevel) -> Tensor:
         square = self.sigma_data**2
         return (level.noise + square * level.signal) / (square * level.noise)
 
@@ -303,7 +303,7 @@ class VariationalWeight(LossWeight):
         table: Tensor = self.once(process, f"{dtype}", lambda: self.table(process, dtype))
         return table
 
-    def value(self, level: NoiseLevel) -> Tensor:  # noqa: D102
+    def value(self, level: NoiseLevel) -> Tensor:
         table: Tensor = self.once(
             level.process,
             f"{level.dtype}, {level.t.device}",
@@ -311,7 +311,7 @@ class VariationalWeight(LossWeight):
         )
         return table[self.index(level.t)]
 
-    def margin(self, process: Process, quantity: str) -> Margin:  # noqa: D102
+    def margin(self, process: Process, quantity: str) -> Margin:
         return (0.0, 0.0)
 
 

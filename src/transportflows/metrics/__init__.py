@@ -24,9 +24,9 @@ to use:
 - All at once, with floors: :func:`evaluate`.
 """
 
-from transportflows.metrics.characteristic import CharacteristicDistance, characteristic_distance
-from transportflows.metrics.classifier import ClassifierTest, classifier_test
-from transportflows.metrics.diagnostics import (
+from .characteristic import CharacteristicDistance, characteristic_distance
+from .classifier import ClassifierTest, classifier_test
+from .diagnostics import (
     Consistency,
     LossByTime,
     PathGeometry,
@@ -35,29 +35,24 @@ from transportflows.metrics.diagnostics import (
     loss_by_time,
     path_geometry,
 )
-from transportflows.metrics.divergences import (
+from .divergences import (
     fisher_divergence,
     jensen_shannon_kernel_density,
     kl_kernel_density,
     kl_log_densities,
 )
-from transportflows.metrics.energy import (
-    PermutationTest,
-    TwoSampleTest,
-    energy_distance,
-    energy_test,
-)
-from transportflows.metrics.entropic import (
+from .energy import PermutationTest, TwoSampleTest, energy_distance, energy_test
+from .entropic import (
     ConvergenceWarning,
     EntropicTransport,
     SinkhornDivergence,
     entropic_wasserstein2,
     sinkhorn_divergence,
 )
-from transportflows.metrics.estimates import Estimate
-from transportflows.metrics.features import extract_features, frechet_distance, kernel_distance
-from transportflows.metrics.gaussian import bures_wasserstein2, gaussian_wasserstein2
-from transportflows.metrics.kernels import (
+from .estimates import Estimate
+from .features import extract_features, frechet_distance, kernel_distance
+from .gaussian import bures_wasserstein2, gaussian_wasserstein2
+from .kernels import (
     GaussianKernel,
     Kernel,
     KernelDistance,
@@ -66,16 +61,10 @@ from transportflows.metrics.kernels import (
     median_bandwidth,
     mmd2,
 )
-from transportflows.metrics.kolmogorov import ProjectionTest, holm, sliced_kolmogorov_test
-from transportflows.metrics.modes import ModeWeights, mode_weights
-from transportflows.metrics.moments import (
-    MomentError,
-    MomentSummary,
-    covariance_error,
-    mean_error,
-    moment_summary,
-)
-from transportflows.metrics.neighbours import (
+from .kolmogorov import ProjectionTest, holm, sliced_kolmogorov_test
+from .modes import ModeWeights, mode_weights
+from .moments import MomentError, MomentSummary, covariance_error, mean_error, moment_summary
+from .neighbours import (
     Coverage,
     NeighbourDistances,
     coverage,
@@ -83,22 +72,17 @@ from transportflows.metrics.neighbours import (
     nearest_distances,
     nearest_neighbours,
 )
-from transportflows.metrics.oracle_diagnostics import (
-    KLIdentity,
-    OracleErrors,
-    ode_kl_identity,
-    oracle_errors,
-)
-from transportflows.metrics.report import METRICS, MetricRow, MetricsReport, evaluate
-from transportflows.metrics.sliced import (
+from .oracle_diagnostics import KLIdentity, OracleErrors, ode_kl_identity, oracle_errors
+from .report import METRICS, MetricRow, MetricsReport, evaluate
+from .sliced import (
     MaxSlicedDistance,
     SlicedDistance,
     max_sliced_wasserstein2,
     sliced_wasserstein2,
 )
-from transportflows.metrics.starts import EndBias, PriorBias, prior_bias
-from transportflows.metrics.stein import kernel_stein_discrepancy
-from transportflows.metrics.wasserstein import (
+from .starts import EndBias, PriorBias, prior_bias
+from .stein import kernel_stein_discrepancy
+from .wasserstein import (
     CorrectedDistance,
     TransportPlan,
     corrected_wasserstein2,

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows.metrics._samples import block_rows
+from ._samples import block_rows
 
 __all__ = [
     "BYTES_PER_ENTRY",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from transportflows._checks import check_finite_rows, check_same_kind
+from .._core.checks import check_finite_rows, check_same_kind
 
 __all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
 

@@ -15,8 +15,8 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from transportflows._random import draw_key, mix, stream
-from transportflows.metrics._samples import check_at_least, event_rows
+from .._core.random import draw_key, mix, stream
+from ._samples import check_at_least, event_rows
 
 __all__ = ["ClassifierTest", "classifier_test"]
 

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transportflows._checks import check_finite_rows
-from transportflows._random import draw_key, stream
-from transportflows._tensor import sum_events
-from transportflows.conversions import ConversionError
-from transportflows.fields import Field, Velocity
-from transportflows.losses import Regression
-from transportflows.samplers.grid import time_grid
-from transportflows.samplers.sample import sample
+from .._core.checks import check_finite_rows
+from .._core.random import draw_key, stream
+from .._core.tensor import sum_events
+from ..conversions import ConversionError
+from ..fields.base import Field
+from ..fields.kinds import Velocity
+from ..losses import Regression
+from ..samplers.sample import sample
+from ..solve.grid import time_grid
 
 __all__ = [
     "Consistency",

@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from transportflows.metrics._samples import block_rows, check_at_least, event_rows, rows_of
-from transportflows.metrics.estimates import Estimate, mean_estimate
+from ._samples import block_rows, check_at_least, event_rows, rows_of
+from .estimates import Estimate, mean_estimate
 
 __all__ = [
     "fisher_divergence",
@@ -241,7 +241,7 @@ def _whitened(
 
 def _log_density(at: Tensor, points: Tensor, *, own: bool) -> Tensor:
     """Log of the mean of kernels ``exp(-r²/2)``; with ``own``, row i without points[i]."""
-    from transportflows.metrics.kernels import _square_distances
+    from .kernels import _square_distances
 
     parts, first = [], 0
     for rows in torch.split(at, block_rows(len(points), at.device)):

@@ -23,14 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows.metrics._entropic_solver import (
-    BYTES_PER_ENTRY,
-    Potentials,
-    solve,
-    solve_alone,
-    weighted_rows,
-)
-from transportflows.metrics._samples import block_rows, event_rows, weights_of
+from ._entropic_solver import BYTES_PER_ENTRY, Potentials, solve, solve_alone, weighted_rows
+from ._samples import block_rows, event_rows, weights_of
 
 __all__ = [
     "ConvergenceWarning",

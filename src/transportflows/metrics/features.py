@@ -25,9 +25,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from transportflows._checks import check_finite_rows
-from transportflows.metrics.gaussian import gaussian_wasserstein2
-from transportflows.metrics.kernels import KernelDistance, PolynomialKernel, mmd2
+from .._core.checks import check_finite_rows
+from .gaussian import gaussian_wasserstein2
+from .kernels import KernelDistance, PolynomialKernel, mmd2
 
 __all__ = ["extract_features", "frechet_distance", "kernel_distance"]
 

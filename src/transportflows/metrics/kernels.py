@@ -26,7 +26,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from transportflows.metrics._samples import block_rows, check_at_least, event_rows
+from ._samples import block_rows, check_at_least, event_rows
 
 __all__ = [
     "GaussianKernel",
@@ -62,7 +62,7 @@ class GaussianKernel(Kernel):
         """Bandwidths ``h 2^k`` for k from ``-octaves`` to ``octaves``, equally weighed."""
         return cls([bandwidth * 2.0**k for k in range(-octaves, octaves + 1)])
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         square = _square_distances(x, y)
         parts: list[Tensor] = []
         for k, h in enumerate(self.bandwidths):
@@ -87,7 +87,7 @@ class RationalQuadraticKernel(Kernel):
         self.bandwidth = _positive(bandwidth, "bandwidth")[0]
         self.exponents = _positive(exponents, "exponents")
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         square = _square_distances(x, y) / (2 * self.bandwidth**2)
         return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
@@ -106,7 +106,7 @@ class PolynomialKernel(Kernel):
             raise ValueError(f"degree must be at least 1, got {degree}; 3 is usual")
         self.degree = degree
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: D102
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return ((x @ y.mT) / x.shape[1] + 1) ** self.degree
 
 

@@ -19,9 +19,9 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from transportflows._random import draw_key, stream
-from transportflows.metrics._samples import event_rows
-from transportflows.metrics.energy import TwoSampleTest
+from .._core.random import draw_key, stream
+from ._samples import event_rows
+from .energy import TwoSampleTest
 
 __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
 

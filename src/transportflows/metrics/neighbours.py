@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows.metrics._samples import block_rows, check_at_least, event_rows
-from transportflows.metrics.energy import _distances
+from ._samples import block_rows, check_at_least, event_rows
+from .energy import _distances
 
 __all__ = [
     "Coverage",

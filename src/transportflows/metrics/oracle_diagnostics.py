@@ -28,13 +28,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows._random import draw_key, stream
-from transportflows._tensor import sum_events
-from transportflows.fields import Field
-from transportflows.likelihood import log_likelihood
-from transportflows.metrics.divergences import kl_log_densities
-from transportflows.metrics.estimates import Estimate
-from transportflows.oracles import GaussianMixtureOracle
+from .._core.random import draw_key, stream
+from .._core.tensor import sum_events
+from ..fields.base import Field
+from ..likelihood import log_likelihood
+from ..oracles import GaussianMixtureOracle
+from .divergences import kl_log_densities
+from .estimates import Estimate
 
 __all__ = ["KLIdentity", "OracleErrors", "ode_kl_identity", "oracle_errors"]
 

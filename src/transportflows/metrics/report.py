@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transportflows._checks import names
-from transportflows._random import draw_key, stream
-from transportflows.metrics._samples import check_at_least, event_rows
-from transportflows.metrics.characteristic import characteristic_distance
-from transportflows.metrics.energy import energy_distance
-from transportflows.metrics.gaussian import gaussian_wasserstein2
-from transportflows.metrics.kernels import GaussianKernel, median_bandwidth, mmd2
-from transportflows.metrics.moments import covariance_error, mean_error
-from transportflows.metrics.neighbours import coverage, kl_nearest_neighbours
-from transportflows.metrics.sliced import sliced_wasserstein2
-from transportflows.metrics.wasserstein import wasserstein2, wasserstein2_error
+from .._core.checks import names
+from .._core.random import draw_key, stream
+from ._samples import check_at_least, event_rows
+from .characteristic import characteristic_distance
+from .energy import energy_distance
+from .gaussian import gaussian_wasserstein2
+from .kernels import GaussianKernel, median_bandwidth, mmd2
+from .moments import covariance_error, mean_error
+from .neighbours import coverage, kl_nearest_neighbours
+from .sliced import sliced_wasserstein2
+from .wasserstein import wasserstein2, wasserstein2_error
 
 __all__ = ["METRICS", "MetricRow", "MetricsReport", "evaluate"]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows._random import draw_key, stream
-from transportflows.metrics._samples import event_rows
+from .._core.random import draw_key, stream
+from ._samples import event_rows
 
 __all__ = [
     "MaxSlicedDistance",

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transportflows._random import draw_key, mix, stream
-from transportflows._tensor import sum_events
-from transportflows.distributions import Gaussian
-from transportflows.metrics.divergences import kl_log_densities
-from transportflows.metrics.estimates import Estimate, mean_estimate
-from transportflows.oracles import EmpiricalOracle, GaussianMixtureOracle
-from transportflows.samplers import AndersonEpsilon, sample
+from .._core.random import draw_key, mix, stream
+from .._core.tensor import sum_events
+from ..distributions.gaussian import Gaussian
+from ..oracles import EmpiricalOracle, GaussianMixtureOracle
+from ..samplers import sample
+from ..solve.epsilon import AndersonEpsilon
+from .divergences import kl_log_densities
+from .estimates import Estimate, mean_estimate
 
 __all__ = ["EndBias", "PriorBias", "prior_bias"]
 

@@ -20,8 +20,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from transportflows.metrics._samples import block_rows, check_at_least, rows_of
-from transportflows.metrics.kernels import KernelDistance, _square_distances, median_bandwidth
+from ._samples import block_rows, check_at_least, rows_of
+from .kernels import KernelDistance, _square_distances, median_bandwidth
 
 __all__ = ["kernel_stein_discrepancy"]
 

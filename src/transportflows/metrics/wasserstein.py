@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transportflows._random import draw_key, stream
-from transportflows.metrics._samples import check_at_least, event_rows, weights_of
-from transportflows.metrics.estimates import Estimate
+from .._core.random import draw_key, stream
+from ._samples import check_at_least, event_rows, weights_of
+from .estimates import Estimate
 
 __all__ = [
     "CorrectedDistance",

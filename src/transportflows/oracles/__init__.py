@@ -34,7 +34,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..distributions import Distribution, Empirical, Gaussian, GaussianMixture
+from ..distributions.base import Distribution
+from ..distributions.empirical import Empirical
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
 from ..process import Process
 from .empirical import EmpiricalOracle
 from .mixture import GaussianMixtureOracle

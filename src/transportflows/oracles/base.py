@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_state
-from .._tensor import as_time
-from ..fields import Field, Network
+from .._core.checks import check_state
+from .._core.tensor import as_time
+from ..fields.base import Field, Network
 from ..interpolants import AffineInterpolant
 from ..process import Process
 
@@ -40,10 +40,10 @@ class ExactField(Field):
         self.register_buffer("_like", torch.zeros(()), persistent=False)
 
     @property
-    def networks(self) -> tuple[Network, ...]:  # noqa: D102
+    def networks(self) -> tuple[Network, ...]:
         return ()
 
-    def reference(self) -> Tensor:  # noqa: D102
+    def reference(self) -> Tensor:
         return torch.zeros((), device=self._like.device)
 
     def _check(self, t: Tensor, x: Tensor) -> None:

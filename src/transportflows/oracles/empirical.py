@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite_rows
-from .._random import local
-from .._tensor import expand_time, sum_events
+from .._core.checks import check_finite_rows
+from .._core.random import local
+from .._core.tensor import expand_time, sum_events
 from ..process import Process
 from .base import ExactField
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from .._random import local
-from .._tensor import expand_time
-from ..distributions import Distribution, Gaussian, GaussianMixture
+from .._core.random import local
+from .._core.tensor import expand_time
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
 from ..interpolants import AffineInterpolant
 from ..process import Process
 from .base import ExactField

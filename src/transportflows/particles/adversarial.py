@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from .._distributed import world
-from .._random import local
-from ..batches import Batch
-from ..fields import Field
+from .._core.distributed import world
+from .._core.random import local
+from ..draws import Batch
+from ..fields.base import Field
 from ..training.callbacks import Callback
 from .directions import DiscriminatorDifference
 from .flow import _positive_integer
@@ -77,7 +77,7 @@ class AdversarialLoss(MovedTargetLoss):
             )
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
@@ -120,13 +120,13 @@ class DiscriminatorState(Callback):
     def __init__(self, loss: AdversarialLoss) -> None:
         self.loss = loss
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> dict[str, Any]:
         return {
             "discriminator": dict(self.loss.discriminator.state_dict()),
             "optimizer": self.loss.optimizer.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+    def restore(self, state: dict[str, Any]) -> None:
         self.loss.discriminator.load_state_dict(state["discriminator"])
         self.loss.optimizer.load_state_dict(state["optimizer"])
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .._random import draw_key, mix, stream
-from ..distributions import Distribution
-from ..samplers.solution import Solution
+from .._core.random import draw_key, mix, stream
+from ..distributions.base import Distribution
+from ..solve.solution import Solution
 from .directions import Direction
 from .flow import Flow, Moved, _positive_integer
 from .schedules import SigmaSchedule, StepSchedule

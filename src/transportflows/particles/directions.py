@@ -30,7 +30,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..distributions import Distribution, Gaussian, GaussianMixture
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
 from .kernels import check_bandwidth, kernel_mean
 from .predictions import FieldData, SmoothedLaw, as_data
 
@@ -110,13 +112,13 @@ class KernelDifference(Direction):
 
     needs_target = True
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         target = _target(swarm)
         sigma, options = swarm.sigma, {"radius": swarm.radius, "fused": swarm.fused}
         ahead = kernel_mean(z, target, sigma, **options)  # type: ignore[arg-type]
         return ahead - kernel_mean(z, swarm.source, sigma, **options)  # type: ignore[arg-type]
 
-    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:  # noqa: D102
+    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:
         if target is not None:
             check_bandwidth(target, float(sigma.min()))
 
@@ -148,7 +150,7 @@ class DataDifference(Direction):
             self.of_source = as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         return self.data(z, swarm.sigma) - self._behind(z, swarm)
 
     def _behind(self, z: Tensor, swarm: Swarm) -> Tensor:
@@ -159,7 +161,7 @@ class DataDifference(Direction):
         predicted: Tensor = self.of_source(z, swarm.sigma)
         return predicted
 
-    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:  # noqa: D102
+    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:
         for part in (self.data, self.of_source):
             if isinstance(part, FieldData):  # the times are found here, not in the loop
                 for level in sigma.tolist():
@@ -186,7 +188,7 @@ class ScoreDifference(Direction):
         self.of_source = None if source == "gaussian" else _score(source)
         self._parts = _modules(self.of_target, self.of_source)
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         sigma = swarm.sigma
         ahead = self.of_target(z, sigma)
         if self.of_source is None:
@@ -220,7 +222,7 @@ class DiscriminatorDifference(Direction):
             )
         self.logit, self.loss = logit, loss
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             h = self.logit(z)
@@ -253,7 +255,7 @@ class LossGradient(Direction):
         super().__init__()
         self.loss = loss
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             value = self.loss(z)

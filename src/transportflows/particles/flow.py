@@ -2,7 +2,7 @@ r"""Algorithm 1: particles that move from a source to a target, with no network.
 
 .. math:: z = y + \sigma(u)\, \epsilon, \qquad y \leftarrow y + \eta(u)\, \Delta(z)
 
-for any :class:`~transportflows.Direction` Δ. The particles are themselves the sample of
+for any :class:`~transportflows.particles.Direction` Δ. The particles are themselves the sample of
 q_t. What moves is y, without the noise; the noise is there because the *smoothed* laws are aligned,
 and these are equal if and only if the laws are (Weber 2023, section 3.1).
 
@@ -30,10 +30,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .._checks import check_finite_rows, check_same_kind
-from .._random import draw_key, mix
-from ..distributions import Distribution, as_distribution
-from ..samplers.solution import NonFiniteStateError, Solution
+from .._core.checks import check_finite_rows, check_same_kind
+from .._core.random import draw_key, mix
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..solve.solution import NonFiniteStateError, Solution
 from .directions import Direction, KernelDifference, Swarm
 from .kernels import radius_of
 from .schedules import SigmaSchedule, StepSchedule, as_sigma, as_step

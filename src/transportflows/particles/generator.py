@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._random import draw_key, local, stream
+from .._core.random import draw_key, local, stream
 from ..conversions import ConversionError, Weights
-from ..distributions import Distribution, Gaussian, as_distribution
-from ..fields import Field
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..fields.base import Field
 from ..interpolants import OneSidedLinear
 from ..process import Process
 from ..transforms import Standardize
@@ -87,12 +89,12 @@ class OneStepGenerator(Field):
             )
         return x
 
-    def predict(  # noqa: D102
+    def predict(
         self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
     ) -> tuple[Tensor | None, ...]:
         return (self(x, **cond),)
 
-    def weights(self, target: str, t: Tensor) -> Weights:  # noqa: D102
+    def weights(self, target: str, t: Tensor) -> Weights:
         raise ConversionError(
             f"a generator has no {target.replace('_', ' ')}: it makes a sample of a latent in one"
             " call, without time; draw samples with generator.sample(n)"

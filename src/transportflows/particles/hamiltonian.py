@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .._checks import check_finite_rows
-from .._random import draw_key, mix
-from .._tensor import expand_time, sum_events
-from ..samplers.solution import NonFiniteStateError, Solution
+from .._core.checks import check_finite_rows
+from .._core.random import draw_key, mix
+from .._core.tensor import expand_time, sum_events
+from ..solve.solution import NonFiniteStateError, Solution
 from .flow import _positive_integer
 from .predictions import as_score
 

@@ -8,7 +8,7 @@ Draw latents ξ, move the samples ``y = g(ξ)`` by a direction, and regress on w
           \right)^{\!\top} \Delta
 
 with y' held. So *any* loss L of the samples is a data step, ``Δ = -∂L/∂x``
-(:class:`~transportflows.LossGradient`), and a regression, whose gradient is η times
+(:class:`~transportflows.particles.LossGradient`), and a regression, whose gradient is η times
 ``∂L/∂θ``: a gradient step on L itself (Weber 2023, equations 17 to 25). With a discriminator's
 gradient for Δ this is a GAN; with :class:`KernelDifference` nothing is trained but the generator.
 
@@ -25,11 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._random import local
-from .._tensor import sum_events
-from ..batches import Batch
-from ..distributions import Distribution, Empirical, as_distribution
-from ..fields import Field
+from .._core.random import local
+from .._core.tensor import sum_events
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..distributions.empirical import Empirical
+from ..draws import Batch
+from ..fields.base import Field
 from ..losses import Loss
 from ..training.callbacks import Callback
 from .directions import Direction, KernelDifference, Swarm
@@ -111,7 +113,7 @@ class MovedTargetLoss(Loss):
         self.u: float | None = None
         self._radius: float | None = None
 
-    def __call__(  # noqa: D102
+    def __call__(
         self,
         field: Field,
         batch: Batch | Tensor | tuple[Tensor, Tensor],
@@ -205,10 +207,10 @@ class FlowClock(Callback):
         _positive_integer("steps", steps)
         self.loss, self.steps = loss, steps
 
-    def on_start(self, trainer: Any) -> None:  # noqa: D102
+    def on_start(self, trainer: Any) -> None:
         self._set(trainer.step)
 
-    def on_step(self, trainer: Any) -> None:  # noqa: D102
+    def on_step(self, trainer: Any) -> None:
         self._set(trainer.step)
 
     def _set(self, step: int) -> None:

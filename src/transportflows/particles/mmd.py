@@ -47,10 +47,10 @@ class MMDGradient(Direction):
             raise ValueError(f"injection is a level of noise, at least 0, got {injection}")
         self.normalized, self.injection = normalized, injection
 
-    def levels(self, sigma: Tensor) -> Tensor:  # noqa: D102
+    def levels(self, sigma: Tensor) -> Tensor:
         return sigma if self.injection is None else torch.full_like(sigma, self.injection)
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         pull = self._pull(z, _target(swarm), swarm)
         return (pull - self._pull(z, swarm.source, swarm)).reshape(z.shape)
 
@@ -67,7 +67,7 @@ class MMDGradient(Direction):
         weight = top.exp()[:, None] / (len(points) * swarm.sigma**2)
         return weight * (moment - mass * (rows - centre))
 
-    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:  # noqa: D102
+    def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:
         if target is None:
             return
         KernelDifference().check(source, target, sigma)
@@ -115,7 +115,7 @@ class SteinDirection(Direction):
             )
         self.score, self.bandwidth = as_score(score), bandwidth
 
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:  # noqa: D102
+    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         source = swarm.source
         centre = source.flatten(1).mean(0)
         rows, points = z.flatten(1) - centre, source.flatten(1) - centre

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..distributions import Distribution, Gaussian, GaussianMixture
-from ..fields import Field
-from ..snr import time_of_sigma
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..distributions.mixture import GaussianMixture
+from ..fields.base import Field
+from ..gaussian_part import time_of_sigma
 from .kernels import kernel_mean
 
 __all__ = ["FieldData", "SampleData", "SmoothedLaw", "as_data", "as_score"]

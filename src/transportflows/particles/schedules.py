@@ -79,11 +79,11 @@ class ConstantSigma(SigmaSchedule):
     def __init__(self, sigma: float) -> None:
         self.sigma = _positive("sigma", sigma)
 
-    def value(self, u: Tensor) -> Tensor:  # noqa: D102
+    def value(self, u: Tensor) -> Tensor:
         return torch.full_like(u, self.sigma)
 
     @property
-    def constant(self) -> bool:  # noqa: D102
+    def constant(self) -> bool:
         return True
 
 
@@ -100,7 +100,7 @@ class CosineSigma(SigmaSchedule):
     def __init__(self, sigma_max: float, sigma_min: float) -> None:
         self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
 
-    def value(self, u: Tensor) -> Tensor:  # noqa: D102
+    def value(self, u: Tensor) -> Tensor:
         low, high = self.sigma_min**2, self.sigma_max**2
         return (low + (high - low) * 0.5 * (1 + torch.cos(math.pi * u))).sqrt()
 
@@ -119,7 +119,7 @@ class ModifiedCosineSigma(SigmaSchedule):
     def __init__(self, sigma_max: float, sigma_min: float) -> None:
         self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
 
-    def value(self, u: Tensor) -> Tensor:  # noqa: D102
+    def value(self, u: Tensor) -> Tensor:
         angle = math.acos(self.sigma_min**2 / self.sigma_max**2)
         return self.sigma_max * torch.cos(angle * u).sqrt()
 
@@ -135,7 +135,7 @@ class ExponentialSigma(SigmaSchedule):
     def __init__(self, sigma_max: float, sigma_min: float) -> None:
         self.sigma_max, self.sigma_min = _falling(sigma_max, sigma_min)
 
-    def value(self, u: Tensor) -> Tensor:  # noqa: D102
+    def value(self, u: Tensor) -> Tensor:
         return self.sigma_max * (self.sigma_min / self.sigma_max) ** u
 
 
@@ -177,7 +177,7 @@ class StepSchedule(ABC):
 class ConstantStep(StepSchedule):
     """The same η at all steps, or the automatic one of the first."""
 
-    def factor(self, u: Tensor) -> Tensor:  # noqa: D102
+    def factor(self, u: Tensor) -> Tensor:
         return torch.ones_like(u)
 
 
@@ -198,7 +198,7 @@ class CosineStep(StepSchedule):
             raise ValueError(f"floor is a part of the first step, in [0, 1], got {floor}")
         self.floor = floor
 
-    def factor(self, u: Tensor) -> Tensor:  # noqa: D102
+    def factor(self, u: Tensor) -> Tensor:
         return self.floor + (1 - self.floor) * 0.5 * (1 + torch.cos(math.pi * u))
 
 
@@ -215,7 +215,7 @@ class ExponentialStep(StepSchedule):
         super().__init__(size, norm=norm)
         self.ratio = _positive("ratio", ratio)
 
-    def factor(self, u: Tensor) -> Tensor:  # noqa: D102
+    def factor(self, u: Tensor) -> Tensor:
         return torch.tensor(self.ratio, dtype=u.dtype) ** u
 
 
@@ -230,10 +230,10 @@ class DiffusionStep(StepSchedule):
     def __init__(self) -> None:
         super().__init__(1.0)
 
-    def factor(self, u: Tensor) -> Tensor:  # noqa: D102
+    def factor(self, u: Tensor) -> Tensor:
         raise ValueError("the steps of a diffusion are made from sigma; use table(sigma)")
 
-    def table(self, sigma: Tensor) -> Tensor:  # noqa: D102
+    def table(self, sigma: Tensor) -> Tensor:
         after = torch.cat([sigma[1:], sigma.new_zeros(1)])
         return 1 - (after / sigma).square()
 

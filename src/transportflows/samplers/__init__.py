@@ -1,72 +1,28 @@
-"""Samplers: grids, ε schedules, noise sources, schemes, the step loop, and ``sample``."""
+"""Samplers: schemes of one step and of several, adaptive solvers, and ``sample``."""
 
 from .adaptive import ADAPTIVE
 from .ancestral import DDIM, FEW_STEP, Ancestral
-from .annealed import annealed_langevin
-from .ascent import AscentSolution, ascend
-from .corrector import Correction, LangevinCorrector
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
-from .epsilon import (
-    AndersonEpsilon,
-    ChurnEpsilon,
-    ConstantEpsilon,
-    EpsilonSchedule,
-    NoiseScaleEpsilon,
-    NoiseVarianceEpsilon,
-)
-from .exponential import Exponential
-from .grid import SPACINGS, time_grid
+from .exponential import ExponentialIntegrator
 from .integrate import integrate
-from .langevin import LangevinSolution, langevin
-from .langevin_steps import langevin_step
-from .levels import geometric_levels
 from .multistep import Multistep
-from .noise import BrownianPath, Increments, NoiseSource
-from .noise_grid import NOISE_SPACINGS, noise_grid
+from .one_step import OneStep
 from .sample import sample
 from .schemes import SCHEMES, Scheme
-from .scores import LogProbScore, score_at, score_of
-from .solution import NonFiniteStateError, Solution
 
 __all__ = [
     "ADAPTIVE",
-    "DDIM",
-    "FEW_STEP",
-    "NOISE_SPACINGS",
-    "SCHEMES",
-    "SPACINGS",
     "Ancestral",
-    "AndersonEpsilon",
-    "AscentSolution",
-    "BrownianPath",
-    "ChurnEpsilon",
-    "ConstantEpsilon",
-    "Correction",
+    "DDIM",
     "Dynamics",
-    "EpsilonSchedule",
-    "Exponential",
+    "ExponentialIntegrator",
+    "FEW_STEP",
     "FieldDynamics",
     "FunctionDynamics",
-    "Increments",
-    "LangevinCorrector",
-    "LangevinSolution",
-    "LogProbScore",
     "Multistep",
-    "NoiseScaleEpsilon",
-    "NoiseSource",
-    "NoiseVarianceEpsilon",
-    "NonFiniteStateError",
+    "OneStep",
+    "SCHEMES",
     "Scheme",
-    "Solution",
-    "annealed_langevin",
-    "ascend",
-    "geometric_levels",
     "integrate",
-    "langevin",
-    "langevin_step",
-    "noise_grid",
     "sample",
-    "score_at",
-    "score_of",
-    "time_grid",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .solution import NonFiniteStateError, Solution
+from ..solve.solution import NonFiniteStateError, Solution
 
 __all__ = ["ADAPTIVE", "check_tolerances", "integrate_adaptive", "step_ends", "stuck"]
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import names
-from ..fields import Field
-from .epsilon import EpsilonSchedule
-from .exponential import Exponential
+from .._core.checks import names
+from ..fields.base import Field
+from ..solve.epsilon import EpsilonSchedule
+from .exponential import ExponentialIntegrator
 from .multistep import Multistep, Table
 
 __all__ = ["DDIM", "FEW_STEP", "Ancestral"]
@@ -41,7 +41,7 @@ class _Chain(Multistep):
         if not all(s.is_zero for s in schedules):
             raise ValueError(
                 f"{self.name} has a noise of its own, and epsilon > 0 was given; leave epsilon out,"
-                " or use Exponential(1), which takes any epsilon (AndersonEpsilon() for that of the"
+                " or use ExponentialIntegrator(1), which takes any epsilon (AndersonEpsilon() for that of the"
                 " chain)"
             )
 
@@ -52,12 +52,12 @@ class _Chain(Multistep):
     @torch.no_grad()
     def tabulate(self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor) -> Table:
         if self.eta == 0:
-            return Exponential(1).tabulate(field, schedules, times)
+            return ExponentialIntegrator(1).tabulate(field, schedules, times)
         if bool(times[0] > times[-1]):
             raise ValueError(
                 f"{self.name} goes towards the data, and t = ({float(times[0]):g},"
                 f" {float(times[-1]):g}) goes towards the noise; use DDIM(eta=0), or"
-                " Exponential(1) with an epsilon"
+                " ExponentialIntegrator(1) with an epsilon"
             )
         beta, sigma = field.process.affine.beta(times), field.process.noise_scale(times)
         ratio = (beta[:-1] / beta[1:]) * (sigma[1:] / sigma[:-1])  # u_t / u_s
@@ -66,7 +66,7 @@ class _Chain(Multistep):
             raise ValueError(
                 f"{self.name} needs a forward chain, and σ̂/β of this process does not decrease"
                 f" from t = {float(times[worst]):g} to {float(times[worst + 1]):g}; use"
-                " Exponential(1) with an epsilon"
+                " ExponentialIntegrator(1) with an epsilon"
             )
         part = (1 - ratio) * (1 + ratio)
         posterior, forward = sigma[1:].square() * part, sigma[:-1].square() * part
@@ -102,7 +102,7 @@ class DDIM(_Chain):
         if not (math.isfinite(self.eta) and 0 <= self.eta <= 1):
             raise ValueError(
                 f"eta must be from 0 (no noise) to 1 (ancestral sampling), got {self.eta}; for more"
-                " noise use Exponential(1) with epsilon=AndersonEpsilon(2.0)"
+                " noise use ExponentialIntegrator(1) with epsilon=AndersonEpsilon(2.0)"
             )
 
     @property
@@ -152,13 +152,13 @@ class Ancestral(_Chain):
 FEW_STEP: dict[str, Multistep] = {
     "ddim": DDIM(),
     "ancestral": Ancestral(),
-    "dpm2m": Exponential(2, rule="midpoint"),
-    "dpm3m": Exponential(3),
-    "deis2": Exponential(2, "noise", variable="t"),
-    "deis3": Exponential(3, "noise", variable="t"),
-    "ab2": Exponential(2, "velocity", variable="linear"),
-    "ab3": Exponential(3, "velocity", variable="linear"),
-    "unipc2": Exponential(2, corrector=True, rule="midpoint"),
-    "unipc3": Exponential(3, corrector=True),
+    "dpm2m": ExponentialIntegrator(2, rule="midpoint"),
+    "dpm3m": ExponentialIntegrator(3),
+    "deis2": ExponentialIntegrator(2, "noise", variable="t"),
+    "deis3": ExponentialIntegrator(3, "noise", variable="t"),
+    "ab2": ExponentialIntegrator(2, "velocity", variable="linear"),
+    "ab3": ExponentialIntegrator(3, "velocity", variable="linear"),
+    "unipc2": ExponentialIntegrator(2, corrector=True, rule="midpoint"),
+    "unipc3": ExponentialIntegrator(3, corrector=True),
 }
 """The few-step schemes by name."""

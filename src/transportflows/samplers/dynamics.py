@@ -26,25 +26,29 @@ its regular side: it lands on the data prediction. That costs an error of O(h²)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .._tensor import as_time
+from .._core.tensor import as_time
 from ..conversions import ConversionError, Weights
-from ..fields import Field
-from .epsilon import EpsilonSchedule, as_epsilon
+from ..fields.base import Field
+from ..solve.epsilon import EpsilonSchedule, as_epsilon
+from ..solve.rows import Coefficient, Rows, accumulate, is_zero
 
 __all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_ends"]
 
 BOUND = 1e4
 """Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
+
+
 _STIFF = 4.0
+
+
 _MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}
 
-Coefficient = float | Tensor
+
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
@@ -73,25 +77,6 @@ class Dynamics(ABC):
         """The drift at a stage time for some rows of the state."""
 
 
-class Rows:
-    """A chunk of the rows: where they are, which group they belong to, their conditions."""
-
-    def __init__(
-        self, index: Tensor, n: int, groups: int, ndim: int, cond: Mapping[str, Any]
-    ) -> None:
-        self.sample = index.remainder(n)
-        self.group = index.div(n, rounding_mode="floor").clamp(max=groups - 1)
-        self.tail = (1,) * (ndim - 1)
-        self.cond = {
-            name: value[self.sample] if isinstance(value, Tensor) and value.ndim > 0 else value
-            for name, value in cond.items()
-        }
-
-    def spread(self, table: Tensor) -> Tensor:
-        """One number a group, ``(groups,)``, as one a row, ``(rows, 1, ...)``."""
-        return table[self.group].view(-1, *self.tail)
-
-
 class FunctionDynamics(Dynamics):
     """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
 
@@ -108,13 +93,13 @@ class FunctionDynamics(Dynamics):
         self.function = function
         self.epsilon = as_epsilon(epsilon)
 
-    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:  # noqa: D102
+    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
         self.times = times.to(like)
         if self.epsilon.is_zero:
             return None
         return self.epsilon.value(times, torch.ones_like(times)).unsqueeze(-1)
 
-    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
+    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
         slope = self.function(self.times[step, node], x)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
@@ -154,7 +139,7 @@ class FieldDynamics(Dynamics):
         self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 
     @torch.no_grad()
-    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:  # noqa: D102
+    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
         field = self.field
         times, self.landing = self._keep_off(times, widths, like)
         flat = times.reshape(-1).to(like.device)
@@ -242,7 +227,7 @@ class FieldDynamics(Dynamics):
         self.window = _intervals(stages, steps)
         return torch.where(singular, 0.0, epsilon).view(shape)
 
-    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:  # noqa: D102
+    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
         if step != self.landing:
             return self._slope(step, node, x, rows)
         if node == 0:
@@ -262,19 +247,6 @@ class FieldDynamics(Dynamics):
         if self.offset is not None and self.mean is not None:
             out = accumulate(out, self.offset[step][node], self.mean, rows)
         return torch.zeros_like(x) if out is None else out
-
-
-def accumulate(out: Tensor | None, weight: Coefficient, value: Tensor, rows: Rows) -> Tensor:
-    if isinstance(weight, float):
-        if out is None:
-            return value if weight == 1.0 else value * weight
-        return out if weight == 0.0 else torch.add(out, value, alpha=weight)
-    wide = rows.spread(weight)
-    return wide * value if out is None else torch.addcmul(out, wide, value)
-
-
-def is_zero(weight: Coefficient | None) -> bool:
-    return weight is None or (isinstance(weight, float) and weight == 0.0)
 
 
 class _Table:

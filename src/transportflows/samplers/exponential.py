@@ -1,4 +1,4 @@
-r"""Exponential integrators: few-step sampling of one-sided processes.
+r"""ExponentialIntegrator integrators: few-step sampling of one-sided processes.
 
 Along a one-sided process the sampling equation is linear in x but for the prediction, so its linear
 part is solved exactly, and only the prediction, which changes slowly, is interpolated over a step
@@ -43,20 +43,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import names
-from ..fields import Field
-from .epsilon import EpsilonSchedule
+from .._core.checks import names
+from ..fields.base import Field
+from ..solve.epsilon import EpsilonSchedule
 from .multistep import Multistep, Table
 from .quadrature import FORMS, VARIABLES, Integrals, Variable, integrals, levels
 
-__all__ = ["Exponential"]
+__all__ = ["ExponentialIntegrator"]
 
 _MAX_ORDER = 4
 
 
 @dataclass(frozen=True)
-class Exponential(Multistep):
-    """A multistep exponential integrator, for ``sample(field, n, scheme=Exponential(2))``.
+class ExponentialIntegrator(Multistep):
+    """A multistep exponential integrator, for ``sample(field, n, scheme=ExponentialIntegrator(2))``.
 
     It takes one network call a step, forward or backward in time, with any ε (``"velocity"``: with
     ε = 0).
@@ -81,7 +81,7 @@ class Exponential(Multistep):
     Example:
         >>> import transportflows as tpf
         >>> field = tpf.DataPredictor(tpf.networks.MLP(2), tpf.Process(tpf.VP(), shape=(2,)))
-        >>> tpf.sample(field, 5, scheme=tpf.Exponential(3, corrector=True), steps=8).nfe
+        >>> tpf.sample(field, 5, scheme=tpf.ExponentialIntegrator(3, corrector=True), steps=8).nfe
         8
     """
 
@@ -120,7 +120,7 @@ class Exponential(Multistep):
         end += ", midpoint" if self.rule == "midpoint" else ""
         return f"exponential {self.order} ({self.prediction}, {shown}{end})"
 
-    def check(self, schedules: Sequence[EpsilonSchedule]) -> None:  # noqa: D102
+    def check(self, schedules: Sequence[EpsilonSchedule]) -> None:
         if self.prediction == "velocity" and not all(s.is_zero for s in schedules):
             raise ValueError(
                 "prediction='velocity' solves the ODE, and epsilon > 0 was given; use"
@@ -128,9 +128,7 @@ class Exponential(Multistep):
             )
 
     @torch.no_grad()
-    def tabulate(  # noqa: D102
-        self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor
-    ) -> Table:
+    def tabulate(self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor) -> Table:
         return _Tabulation(self, field, schedules, times).table()
 
 
@@ -139,7 +137,7 @@ class _Tabulation:
 
     def __init__(
         self,
-        scheme: Exponential,
+        scheme: ExponentialIntegrator,
         field: Field,
         schedules: Sequence[EpsilonSchedule],
         times: Tensor,

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from ..conversions import ConversionError, Weights
-from ..fields import Field
-from .dynamics import Coefficient, Rows, accumulate, is_zero
-from .epsilon import EpsilonSchedule
-from .noise import NoiseSource
-from .stepper import Stepper
+from ..fields.base import Field
+from ..solve.epsilon import EpsilonSchedule
+from ..solve.noise import NoiseSource
+from ..solve.rows import Coefficient, Rows, accumulate, is_zero
+from ..solve.stepper import Stepper
 
 __all__ = ["LinearStepper", "Multistep", "Table"]
 
@@ -124,7 +124,7 @@ class LinearStepper(Stepper):
         self.given_margin = margin
 
     @torch.no_grad()
-    def tabulate(self, times: Tensor, like: Tensor) -> bool:  # noqa: D102
+    def tabulate(self, times: Tensor, like: Tensor) -> bool:
         field, process = self.field, self.field.process
         on_device = times.to(like.device)
         table = self.scheme.tabulate(field, self.schedules, on_device)
@@ -194,15 +194,13 @@ class LinearStepper(Stepper):
             tuple(_minus(a, b) for a, b in zip(noise.outputs, data.outputs, strict=True)),
         )
 
-    def memory(self) -> dict[str, list[Tensor]]:  # noqa: D102
+    def memory(self) -> dict[str, list[Tensor]]:
         return {form: [] for form in self.counts}
 
-    def draw(  # noqa: D102
-        self, step: int, t0: float, t1: float, noise: NoiseSource
-    ) -> tuple[Tensor, ...]:
+    def draw(self, step: int, t0: float, t1: float, noise: NoiseSource) -> tuple[Tensor, ...]:
         return (noise.increment(step, t0, t1, area=False)[0],)
 
-    def step(  # noqa: D102
+    def step(
         self, step: int, x: Tensor, rows: Rows, draws: tuple[Tensor, ...], memory: Any
     ) -> Tensor:
         makers = {form: self.predictors[form][step] for form in self._made_at(step)}

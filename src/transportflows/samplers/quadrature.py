@@ -39,7 +39,7 @@ from numpy.polynomial import chebyshev, legendre
 from torch import Tensor
 
 from ..process import Process
-from .epsilon import EpsilonSchedule
+from ..solve.epsilon import EpsilonSchedule
 
 __all__ = ["FORMS", "VARIABLES", "Integrals", "Variable", "integrals", "lagrange", "levels"]
 

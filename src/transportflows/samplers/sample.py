@@ -10,23 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_finite_rows, names
-from .._distributed import World, world
-from .._random import draw_key, mix, stream
-from ..distributions import Distribution, as_distribution
-from ..fields import Field
+from .._core.checks import check_finite_rows, names
+from .._core.distributed import World, world
+from .._core.random import draw_key, mix, stream
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..fields.base import Field
+from ..langevin.corrector import LangevinCorrection, LangevinCorrector
+from ..solve.epsilon import EpsilonSchedule, as_epsilon
+from ..solve.grid import Spacing, check_grid, time_grid
+from ..solve.loop import check_finite, march
+from ..solve.noise import Increments, NoiseOfRows, NoiseSource
+from ..solve.rows import Rows
+from ..solve.solution import Solution
+from ..solve.stepper import Stepper
 from .adaptive import ADAPTIVE, integrate_adaptive
 from .ancestral import FEW_STEP
-from .corrector import LangevinCorrection, LangevinCorrector
-from .dynamics import _MARGINS, Epsilon, FieldDynamics, Rows, singular_ends
-from .epsilon import EpsilonSchedule, as_epsilon
-from .grid import Spacing, check_grid, time_grid
-from .integrate import check_finite, march
+from .dynamics import _MARGINS, Epsilon, FieldDynamics, singular_ends
 from .multistep import LinearStepper, Multistep
-from .noise import Increments, NoiseOfRows, NoiseSource
+from .one_step import OneStep
 from .schemes import SCHEMES, Scheme, get_scheme
-from .solution import Solution
-from .stepper import OneStep, Stepper
 
 __all__ = ["sample"]
 
@@ -73,7 +76,7 @@ def sample(
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
         scheme: ``"euler"``, ``"midpoint"`` (ODE only), ``"euler_maruyama"``, ``"heun"``,
             ``"rk4"``; for few steps of a one-sided process a :class:`Multistep` scheme such as
-            ``Exponential(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and others; or
+            ``ExponentialIntegrator(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and others; or
             for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
         steps: number of steps (fixed-step schemes).
         t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
@@ -306,7 +309,7 @@ def _check_scheme(scheme: str | Scheme | Multistep, schedules: Sequence[EpsilonS
         get_scheme(scheme, noisy=noisy)
     else:
         raise TypeError(
-            f"scheme is a name, a Scheme, or a few-step scheme such as Exponential(2), got"
+            f"scheme is a name, a Scheme, or a few-step scheme such as ExponentialIntegrator(2), got"
             f" {scheme if isinstance(scheme, type) else type(scheme).__name__}"
         )
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._checks import names
+from .._core.checks import names
 
 __all__ = ["SCHEMES", "Scheme", "get_scheme"]
 

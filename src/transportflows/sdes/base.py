@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._autodiff import time_derivative
-from .._checks import check_finite_rows
-from .._random import local
-from .._tensor import expand_time
-from ..distributions import Gaussian
+from .._core.autodiff import time_derivative
+from .._core.checks import check_finite_rows
+from .._core.random import local
+from .._core.tensor import expand_time
+from ..distributions.gaussian import Gaussian
 from ..interpolants import OneSided
 from ._coefficients import Marginals
 
@@ -205,22 +205,22 @@ class ForwardSDE(OneSided):
 
     # --------------------------------------------------------------- as a one-sided interpolant
 
-    def beta(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta(self, t: Tensor) -> Tensor:
         return self.a(1 - t)
 
-    def beta_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def beta_dot(self, t: Tensor) -> Tensor:
         return -self.a_dot(1 - t)
 
-    def gamma_sq(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq(self, t: Tensor) -> Tensor:
         return self.sigma_sq(1 - t)
 
-    def gamma(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma(self, t: Tensor) -> Tensor:
         return self.sigma(1 - t)
 
-    def gamma_sq_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -self.sigma_sq_dot(1 - t)
 
-    def gamma_dot(self, t: Tensor) -> Tensor:  # noqa: D102
+    def gamma_dot(self, t: Tensor) -> Tensor:
         if self._has("sigma") and not self._has("sigma_sq"):
             return -time_derivative(self.sigma, 1 - t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
@@ -274,7 +274,7 @@ class ForwardSDE(OneSided):
     def _more_noise(self) -> str:
         return "Let it run to more noise, or raise max_signal in a subclass if the data are small"
 
-    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:  # noqa: D102
+    def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
         self.check()
         ends = torch.tensor([0.0, 1.0], dtype=x1.dtype, device=x1.device)
         start, end = self.sigma_sq(ends).tolist()

@@ -132,31 +132,31 @@ class DDPMChain(Chain):
         rate = self.levels * ((3 * c3 * u + 2 * c2) * u + c1)
         return ((c3 * u + c2) * u + c1) * u + c0, rate
 
-    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a(self, tau: Tensor) -> Tensor:
         return torch.exp(-0.5 * self._place(tau)[0]).to(tau.dtype)
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-self._place(tau)[0]).to(tau.dtype)
 
-    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a_dot(self, tau: Tensor) -> Tensor:
         integral, rate = self._place(tau)
         return (-0.5 * rate * torch.exp(-0.5 * integral)).to(tau.dtype)
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         integral, rate = self._place(tau)
         return (rate * torch.exp(-integral)).to(tau.dtype)
 
-    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def drift_rate(self, tau: Tensor) -> Tensor:
         return (-0.5 * self._place(tau)[1]).to(tau.dtype)
 
-    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def diffusion_sq(self, tau: Tensor) -> Tensor:
         return self._place(tau)[1].to(tau.dtype)
 
     @property
-    def prior_scale(self) -> float:  # noqa: D102
+    def prior_scale(self) -> float:
         return 1.0
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         if self.table is not None:
             return {"betas": self.table, "levels": self.levels}
         return {"betas": self.betas}
@@ -200,21 +200,21 @@ class VEChain(Chain):
     def _first(self, tau: Tensor) -> Tensor:
         return tau * self.levels < 1
 
-    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a(self, tau: Tensor) -> Tensor:
         return torch.ones_like(tau)
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         geometric = torch.exp(self._rate * (tau - 1 / self.levels).clamp(min=0))
         return self.sigma_min**2 * torch.where(self._first(tau), tau * self.levels, geometric)
 
-    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a_dot(self, tau: Tensor) -> Tensor:
         return torch.zeros_like(tau)
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         linear = torch.full_like(tau, self.sigma_min**2 * self.levels)
         return torch.where(self._first(tau), linear, self._rate * self.sigma_sq(tau))
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {
             "sigma_min": self.sigma_min,
             "sigma_max": self.sigma_max,

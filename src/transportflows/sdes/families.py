@@ -37,31 +37,31 @@ class VE(ForwardSDE):
         self.sigma_min, self.sigma_max = check_sigmas(sigma_min, sigma_max)
         self._log_ratio = math.log(self.sigma_max / self.sigma_min)
 
-    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a(self, tau: Tensor) -> Tensor:
         return torch.ones_like(tau)
 
-    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma(self, tau: Tensor) -> Tensor:
         return self.sigma_min * torch.exp(self._log_ratio * tau)
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         return self.sigma_min**2 * torch.exp(2 * self._log_ratio * tau)
 
-    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a_dot(self, tau: Tensor) -> Tensor:
         return torch.zeros_like(tau)
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         return 2 * self._log_ratio * self.sigma_sq(tau)
 
-    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def drift_rate(self, tau: Tensor) -> Tensor:
         return torch.zeros_like(tau)
 
-    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def diffusion_sq(self, tau: Tensor) -> Tensor:
         return 2 * self._log_ratio * self.sigma_sq(tau)
 
     def _more_noise(self) -> str:
         return "Raise sigma_max to the diameter of the data, at least 2"
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
 
@@ -97,32 +97,32 @@ class VP(ForwardSDE):
     def _rate_integral(self, tau: Tensor) -> Tensor:
         return tau * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * tau)
 
-    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a(self, tau: Tensor) -> Tensor:
         return torch.exp(-0.5 * self._rate_integral(tau))
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-self._rate_integral(tau))
 
-    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a_dot(self, tau: Tensor) -> Tensor:
         return -0.5 * self._rate(tau) * self.a(tau)
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         return self._rate(tau) * torch.exp(-self._rate_integral(tau))
 
-    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def drift_rate(self, tau: Tensor) -> Tensor:
         return -0.5 * self._rate(tau)
 
-    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def diffusion_sq(self, tau: Tensor) -> Tensor:
         return self._rate(tau)
 
     @property
-    def prior_scale(self) -> float:  # noqa: D102
+    def prior_scale(self) -> float:
         return 1.0
 
     def _more_noise(self) -> str:
         return "Raise beta_max (the integral of β over [0, 1] should be 10 or so)"
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"beta_min": self.beta_min, "beta_max": self.beta_max}
 
 
@@ -145,7 +145,7 @@ class OrnsteinUhlenbeck(VP):
     def _more_noise(self) -> str:
         return "Raise beta to 10 or so"
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"beta": self.beta_constant}
 
 
@@ -162,20 +162,20 @@ class SubVP(VP):
         beta_max: see :class:`VP`.
     """
 
-    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-self._rate_integral(tau))
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         return self.sigma(tau).square()
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         integral = self._rate_integral(tau)
         return -2 * torch.expm1(-integral) * self._rate(tau) * torch.exp(-integral)
 
-    def drift_rate(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def drift_rate(self, tau: Tensor) -> Tensor:
         return -0.5 * self._rate(tau)
 
-    def diffusion_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def diffusion_sq(self, tau: Tensor) -> Tensor:
         return -self._rate(tau) * torch.expm1(-2 * self._rate_integral(tau))
 
 

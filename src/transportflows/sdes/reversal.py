@@ -42,20 +42,20 @@ class InterpolantSDE(ForwardSDE):
         self.path = process
         self.check()
 
-    def a(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a(self, tau: Tensor) -> Tensor:
         return self.path.affine.beta(1 - tau)
 
-    def a_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def a_dot(self, tau: Tensor) -> Tensor:
         return -self.path.affine.beta_dot(1 - tau)
 
-    def sigma_sq(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq(self, tau: Tensor) -> Tensor:
         return self.path.noise_scale_sq(1 - tau)
 
-    def sigma(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma(self, tau: Tensor) -> Tensor:
         return self.path.noise_scale(1 - tau)
 
-    def sigma_sq_dot(self, tau: Tensor) -> Tensor:  # noqa: D102
+    def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         return -self.path.noise_scale_sq_dot(1 - tau)
 
-    def config(self) -> dict[str, Any]:  # noqa: D102
+    def config(self) -> dict[str, Any]:
         return {"path": self.path}

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ..conversions import QUANTITIES, ConversionError, degenerate_times
-from ..distributions import Gaussian
-from ..fields import Field
+from ..distributions.gaussian import Gaussian
+from ..fields.base import Field
 from ..interpolants import AffineInterpolant, Interpolant
 from ..process import Process
 

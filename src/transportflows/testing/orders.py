@@ -13,22 +13,16 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from ..distributions import GaussianMixture
-from ..fields import Field
+from ..distributions.mixture import GaussianMixture
+from ..fields.base import Field
 from ..interpolants import Brownian, Linear
 from ..oracles import GaussianMixtureOracle
 from ..process import Process
-from ..samplers import (
-    BrownianPath,
-    Dynamics,
-    FieldDynamics,
-    NoiseSource,
-    Scheme,
-    integrate,
-    time_grid,
-)
-from ..samplers.epsilon import EpsilonSchedule, as_epsilon
+from ..samplers import Dynamics, FieldDynamics, Scheme, integrate
 from ..samplers.schemes import get_scheme
+from ..solve.epsilon import EpsilonSchedule, as_epsilon
+from ..solve.grid import time_grid
+from ..solve.noise import BrownianPath, NoiseSource
 
 __all__ = ["OrderEstimate", "estimate_order", "mixture_oracle", "quadrature_moments"]
 

@@ -1,12 +1,13 @@
 """Training: the loop, its data, averages, schedules, checkpoints, callbacks and history."""
 
+from .._core.distributed import WorkerError, local_device
 from .adam import FusedAdam
 from .callbacks import Callback, CSVLog, EarlyStop, TensorBoardLog
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
 from .data import Epochs, Rows
 from .ema import EMA
 from .history import Curve, History, NonFiniteLossError, Pace, Series, TimeProfile
-from .schedules import Constant, Cosine, Schedule, StepDecay
+from .schedules import ConstantRate, CosineRate, RateSchedule, StepRate
 from .source import Source
 from .trainer import Trainer
 
@@ -16,8 +17,8 @@ __all__ = [
     "Callback",
     "CheckpointWarning",
     "Checkpoints",
-    "Constant",
-    "Cosine",
+    "ConstantRate",
+    "CosineRate",
     "Curve",
     "EarlyStop",
     "Epochs",
@@ -27,12 +28,14 @@ __all__ = [
     "Pace",
     "ResumeError",
     "Rows",
-    "Schedule",
+    "RateSchedule",
     "Series",
     "Source",
-    "StepDecay",
+    "StepRate",
     "TensorBoardLog",
     "TimeProfile",
     "Trainer",
+    "WorkerError",
+    "local_device",
     "read_checkpoint",
 ]

@@ -12,18 +12,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from .._checks import names
-from .._distributed import World
-from ..batches import Batch
-from ..couplings import Paired
-from ..distributions import Distribution, as_distribution
-from ..fields import Field
+from .._core.checks import names
+from .._core.distributed import World
+from ..couplings.base import Paired
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..draws import Batch
+from ..fields.base import Field
 from ..losses import Loss, Regression, SumLoss
 from .adam import FusedAdam
 from .data import Epochs, Rows
 from .indexed import Indexed
 from .laws import Drawn
-from .schedules import Constant, Schedule, as_schedule
+from .schedules import ConstantRate, RateSchedule, as_schedule
 from .source import Source
 from .streams import Loaded, Streamed
 
@@ -108,32 +109,34 @@ def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
         return torch.optim.Adam(parameters, lr=lr)
 
 
-def as_scheduler(given: Any, optimizer: Optimizer, warmup: int) -> LRScheduler | Schedule | None:
+def as_scheduler(
+    given: Any, optimizer: Optimizer, warmup: int
+) -> LRScheduler | RateSchedule | None:
     """A schedule, by name or itself; or a torch scheduler of the optimizer, given or made."""
     if isinstance(warmup, bool) or not isinstance(warmup, numbers.Integral) or warmup < 0:
         raise ValueError(f"warmup is a number of steps, got {warmup!r}")
     if given is None:
-        return Constant(warmup=int(warmup)) if warmup else None
+        return ConstantRate(warmup=int(warmup)) if warmup else None
     if isinstance(given, str):
         return as_schedule(given, int(warmup))
     if warmup:
         raise ValueError(
-            f"warmup={warmup} goes with a scheduler's name; write Cosine(warmup={warmup}), or warm"
+            f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or warm"
             " up in the torch scheduler (LinearLR in a SequentialLR)"
         )
-    if isinstance(given, Schedule):
+    if isinstance(given, RateSchedule):
         return given
-    if isinstance(given, type) and issubclass(given, Schedule):
+    if isinstance(given, type) and issubclass(given, RateSchedule):
         raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")
     if not isinstance(given, LRScheduler) and not callable(given):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a Schedule, a torch scheduler, or make one,"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
             f" got {given!r}"
         )
     scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a Schedule, a torch scheduler, or make one,"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
             f" got {type(scheduler).__name__}"
         )
     if scheduler.optimizer is not optimizer:

@@ -81,13 +81,13 @@ class EarlyStop(Callback):
         self.patience, self.least = patience, least
         self.best, self.waited = float("inf"), 0
 
-    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_start(self, trainer: Trainer) -> None:
         if not trainer.validates:
             raise ValueError("EarlyStop follows the validation loss; give fit(validation=...)")
         if not trainer.resuming:
             self.best, self.waited = float("inf"), 0
 
-    def on_validation(self, trainer: Trainer, loss: float) -> None:  # noqa: D102
+    def on_validation(self, trainer: Trainer, loss: float) -> None:
         if loss < self.best - self.least:
             self.best, self.waited = loss, 0
             return
@@ -97,10 +97,10 @@ class EarlyStop(Callback):
                 f"{self.waited} validations in a row were not below {self.best - self.least:.6g}"
             )
 
-    def state(self) -> dict[str, Any]:  # noqa: D102
+    def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}
 
-    def restore(self, state: dict[str, Any]) -> None:  # noqa: D102
+    def restore(self, state: dict[str, Any]) -> None:
         self.best, self.waited = float(state["best"]), int(state["waited"])
 
 
@@ -139,7 +139,7 @@ class CSVLog(Callback):
         self.path = Path(path)
         self._file: TextIO | None = None
 
-    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_start(self, trainer: Trainer) -> None:
         if not trainer.world.first:
             return
         columns = ["step", "loss", *(f"loss_{name}" for name in trainer.terms)]
@@ -167,7 +167,7 @@ class CSVLog(Callback):
         self._file = open(self.path, "a", newline="")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
 
-    def on_read(self, trainer: Trainer, new: History) -> None:  # noqa: D102
+    def on_read(self, trainer: Trainer, new: History) -> None:
         if self._file is not None:
             try:
                 self._writer.writerows(_rows(new))
@@ -179,7 +179,7 @@ class CSVLog(Callback):
                     stacklevel=2,
                 )
 
-    def on_end(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_end(self, trainer: Trainer) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -200,7 +200,7 @@ class TensorBoardLog(Callback):
         self.folder = os.fspath(folder)
         self._writer: Any = None
 
-    def on_start(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_start(self, trainer: Trainer) -> None:
         if not trainer.world.first:
             return
         try:
@@ -211,7 +211,7 @@ class TensorBoardLog(Callback):
             ) from error
         self._writer = SummaryWriter(self.folder, purge_step=trainer.step + 1)
 
-    def on_read(self, trainer: Trainer, new: History) -> None:  # noqa: D102
+    def on_read(self, trainer: Trainer, new: History) -> None:
         if self._writer is None:
             return
         for row in _rows(new):
@@ -231,7 +231,7 @@ class TensorBoardLog(Callback):
                     self._writer.add_scalar(f"loss_by_time/{name}", loss, step)
         self._writer.flush()
 
-    def on_end(self, trainer: Trainer) -> None:  # noqa: D102
+    def on_end(self, trainer: Trainer) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None

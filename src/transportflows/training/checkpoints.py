@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _container
+from .._core import container
 
 __all__ = [
     "CheckpointWarning",
@@ -115,7 +115,7 @@ class Checkpoints:
         """
         path = self.path(step)
         try:
-            _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
+            container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
             written = [file for file in self.files() if file.name <= path.name]
             for old in written[: -self.keep]:
                 old.unlink(missing_ok=True)
@@ -144,7 +144,7 @@ class Checkpoints:
         for path in reversed(files):
             try:
                 found = read_checkpoint(path)
-            except _container.DamagedFileError as error:
+            except container.DamagedFileError as error:
                 damaged.append((path, str(error)))
                 continue
             for bad, problem in damaged:
@@ -172,14 +172,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     Raises:
         ValueError: if it is damaged, something else, or of a newer version.
     """
-    header, state = _container.read(path)
+    header, state = container.read(path)
     if header.get("kind") != KIND:
-        raise _container.DamagedFileError(
+        raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
     if wrong := [k for k, kind in needed.items() if not isinstance(header.get(k), kind)]:
-        raise _container.DamagedFileError(f"{os.fspath(path)} has no proper {wrong} in its header")
+        raise container.DamagedFileError(f"{os.fspath(path)} has no proper {wrong} in its header")
     if header["format"] > FORMAT:
         raise ResumeError(
             f"{os.fspath(path)} was written by transportflows {header['transportflows']} in format"

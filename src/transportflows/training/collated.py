@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import check_finite_rows
-from ..batches import Batch
-from ..couplings import Paired
-from ..fields import Field
+from .._core.checks import check_finite_rows
+from ..couplings.base import Paired
+from ..draws import Batch
+from ..fields.base import Field
 from .data import checked, standardised, target_device
 from .source import Source
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._random import stream
+from .._core.random import stream
 from .ema import EMA
 
 __all__ = ["HeldInterrupts", "borrowed_generator", "mode", "swapped"]

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._checks import check_finite_rows, check_same_kind
-from .._random import mix, stream
-from ..batches import Batch
-from ..couplings import Paired
-from ..fields import Field
+from .._core.checks import check_finite_rows, check_same_kind
+from .._core.random import mix, stream
+from ..couplings.base import Paired
+from ..draws import Batch
+from ..fields.base import Field
 from .source import Source
 
 __all__ = ["Epochs", "Order", "Rows", "checked", "digest", "standardised", "target_device"]
@@ -184,11 +184,11 @@ class Epochs(Source):
         self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
         self.open(key)
 
-    def open(self, key: int, step: int = 0, state: Any = None) -> None:  # noqa: D102
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:
         self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
         self._first, self._batches = 0, list[Batch]()
 
-    def batch(self, step: int, last: int | None = None) -> Batch:  # noqa: D102
+    def batch(self, step: int, last: int | None = None) -> Batch:
         place = step - self._first
         if not 0 <= place < len(self._batches):
             ahead = self._ahead if last is None else max(1, min(self._ahead, last - step))
@@ -200,11 +200,11 @@ class Epochs(Source):
         """The rows of some steps, ``(steps * B,)`` integers."""
         return self.order.index(step, steps)
 
-    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+    def chunks(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self.rows), size):
             yield self.rows.slice(start, start + size)
 
-    def describe(self) -> dict[str, Any]:  # noqa: D102
+    def describe(self) -> dict[str, Any]:
         return self.rows.describe()
 
     def _gather(self, step: int, steps: int) -> list[Batch]:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .._distributed import World
-from .._random import mix
-from ..batches import Batch
-from ..fields import Field
+from .._core.distributed import World
+from .._core.random import mix
+from ..draws import Batch
+from ..fields.base import Field
 from .ambient import ambient, seed_ambient
 from .collated import BRANCHES, VALIDATION_KEY, Collated
 from .data import Order
@@ -52,15 +52,15 @@ class Indexed(Collated):
         self._loading: Iterator[Any] | None = None
         self._next = 0
 
-    def open(self, key: int, step: int = 0, state: Any = None) -> None:  # noqa: D102
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:
         self.key, self._next = key, step
         self._requests = _Requests(Order(len(self.dataset), self.batch_size, key), self.world)
         self.close()
 
-    def close(self) -> None:  # noqa: D102
+    def close(self) -> None:
         self._loading = None
 
-    def batch(self, step: int, last: int | None = None) -> Batch:  # noqa: D102
+    def batch(self, step: int, last: int | None = None) -> Batch:
         if self.workers == 0:
             return self._shared(_Fetch(self.dataset, self.key)[self._requests(step)])
         if self._loading is None or step != self._next:
@@ -89,13 +89,13 @@ class Indexed(Collated):
         n = self.batch_size
         return batch.map(lambda x: self.world.gather(x, n))
 
-    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+    def chunks(self, size: int) -> Iterator[Batch]:
         fetch = _Fetch(self.dataset, VALIDATION_KEY)
         for start in range(0, len(self.dataset), size):
             rows = list(range(start, min(start + size, len(self.dataset))))
             yield self.ready(fetch[start, rows])
 
-    def describe(self) -> dict[str, Any]:  # noqa: D102
+    def describe(self) -> dict[str, Any]:
         return {
             "kind": "dataset",
             "class": type(self.dataset).__name__,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .._random import mix, stream
-from ..batches import Batch
-from ..distributions import Distribution
-from ..fields import Field
+from .._core.random import mix, stream
+from ..distributions.base import Distribution
+from ..draws import Batch
+from ..fields.base import Field
 from .collated import BRANCHES, Collated
 
 __all__ = ["Drawn"]
@@ -24,10 +24,10 @@ class Drawn(Collated):
         self.law, self.batch_size = law, batch_size
         self.key = 0
 
-    def open(self, key: int, step: int = 0, state: Any = None) -> None:  # noqa: D102
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:
         self.key = key
 
-    def batch(self, step: int, last: int | None = None) -> Batch:  # noqa: D102
+    def batch(self, step: int, last: int | None = None) -> Batch:
         like = self.field.reference()
         generator = stream(mix(self.key, BRANCHES["draws"], step), device=like.device)
         drawn = self.law.sample(
@@ -35,11 +35,11 @@ class Drawn(Collated):
         )
         return self.ready(drawn)
 
-    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+    def chunks(self, size: int) -> Iterator[Batch]:
         raise ValueError(
             f"{self.what} is a law, and a validation needs rows that stay the same; write"
             " validation=law.sample(2_000, generator=...)"
         )
 
-    def describe(self) -> dict[str, Any]:  # noqa: D102
+    def describe(self) -> dict[str, Any]:
         return {"kind": "law", "class": type(self.law).__name__, "event": list(self.law.shape)}

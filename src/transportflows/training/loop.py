@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._random import mix
+from .._core.random import mix
 from .arguments import trainable
 from .callbacks import Callback
 from .checkpoints import Checkpoints
 from .contexts import HeldInterrupts, mode, swapped
 from .history import NonFiniteLossError
 from .objective import Objective
-from .schedules import Schedule
+from .schedules import RateSchedule
 from .snapshots import check_storable, snapshot
 from .source import Source
 
@@ -111,7 +111,7 @@ class Loop:
     def _run(self, interrupts: HeldInterrupts) -> None:
         trainer, plan, recorder = self.trainer, self.plan, self.recorder
         optimizer, scheduler, ema = trainer.optimizer, trainer.scheduler, trainer.ema
-        schedule = scheduler if isinstance(scheduler, Schedule) else None
+        schedule = scheduler if isinstance(scheduler, RateSchedule) else None
         torchs = scheduler if isinstance(scheduler, LRScheduler) else None
         plateau = torchs if isinstance(torchs, ReduceLROnPlateau) else None
         field, generator, last, parameters = (

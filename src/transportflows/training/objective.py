@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._distributed import World
-from .._random import mix
-from ..batches import Batch, PathSample
-from ..fields import Field
+from .._core.distributed import World
+from .._core.random import mix
+from ..draws import Batch, PathSample
+from ..fields.base import Field
 from ..losses import Loss, Regression, SumLoss
 
 __all__ = ["Objective"]

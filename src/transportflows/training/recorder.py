@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .._distributed import World
+from .._core.distributed import World
 from .history import Curve, Floats, History, Pace, Series, TimeProfile
 
 __all__ = ["Recorder"]

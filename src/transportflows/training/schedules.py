@@ -13,10 +13,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["SCHEDULES", "Constant", "Cosine", "Schedule", "StepDecay", "as_schedule"]
+__all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
 
 
-class Schedule(ABC):
+class RateSchedule(ABC):
     """A factor of the learning rate for each step.
 
     Args:
@@ -47,14 +47,14 @@ class Schedule(ABC):
         return rise * self.decay(step, last)
 
 
-class Constant(Schedule):
+class ConstantRate(RateSchedule):
     """``f = 1``: with a warm-up, or none."""
 
-    def decay(self, step: int, last: int) -> float:  # noqa: D102
+    def decay(self, step: int, last: int) -> float:
         return 1.0
 
 
-class Cosine(Schedule):
+class CosineRate(RateSchedule):
     r"""``f = m + ½ (1 - m) (1 + cos(π n / N))``: from 1 down to ``m`` (Loshchilov & Hutter 2017).
 
     n and N count from the end of the warm-up.
@@ -63,7 +63,7 @@ class Cosine(Schedule):
         floor: m, in [0, 1].
         steps: where it ends, warm-up included, and the rate stays; by default where the fit ends,
             so a second fit raises the rate again, and stretches it to its own end.
-        warmup: see :class:`Schedule`.
+        warmup: see :class:`RateSchedule`.
     """
 
     def __init__(self, floor: float = 0.0, *, steps: int | None = None, warmup: int = 0) -> None:
@@ -74,19 +74,19 @@ class Cosine(Schedule):
             raise ValueError(f"the cosine ends after {steps} steps, within its warmup of {warmup}")
         self.floor, self.steps = floor, steps
 
-    def decay(self, step: int, last: int) -> float:  # noqa: D102
+    def decay(self, step: int, last: int) -> float:
         whole = (last if self.steps is None else self.steps) - self.warmup
         done = min(max(step - self.warmup, 0) / max(whole, 1), 1.0)
         return self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * done))
 
 
-class StepDecay(Schedule):
+class StepRate(RateSchedule):
     """``f = q^⌊n / k⌋``: times q every k steps; or times q at each of some steps.
 
     Args:
         every: k, or the steps at which the rate falls.
         factor: q, positive.
-        warmup: see :class:`Schedule`.
+        warmup: see :class:`RateSchedule`.
     """
 
     def __init__(
@@ -104,22 +104,22 @@ class StepDecay(Schedule):
         self.every: int | list[int] = int(at[0]) if single else [int(n) for n in at]
         self.by = factor
 
-    def decay(self, step: int, last: int) -> float:  # noqa: D102
+    def decay(self, step: int, last: int) -> float:
         if isinstance(self.every, int):
             return float(self.by ** (step // self.every))
         return float(self.by ** sum(step >= n for n in self.every))
 
 
-SCHEDULES: dict[str, type[Any]] = {"constant": Constant, "cosine": Cosine, "step": StepDecay}
+SCHEDULES: dict[str, type[Any]] = {"constant": ConstantRate, "cosine": CosineRate, "step": StepRate}
 
 
-def as_schedule(name: str, warmup: int) -> Schedule:
+def as_schedule(name: str, warmup: int) -> RateSchedule:
     """A schedule by its name, with its defaults."""
     if name not in SCHEDULES:
         known = ", ".join(map(repr, SCHEDULES))
         raise ValueError(
-            f"unknown scheduler {name!r}; known: {known}, a Schedule such as Cosine(floor=0.1), or"
+            f"unknown scheduler {name!r}; known: {known}, a RateSchedule such as CosineRate(floor=0.1), or"
             " a torch scheduler"
         )
-    schedule: Schedule = SCHEDULES[name](warmup=warmup)
+    schedule: RateSchedule = SCHEDULES[name](warmup=warmup)
     return schedule

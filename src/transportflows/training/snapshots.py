@@ -14,11 +14,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .. import _container
-from .._describe import told
+from .._core import container
+from .._core.registry import told
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture
-from .schedules import Schedule
+from .schedules import RateSchedule
 from .source import Source
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def described(trainer: Trainer, source: Source) -> dict[str, Any]:
         "terms": list(trainer.terms),
         "optimizer": type(trainer.optimizer).__name__,
         "settings": trainer._settings,
-        "scheduler": str(scheduler) if isinstance(scheduler, Schedule) else kind,
+        "scheduler": str(scheduler) if isinstance(scheduler, RateSchedule) else kind,
         "ema": None if trainer.ema is None else trainer.ema.decay,
         "clip": trainer.clip,
     }
@@ -119,10 +119,10 @@ def check_storable(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
     Raises:
         TypeError: if a state holds something that a file without code cannot; it names the place.
     """
-    _container.check(_of_scheduler(trainer), "the state of the scheduler")
-    _container.check(trainer.optimizer.state_dict(), "the state of the optimizer")
+    container.check(_of_scheduler(trainer), "the state of the scheduler")
+    container.check(trainer.optimizer.state_dict(), "the state of the optimizer")
     for callback in callbacks:
-        _container.check(callback.state(), f"the state of {type(callback).__name__}")
+        container.check(callback.state(), f"the state of {type(callback).__name__}")
 
 
 def restore(

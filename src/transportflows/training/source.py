@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from ..batches import Batch
+from ..draws import Batch
 
 __all__ = ["Source"]
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch.utils.data import DistributedSampler, default_collate
 
-from .._distributed import World
-from .._random import mix
-from ..batches import Batch
-from ..fields import Field
+from .._core.distributed import World
+from .._core.random import mix
+from ..draws import Batch
+from ..fields.base import Field
 from .ambient import ambient, ambient_from, ambient_to, get_ambient, seed_ambient, set_ambient
 from .collated import BRANCHES, VALIDATION_KEY, Collated
 from .data import digest
@@ -234,7 +234,7 @@ class Streamed(_Read):
     def _next(self) -> Any:
         return default_collate([self._take() for _ in range(self.batch_size)])
 
-    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+    def chunks(self, size: int) -> Iterator[Batch]:
         items = []
         with ambient():
             seed_ambient(VALIDATION_KEY)
@@ -267,7 +267,7 @@ class Loaded(_Read):
     def _next(self) -> Any:
         return self._take()
 
-    def chunks(self, size: int) -> Iterator[Batch]:  # noqa: D102
+    def chunks(self, size: int) -> Iterator[Batch]:
         with ambient():
             seed_ambient(VALIDATION_KEY)
             _seed_own(self.data, VALIDATION_KEY)

@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .. import _container
-from .._distributed import World, world
-from .._random import draw_key
-from ..batches import Batch
-from ..fields import Field
+from .._core import container
+from .._core.distributed import World, world
+from .._core.random import draw_key
+from ..draws import Batch
+from ..fields.base import Field
 from ..losses import Loss, Regression, SumLoss
 from .arguments import (
     BATCH_SIZE,
@@ -49,7 +49,7 @@ from .ema import EMA
 from .history import History
 from .loop import Loop, Plan
 from .recorder import Recorder
-from .schedules import Schedule
+from .schedules import RateSchedule
 from .snapshots import check_storable, described, restore, settings, snapshot
 from .source import Source
 from .streams import Loaded, Streamed
@@ -74,7 +74,7 @@ class Trainer:
             the variance of its own target and collapses the path. To train them, put them in an
             optimizer of your own; otherwise neither they nor their ``grad`` are touched.
         scheduler: ``"cosine"``, ``"step"`` (half every 1,500 steps), ``"constant"``, or a
-            :class:`Schedule` such as ``Cosine(floor=0.1)``; or a torch learning rate scheduler of
+            :class:`RateSchedule` such as ``CosineRate(floor=0.1)``; or a torch learning rate scheduler of
             the optimizer, or a function that makes one from it, stepped after every step
             (``ReduceLROnPlateau``: after every validation).
         warmup: steps over which the rate of a scheduler given by name, or of none, rises.
@@ -124,7 +124,11 @@ class Trainer:
         loss: Loss | Sequence[Regression],
         *,
         optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
-        scheduler: str | Schedule | LRScheduler | Callable[[Optimizer], LRScheduler] | None = None,
+        scheduler: str
+        | RateSchedule
+        | LRScheduler
+        | Callable[[Optimizer], LRScheduler]
+        | None = None,
         warmup: int = 0,
         lr: float = DEFAULT_LR,
         ema: float | None = None,
@@ -143,7 +147,7 @@ class Trainer:
         self.loss = as_loss(loss, field)
         self.optimizer = as_optimizer(optimizer, field, lr)
         self.scheduler = as_scheduler(scheduler, self.optimizer, warmup)
-        if isinstance(self.scheduler, Schedule):
+        if isinstance(self.scheduler, RateSchedule):
             for group in self.optimizer.param_groups:
                 rate = group["lr"]
                 group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
@@ -512,7 +516,7 @@ class Trainer:
             raise ValueError("save would take the averages for weights; leave averaged() first")
         position = self._position if self._source is None else self._source.state()
         header, state = snapshot(self, position, ())
-        _container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
+        container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Take up a checkpoint, of :meth:`save` or of a run: this trainer becomes the one it was.
@@ -556,7 +560,7 @@ class Trainer:
             return folder.newest()
         files = folder.files()
         if files:
-            header = _container.read_header(files[-1])
+            header = container.read_header(files[-1])
             if header.get("key") != str(self.key) or header["step"] > self.step:
                 raise ValueError(
                     f"{folder.folder} holds checkpoints of another run, the newest of step"

@@ -1,0 +1,1 @@
+"""What every other module stands on: shapes, random streams, derivatives, refusals, files."""

@@ -1,0 +1,53 @@
+"""Bases ρ0 and starting laws: anything that can be sampled.
+
+The library asks a law for two things: ``sample(n, generator=...)`` and, where it is known,
+``log_prob(x)``. The laws here are modules, so that a process moves to a device as a whole; an
+object of the user's own with a ``sample`` method serves too (:func:`as_distribution`), a
+:mod:`torch.distributions` law among them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Distribution"]
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class Distribution(nn.Module, ABC):
+    """A law on event shape ``shape``.
+
+    A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
+    """
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        if len(self.shape) == 0:
+            raise ValueError("the event shape is empty; write shape=(1,) for scalars")
+
+    @abstractmethod
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw ``(n, *shape)``; dtype and device default to torch's defaults and the module's."""
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density at ``x`` ``(B, *)``, ``(B,)`` in nats."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-density")
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        raise NotImplementedError(f"{type(self).__name__} writes no config() to be saved by")

@@ -1,0 +1,154 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import check_finite_rows
+from .._core.random import local
+from .._core.tensor import sum_events
+from .base import _LOG_2PI, Distribution
+
+__all__ = ["Gaussian"]
+
+
+class Gaussian(Distribution):
+    r"""``N(m, S)`` with S isotropic, diagonal or full.
+
+    Args:
+        shape: event shape.
+        mean: m, a number or a tensor that broadcasts to ``shape``.
+        scale: standard deviation, a positive number (isotropic) or a tensor that broadcasts to
+            ``shape`` (diagonal).
+        scale_tril: lower-triangular factor ``(d, d)`` of the covariance of the flattened event,
+            instead of ``scale``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        mean: float | Tensor = 0.0,
+        scale: float | Tensor = 1.0,
+        *,
+        scale_tril: Tensor | None = None,
+    ) -> None:
+        super().__init__(shape)
+        full = torch.as_tensor(mean, dtype=torch.float64).expand(self.shape).clone()
+        self.register_buffer("mean", full)
+        if scale_tril is not None:
+            d = self.shape.numel()
+            if scale_tril.shape != (d, d):
+                raise ValueError(
+                    f"scale_tril is {tuple(scale_tril.shape)}; for shape {tuple(self.shape)}"
+                    f" it must be ({d}, {d})"
+                )
+            spread = torch.as_tensor(scale_tril, dtype=torch.float64)
+            if bool(spread.triu(1).any()):
+                raise ValueError(
+                    "scale_tril must be lower triangular; for a covariance S write"
+                    " scale_tril=torch.linalg.cholesky(S)"
+                )
+            positive = spread.diagonal()
+        else:
+            spread = torch.as_tensor(scale, dtype=torch.float64)
+            if spread.ndim > 0:
+                spread = spread.expand(self.shape)
+            positive = spread
+        if not bool(((positive > 0) & torch.isfinite(positive)).all()):
+            raise ValueError(
+                f"scale must be positive and finite, got between {float(positive.min())} and"
+                f" {float(positive.max())}"
+            )
+        if not bool(torch.isfinite(full).all()):
+            raise ValueError("mean must be finite")
+        self.register_buffer("scale", spread.clone())
+        self._full = scale_tril is not None
+        self.isotropic = spread.ndim == 0
+        self.zero_mean = not bool(full.any())
+        self._unit = self.isotropic and float(spread) == 1.0
+
+    @classmethod
+    def fit(cls, x: Tensor, *, covariance: str = "diagonal") -> Gaussian:
+        """Fit mean and covariance to rows ``x`` ``(N, *)`` by moments.
+
+        Args:
+            x: at least two rows.
+            covariance: ``"isotropic"``, ``"diagonal"`` or ``"full"`` (``(d, d)`` for d numbers in
+                an event; needs more rows than d).
+        """
+        check_finite_rows(x, "x")
+        if x.shape[0] < 2:
+            raise ValueError("fitting a Gaussian needs at least 2 rows, got 1")
+        shape, x = x.shape[1:], x.detach().double()
+        mean = x.mean(0)
+        if covariance == "isotropic":
+            return cls(shape, mean, float(x.var(0).mean().sqrt()))
+        if covariance == "diagonal":
+            scale = x.std(0)
+            still = int((scale <= 0).sum())
+            if still:
+                raise ValueError(
+                    f"{still} of {scale.numel()} coordinates do not vary, so no diagonal Gaussian"
+                    " fits; use covariance='isotropic', or drop them"
+                )
+            return cls(shape, mean, scale)
+        if covariance == "full":
+            centred = (x - mean).flatten(1)
+            if x.shape[0] <= centred.shape[1]:
+                raise ValueError(
+                    f"a full covariance of {centred.shape[1]} numbers needs more rows than that,"
+                    f" got {x.shape[0]}; use covariance='diagonal'"
+                )
+            factor = torch.linalg.cholesky(centred.mT @ centred / (x.shape[0] - 1))
+            return cls(shape, mean, scale_tril=factor)
+        raise ValueError(
+            f"unknown covariance {covariance!r}; known: 'isotropic', 'diagonal', 'full'"
+        )
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        device = self.mean.device if device is None else torch.device(device)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        z = torch.randn(
+            n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
+        )
+        if self._full:
+            z = (z.flatten(1) @ self.scale.to(z).mT).view_as(z)
+        elif not self._unit:
+            z = z.mul_(self.scale.to(z))
+        return z if self.zero_mean else z.add_(self.mean.to(z))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        centred = x - self.mean.to(x)
+        d = self.shape.numel()
+        if self._full:
+            factor = self.scale.to(x)
+            white = torch.linalg.solve_triangular(factor, centred.flatten(1).mT, upper=False).mT
+            log_det = factor.diagonal().log().sum()
+        else:
+            white = centred / self.scale.to(x)
+            log_det = self.scale.to(x).log().expand(self.shape).sum()
+        return -0.5 * sum_events(white.square()) - log_det - 0.5 * d * _LOG_2PI
+
+    def covariance(self) -> Tensor:
+        """The covariance ``(d, d)`` of the flattened event, float64."""
+        if self._full:
+            return self.scale @ self.scale.mT
+        return torch.diag(self.scale.square().expand(self.shape).flatten())
+
+    def config(self) -> dict[str, Any]:
+        spread = {"scale_tril" if self._full else "scale": self.scale}
+        return {"shape": list(self.shape), "mean": self.mean, **spread}

@@ -1,0 +1,111 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import check_finite_rows
+from .._core.random import local
+from .base import _LOG_2PI, Distribution
+
+__all__ = ["GaussianMixture"]
+
+
+class GaussianMixture(Distribution):
+    r"""``Σ_k w_k N(m_k, S_k)``.
+
+    Args:
+        means: ``(K, *shape)``.
+        scale: standard deviation of the components: a number, or ``(K,)``.
+        weights: ``(K,)``, non-negative, normalised here; equal by default.
+        covariances: ``(K, d, d)`` for the flattened events, instead of ``scale``.
+    """
+
+    means: Tensor
+    covariances: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        means: Tensor,
+        scale: float | Tensor = 1.0,
+        *,
+        weights: Tensor | Sequence[float] | None = None,
+        covariances: Tensor | None = None,
+    ) -> None:
+        means = torch.as_tensor(means, dtype=torch.float64)
+        check_finite_rows(means, "means")
+        super().__init__(means.shape[1:])
+        k, d = means.shape[0], self.shape.numel()
+        if covariances is None:
+            spread = torch.as_tensor(scale, dtype=torch.float64).expand(k)
+            if not bool((spread > 0).all()):
+                raise ValueError(f"scale must be positive, got {spread.tolist()}")
+            covariances = spread.square()[:, None, None] * torch.eye(d, dtype=torch.float64)
+        covariances = torch.as_tensor(covariances, dtype=torch.float64)
+        if covariances.shape != (k, d, d):
+            raise ValueError(
+                f"covariances are {tuple(covariances.shape)}; for {k} means of {d} numbers they"
+                f" must be ({k}, {d}, {d})"
+            )
+        factors, failed = torch.linalg.cholesky_ex(covariances)
+        asymmetry = (covariances - covariances.mT).abs().max()
+        if bool(failed.any()) or float(asymmetry) > 1e-8 * float(covariances.abs().max()):
+            bad = failed.nonzero().flatten().tolist()
+            raise ValueError(
+                "covariances must be symmetric and positive definite;"
+                f" {f'components {bad} are not' if bad else 'they are not symmetric'}"
+            )
+        w = torch.ones(k) if weights is None else torch.as_tensor(weights)
+        w = w.to(torch.float64)
+        if w.shape != (k,) or not bool((w >= 0).all()) or float(w.sum()) <= 0:
+            raise ValueError(f"weights must be {k} non-negative numbers, got {w.tolist()}")
+        self.register_buffer("means", means)
+        self.register_buffer("covariances", covariances)
+        self.register_buffer("weights", w / w.sum())
+        self.register_buffer("_factors", factors)
+        self._factors: Tensor
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        device = self.means.device if device is None else torch.device(device)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        generator = local(generator, device)
+        weights = self.weights.to(device)
+        labels = torch.multinomial(weights, n, replacement=True, generator=generator)
+        z = torch.randn(n, self.shape.numel(), generator=generator, dtype=dtype, device=device)
+        x = torch.empty_like(z)
+        means = self.means.flatten(1).to(z)
+        for k, factor in enumerate(self._factors.to(z)):
+            rows = labels == k
+            if device.type == "cpu":
+                x[rows] = means[k] + z[rows] @ factor.mT
+            else:  # a mask as an index would wait for the device
+                x = torch.where(rows[:, None], means[k] + z @ factor.mT, x)
+        return x.view(n, *self.shape)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        centred = x.flatten(1)[:, None] - self.means.flatten(1).to(x)  # (B, K, d)
+        factors = self._factors.to(x)
+        white = torch.linalg.solve_triangular(factors, centred.permute(1, 2, 0), upper=False)
+        log_det = factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        d = self.shape.numel()
+        terms = -0.5 * white.square().sum(1).mT - log_det - 0.5 * d * _LOG_2PI
+        return torch.logsumexp(terms + self.weights.to(x).log(), dim=1)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "means": self.means,
+            "covariances": self.covariances,
+            "weights": self.weights,
+        }

@@ -1,0 +1,61 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.random import local
+from .base import Distribution
+
+__all__ = ["Uniform"]
+
+
+class Uniform(Distribution):
+    """The uniform law on the box ``[low, high)``.
+
+    Args:
+        shape: event shape.
+        low: lower corner, a number or a tensor that broadcasts to ``shape``.
+        high: upper corner, above ``low`` everywhere.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self, shape: Sequence[int], low: float | Tensor = 0.0, high: float | Tensor = 1.0
+    ) -> None:
+        super().__init__(shape)
+        for name, corner in (("low", low), ("high", high)):
+            full = torch.as_tensor(corner, dtype=torch.float64).expand(self.shape).clone()
+            self.register_buffer(name, full)
+        if not bool((self.low < self.high).all() & (self.high - self.low).isfinite().all()):
+            raise ValueError("low must be below high in every coordinate, and both finite")
+
+    def sample(
+        self,
+        n: int,
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        device = self.low.device if device is None else torch.device(device)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        u = torch.rand(
+            n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
+        )
+        return torch.lerp(self.low.to(u), self.high.to(u), u)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        low, high = self.low.to(x), self.high.to(x)
+        inside = ((x >= low) & (x < high)).flatten(1).all(1)
+        return torch.where(inside, -(high - low).log().sum(), -math.inf)
+
+    def config(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "low": self.low, "high": self.high}

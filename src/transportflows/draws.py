@@ -1,0 +1,163 @@
+"""Batches of data, and draws from a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ._core.tensor import expand_time
+
+if TYPE_CHECKING:
+    from .process import Process
+
+__all__ = ["Batch", "PathSample"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of data: what a loss is given.
+
+    Attributes:
+        x1: data, ``(B, *)``.
+        x0: base samples paired with them, for a process with a :class:`Paired` coupling.
+        cond: conditions for the network; tensors have B rows.
+    """
+
+    x1: Tensor
+    x0: Tensor | None = None
+    cond: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
+        """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself."""
+        if isinstance(batch, Batch):
+            return batch
+        if isinstance(batch, Tensor):
+            return cls(batch)
+        if isinstance(batch, (tuple, list)) and len(batch) == 2:
+            return cls(x1=batch[1], x0=batch[0])
+        raise TypeError(
+            f"a batch is a tensor x1, a pair (x0, x1) or a Batch, got {type(batch).__name__}"
+        )
+
+    def __len__(self) -> int:
+        return self.x1.shape[0]
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows from ``start`` up to ``stop``."""
+        if start == 0 and stop == len(self):
+            return self
+        x0 = None if self.x0 is None else self.x0[start:stop]
+        cond = {name: _of_rows(value, slice(start, stop)) for name, value in self.cond.items()}
+        return Batch(self.x1[start:stop], x0, cond)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A function of each tensor: ``batch.map(lambda x: x.to("cuda"))``."""
+        x0 = None if self.x0 is None else function(self.x0)
+        cond = {k: function(v) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
+        return Batch(function(self.x1), x0, cond)
+
+
+@dataclass(frozen=True)
+class PathSample:
+    """Draws from a process: ``x`` at times ``t``, and what they were made of.
+
+    Attributes:
+        process: the process that drew them.
+        t: times, ``(B,)``.
+        x: states ``x_t``, ``(B, *)``.
+        x0: base samples, or None where they do not enter the path.
+        x1: data.
+        z: latents, or None where the path has none.
+        cond: conditions.
+        antithetic: whether the second half of the rows repeats the first with ``-z``.
+        density: density of the times, ``(B,)``, by which a loss is divided; None for no division.
+    """
+
+    process: Process
+    t: Tensor
+    x: Tensor
+    x0: Tensor | None
+    x1: Tensor
+    z: Tensor | None
+    cond: Mapping[str, Any] = field(default_factory=dict)
+    antithetic: bool = False
+    density: Tensor | None = None
+
+    def __len__(self) -> int:
+        """Rows of the batch that was drawn from; ``x`` has twice as many where antithetic."""
+        return self.x.shape[0] // (1 + self.antithetic)
+
+    def rows(self, start: int, stop: int) -> PathSample:
+        """What was drawn for the rows of the batch from ``start`` up to ``stop``."""
+        n = len(self)
+        if start == 0 and stop == n:
+            return self
+
+        def part(value: Any) -> Any:
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                return value
+            if not self.antithetic:
+                return value[start:stop]
+            return torch.cat([value[start:stop], value[n + start : n + stop]])
+
+        return PathSample(
+            self.process,
+            part(self.t),
+            part(self.x),
+            part(self.x0),
+            part(self.x1),
+            part(self.z),
+            {name: part(value) for name, value in self.cond.items()},
+            self.antithetic,
+            part(self.density),
+        )
+
+    @cached_property
+    def mean_velocity(self) -> Tensor:
+        """``∂t I(t, x0, x1)``, whose conditional mean is v."""
+        return self.process.interpolant.mean_dot(self.t, self.x0, self.x1)  # type: ignore[arg-type]
+
+    @cached_property
+    def velocity(self) -> Tensor:
+        """``ẋ_t = ∂t I + γ̇ z``, whose conditional mean is the velocity b."""
+        if self.z is None:
+            return self.mean_velocity
+        gamma_dot = expand_time(self.process.interpolant.gamma_dot(self.t), self.x)
+        return torch.addcmul(self.mean_velocity, gamma_dot, self.z)
+
+    @cached_property
+    def noise(self) -> Tensor:
+        """``ẑ``, the standard normal of the Gaussian part, whose conditional mean is the noise η̂.
+
+        It is z where the latent is the only Gaussian part, and otherwise
+        ``(α (x0 - m) + γ z) / σ̂``.
+        """
+        process = self.process
+        base = process.gaussian_base
+        if base is None or self.x0 is None:
+            if self.z is None:
+                raise ValueError(process.no_gaussian_part("noise"))
+            return self.z
+        centred = self.x0 if base.zero_mean else self.x0 - base.mean.to(self.x0)
+        if self.z is None:
+            return centred / base.scale.to(self.x0)
+        interpolant = process.affine
+        scale = process.noise_scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
+        alpha = expand_time(interpolant.alpha(self.t) / scale, self.x)
+        gamma = expand_time(interpolant.gamma(self.t) / scale, self.x)
+        return alpha * centred + gamma * self.z
+
+    @property
+    def data(self) -> Tensor:
+        """``x1``, whose conditional mean is the data prediction d."""
+        return self.x1
+
+
+def _of_rows(value: Any, index: slice) -> Any:
+    return value[index] if isinstance(value, Tensor) and value.ndim > 0 else value

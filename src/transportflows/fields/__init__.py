@@ -1,0 +1,20 @@
+"""Fields: networks with a meaning, alone and in pairs; their files."""
+
+from .base import Field
+from .edm import EDM, EDMCoefficients
+from .files import load_field
+from .kinds import DataPredictor, MeanVelocity, NoisePredictor, Score, Velocity
+from .pair import FieldPair
+
+__all__ = [
+    "DataPredictor",
+    "EDM",
+    "EDMCoefficients",
+    "Field",
+    "FieldPair",
+    "MeanVelocity",
+    "NoisePredictor",
+    "Score",
+    "Velocity",
+    "load_field",
+]

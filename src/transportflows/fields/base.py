@@ -1,0 +1,225 @@
+"""Fields: a network with a meaning.
+
+A network ``net(t, x, **cond)`` is only a function. A field says what it predicts (the velocity b,
+the score s, the noise η̂, the data d, ...) and for which process, and from that gives every
+quantity that the prediction determines, exactly, or refuses and names the cure
+(:mod:`transportflows.conversions` has the formulas). Losses train fields, ``sample`` moves along
+them, oracles are fields without a network.
+
+Here ``noise`` is η̂, the conditional mean of the standard normal of the *whole* Gaussian part of
+x_t, so that ``score = -noise / process.noise_scale(t)`` for every process; where the base is not
+an independent Gaussian it is the papers' ``η = E[z | x_t]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.checks import check_state
+from .._core.tensor import expand_time
+from ..conversions import ConversionError, Weights, conversion
+from ..process import Process
+from ..transforms import Standardize
+
+__all__ = ["Field"]
+
+Network = Callable[..., Any]
+
+
+class Field(nn.Module):
+    """A network whose prediction has a meaning under a process.
+
+    Subclasses name what the network predicts in ``outputs``.
+
+    Args:
+        net: ``net(t, x, **cond)`` with t ``()`` or ``(B,)`` and x ``(B, *)``, giving the shape of
+            x; any callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``.
+        process: the law of x_t.
+        transform: standardising transform between the data's units and the network's; the trainer
+            applies it to the data, ``sample`` undoes it. The methods here work in standardised
+            units.
+    """
+
+    outputs: tuple[str, ...] = ()
+    net: Network
+
+    def __init__(
+        self, net: Network, process: Process, *, transform: Standardize | None = None
+    ) -> None:
+        super().__init__()
+        _check_network(net)
+        _check_process(process)
+        self.net = net
+        self.process = process
+        self.transform = transform
+
+    # --------------------------------------------------------------------------- predictions
+
+    def predict(
+        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Call the networks: one prediction for each of ``outputs``, None where not needed."""
+        return (_checked(_call(self.net, t, x, cond), x, type(self).__name__, self.net),)
+
+    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """What the network predicts; a tuple for a pair."""
+        check_state(t, x)
+        predictions = self.predict(t, x, **cond)
+        return predictions[0] if len(predictions) == 1 else predictions
+
+    def velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``b = E[ẋ_t | x_t = x]``, ``(B, *)``."""
+        return self.quantity("velocity", t, x, **cond)
+
+    def mean_velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``v = E[∂t I | x_t = x]``, ``(B, *)``."""
+        return self.quantity("mean_velocity", t, x, **cond)
+
+    def score(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``s = ∇ log ρ_t(x)``, ``(B, *)``."""
+        return self.quantity("score", t, x, **cond)
+
+    def noise(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``η̂ = E[ẑ | x_t = x]``, ``(B, *)``; ``s = -η̂ / σ̂``."""
+        return self.quantity("noise", t, x, **cond)
+
+    def data(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """``d = E[x1 | x_t = x]``, ``(B, *)``."""
+        return self.quantity("data", t, x, **cond)
+
+    def weights(self, target: str, t: Tensor) -> Weights:
+        """How ``target`` is made from x and ``outputs`` at times ``t`` (any shape).
+
+        Raises:
+            ConversionError: if it cannot be.
+        """
+        return conversion(self.process, self.outputs, target, t)
+
+    def quantity(
+        self, target: str, t: Tensor, x: Tensor, *, checked: bool = True, **cond: Any
+    ) -> Tensor:
+        """Any of the quantities by name, ``(B, *)``.
+
+        Args:
+            target: ``"velocity"``, ``"mean_velocity"``, ``"score"``, ``"noise"`` or ``"data"``.
+            t: times, ``()`` or ``(B,)``.
+            x: states, ``(B, *)``.
+            checked: refuse times at which a conversion is singular. That reads a value from the
+                device; without it, a loop does not wait, and such a time gives NaN or infinity.
+            cond: conditions for the network.
+
+        Raises:
+            ConversionError: if the predictions do not determine the target, or not at these times.
+        """
+        check_state(t, x)
+        if target in self.outputs:
+            needed = tuple(o == target for o in self.outputs)
+            predictions = self.predict(t, x, needed=needed, **cond)
+            return predictions[self.outputs.index(target)]  # type: ignore[return-value]
+        weights = self.weights(target, t.double())
+        needed = tuple(w is not None for w in weights.outputs)
+        if checked and any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
+            raise ConversionError(self._singular(target, weights, t))
+        predictions = self.predict(t, x, needed=needed, **cond)
+        total = torch.zeros_like(x)
+        if weights.x is not None:
+            total = total + expand_time(weights.x.to(x.dtype), x) * x
+        if weights.mean is not None and self.process.base_mean is not None:
+            total = total + expand_time(weights.mean.to(x.dtype), x) * self.process.base_mean.to(x)
+        for weight, prediction in zip(weights.outputs, predictions, strict=True):
+            if weight is not None and prediction is not None:
+                total = total + expand_time(weight.to(x.dtype), x) * prediction
+        return total
+
+    def _singular(self, target: str, weights: Weights, t: Tensor) -> str:
+        bad = torch.zeros_like(t, dtype=torch.bool)
+        for weight in weights.tensors():
+            bad = bad | ~torch.isfinite(weight)
+        times = sorted({round(float(time), 6) for time in t[bad].reshape(-1)})
+        shown = ", ".join(f"{time:g}" for time in times[:3])
+        have = " and ".join(o.replace("_", " ") for o in self.outputs)
+        return (
+            f"{target.replace('_', ' ')} from {have} is singular at t = {shown} for"
+            f" {type(self.process.interpolant).__name__}; evaluate it elsewhere, or learn the"
+            f" {target.replace('_', ' ')} itself (sample() steps around such ends by itself)"
+        )
+
+    # ---------------------------------------------------------------------------- the network
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks, without repetition."""
+        return (self.net,)
+
+    def reference(self) -> Tensor:
+        """A scalar of the dtype and device that the networks expect."""
+        for net in self.networks:
+            if isinstance(net, nn.Module):
+                for tensor in (*net.parameters(), *net.buffers()):
+                    if tensor.is_floating_point():
+                        return tensor.detach().new_zeros(())
+        return torch.zeros((), device=self.process.device)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments beside networks, process and transform, to rebuild this field."""
+        return {}
+
+    def save(self, path: Any) -> None:
+        """Write weights, process and transform to a file; see :func:`load_field`."""
+        from ._files import save_field
+
+        save_field(self, path)
+
+
+def _check_network(net: Any) -> None:
+    if isinstance(net, Process) or not callable(net):
+        raise TypeError(
+            f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
+            " Velocity(net, process)"
+        )
+
+
+def _check_process(process: Any) -> None:
+    if not isinstance(process, Process):
+        raise TypeError(
+            f"process must be a Process, got {type(process).__name__}; the order is"
+            " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
+        )
+
+
+def _call(net: Network, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Any:
+    """``net(t, x, **cond)``, with a word on dtypes and devices where they are why it fails."""
+    try:
+        return net(t, x, **cond)
+    except RuntimeError as error:
+        own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
+        if own is not None and (own.dtype != x.dtype or own.device != x.device):
+            raise ValueError(
+                f"the states are {x.dtype} on {x.device} and the network is {own.dtype} on"
+                f" {own.device}; write x.to(dtype={own.dtype}, device={str(own.device)!r}), or"
+                f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
+            ) from error
+        raise
+
+
+def _checked(prediction: Any, x: Tensor, field: str, net: Any) -> Tensor:
+    """The prediction, if it has the shape and dtype of x."""
+    if isinstance(prediction, Tensor) and prediction.shape == x.shape:
+        if prediction.dtype == x.dtype:
+            return prediction
+        if torch.is_autocast_enabled(x.device.type):
+            return prediction.to(x.dtype)
+        raise ValueError(
+            f"the network of this {field} gave {prediction.dtype} for states of {x.dtype}; write"
+            f" net.to({x.dtype}), or give it states of its own dtype"
+        )
+    name = getattr(net, "__name__", type(net).__name__)
+    got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
+    raise ValueError(
+        f"the network of this {field} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
+        f" gave {got}"
+    )

@@ -1,0 +1,122 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..process import Process
+from ..transforms import Standardize
+from .base import Field, Network, _call, _check_network, _check_process, _checked
+
+__all__ = ["FieldPair"]
+
+
+class FieldPair(Field):
+    """Two predictions, from two networks or from one with two heads: any base, any coupling.
+
+    One of ``velocity`` or ``mean_velocity``, and one of ``noise`` or ``score``, each a network or a
+    field of that meaning::
+
+        FieldPair(velocity=net_b, noise=net_eta, process=process)
+        FieldPair(velocity=Velocity(net_b, process), noise=NoisePredictor(net_eta, process))
+        FieldPair(heads=net, outputs=("mean_velocity", "noise"), process=process)
+
+    Args:
+        velocity: predicts b.
+        mean_velocity: predicts v, instead.
+        noise: predicts η̂.
+        score: predicts s, instead.
+        heads: one network that gives a pair of tensors of the shape of x, or ``(B, 2, *)``.
+        outputs: what the two heads mean.
+        process: the law of x_t; needed unless a field brings it.
+        transform: see :class:`Field`.
+    """
+
+    def __init__(
+        self,
+        *,
+        velocity: Network | Field | None = None,
+        mean_velocity: Network | Field | None = None,
+        noise: Network | Field | None = None,
+        score: Network | Field | None = None,
+        heads: Network | None = None,
+        outputs: tuple[str, str] = ("velocity", "noise"),
+        process: Process | None = None,
+        transform: Standardize | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        given: dict[str, Any] = {
+            "velocity": velocity,
+            "mean_velocity": mean_velocity,
+            "noise": noise,
+            "score": score,
+        }
+        given = {name: part for name, part in given.items() if part is not None}
+        names = tuple(given) if heads is None else tuple(outputs)
+        if heads is not None and given:
+            raise ValueError(f"give heads, or two networks, not both; got heads and {list(given)}")
+        first, second = ("velocity", "mean_velocity"), ("noise", "score")
+        if len(names) != 2 or names[0] not in first or names[1] not in second:
+            raise ValueError(
+                "a FieldPair is one of velocity or mean_velocity and one of noise or score, in"
+                f" this order; got {list(names)}"
+            )
+        for name, part in given.items():
+            if isinstance(part, Field):
+                if part.outputs != (name,):
+                    raise ValueError(f"{name}= was given a {type(part).__name__}")
+                if process is not None and part.process is not process:
+                    raise ValueError(
+                        "the fields of a pair must share one process object, and that of"
+                        f" {name}= is another"
+                    )
+                process = part.process
+                if transform is not None and part.transform not in (None, transform):
+                    raise ValueError(
+                        "the fields of a pair must share one transform object, and that of"
+                        f" {name}= is another: its network works in other units"
+                    )
+                transform = part.transform if transform is None else transform
+                given[name] = part.net
+        if process is None:
+            raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
+        _check_process(process)
+        self.outputs = names
+        self.process = process
+        self.transform = transform
+        if heads is not None:
+            _check_network(heads)
+            self.heads = heads
+            self._two_headed = True
+        else:
+            self.first, self.second = given[names[0]], given[names[1]]
+            _check_network(self.first)
+            _check_network(self.second)
+            self._two_headed = False
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return (self.heads,) if self._two_headed else (self.first, self.second)
+
+    def predict(
+        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+    ) -> tuple[Tensor | None, ...]:
+        name = type(self).__name__
+        if not self._two_headed:
+            needed = (True, True) if needed is None else needed
+            return tuple(
+                _checked(_call(net, t, x, cond), x, name, net) if wanted else None
+                for net, wanted in zip((self.first, self.second), needed, strict=True)
+            )
+        both = _call(self.heads, t, x, cond)
+        if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
+            both = both.unbind(1)
+        if not isinstance(both, (tuple, list)) or len(both) != 2:
+            got = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
+            raise ValueError(
+                f"a network with two heads must give a pair of tensors {tuple(x.shape)}, or one"
+                f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
+            )
+        return tuple(_checked(head, x, name, self.heads) for head in both)

@@ -1,0 +1,72 @@
+"""Noise levels of a one-sided process: times at which σ̂/β takes given values."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..gaussian_part import bisect
+from ..process import Process
+
+__all__ = ["geometric_levels"]
+
+_HIGHEST = 100.0
+_LOWEST = 0.01
+
+
+@torch.no_grad()
+def geometric_levels(
+    process: Process, count: int, *, high: float | None = None, low: float | None = None
+) -> Tensor:
+    """Times at which the noise-to-signal ratio ``σ̂/β`` falls geometrically; float64, ``(count,)``.
+
+    For a variance-exploding process the ratio is σ: NCSN's levels (Song & Ermon 2019).
+
+    Args:
+        process: a one-sided process, whose σ̂/β falls with time.
+        count: number of levels.
+        high: the first ratio; by default the one at t = 0, at most 100.
+        low: the last ratio; by default the one at t = 1, at least 0.01. The defaults suit data of
+            variance about 1.
+
+    Raises:
+        ValueError: if the process has no such times.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> geometric_levels(tpf.Process(tpf.OneSidedLinear()), 3, high=9.0, low=1 / 9)
+        tensor([0.1000, 0.5000, 0.9000], dtype=torch.float64)
+    """
+    if isinstance(count, bool) or int(count) != count or count < 1:
+        raise ValueError(f"count must be a positive integer, got {count}")
+    if not process.one_sided:
+        raise ValueError(
+            "geometric levels are those of a one-sided process x_t = α m + β x1 + σ̂ ẑ, and this"
+            f" one ({type(process.interpolant).__name__}) is two-sided; give the times yourself"
+        )
+
+    def ratio(t: Tensor) -> Tensor:
+        on = t.to(process.device)
+        return (process.noise_scale(on) / process.affine.beta(on).abs()).cpu()
+
+    first, last = ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    high = min(first, _HIGHEST) if high is None else float(high)
+    low = max(last, _LOWEST) if low is None else float(low)
+    slack = 1 + 1e-9
+    if not (0 < low <= high and low >= last / slack and high <= first * slack):
+        raise ValueError(
+            f"levels go from a high ratio of noise to signal to a low one, within the process's"
+            f" own, {first:.4g} at t = 0 and {last:.4g} at t = 1; got high={high:g}, low={low:g}"
+        )
+    wanted = torch.exp(
+        torch.linspace(math.log(high), math.log(low), int(count), dtype=torch.float64)
+    )
+    times = bisect(process, -wanted.log().to(process.device)).cpu()
+    if bool((times.diff() <= 0).any()) or bool((ratio(times) / wanted - 1).abs().gt(1e-4).any()):
+        raise ValueError(
+            f"the ratio σ̂/β of this process ({type(process.interpolant).__name__}) does not fall"
+            " steadily from high to low; give the times yourself"
+        )
+    return times

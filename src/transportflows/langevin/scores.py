@@ -1,0 +1,211 @@
+r"""Scores: what Langevin steps move along.
+
+A score here is any callable ``s(x, **cond)`` that gives ``∇ log p`` row by row. Two helpers make
+one: :func:`score_at` from a field at a fixed time, with the conversion's weights formed once and
+no value read from the device at each call, and :func:`score_of` from an unnormalised log-density,
+by autograd. Rows go through a score in equal chunks, as they go through a solve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..conversions import ConversionError
+from ..fields.base import Field
+from ..solve.rows import Rows
+
+__all__ = ["ChunkedRows", "FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
+
+ScoreFunction = Callable[..., Tensor]
+
+
+class LogProbScore:
+    """The score of a log-density, by autograd; see :func:`score_of`.
+
+    Args:
+        log_prob: ``log_prob(x, **cond)``, ``(B, *)`` to ``(B,)``.
+    """
+
+    def __init__(self, log_prob: Callable[..., Tensor]) -> None:
+        self.log_prob = log_prob
+
+    def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
+        """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            value = check_log_prob(self.log_prob(leaf, **cond), leaf)
+            if not value.requires_grad:
+                raise ValueError(
+                    "log_prob does not depend on x by operations that autograd follows, so it has"
+                    " no score; keep x a tensor throughout (no .detach(), .item() or numpy)"
+                )
+            (score,) = torch.autograd.grad(value.sum(), leaf)
+        return value.detach(), score
+
+    def __call__(self, x: Tensor, **cond: Any) -> Tensor:
+        """The score, ``(B, *)``."""
+        return self.with_value(x, **cond)[1]
+
+
+def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
+    """Return the score ``x -> ∇ log p(x)`` of a log-density, by autograd.
+
+    Args:
+        log_prob: ``log_prob(x, **cond)``, from ``(B, *)`` to ``(B,)``, up to a constant. Each of
+            its rows must depend on the same row of x only: one backward pass serves all rows.
+
+    Example:
+        >>> score = score_of(lambda x: -x.square().sum(1) / 8)  # N(0, 4 Id)
+        >>> score(torch.tensor([[4.0, -8.0]]))
+        tensor([[-1.,  2.]])
+    """
+    if not callable(log_prob):
+        raise TypeError(f"log_prob must be a callable log_prob(x), got {type(log_prob).__name__}")
+    return LogProbScore(log_prob)
+
+
+def score_at(field: Field, t: float, **cond: Any) -> ScoreFunction:
+    """Return the score ``x -> s(t, x)`` of a field at one time, in the field's units.
+
+    Args:
+        field: any field that determines a score at ``t``; an oracle is one.
+        t: the time, in [0, 1].
+        cond: conditions for the network, the same for all rows; those that go with the rows are
+            given to the sampler instead.
+
+    Raises:
+        ConversionError: if the field has no score, or not at this time.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> exact = tpf.oracle(tpf.Process(tpf.OneSidedLinear()), tpf.Gaussian((1,), scale=2.0))
+        >>> score_at(exact, 0.5)(torch.tensor([[1.0]]))  # of N(0, (0.5 · 2)² + 0.5²)
+        tensor([[-0.8000]])
+    """
+    if not isinstance(field, Field):
+        raise TypeError(f"score_at needs a Field, got {type(field).__name__}")
+    if not 0 <= float(t) <= 1:
+        raise ValueError(f"t must lie in [0, 1], got {t}")
+    table = FieldTable(field, "score", torch.tensor([float(t)], dtype=torch.float64))
+    if not table.finite[0]:
+        raise ConversionError(
+            f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
+            " left there; take an earlier time"
+        )
+    return lambda x, **more: table(0, x, **cond, **more)
+
+
+class FieldTable:
+    """A quantity of a field at several times, its weights tabulated in float64.
+
+    Args:
+        field: the field.
+        target: ``"score"``, ``"data"`` or another of the quantities.
+        times: float64, ``(K,)``.
+
+    Attributes:
+        finite: whether the weights are finite, for each time.
+        largest: the largest of the weights' absolute values, ``(K,)``; NaN or inf where singular.
+    """
+
+    @torch.no_grad()
+    def __init__(self, field: Field, target: str, times: Tensor) -> None:
+        like = field.reference()
+        self.field, self.times = field, times.to(like.device)
+        weights = field.weights(target, self.times)
+        self.mean = field.process.base_mean
+        self.needed = tuple(w is not None for w in weights.outputs)
+        sizes = torch.stack([w.expand_as(self.times).abs() for w in weights.tensors()])
+        self.largest = sizes.amax(0).cpu()
+        self.finite: list[bool] = torch.isfinite(self.largest).tolist()
+        self.state, self.offset, *self.outputs = (
+            None if w is None else [float(v) for v in w.expand_as(self.times).tolist()]
+            for w in (weights.x, weights.mean, *weights.outputs)
+        )
+
+    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+        """The quantity at time k, ``(B, *)``."""
+        t = self.times[k].to(x)
+        predictions = self.field.predict(t, x, needed=self.needed, **cond)
+        total: Tensor | None = None if self.state is None else x * self.state[k]
+        for weights, prediction in zip(self.outputs, predictions, strict=True):
+            if weights is not None and prediction is not None:
+                part = prediction if weights[k] == 1.0 else prediction * weights[k]
+                total = part if total is None else total + part
+        if self.offset is not None and self.mean is not None:
+            shift = self.mean.to(x) * self.offset[k]
+            total = shift.expand_as(x) if total is None else total + shift
+        return torch.zeros_like(x) if total is None else total
+
+
+class ChunkedRows:
+    """The rows of a state in equal chunks; the last is filled up with the first rows.
+
+    Args:
+        x: states, ``(n, *)``.
+        chunk: rows in a chunk; all at once if None.
+        cond: conditions; tensors with n rows go with their rows.
+    """
+
+    def __init__(self, x: Tensor, chunk: int | None, cond: Mapping[str, Any] | None = None) -> None:
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be positive, got {chunk}")
+        self.n, self.cond = x.shape[0], dict(cond or {})
+        for name, value in self.cond.items():
+            if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != self.n:
+                raise ValueError(
+                    f"the condition {name!r} has {value.shape[0]} rows for {self.n} states; give"
+                    " one a state"
+                )
+        count = 1 if chunk is None else math.ceil(self.n / chunk)
+        size = math.ceil(self.n / count)
+        self.parts: list[tuple[slice | Tensor, dict[str, Any]]] = []
+        for k in range(count):
+            index = torch.arange(k * size, (k + 1) * size, device=x.device).remainder(self.n)
+            pick = slice(k * size, (k + 1) * size) if (k + 1) * size <= self.n else index
+            self.parts.append((pick, Rows(index, self.n, 1, x.ndim, self.cond).cond))
+
+    def take(self, index: Tensor, x: Tensor) -> ChunkedRows:
+        """Some of the rows, in one chunk."""
+        return ChunkedRows(x[index], None, Rows(index, self.n, 1, x.ndim, self.cond).cond)
+
+    def map(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
+        """``function(x, **cond)`` of all rows."""
+        if len(self.parts) == 1:
+            return function(x, **self.parts[0][1])
+        return torch.cat([function(x[pick], **cond) for pick, cond in self.parts])[: self.n]
+
+    def map_pair(
+        self, function: Callable[..., tuple[Tensor, Tensor]], x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same for a function that gives two tensors."""
+        pairs = [function(x[pick], **cond) for pick, cond in self.parts]
+        first, second = (torch.cat(column)[: self.n] for column in zip(*pairs, strict=True))
+        return first, second
+
+
+def check_log_prob(value: Tensor, x: Tensor) -> Tensor:
+    """Refuse a log-density that does not give one number a row."""
+    if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"log_prob must give one number a row, shape ({x.shape[0]},), and it gave {got}; sum"
+            " over the event dimensions: .flatten(1).sum(1)"
+        )
+    return value
+
+
+def check_score(s: Any, x: Tensor) -> Tensor:
+    """Refuse a score that has not the shape of its states."""
+    if not isinstance(s, Tensor) or s.shape != x.shape:
+        got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
+        raise ValueError(
+            f"the score must have the shape of x, {tuple(x.shape)}, and it gave {got}; a field is"
+            " given as score_at(field, t), a log-density as score_of(log_prob)"
+        )
+    return s

@@ -1,0 +1,281 @@
+r"""Diffusion schedules ε(t), of ``dX = (b + ε s) dt + √(2ε) dW``.
+
+Any ε ≥ 0 has the same marginals when the fields are exact: ε is chosen when sampling, not when
+training. What differs is how errors travel. With a learned noise η̂ the relaxation is
+``ε s = -(ε/σ̂) η̂``, so an error δ of η̂ becomes ``ε δ / σ̂``: a constant ε amplifies it without bound
+where σ̂ vanishes. Schedules proportional to σ̂ or σ̂² keep it bounded; they give the ratio ``ε/σ̂`` in
+closed form, so it is never 0/0. Prefer them for learned fields on data near a manifold, where the
+relaxation (of rate ε/σ̂²) is stiff besides.
+
+Score-based diffusion is two points of this family. With ``λ = log(β/σ̂)``, half the logarithm of
+the signal-to-noise ratio, the reverse SDE of Anderson (1982) is ``ε = σ̂² λ̇ = g²/2``, and the
+probability flow is ε = 0 (:class:`AndersonEpsilon`, with a factor for what lies between and
+beyond). The churn of Karras et al. (2022) is ε proportional to σ̂² over the steps of a grid
+(:class:`ChurnEpsilon`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from ..conversions import ConversionError
+from ..process import Process
+
+__all__ = [
+    "AndersonEpsilon",
+    "ChurnEpsilon",
+    "ConstantEpsilon",
+    "EpsilonSchedule",
+    "NoiseScaleEpsilon",
+    "NoiseVarianceEpsilon",
+    "as_epsilon",
+]
+
+
+class EpsilonSchedule(ABC):
+    """ε as a function of time and of the noise scale σ̂."""
+
+    @abstractmethod
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        """ε ≥ 0 at times ``t`` (float64), given σ̂ there."""
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        """``ε/σ̂``; override it where it is finite at σ̂ = 0."""
+        return self.value(t, noise_scale) / noise_scale
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether ε is 0 at all times, so that the solve is an ODE."""
+        return False
+
+    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        """The schedule for a process and a grid; itself unless it depends on them.
+
+        Args:
+            process: the process that is sampled.
+            stages: the stage times of each step, ``(steps, nodes)``, float64.
+            widths: the signed widths of the steps, ``(steps,)``, float64.
+        """
+        return self
+
+
+class ConstantEpsilon(EpsilonSchedule):
+    """ε constant.
+
+    Args:
+        epsilon: its value, ≥ 0.
+    """
+
+    def __init__(self, epsilon: float) -> None:
+        self.epsilon = float(epsilon)
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(
+                f"epsilon must be finite and >= 0, got {epsilon}; to run backward in time give"
+                " t=(1.0, 0.0), not a negative epsilon"
+            )
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return torch.full_like(t, self.epsilon)
+
+    @property
+    def is_zero(self) -> bool:
+        return self.epsilon == 0
+
+    def __repr__(self) -> str:
+        return f"{self.epsilon:g}"
+
+
+class NoiseScaleEpsilon(ConstantEpsilon):
+    """``ε = c σ̂(t)``; ``ε/σ̂ = c``.
+
+    Args:
+        epsilon: the factor c, ≥ 0.
+    """
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon * noise_scale
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return torch.full_like(t, self.epsilon)
+
+    def __repr__(self) -> str:
+        return f"{self.epsilon:g} σ̂"
+
+
+class NoiseVarianceEpsilon(ConstantEpsilon):
+    """``ε = c σ̂(t)²``; ``ε/σ̂ = c σ̂``, and a relaxation of constant rate c.
+
+    Args:
+        epsilon: the factor c, ≥ 0.
+    """
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon * noise_scale.square()
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon * noise_scale
+
+    def __repr__(self) -> str:
+        return f"{self.epsilon:g} σ̂²"
+
+
+class AndersonEpsilon(ConstantEpsilon):
+    r"""``ε = c (σ̂² β̇/β - σ̂ σ̂̇)``, which is ``c g²/2`` of the process as a forward SDE.
+
+    With c = 1 sampling is the time reversal of the forward SDE (Anderson 1982): not only the
+    marginals but the law of the whole path are its own. c = 0 is the probability flow. Where
+    β = 0, as for a linear path at t = 0, ε is infinite, and the step that touches it is made with
+    ε = 0.
+
+    Args:
+        factor: c ≥ 0.
+    """
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__(factor)
+        self._process: Process | None = None
+
+    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        if not process.one_sided:
+            raise ConversionError(
+                "AndersonEpsilon is the reverse of a forward SDE, and this process is none: it is"
+                f" {type(process.interpolant).__name__} with base {type(process.base).__name__} and"
+                f" coupling {type(process.coupling).__name__}, and needs an independent Gaussian"
+                " base. Give another epsilon, such as NoiseScaleEpsilon(1.0)"
+            )
+        schedule = type(self)(self.epsilon)
+        schedule._process = process
+        return schedule
+
+    def _of(self, t: Tensor) -> tuple[Process, Tensor]:
+        if self._process is None:
+            raise ValueError(
+                "AndersonEpsilon depends on a process: sample(field, epsilon=AndersonEpsilon())"
+            )
+        return self._process, self._process.affine.beta_dot(t) / self._process.affine.beta(t)
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        process, growth = self._of(t)
+        half = process.noise_scale_sq(t) * growth - 0.5 * process.noise_scale_sq_dot(t)
+        return self._scaled(half, t)
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        process, growth = self._of(t)
+        return self._scaled(noise_scale * growth - process.noise_scale_dot(t), t)
+
+    def _scaled(self, value: Tensor, t: Tensor) -> Tensor:
+        """``c`` times a value that must not be negative, rounding aside."""
+        bad = value < -1e-9 * value.abs().nan_to_num().amax()
+        if bool(bad.any()):
+            raise ValueError(
+                f"this process is not the reverse of a forward SDE at t = {float(t[bad][0]):g}:"
+                " there σ̂/β grows with t, so that g² would be negative. Give another epsilon, such"
+                " as NoiseScaleEpsilon(1.0)"
+            )
+        return self.epsilon * value.clamp(min=0)
+
+    def __repr__(self) -> str:
+        return f"{self.epsilon:g} g²/2"
+
+
+class ChurnEpsilon(ConstantEpsilon):
+    r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
+
+    Their sampler adds, before each of N steps, noise that raises ``σ = σ̂/β`` by the factor
+    ``1 + κ``, ``κ = min(S/N, √2 - 1)``, where σ is in a range, and lets the step remove it again.
+    To first order that is ``ε = κ σ̂² / h`` over a step of width h, and as a schedule it has the
+    marginals of the process and the order of the scheme. On a uniform grid it is ``ε = S σ̂²``.
+
+    Args:
+        churn: S ≥ 0, the expected number of times that the noise is renewed.
+        sigma_range: where it acts, in units of ``σ̂/β``.
+    """
+
+    def __init__(self, churn: float, *, sigma_range: tuple[float, float] = (0.0, math.inf)) -> None:
+        super().__init__(churn)
+        low, high = sigma_range
+        if not 0 <= low < high:
+            raise ValueError(f"sigma_range must be 0 <= low < high, got {sigma_range}")
+        self.sigma_range = (float(low), float(high))
+        self._rate: Tensor | None = None
+
+    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        if not process.one_sided:
+            raise ConversionError(
+                "ChurnEpsilon acts where σ̂/β is in a range, and this process is two-sided; give"
+                " NoiseVarianceEpsilon instead"
+            )
+        flat = stages.reshape(-1)
+        scale, beta = process.noise_scale(flat), process.affine.beta(flat)
+        low, high = self.sigma_range
+        acts = ((scale >= low * beta) & (scale <= high * beta)).view(stages.shape)
+        each = min(self.epsilon / len(widths), math.sqrt(2) - 1)
+        schedule = type(self)(self.epsilon, sigma_range=self.sigma_range)
+        rate = each / widths.abs().to(stages)
+        schedule._rate = (rate[:, None] * acts).reshape(-1)
+        return schedule
+
+    def _per_step(self) -> Tensor:
+        if self._rate is None:
+            raise ValueError(
+                "ChurnEpsilon depends on a process and a grid: sample(field,"
+                " epsilon=ChurnEpsilon(40), scheme='heun')"
+            )
+        return self._rate
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self._per_step() * noise_scale.square()
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self._per_step() * noise_scale
+
+    def __repr__(self) -> str:
+        return f"churn {self.epsilon:g}"
+
+
+class _CallableEpsilon(EpsilonSchedule):
+    """A user's own function of time."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor | float]) -> None:
+        self.function = function
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        value = torch.as_tensor(self.function(t), dtype=t.dtype, device=t.device)
+        if value.shape not in (t.shape, torch.Size()):
+            raise ValueError(
+                f"epsilon was called with times of shape {tuple(t.shape)} and gave"
+                f" {tuple(value.shape)}; it must give one number for each time"
+            )
+        value = value.expand(t.shape)
+        bad = ~(torch.isfinite(value) & (value >= 0))
+        if bool(bad.any()):
+            raise ValueError(
+                f"epsilon must be finite and >= 0, and is {float(value[bad][0])} at"
+                f" t = {float(t[bad][0]):g}"
+            )
+        return value
+
+    def __repr__(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> EpsilonSchedule:
+    """Return a number, a function of time or a schedule as a schedule.
+
+    A function is called once with a float64 tensor of times and gives a tensor of its shape.
+    """
+    if isinstance(epsilon, EpsilonSchedule):
+        return epsilon
+    if isinstance(epsilon, Real) or getattr(epsilon, "ndim", None) == 0:
+        return ConstantEpsilon(float(epsilon))  # type: ignore[arg-type]
+    if callable(epsilon):
+        return _CallableEpsilon(epsilon)
+    raise TypeError(
+        f"epsilon must be a number, a function of t or a schedule, got {type(epsilon).__name__}"
+    )

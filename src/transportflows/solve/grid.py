@@ -1,0 +1,112 @@
+"""Time grids: ``steps`` steps from one time to another, through every breakpoint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from .._core.checks import names
+
+__all__ = ["SPACINGS", "time_grid", "with_times"]
+
+Spacing = Callable[[Tensor], Tensor]
+
+SPACINGS: dict[str, Spacing] = {
+    "uniform": lambda u: u,
+    "early": lambda u: u.square(),
+    "late": lambda u: 1 - (1 - u).square(),
+    "cosine": lambda u: torch.sin(0.5 * math.pi * u).square(),
+}
+"""Named spacings, from [0, 1] to [0, 1]: dense nowhere, at t = 0, at t = 1, at both ends."""
+
+_CLOSE = 1e-9
+
+
+def time_grid(
+    steps: int,
+    *,
+    start: float = 0.0,
+    stop: float = 1.0,
+    spacing: str | Spacing = "uniform",
+    breakpoints: Iterable[float] = (),
+) -> Tensor:
+    """Return the ``steps + 1`` times of ``steps`` steps, float64 on the CPU.
+
+    A grid from ``stop`` to ``start`` is the grid from ``start`` to ``stop``, reversed: the spacing
+    belongs to time, not to the direction. Breakpoints inside are met exactly, by moving the
+    nearest inner time there, so there are always ``steps`` steps.
+
+    Args:
+        steps: number of steps, at least 1.
+        start: first time, in [0, 1].
+        stop: last time, in [0, 1], before or after ``start``.
+        spacing: a name in :data:`SPACINGS`, or an increasing map of [0, 1] onto itself.
+        breakpoints: times to meet.
+
+    Example:
+        >>> time_grid(4, spacing="late")
+        tensor([0.0000, 0.4375, 0.7500, 0.9375, 1.0000], dtype=torch.float64)
+    """
+    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+        raise ValueError(f"steps must be a positive integer, got {steps}")
+    if not (0 <= start <= 1 and 0 <= stop <= 1) or start == stop:
+        raise ValueError(
+            f"start and stop must be two different times in [0, 1], got {start} and {stop}"
+        )
+    if isinstance(spacing, str):
+        if spacing not in SPACINGS:
+            raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
+        spacing = SPACINGS[spacing]
+    low, high = min(start, stop), max(start, stop)
+    unit = spacing(torch.linspace(0, 1, int(steps) + 1, dtype=torch.float64))
+    grid = low + (high - low) * unit
+    grid[0], grid[-1] = low, high
+    inside = sorted(b for b in breakpoints if low + _CLOSE < b < high - _CLOSE)
+    if len(inside) >= steps:
+        raise ValueError(
+            f"{steps} steps cannot meet the breakpoints {inside}; take at least {len(inside) + 1}"
+        )
+    for point in inside:
+        nearest = 1 + int((grid[1:-1] - point).abs().argmin())
+        grid[nearest] = point
+    if not bool((grid.diff() > 0).all()):
+        raise ValueError(
+            "the spacing is not increasing from 0 to 1; it must map [0, 1] onto itself"
+        )
+    return grid if start < stop else grid.flip(0)
+
+
+def with_times(grid: Tensor, times: Sequence[float] | Tensor) -> tuple[Tensor, list[int]]:
+    """Insert ``times`` into a monotone grid where they are not in it; return it and where they are.
+
+    Raises:
+        ValueError: if a time lies outside the grid.
+    """
+    wanted: list[float] = torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
+    low, high = float(grid.min()), float(grid.max())
+    outside = [s for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
+    if outside:
+        raise ValueError(f"cannot save at {outside}: the grid spans [{low:g}, {high:g}]")
+    points = grid.tolist()
+    new = [s for s in wanted if min(abs(s - p) for p in points) > _CLOSE]
+    descending = bool(grid[0] > grid[-1])
+    merged = torch.tensor(sorted({*points, *new}, reverse=descending), dtype=torch.float64)
+    return merged, [int((merged - s).abs().argmin()) for s in wanted]
+
+
+def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
+    """Return a user's own grid as float64 on the CPU, or refuse it."""
+    times = torch.as_tensor(grid, dtype=torch.float64).detach().cpu()
+    if times.ndim != 1 or times.numel() < 2:
+        raise ValueError(f"a grid is a list of at least 2 times, got shape {tuple(times.shape)}")
+    steps = times.diff()
+    if not bool(torch.isfinite(times).all()) or not (bool((steps > 0).all() | (steps < 0).all())):
+        raise ValueError("a grid must be finite and strictly increasing or strictly decreasing")
+    if float(times.min()) < 0 or float(times.max()) > 1:
+        raise ValueError(
+            f"grid times must lie in [0, 1], got [{float(times.min()):g}, {float(times.max()):g}]"
+        )
+    return times

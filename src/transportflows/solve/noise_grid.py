@@ -1,0 +1,163 @@
+r"""Grids spaced by noise level, for one-sided processes.
+
+The level of a time is ``u = σ̂/β``, the σ of Karras et al. (2022): ``x'/β`` is the data with noise
+of scale u. A grid that is even in a function of u asks the same of every process, whatever its
+clock; few-step samplers are mostly compared on such grids.
+
+======================  ============================================================================
+spacing                 even in
+======================  ============================================================================
+``"karras"``            ``u^(1/ρ)`` (Karras et al. 2022, equation 5, ρ = 7)
+``"logsnr"``            ``λ = -log u`` (Lu et al. 2022)
+``"asinh"``             ``asinh(u/c)``: log u above the scale c of the data's details, u below
+``"quadratic"``         ``√(1 - t)``, of the time and not of the level (Song, Meng & Ermon 2021)
+======================  ============================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._core.checks import names
+from ..gaussian_part import bisect
+from ..process import Process
+from .grid import check_grid, time_grid
+
+__all__ = ["NOISE_SPACINGS", "noise_grid"]
+
+NOISE_SPACINGS = ("karras", "logsnr", "asinh", "quadratic")
+"""Named spacings of :func:`noise_grid`."""
+
+_HALVINGS = 100
+
+
+@torch.no_grad()
+def noise_grid(
+    process: Process,
+    steps: int,
+    *,
+    spacing: str | Callable[[Tensor], Tensor] = "karras",
+    rho: float = 7.0,
+    scale: float = 1.0,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    start: float = 0.0,
+    stop: float = 1.0,
+) -> Tensor:
+    """Return the ``steps + 1`` times of a grid that is even in the noise level u, float64.
+
+    It begins and ends at ``start`` and ``stop``, exactly. Where u is infinite at an end, the levels
+    begin at ``sigma_max``, which stands for that end; where they end at ``sigma_min`` above the
+    level of the end, one last step goes there.
+
+    Args:
+        process: one-sided, with u decreasing in time.
+        steps: number of steps.
+        spacing: a name in :data:`NOISE_SPACINGS`, or a strictly monotone function of u, which the
+            grid is even in.
+        rho: ρ of ``"karras"``.
+        scale: c of ``"asinh"``, in the units of the data.
+        sigma_min: lowest level before the end, in the units of the data; that of ``stop`` by
+            default, or 0.002 where that is 0 (``"karras"``, ``"logsnr"``).
+        sigma_max: highest level; that of ``start`` by default, or 80 where that is infinite.
+        start: first time, in [0, 1].
+        stop: last time; below ``start`` for a grid that runs backward.
+
+    Raises:
+        ValueError: for a two-sided process, an unknown spacing, levels out of order.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+        >>> tpf.solve.noise_grid(process, 4, spacing="logsnr", sigma_min=0.01, sigma_max=100.0)
+        tensor([0.0000, 0.1773, 0.8227, 0.9901, 1.0000], dtype=torch.float64)
+    """
+    if start > stop:
+        return noise_grid(
+            process,
+            steps,
+            spacing=spacing,
+            rho=rho,
+            scale=scale,
+            sigma_min=sigma_min,
+            sigma_max=sigma_max,
+            start=stop,
+            stop=start,
+        ).flip(0)
+    if spacing == "quadratic":
+        return time_grid(steps, start=start, stop=stop, spacing="late")
+    whole = time_grid(steps, start=start, stop=stop)  # checks steps, start and stop
+    if not process.one_sided:
+        raise ValueError(
+            f"the noise level σ̂/β of a two-sided process (base {type(process.base).__name__},"
+            f" coupling {type(process.coupling).__name__}) says nothing of its base; use time_grid,"
+            " or an independent isotropic Gaussian base"
+        )
+    reaches = spacing not in ("karras", "logsnr")  # the level 0
+    if isinstance(spacing, str):
+        if spacing not in NOISE_SPACINGS:
+            raise ValueError(
+                f"unknown spacing {spacing!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
+                " time_grid has the spacings of time"
+            )
+        if not (rho > 0 and scale > 0):
+            raise ValueError(f"rho and scale must be positive, got rho={rho}, scale={scale}")
+        spacing = {
+            "karras": lambda u: u ** (1 / rho),
+            "logsnr": torch.log,
+            "asinh": lambda u: torch.asinh(u / scale),
+        }[spacing]
+    ends = whole[[0, -1]].to(process.device)
+    level = process.noise_scale(ends) / process.affine.beta(ends)
+    high, low = level.tolist()
+    top = (high if math.isfinite(high) else 80.0) if sigma_max is None else float(sigma_max)
+    bottom = (low if low > 0 or reaches else 0.002) if sigma_min is None else float(sigma_min)
+    if not (low <= bottom < top <= high and bottom >= 0):
+        raise ValueError(
+            f"the levels must go from sigma_max down to sigma_min, within those of the process,"
+            f" {high:g} to {low:g} from t = {start:g} to {stop:g}; got {top:g} and {bottom:g}"
+        )
+    # One more level stands for the end itself where the levels stop short of it.
+    extra = bottom > low
+    if extra and steps < 2:
+        raise ValueError("a grid down to sigma_min and on to the end needs at least 2 steps")
+    edge = torch.tensor([top, bottom], dtype=torch.float64)
+    first, last = spacing(edge)
+    if not bool(torch.isfinite(first - last)) or bool(first == last):
+        raise ValueError(
+            f"the spacing is {float(first):g} and {float(last):g} at the levels {top:g} and"
+            f" {bottom:g}; it must be finite and monotone between them. Give another sigma_min"
+        )
+    even = torch.linspace(0, 1, steps + (0 if extra else 1), dtype=torch.float64)
+    wanted = _levels(spacing, first + (last - first) * even, top, bottom)
+    grid = whole.clone()
+    levels = wanted[1:].to(process.device)
+    grid[1 : len(wanted)] = bisect(process, -levels.log(), start, stop).cpu()
+    grid[-1] = stop
+    if not bool((grid.diff() > 0).all()):
+        raise ValueError(
+            "these levels do not lie at increasing times: σ̂/β of this process does not decrease,"
+            f" or steps are too close to tell apart (sigma_min = {bottom:g}); use time_grid, or"
+            " a larger sigma_min"
+        )
+    return check_grid(grid)
+
+
+def _levels(
+    spacing: Callable[[Tensor], Tensor], values: Tensor, top: float, bottom: float
+) -> Tensor:
+    """The levels at which a monotone spacing has these values, by bisection in log u (or u)."""
+    low, high = torch.full_like(values, bottom), torch.full_like(values, top)
+    rising = bool(spacing(high[:1]) > spacing(low[:1]))
+    for _ in range(_HALVINGS):
+        geometric = (low * high).sqrt()
+        middle = torch.where(low > 0, geometric, 0.5 * (low + high))
+        above = spacing(middle) > values if rising else spacing(middle) < values
+        high, low = torch.where(above, middle, high), torch.where(above, low, middle)
+    found = 0.5 * (low + high)
+    found[0], found[-1] = top, bottom
+    return found

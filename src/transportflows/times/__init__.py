@@ -1,0 +1,18 @@
+"""Laws of training times, by the clock or by the noise level."""
+
+from ..gaussian_part import time_of_sigma
+from .base import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
+from .levels import EDMTimes, LevelTimes, LogSNRTimes, SigmaTimes
+
+__all__ = [
+    "EDMTimes",
+    "GridTimes",
+    "LevelTimes",
+    "LogSNRTimes",
+    "LogitNormalTimes",
+    "SigmaTimes",
+    "StratifiedTimes",
+    "TimeSampler",
+    "UniformTimes",
+    "time_of_sigma",
+]

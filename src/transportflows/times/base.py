@@ -1,0 +1,180 @@
+"""Time samplers: where in [0, 1] a loss looks.
+
+A loss is an integral over time; the sampler is its quadrature. A *margin* keeps draws away from
+an end: it is needed where a regression target is infinite there (``γ = sqrt(t(1-t))``, whose γ̇
+is), and by default it is then 1e-4, otherwise 0.
+
+Samplers that look where the *noise level* of a process is, and not the clock, are in
+:mod:`transportflows.snr`. They are bound to the process when drawn from (:meth:`TimeSampler.bind`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.random import local
+
+__all__ = ["GridTimes", "LogitNormalTimes", "StratifiedTimes", "TimeSampler", "UniformTimes"]
+
+Margin = tuple[float, float]
+
+
+class TimeSampler(ABC):
+    """Draws times in ``[margin[0], 1 - margin[1]]``.
+
+    Args:
+        margin: distance kept from each end, one number for both or a pair; None leaves it to the
+            process, which keeps 1e-4 from an end where a target is infinite.
+    """
+
+    def __init__(self, *, margin: float | Margin | None = None) -> None:
+        if margin is not None:
+            low, high = margin if isinstance(margin, tuple) else (margin, margin)
+            if not (low >= 0 and high >= 0 and low + high < 1):
+                raise ValueError(
+                    f"margins must be non-negative and sum to less than 1, got ({low}, {high})"
+                )
+            margin = (low, high)
+        self.margin: Margin | None = margin
+
+    @abstractmethod
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """Draw ``(n,)`` on [0, 1], before margins; what a subclass writes."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        margin: Margin = (0.0, 0.0),
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draw ``(n,)`` times; ``margin`` applies where the sampler has none of its own."""
+        device = torch.device(device)
+        low, high = self.margins(margin)
+        u = self.unit(n, generator=local(generator, device), device=device, dtype=dtype)
+        if low == 0 and high == 0:
+            return u
+        return low + (1 - low - high) * u
+
+    def margins(self, margin: Margin = (0.0, 0.0)) -> Margin:
+        """Its own margins, or those given where it has none."""
+        return self.margin if self.margin is not None else margin
+
+    def within(self, margin: Margin) -> TimeSampler:
+        """The sampler with these margins, where it has none of its own."""
+        if self.margin is not None or margin == (0.0, 0.0):
+            return self
+        other = copy.copy(self)
+        other.margin = margin
+        return other
+
+    def bind(self, process: Any) -> TimeSampler:
+        """The sampler for one process: itself, unless its times depend on the path."""
+        return self
+
+    def density(self, t: Tensor, *, margin: Margin = (0.0, 0.0)) -> Tensor:
+        """Density of the draws at times ``t``, per unit of time, of the shape of t.
+
+        A loss divided by it is an integral over time, whatever the sampler
+        (``Regression(importance=True)``).
+
+        Raises:
+            ValueError: if the draws have no density, as those on a grid.
+        """
+        low, high = self.margins(margin)
+        width = 1 - low - high
+        return self.unit_density((t - low) / width) / width
+
+    def unit_density(self, u: Tensor) -> Tensor:
+        """Density of :meth:`unit` on [0, 1]."""
+        raise ValueError(
+            f"{type(self).__name__} has no density to divide a loss by; leave importance=True out,"
+            " use UniformTimes or LogSNRTimes, or write unit_density(u)"
+        )
+
+
+class UniformTimes(TimeSampler):
+    """t uniform on [0, 1], margins aside."""
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        return torch.rand(n, generator=generator, device=device, dtype=dtype)
+
+    def unit_density(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+
+class StratifiedTimes(TimeSampler):
+    """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        order = torch.randperm(n, generator=generator, device=device).to(dtype)
+        return (order + torch.rand(n, generator=generator, device=device, dtype=dtype)) / n
+
+    def unit_density(self, u: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+
+class LogitNormalTimes(TimeSampler):
+    """``t = S(m + s z)`` with S the logistic function (Esser et al. 2024): the middle of time.
+
+    Args:
+        mean: m; positive leans towards the data.
+        std: s, positive.
+        margin: see :class:`TimeSampler`.
+    """
+
+    def __init__(
+        self, mean: float = 0.0, std: float = 1.0, *, margin: float | Margin | None = None
+    ) -> None:
+        super().__init__(margin=margin)
+        if std <= 0:
+            raise ValueError(f"std must be positive, got {std}")
+        self.mean, self.std = mean, std
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        z = torch.randn(n, generator=generator, device=device, dtype=dtype)
+        return torch.sigmoid(self.mean + self.std * z)
+
+    def unit_density(self, u: Tensor) -> Tensor:
+        z = (torch.logit(u) - self.mean) / self.std
+        normal = torch.exp(-0.5 * z.square()) / (self.std * math.sqrt(2 * math.pi))
+        return normal / (u * (1 - u))
+
+
+class GridTimes(TimeSampler):
+    """t uniform on a finite grid (the levels of a discrete chain, say).
+
+    Args:
+        times: the grid, in [0, 1]. Margins do not move it.
+    """
+
+    def __init__(self, times: Sequence[float] | Tensor) -> None:
+        super().__init__(margin=(0.0, 0.0))
+        self.times = torch.as_tensor(times, dtype=torch.float64)
+        if self.times.ndim != 1 or self.times.numel() == 0:
+            raise ValueError(f"times must be a non-empty list, got shape {self.times.shape}")
+        if not bool(((self.times >= 0) & (self.times <= 1)).all()):
+            raise ValueError(f"times must lie in [0, 1], got {self.times.tolist()}")
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        index = torch.randint(self.times.numel(), (n,), generator=generator, device=device)
+        return self.times.to(device=device, dtype=dtype)[index]

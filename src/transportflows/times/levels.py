@@ -1,0 +1,218 @@
+"""TODO docstring."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .._core.random import local
+from ..gaussian_part import LogRatioInverse, NoiseLevel, time_of_sigma
+from .base import GridTimes, Margin, TimeSampler
+
+if TYPE_CHECKING:
+    from ..process import Process
+
+__all__ = ["EDMTimes", "LevelTimes", "LogSNRTimes", "SigmaTimes"]
+
+
+class LevelTimes(TimeSampler):
+    """Times with a law of their noise level; what a subclass writes is the law of λ.
+
+    It is bound to a process when drawn from, by a table that is made once (5 ms), or at every draw
+    where the path is learned.
+
+    Attributes:
+        bounded: whether the law needs λ finite at the ends of the times, and so a margin.
+    """
+
+    bounded: ClassVar[bool] = False
+    _bound: tuple[Process, BoundTimes] | None = None
+
+    def bind(self, process: Process) -> TimeSampler:
+        learned = any(True for _ in process.interpolant.parameters())
+        if learned or self._bound is None or self._bound[0] is not process:
+            self._bound = (process, BoundTimes(self, process))
+        return self._bound[1]
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        raise ValueError(
+            f"{type(self).__name__} needs a process to draw times; give it to a loss or to"
+            " process.sample(x1, t=...), or bind it: times.bind(process).sample(n)"
+        )
+
+    @abstractmethod
+    def quantile(self, u: Tensor, low: float, high: float) -> Tensor:
+        """λ at the quantiles ``u`` of its law on [low, high]."""
+
+    @abstractmethod
+    def level_density(self, log_ratio: Tensor, low: float, high: float) -> Tensor:
+        """The density of that law."""
+
+
+class BoundTimes(TimeSampler):
+    """A :class:`LevelTimes` of one process."""
+
+    def __init__(self, law: LevelTimes, process: Process) -> None:
+        super().__init__(margin=law.margin)
+        self.law, self.process = law, process
+        self.inverse = LogRatioInverse(process)
+        self._ranges: dict[Margin, tuple[float, float]] = {}
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        raise NotImplementedError
+
+    def sample(
+        self,
+        n: int,
+        *,
+        margin: Margin = (0.0, 0.0),
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        device = torch.device(device)
+        u = torch.rand(n, generator=local(generator, device), device=device, dtype=torch.float64)
+        low, high = self.margins(margin)
+        t = self.inverse(self.law.quantile(u, *self._range((low, high))))
+        return t.clamp(low, 1 - high).to(dtype)
+
+    def density(self, t: Tensor, *, margin: Margin = (0.0, 0.0)) -> Tensor:
+        with torch.no_grad():
+            level = NoiseLevel.at(self.process, t)
+            of_level = self.law.level_density(level.log_ratio, *self._range(self.margins(margin)))
+            return (of_level * level.rate).to(t.dtype)
+
+    def _range(self, margin: Margin) -> tuple[float, float]:
+        """λ at the ends of the times allowed, within the table."""
+        if margin not in self._ranges:
+            ends = torch.tensor(
+                [margin[0], 1 - margin[1]], dtype=torch.float64, device=self.process.device
+            )
+            with torch.no_grad():
+                low, high = NoiseLevel.at(self.process, ends).log_ratio.tolist()
+            if self.law.bounded and not self.inverse.covers(low, high):
+                raise ValueError(
+                    f"{type(self.law).__name__} needs finite noise levels, and that of"
+                    f" {type(self.process.interpolant).__name__} is not at the ends of times with"
+                    f" margins {margin}; give it a positive margin, such as"
+                    f" {type(self.law).__name__}(margin=1e-3)"
+                )
+            self._ranges[margin] = max(low, self.inverse.low), min(high, self.inverse.high)
+        return self._ranges[margin]
+
+
+class LogSNRTimes(LevelTimes):
+    """λ uniform: density ``∝ λ̇ = g²/(2σ̂²)``, that of importance sampling for the likelihood.
+
+    With ``importance=True`` and :class:`LikelihoodWeight` every time counts the same, in units of
+    a noise regression, and the variance of the loss is that of the noise regression alone (Song,
+    Durkan et al. 2021, section 4.1; Kingma et al. 2021).
+
+    Args:
+        margin: distance kept from the ends, positive where the SNR there is 0 or infinite.
+
+    Raises:
+        ValueError: when drawn from, if the SNR of the process does not grow all the way with t, or
+            is 0 or infinite at an end without a margin.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> loss = tpf.ScoreLoss(
+        ...     weight=tpf.losses.LikelihoodWeight(), times=LogSNRTimes(), importance=True
+        ... )
+    """
+
+    bounded = True
+
+    def __init__(self, *, margin: float | Margin = 1e-3) -> None:
+        super().__init__(margin=margin)
+
+    def quantile(self, u: Tensor, low: float, high: float) -> Tensor:
+        return low + (high - low) * u
+
+    def level_density(self, log_ratio: Tensor, low: float, high: float) -> Tensor:
+        return torch.full_like(log_ratio, 1 / (high - low))
+
+
+class EDMTimes(LevelTimes):
+    """``log σ ~ N(mean, std²)`` with ``σ = σ̂/β``, on any one-sided process (Karras et al. 2022).
+
+    The law is truncated to the levels that the path has between its margins.
+
+    Args:
+        mean: of log σ (Karras: -1.2), σ in units of the data.
+        std: of log σ (Karras: 1.2), positive.
+        margin: see :class:`TimeSampler`.
+    """
+
+    def __init__(
+        self, mean: float = -1.2, std: float = 1.2, *, margin: float | Margin = 1e-6
+    ) -> None:
+        super().__init__(margin=margin)
+        if not (std > 0 and math.isfinite(std) and math.isfinite(mean)):
+            raise ValueError(f"mean must be finite and std positive, got {mean} and {std}")
+        self.mean, self.std = float(mean), float(std)
+
+    def _mass(self, low: float, high: float) -> tuple[float, float]:
+        """The probabilities of ``λ < low`` and of ``λ < high``."""
+        root = self.std * math.sqrt(2)
+        first = 0.5 * math.erfc(-(low + self.mean) / root)
+        last = 0.5 * math.erfc(-(high + self.mean) / root)
+        if not last - first > 1e-9:
+            raise ValueError(
+                f"log σ ~ N({self.mean:g}, {self.std:g}²) has no mass on the noise levels of this"
+                f" process, log σ in ({-high:.3g}, {-low:.3g}); choose a mean among them"
+            )
+        return first, last
+
+    def quantile(self, u: Tensor, low: float, high: float) -> Tensor:
+        first, last = self._mass(low, high)
+        z = torch.special.ndtri(first + (last - first) * u)
+        log_ratio: Tensor = (self.std * z - self.mean).clamp(low, high)
+        return log_ratio
+
+    def level_density(self, log_ratio: Tensor, low: float, high: float) -> Tensor:
+        first, last = self._mass(low, high)
+        z = (log_ratio + self.mean) / self.std
+        normal = torch.exp(-0.5 * z.square()) / (self.std * math.sqrt(2 * math.pi))
+        return normal / (last - first)
+
+
+class SigmaTimes(TimeSampler):
+    """Uniform over the times of a few noise levels ``σ̂/β = σ_k``: the levels of NCSN, or one.
+
+    Args:
+        sigmas: levels in units of the data, positive: one number or several.
+
+    Raises:
+        ValueError: if a level is not positive, or, when drawn from, not one of the process.
+    """
+
+    _bound: tuple[Process, GridTimes] | None = None
+
+    def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
+        super().__init__(margin=(0.0, 0.0))
+        self.sigmas = torch.as_tensor(sigmas, dtype=torch.float64).reshape(-1)
+        if self.sigmas.numel() == 0 or not bool((self.sigmas > 0).all()):
+            raise ValueError(f"noise levels must be positive, got {self.sigmas.tolist()}")
+
+    def bind(self, process: Process) -> TimeSampler:
+        learned = any(True for _ in process.interpolant.parameters())
+        if learned or self._bound is None or self._bound[0] is not process:
+            self._bound = (process, GridTimes(time_of_sigma(process, self.sigmas).cpu()))
+        return self._bound[1]
+
+    def unit(self, n: int, **how: Any) -> Tensor:
+        raise ValueError(
+            "SigmaTimes needs a process to draw times; give it to a loss or to"
+            " process.sample(x1, t=...), or bind it: times.bind(process).sample(n)"
+        )
