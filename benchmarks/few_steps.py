@@ -62,7 +62,7 @@ class Modes:
 
     def _posterior_mean(self, t: Tensor, x: Tensor) -> Tensor:
         path = self.process.affine
-        return self.denoised(x, path.beta(t), self.process.noise_scale_sq(t))
+        return self.denoised(x, path.beta(t), self.process.noise_part.scale_sq(t))
 
     @staticmethod
     def denoised(x: Tensor, beta: Tensor | float, square: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class Modes:
         """
         t = torch.zeros((), dtype=torch.float64)
         beta = self.process.affine.beta(t)
-        spread = (beta.square() * SCALE**2 + self.process.noise_scale_sq(t)).sqrt()
+        spread = (beta.square() * SCALE**2 + self.process.noise_part.scale_sq(t)).sqrt()
         share = (torch.arange(2 * n, dtype=torch.float64) + 0.5) / (2 * n)
         order = torch.randperm(2 * n, generator=torch.Generator().manual_seed(0))
         return (spread * torch.special.ndtri(share))[order].reshape(n, 2)
@@ -93,7 +93,7 @@ class Modes:
             for _ in range(60):
                 t = 0.5 * (low + high)
                 now = torch.tensor(t, dtype=torch.float64)
-                u = float(self.process.noise_scale(now) / self.process.affine.beta(now))
+                u = float(self.process.noise_part.scale(now) / self.process.affine.beta(now))
                 low, high = (t, high) if u > level else (low, t)
             exact = tpf.sample(
                 self.velocity, start=x, scheme="dopri5", rtol=1e-9, atol=1e-9, t=(0.0, high)
@@ -103,13 +103,13 @@ class Modes:
 
     def levels(self, grid: Tensor) -> Tensor:
         """The noise levels of a grid, the last one above 0."""
-        u = self.process.noise_scale(grid) / self.process.affine.beta(grid)
+        u = self.process.noise_part.scale(grid) / self.process.affine.beta(grid)
         return torch.cat([u[:-1], u[-1:].clamp(min=min(LAST, 0.5 * float(u[-2])))])
 
 
 def grids(process: tpf.Process) -> dict[str, Grid]:
     """The grids of the table."""
-    to_zero = float(process.noise_scale(torch.ones((), dtype=torch.float64))) == 0
+    to_zero = float(process.noise_part.scale(torch.ones((), dtype=torch.float64))) == 0
     low = {"sigma_min": 0.02} if to_zero else {}
     return {
         "uniform": tpf.solve.time_grid,
@@ -301,7 +301,7 @@ def side_by_side(n: int, rounds: int, patience: float) -> str:
             grid = tpf.solve.noise_grid(
                 process, steps, spacing="asinh", scale=0.25, start=float(first), stop=last
             )
-            levels = modes.process.noise_scale(grid) / modes.process.affine.beta(grid)
+            levels = modes.process.noise_part.scale(grid) / modes.process.affine.beta(grid)
             beta = modes.process.affine.beta(grid[[0, -1]])
             for name, (own, run) in PAIRS.items():
                 here = off(ours(modes.data, start, own, grid), exact)
@@ -316,7 +316,7 @@ def times(rounds: int, patience: float) -> str:
     """Seconds of 20 steps with networks, in float32, on VE."""
     process = tpf.Process(tpf.VE(0.01, 50.0), shape=(2,))
     grid = tpf.solve.noise_grid(process, 20)
-    levels = process.noise_scale(grid).float()
+    levels = process.noise_part.scale(grid).float()
     rows = []
     for width, n in ((64, 1_000), (64, 10_000), (256, 10_000)):
         net = tpf.networks.MLP(2, width, depth=4, generator=torch.Generator().manual_seed(0)).eval()

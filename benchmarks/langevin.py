@@ -132,7 +132,7 @@ def main() -> None:
         score = tpf.langevin.score_at(fields["VE"], 1.0)
         for h in (0.05, 0.2, 0.5, 1.0):
             for metropolis in (False, True):
-                run = tpf.langevin(
+                run = tpf.langevin.langevin(
                     score,
                     torch.randn(n, d, generator=generator),
                     step_size=h,

@@ -63,7 +63,7 @@ def pair(
 
     def heads(t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         velocity, score = oracle.predict(t, x)
-        return velocity, -oracle.process.noise_scale(t.double()).to(x) * score
+        return velocity, -oracle.process.noise_part.scale(t.double()).to(x) * score
 
     return tpf.FieldPair(heads=heads, process=oracle.process), base, data
 

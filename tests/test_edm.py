@@ -9,7 +9,7 @@ import torch
 
 import transportflows as tpf
 from test_score_matching import LATENT, MIXTURE, PLAIN, Net, gen, mlp, one_sided
-from transportflows.gaussian_part import NoiseLevel
+from transportflows.noise_level import NoiseLevel
 
 F64 = torch.float64
 PROCESSES = {**PLAIN, **LATENT}
@@ -35,9 +35,13 @@ def test_it_is_table_1_of_karras(process):
     law = field.process
     t = torch.linspace(0.1, 0.95, 8, dtype=F64)
     x = torch.randn(8, 2, generator=gen(), dtype=F64)
-    mean = 0.0 if law.base_mean is None else law.affine.alpha(t)[:, None] * law.base_mean
+    mean = (
+        0.0
+        if law.noise_part.base_mean is None
+        else law.affine.alpha(t)[:, None] * law.noise_part.base_mean
+    )
     beta = law.affine.beta(t)[:, None]
-    y, sigma = (x - mean) / beta, NoiseLevel.at(law, t).sigma[:, None]
+    y, sigma = (x - mean) / beta, NoiseLevel.at(law.part, t).sigma[:, None]
     total = sigma**2 + SIGMA_DATA**2
     c_skip, c_out = SIGMA_DATA**2 / total, sigma * SIGMA_DATA / total.sqrt()
     c_in, c_noise = 1 / total.sqrt(), sigma.log() / 4
@@ -57,8 +61,8 @@ def test_inputs_and_targets_have_unit_variance(process):
         sample = law.sample(x1, t=time, generator=gen(1))
         c = field.coefficients(torch.tensor(time, dtype=F64))
         centred = sample.x
-        if law.base_mean is not None:
-            centred = centred - law.affine.alpha(torch.tensor(time)) * law.base_mean
+        if law.noise_part.base_mean is not None:
+            centred = centred - law.affine.alpha(torch.tensor(time)) * law.noise_part.base_mean
         given = c.scale * centred
         target = (x1 - c.skip * centred) / c.out
         for value in (given, target):
@@ -75,8 +79,8 @@ def test_the_weight_makes_it_a_regression_of_the_target(process):
     sample = law.sample(torch.randn(30, 2, generator=gen(), dtype=F64), t=t, generator=gen(1))
     c = field.coefficients(t)
     centred = sample.x
-    if law.base_mean is not None:
-        centred = centred - law.affine.alpha(t)[:, None] * law.base_mean
+    if law.noise_part.base_mean is not None:
+        centred = centred - law.affine.alpha(t)[:, None] * law.noise_part.base_mean
     target = (sample.x1 - c.skip[:, None] * centred) / c.out[:, None]
     output = net(c.noise, c.scale[:, None] * centred)
     expected = 0.5 * (output - target).square().sum(1)
@@ -104,7 +108,7 @@ def test_it_is_finite_on_the_closed_interval(process, dtype):
         if float(law.affine.beta(one)) == 0:
             assert float(c.skip) == 0
             assert float(c.out) == pytest.approx(SIGMA_DATA)
-        if float(law.noise_scale_sq(one)) < 1e-30:
+        if float(law.noise_part.scale_sq(one)) < 1e-30:
             torch.testing.assert_close(there, x)
 
 
@@ -125,8 +129,8 @@ def exact(process: str, shape=(2,)):
         c = field.coefficients(t)
         centred = scaled.double() / c.scale[:, None]
         x = centred
-        if law.base_mean is not None:
-            x = x + law.affine.alpha(t)[:, None] * law.base_mean
+        if law.noise_part.base_mean is not None:
+            x = x + law.affine.alpha(t)[:, None] * law.noise_part.base_mean
         return ((oracle.data(t, x) - c.skip[:, None] * centred) / c.out[:, None]).to(scaled)
 
     field.net = net
@@ -180,7 +184,7 @@ def test_a_trainer_learns_it(process):
     assert history.loss[0] == pytest.approx(1, rel=0.5)  # ½|F - target|² of D = 2 numbers: 1
     held = MIXTURE.sample(4_000, generator=gen(3), dtype=torch.float32)
     with torch.no_grad():
-        for t in tpf.times.time_of_sigma(law, [0.3, 0.6, 1.2]):
+        for t in law.part.time_of_sigma([0.3, 0.6, 1.2]):
             sample = law.sample(held, t=float(t), generator=gen(4))
             error = float(tpf.losses.squared_error(field, oracle, sample, "noise").mean())
             assert error < 0.05 * 2, (float(t), error)

@@ -55,8 +55,8 @@ def rates(law, epsilon, direction):
         t = torch.tensor([t], dtype=F64)
         path = law.affine
         beta, beta_dot = path.beta(t), path.beta_dot(t)
-        square, half = law.noise_scale_sq(t), 0.5 * law.noise_scale_sq_dot(t)
-        bound = schedule.bound(law, t[:, None], torch.tensor([0.1], dtype=F64))
+        square, half = law.noise_part.scale_sq(t), 0.5 * law.noise_part.scale_sq_dot(t)
+        bound = schedule.bound(law.noise_part, t[:, None], torch.tensor([0.1], dtype=F64))
         eps = bound.value(t, square.sqrt())
         own = direction * half / square - eps / square
         given = direction * (beta_dot - beta * half / square) + eps * beta / square
@@ -100,7 +100,7 @@ def test_a_step_is_exact_where_the_prediction_is_constant(law, backward, epsilon
         t = first + sign * elapsed
         a, b, c = own(t)
         beta = float(law.affine.beta(torch.tensor(t, dtype=F64)))
-        sigma = float(law.noise_scale(torch.tensor(t, dtype=F64)))
+        sigma = float(law.noise_part.scale(torch.tensor(t, dtype=F64)))
         a = a + b / beta
         return [a * y[0], a * y[1] - b * sigma / beta, 2 * a * y[2] + c]
 
@@ -122,7 +122,7 @@ def test_polynomials_in_the_variable_are_integrated_exactly(form, variable):
 
     def at(t):
         t = torch.as_tensor(t, dtype=F64)
-        return t, path.beta(t), law.noise_scale(t)
+        return t, path.beta(t), law.noise_part.scale(t)
 
     def clock(t):
         _, beta, sigma = at(t)
@@ -141,7 +141,7 @@ def test_polynomials_in_the_variable_are_integrated_exactly(form, variable):
         """dQ/dt by hand."""
         b, s = (float(v) for v in at(t)[1:])
         bd = float(path.beta_dot(torch.tensor(t, dtype=F64)))
-        sd = 0.5 * float(law.noise_scale_sq_dot(torch.tensor(t, dtype=F64))) / s
+        sd = 0.5 * float(law.noise_part.scale_sq_dot(torch.tensor(t, dtype=F64))) / s
         return {
             "data": sigma_t * (bd * s - b * sd) / s**2,
             "noise": beta_t * (sd * b - s * bd) / b**2,
@@ -209,8 +209,8 @@ def test_every_epsilon_goes_from_end_to_end(law, epsilon):
         generator=seeded(),
     )
     t = torch.tensor([0.55, 1.0], dtype=F64)
-    path, sigma = law.affine, law.noise_scale(t)
-    m = 0.0 if law.base_mean is None else float(law.base_mean)
+    path, sigma = law.affine, law.noise_part.scale(t)
+    m = 0.0 if law.noise_part.base_mean is None else float(law.noise_part.base_mean)
     mean = path.alpha(t) * m + path.beta(t) * 0.4
     assert x.window is None
     for state, centre, scale in zip((x.trajectory[0], x.x), mean, sigma, strict=True):
@@ -417,7 +417,7 @@ def test_every_network_gives_the_same_samples(label, kind):
 def test_ddim_and_ancestral_steps_are_the_papers():
     law = PROCESSES["vp"]
     grid = torch.tensor([0.1, 0.4, 0.8, 1.0], dtype=F64)
-    beta, sigma = law.affine.beta(grid), law.noise_scale(grid)
+    beta, sigma = law.affine.beta(grid), law.noise_part.scale(grid)
     bar = beta.square()  # Ho et al.'s ᾱ; their t grows towards the noise
     for k, (s, t) in enumerate(((0, 1), (1, 2), (2, 3))):
         alpha = bar[s] / bar[t]
@@ -440,7 +440,7 @@ def test_ddim_and_ancestral_steps_are_the_papers():
         assert float(half.weights[k]) == pytest.approx(float(beta[t] - kept * beta[s]), rel=1e-9)
     law = PROCESSES["ve"]  # Song et al. (2021), SMLD
     grid = torch.tensor([0.1, 0.4], dtype=F64)
-    first, last = law.noise_scale(grid).square().tolist()
+    first, last = law.noise_part.scale(grid).square().tolist()
     table = numbers(tpf.samplers.Ancestral(), law, 0.0, grid)
     assert float(table.state[0]) == pytest.approx(1 - (first - last) / first, rel=1e-10)
     assert float(table.noise[0]) ** 2 == pytest.approx(last * (first - last) / first, rel=1e-10)
@@ -460,7 +460,7 @@ def test_the_midpoint_rule_is_dpm_solver_2m(epsilon):
     law = PROCESSES["vp"]
     grid = torch.tensor([0.0, 0.2, 0.35, 0.6, 0.8], dtype=F64)
     found = numbers(tpf.samplers.ExponentialIntegrator(2, rule="midpoint"), law, epsilon, grid)
-    beta, sigma = law.affine.beta(grid), law.noise_scale(grid)
+    beta, sigma = law.affine.beta(grid), law.noise_part.scale(grid)
     steps = (beta / sigma).log().diff()
     kappa = 0.0 if epsilon == 0.0 else 1.0
     for i in range(1, 4):
@@ -486,7 +486,7 @@ def test_dpm_solver_and_unipc_weights():
     """Closed forms on a grid that is even in λ: 2M's exact weights, and UniC-1."""
     law = PROCESSES["ve"]
     grid = tpf.solve.noise_grid(law, 4, spacing="logsnr")
-    h = float((law.noise_scale(grid)[0] / law.noise_scale(grid)[1]).log())
+    h = float((law.noise_part.scale(grid)[0] / law.noise_part.scale(grid)[1]).log())
     table = numbers(tpf.samplers.ExponentialIntegrator(2), law, 0.0, grid)
     one = 1 - math.exp(-h)
     extra = 1 - one / h  # ∫_0^h e^{-(h-s)} s/h ds, over h: of the slope
@@ -737,7 +737,7 @@ def test_noise_grids_have_their_levels(path):
     law = tpf.Process(path, shape=(1,))
 
     def level(grid):
-        return law.noise_scale(grid) / law.affine.beta(grid)
+        return law.noise_part.scale(grid) / law.affine.beta(grid)
 
     grid = tpf.solve.noise_grid(law, 8, sigma_min=0.06, sigma_max=15.0)
     u = level(grid)[1:-1]
@@ -783,7 +783,7 @@ def test_bad_noise_grids_are_refused(kwargs, match):
 
 def test_noise_grids_of_two_sided_processes_are_refused():
     law = tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,)))
-    with pytest.raises(ValueError, match="says nothing of its base; use time_grid"):
+    with pytest.raises(ValueError, match="no Gaussian part beside x1"):
         tpf.solve.noise_grid(law, 5)
 
 

@@ -136,7 +136,7 @@ def test_squares_are_hooks_where_a_root_has_no_derivative():
     one = torch.ones((), dtype=torch.float64)
     assert float(Root().alpha_sq_dot(one)) == -1.0
     process = tpf.Process(Root(), tpf.Gaussian((1,)))
-    assert float(process.noise_scale_sq_dot(one)) == -1.0
+    assert float(process.noise_part.scale_sq_dot(one)) == -1.0
     with pytest.raises(ValueError, match="α̇ of Root is infinite"):
         tpf.Process(Root(), tpf.Gaussian((1,), mean=1.0))
 

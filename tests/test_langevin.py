@@ -98,7 +98,7 @@ def test_step_is_differentiable_and_leaves_its_arguments():
 def test_unadjusted_chain_has_its_own_variance(h, temperature):
     """On N(0, v): T v / (1 - h / (2v)), far from T v and from what a step of 2h or h/2 has."""
     v, n = 2.0, 60_000
-    run = tpf.langevin(
+    run = tpf.langevin.langevin(
         lambda x: -x / v,
         torch.zeros(n, 1),
         step_size=h,
@@ -114,7 +114,7 @@ def test_unadjusted_chain_has_its_own_variance(h, temperature):
 def test_a_step_size_for_each_row():
     v, n = 2.0, 20_000
     h = torch.tensor([0.2, 1.0, 2.0]).repeat_interleave(n)
-    run = tpf.langevin(
+    run = tpf.langevin.langevin(
         lambda x: -x / v, torch.zeros(3 * n, 1), step_size=h, steps=120, generator=seeded(1)
     )
     for size, part in zip((0.2, 1.0, 2.0), run.x.split(n), strict=True):
@@ -141,10 +141,12 @@ def test_a_step_size_that_depends_on_the_state_spoils_the_law():
 def test_events_of_any_shape_and_both_dtypes():
     for dtype in (torch.float32, torch.float64):
         x = torch.randn(7, 3, 4, 4, dtype=dtype, generator=seeded())
-        flat = tpf.langevin(lambda y: -y, x.flatten(1), step_size=0.1, steps=5, generator=seeded())
+        flat = tpf.langevin.langevin(
+            lambda y: -y, x.flatten(1), step_size=0.1, steps=5, generator=seeded()
+        )
         for metropolis in (False, True):
             score = tpf.langevin.score_of(lambda y: -0.5 * y.square().flatten(1).sum(1))
-            run = tpf.langevin(
+            run = tpf.langevin.langevin(
                 score, x, step_size=0.1, steps=5, metropolis=metropolis, generator=seeded()
             )
             assert run.x.dtype == dtype
@@ -161,7 +163,7 @@ def test_chunks_and_seeds(metropolis):
         return -(y - centre[:, None]).abs().pow(power).sum(1)
 
     def run(chunk=None, seed=0, **more):
-        return tpf.langevin(
+        return tpf.langevin.langevin(
             tpf.langevin.score_of(log_prob),
             x + centre[:, None],
             step_size=0.1,
@@ -212,7 +214,7 @@ def test_metropolis_leaves_a_law_invariant_at_any_step_size(h, temperature):
     score = tpf.langevin.score_of(tilted)
 
     def drift_of(metropolis):
-        run = tpf.langevin(
+        run = tpf.langevin.langevin(
             score,
             x,
             step_size=h,
@@ -239,7 +241,7 @@ def test_metropolis_is_reversible():
             if log_prob is None
             else lambda y: tpf.langevin.score_of(tilted)(y)
         )
-        run = tpf.langevin(
+        run = tpf.langevin.langevin(
             score,
             x,
             step_size=0.3,
@@ -261,7 +263,7 @@ def test_metropolis_is_reversible():
 def test_acceptance_is_of_each_row():
     x = torch.randn(200, 2, generator=seeded(), dtype=DOUBLE)
     h = torch.cat([torch.full((100,), 1e-3), torch.full((100,), 50.0)])
-    run = tpf.langevin(
+    run = tpf.langevin.langevin(
         tpf.langevin.score_of(lambda y: -0.5 * y.square().sum(1)),
         x,
         step_size=h,
@@ -279,7 +281,7 @@ def test_acceptance_is_of_each_row():
 
 @pytest.mark.parametrize("h", [1e-3, 20.0])
 def test_warmup_finds_a_step_size(h):
-    run = tpf.langevin(
+    run = tpf.langevin.langevin(
         tpf.langevin.score_of(lambda y: -0.5 * y.square().sum(1)),
         torch.randn(300, 10, generator=seeded()),
         step_size=h,
@@ -297,7 +299,7 @@ def test_proposals_that_are_not_finite_are_refused():
     def log_prob(x):  # a half-line: log of a negative number is NaN
         return (x.log() - x).sum(1)
 
-    run = tpf.langevin(
+    run = tpf.langevin.langevin(
         tpf.langevin.score_of(log_prob),
         torch.full((4000, 1), 2.0),
         step_size=0.5,
@@ -341,9 +343,9 @@ def test_score_at_is_the_score_of_the_field(interpolant, kind):
     t = torch.tensor(0.4, dtype=DOUBLE)
     torch.testing.assert_close(tpf.langevin.score_at(field, 0.4)(x), exact.score(t, x))
     with _Reads() as reads:
-        tpf.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=3)
+        tpf.langevin.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=3)
         few = reads.count
-        tpf.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=30)
+        tpf.langevin.langevin(tpf.langevin.score_at(field, 0.4), x, step_size=0.01, steps=30)
     assert reads.count == 2 * few
 
 
@@ -435,7 +437,7 @@ def test_divergence_names_a_step_size_that_works(what, case):
     def run(h):
         if what == "ascend":
             return tpf.langevin.ascend(score, x, step_size=h, steps=600)
-        return tpf.langevin(score, x, step_size=h, steps=600, generator=seeded())
+        return tpf.langevin.langevin(score, x, step_size=h, steps=600, generator=seeded())
 
     with pytest.raises(tpf.solve.NonFiniteStateError, match=r"diverged.*at step") as error:
         run(used)
@@ -451,7 +453,7 @@ def test_divergence_names_the_step():
     x = torch.full((5, 2), 1e30)
     x[2:] = 1e-3
     with pytest.raises(tpf.solve.NonFiniteStateError, match="at step 8 of 12") as error:
-        tpf.langevin(lambda y: -11 * y, x, step_size=1.0, steps=12, generator=seeded())
+        tpf.langevin.langevin(lambda y: -11 * y, x, step_size=1.0, steps=12, generator=seeded())
     assert error.value.solution.first_bad_step == 8
     assert "2 of 5 rows" in str(error.value)
     with pytest.raises(tpf.solve.NonFiniteStateError, match="at step 8 of 12"):
@@ -468,7 +470,7 @@ def test_plain_langevin_keeps_wrong_weights_and_annealing_cures_it():
     exact = tpf.oracle(tpf.Process(tpf.VE(0.05, 20.0), shape=(2,)), law)
     error = math.sqrt(weight * (1 - weight) / n)
     start = torch.randn(n, 2, generator=seeded(1)) - torch.tensor([4.0, 0.0])
-    plain = tpf.langevin(
+    plain = tpf.langevin.langevin(
         tpf.langevin.score_at(exact, 1.0), start, step_size=0.05, steps=1500, generator=seeded(2)
     )
     share = float((plain.x[:, 0] > 0).double().mean())
@@ -497,13 +499,13 @@ def annealed_moments(exact, times, steps, r, mean, variance, rescale=True):
     before = None
     for k, t in enumerate(times):
         alpha, beta = float(process.affine.alpha(t)), float(process.affine.beta(t))
-        m0 = 0.0 if process.base_mean is None else float(process.base_mean)
+        m0 = 0.0 if process.noise_part.base_mean is None else float(process.noise_part.base_mean)
         if rescale and k > 0:
             factor = beta / before[1] if before[1] != 0 else 1.0
             mean = alpha * m0 + factor * (mean - before[0] * m0)
             variance *= factor**2
         before = (alpha, beta)
-        square = float(process.noise_scale_sq(t))
+        square = float(process.noise_part.scale_sq(t))
         total, centre, h = beta**2 * v + square, alpha * m0 + beta * m1, r * square
         for _ in range(steps):
             mean = centre + (1 - h / total) * (mean - centre)
@@ -554,7 +556,7 @@ def test_all_one_sided_processes_anneal_alike():
         process = tpf.Process(interpolant, shape=(2,))
         times = tpf.langevin.geometric_levels(process, 6, high=20.0, low=0.05)
         beta = interpolant.beta(times)
-        levels.append(process.noise_scale(times) / beta)
+        levels.append(process.noise_part.scale(times) / beta)
         run = tpf.langevin.annealed_langevin(
             tpf.oracle(process, law),
             start=20 * beta[0] * start,
@@ -651,7 +653,7 @@ def test_geometric_levels():
     torch.testing.assert_close(times, torch.linspace(0, 1, 4, dtype=DOUBLE), atol=1e-9, rtol=0)
     with pytest.raises(ValueError, match=r"within the process's own"):
         tpf.langevin.geometric_levels(ve, 4, low=1e-3)
-    with pytest.raises(ValueError, match="two-sided"):
+    with pytest.raises(ValueError, match="no Gaussian part beside x1"):
         tpf.langevin.geometric_levels(tpf.Process(tpf.Linear(), tpf.distributions.Uniform((2,))), 4)
     with pytest.raises(ValueError, match="positive integer"):
         tpf.langevin.geometric_levels(ve, 0)
@@ -667,15 +669,15 @@ def test_corrections_on_a_gaussian_are_exactly_known(interpolant, steps):
     exact = gaussian(interpolant, 1.3)
     process, grid, n, r = exact.process, torch.linspace(0, 1, 7, dtype=DOUBLE), 60_000, 0.4
     variance = float(process.start.scale) ** 2
-    total = exact.process.affine.beta(grid).square() * 1.3**2 + process.noise_scale_sq(grid)
+    total = exact.process.affine.beta(grid).square() * 1.3**2 + process.noise_part.scale_sq(grid)
     rate = 0.5 * (
         2 * process.affine.beta(grid) * process.affine.beta_dot(grid) * 1.3**2
-        + process.noise_scale_sq_dot(grid)
+        + process.noise_part.scale_sq_dot(grid)
     )
     corrected = 0
     for k, h in enumerate(grid.diff().tolist()):
         variance *= (1 + h * float(rate[k] / total[k])) ** 2
-        size = 2 * r**2 * float(process.noise_scale_sq(grid[k + 1]))
+        size = 2 * r**2 * float(process.noise_part.scale_sq(grid[k + 1]))
         corrected += size > 0
         for _ in range(steps):
             variance = (1 - size / float(total[k + 1])) ** 2 * variance + 2 * size
@@ -864,7 +866,7 @@ BAD = [
 def test_langevin_refuses(change, words):
     given = {"score": lambda x: -x, "x": ZERO, "step_size": 0.1, "steps": 5, **change}
     with pytest.raises(ValueError, match=re.escape(words)):
-        tpf.langevin(given.pop("score"), given.pop("x"), **given)
+        tpf.langevin.langevin(given.pop("score"), given.pop("x"), **given)
 
 
 def test_ascend_refuses():
@@ -885,7 +887,7 @@ def test_ascend_refuses():
         ({"step_size": lambda scale: -scale}, "finite and > 0"),
         ({"steps_per_level": 0}, "positive integer"),
         ({"n": None}, "number of samples"),
-        ({"cond": {"y": torch.zeros(2)}}, "2 rows for 3 samples"),
+        ({"cond": {"y": torch.zeros(2)}}, "2 rows for 3 states"),
     ],
 )
 def test_annealed_langevin_refuses(change, words):

@@ -300,7 +300,7 @@ def test_langevin_chains_have_the_law_of_the_flow():
     x0 = start.sample(20_000, generator=seeded(), dtype=DOUBLE)
     h, steps = 0.01, 60
     flow = tpf.particle_flow(x0, direction=OfLangevin(start, h), steps=steps, step=h).x
-    chain = tpf.langevin(lambda x: -x, x0, step_size=h, steps=steps, generator=seeded(1)).x
+    chain = tpf.langevin.langevin(lambda x: -x, x0, step_size=h, steps=steps, generator=seeded(1)).x
     for power in (1, 2, 3):
         a, b = flow**power, chain**power
         error = math.sqrt(float(a.var() + b.var()) / len(x0))

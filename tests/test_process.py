@@ -47,15 +47,15 @@ def test_the_gaussian_part_has_the_noise_scale(interpolant):
     x1 = torch.full((200_000, 1), 0.7, dtype=torch.float64)
     s = law.sample(x1, t=0.4, generator=seeded())
     t = torch.tensor(0.4, dtype=torch.float64)
-    mean = 1.5 if law.gaussian_base is not None else 0.0
+    mean = 1.5 if law.noise_part.base_scale is not None else 0.0
     part = s.x - interpolant.alpha(t) * mean - interpolant.beta(t) * 0.7
-    torch.testing.assert_close(part, law.noise_scale(t) * s.noise, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(part, law.noise_part.scale(t) * s.noise, rtol=1e-9, atol=1e-12)
     assert abs(float(s.noise.mean())) < 5 / math.sqrt(200_000)
     assert float(s.noise.var()) == pytest.approx(1, rel=5 * math.sqrt(2 / 200_000))
     times = torch.tensor([0.13, 0.4, 0.77], dtype=torch.float64)
     step = 1e-6
-    slope = (law.noise_scale(times + step) - law.noise_scale(times - step)) / (2 * step)
-    torch.testing.assert_close(law.noise_scale_dot(times), slope, rtol=1e-6, atol=1e-8)
+    slope = (law.noise_part.scale(times + step) - law.noise_part.scale(times - step)) / (2 * step)
+    torch.testing.assert_close(law.noise_part.scale_dot(times), slope, rtol=1e-6, atol=1e-8)
 
 
 def test_noise_scale_dot_at_the_ends():
@@ -63,7 +63,7 @@ def test_noise_scale_dot_at_the_ends():
 
     def at_ends(interpolant, **base):
         law = process(interpolant, (1,), base=tpf.Gaussian((1,), **base))
-        return law.noise_scale_dot(ends).tolist()
+        return law.noise_part.scale_dot(ends).tolist()
 
     assert at_ends(tpf.Linear()) == [-1.0, -1.0]
     assert at_ends(tpf.Linear(), scale=3.0) == [-3.0, -3.0]
@@ -243,7 +243,7 @@ def test_any_object_with_sample_is_a_base_and_is_seeded():
         assert torch.equal(a, b)
         assert not torch.equal(a, wrapped.sample(5, generator=seeded(4)))
         law_of = tpf.Process(tpf.Linear(tpf.Brownian()), law)
-        assert law_of.gaussian_base is None
+        assert law_of.noise_part.base_scale is None
         assert law_of.sample(torch.zeros(4, 2), generator=seeded()).x.shape == (4, 2)
     assert torch.equal(state, torch.random.get_rng_state())
     normal = tpf.distributions.as_distribution(
@@ -387,7 +387,7 @@ def test_the_oracle_minimises_every_loss_and_the_excess_is_exact(
     sample = law.sample(x1, t=t, generator=seeded(2))
     exact = getattr(oracle, quantity)
     bumps = (lambda t, x: 0.5 * torch.sin(x), lambda t, x: 0.3 + 0.2 * x)
-    weight = law.noise_scale_sq(t) if quantity == "score" else torch.ones_like(t)
+    weight = law.noise_part.scale_sq(t) if quantity == "score" else torch.ones_like(t)
     size = float(exact(t, sample.x).abs().mean())
     for bump in bumps:
         both = []
@@ -423,7 +423,7 @@ def test_losses_split_into_drawing_and_evaluating():
         weight=lambda t: torch.ones_like(t), times=tpf.times.UniformTimes(margin=0.1)
     )
     sample = score.draw(field, x1, generator=seeded(3))
-    target = -sample.noise / field.process.noise_scale(sample.t)[:, None]
+    target = -sample.noise / field.process.noise_part.scale(sample.t)[:, None]
     s_field = tpf.Score(tpf.networks.MLP(2, 8, 1), field.process)
     plain = 0.5 * (s_field(sample.t, sample.x) - target).square().sum(1)
     torch.testing.assert_close(score.evaluate(s_field, sample), plain, rtol=1e-5, atol=1e-5)

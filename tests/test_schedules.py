@@ -15,7 +15,14 @@ from transportflows.interpolants import Linear
 from transportflows.losses import VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.training import Checkpoints, ConstantRate, CosineRate, RateSchedule, StepRate, Trainer
+from transportflows.training import (
+    Checkpoints,
+    ConstantRate,
+    CosineRate,
+    RateSchedule,
+    StepRate,
+    Trainer,
+)
 
 LR = 0.03
 LambdaLR = torch.optim.lr_scheduler.LambdaLR
@@ -258,7 +265,11 @@ def make(**kwargs):
         (lambda: CosineRate(warmup=-2), ValueError, "warmup.*got -2"),
         (lambda: CosineRate(steps=0), ValueError, "ends after 0 steps"),
         (lambda: CosineRate(steps=-4), ValueError, "ends after -4 steps"),
-        (lambda: CosineRate(steps=5, warmup=5), ValueError, "after 5 steps, within its warmup of 5"),
+        (
+            lambda: CosineRate(steps=5, warmup=5),
+            ValueError,
+            "after 5 steps, within its warmup of 5",
+        ),
         (lambda: ConstantRate(warmup=-2), ValueError, "warmup.*got -2"),
         (lambda: StepRate(0), ValueError, "at least 1, got 0"),
         (lambda: StepRate(-5), ValueError, "at least 1, got -5"),

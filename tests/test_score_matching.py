@@ -16,8 +16,8 @@ from torch import Tensor
 
 import transportflows as tpf
 from transportflows._core.autodiff import draw_probes
-from transportflows.gaussian_part import NoiseLevel
 from transportflows.losses.variational import prior_matching, reconstruction_constant
+from transportflows.noise_level import NoiseLevel
 
 F64 = torch.float64
 
@@ -111,14 +111,14 @@ def quadrature(law: tpf.Process, time: float, n: int = 60, points=POINTS, shares
     x = law.interpolant.mean(t[:, None], x0, x1)
     if latent:
         x = x + law.interpolant.gamma(t)[:, None] * z
-    return tpf.PathSample(law, t, x, x0, x1, z), mass
+    return tpf.PathSample(law.noise_part, t, x, x0, x1, z), mass
 
 
 def empirical_score(law: tpf.Process, t: Tensor, x: Tensor) -> Tensor:
     """∇ log Σ p_i N(x; αm + βx_i, σ̂²), by hand."""
     alpha, beta = law.affine.alpha(t), law.affine.beta(t)
-    mean = 0.0 if law.base_mean is None else alpha[:, None] * law.base_mean
-    square = law.noise_scale_sq(t)[:, None]
+    mean = 0.0 if law.noise_part.base_mean is None else alpha[:, None] * law.noise_part.base_mean
+    square = law.noise_part.scale_sq(t)[:, None]
     centred = x - mean - beta[:, None] * POINTS
     post = torch.softmax(SHARES.log() - 0.5 * centred.square() / square, 1)
     return -(post * centred / square).sum(1, keepdim=True)
@@ -283,20 +283,20 @@ def test_the_table_inverts_the_noise_level(process):
     bound = tpf.times.LogSNRTimes().bind(law)
     low, high = bound.inverse.low, bound.inverse.high
     wanted = torch.linspace(max(low, -9.0), min(high, 9.0), 1237, dtype=F64)
-    found = NoiseLevel.at(law, bound.inverse(wanted)).log_ratio
+    found = NoiseLevel.at(law.part, bound.inverse(wanted)).log_ratio
     assert float((found - wanted).abs().max()) < 1e-6
 
 
 def test_times_have_the_law_of_noise_level_that_they_say():
     law, n = PLAIN["sbdm"](), 50_000
     t = tpf.times.LogSNRTimes(margin=0.01).bind(law).sample(n, generator=gen(), dtype=F64)
-    ratio = NoiseLevel.at(law, t).log_ratio
-    ends = NoiseLevel.at(law, torch.tensor([0.01, 0.99], dtype=F64)).log_ratio
+    ratio = NoiseLevel.at(law.part, t).log_ratio
+    ends = NoiseLevel.at(law.part, torch.tensor([0.01, 0.99], dtype=F64)).log_ratio
     u = (ratio - ends[0]) / (ends[1] - ends[0])
     steps = torch.arange(1, n + 1) / n
     assert float((u.sort().values - steps).abs().max()) < 1.95 / math.sqrt(n)  # KS, 0.1 %
     t = tpf.times.EDMTimes().bind(law).sample(n, generator=gen(1), dtype=F64)
-    z = (NoiseLevel.at(law, t).sigma.log() + 1.2) / 1.2
+    z = (NoiseLevel.at(law.part, t).sigma.log() + 1.2) / 1.2
     normal = torch.special.ndtr(z).sort().values
     assert float((normal - steps).abs().max()) < 1.95 / math.sqrt(n)
 
@@ -313,7 +313,9 @@ def test_densities_are_those_of_the_draws(times, process):
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(60))
     stops = bound.inverse(times.quantile(torch.tensor([0.1, 0.5, 0.9, 1.0], dtype=F64), low, high))
     for share, stop in zip((0.1, 0.5, 0.9, 1.0), stops, strict=True):
-        ratios = NoiseLevel.at(law, torch.stack([torch.tensor(0.02, dtype=F64), stop])).log_ratio
+        ratios = NoiseLevel.at(
+            law.part, torch.stack([torch.tensor(0.02, dtype=F64), stop])
+        ).log_ratio
         inside = torch.linspace(float(ratios[0]), float(ratios[1]), 5, dtype=F64)
         total = 0.0
         for a, b in zip(bound.inverse(inside)[:-1], bound.inverse(inside)[1:], strict=True):
@@ -398,7 +400,7 @@ def test_refuses_times():
         tpf.times.SigmaTimes(0.0)
     linear = tpf.Process(tpf.Linear(), tpf.Gaussian((2,), scale=2.0))
     with pytest.raises(ValueError, match=r"noise levels of Linear lie in \[2e-12, 2e\+12\]"):
-        tpf.times.time_of_sigma(linear, [1.0, math.inf])
+        linear.part.time_of_sigma([1.0, math.inf])
     for times in (tpf.times.LogSNRTimes(), tpf.times.EDMTimes(), tpf.times.SigmaTimes(1.0)):
         with pytest.raises(ValueError, match="needs a process to draw times"):
             times.sample(3)
@@ -414,11 +416,11 @@ def equivalent(law: tpf.Process, time: float) -> dict[str, Callable[[tpf.Field],
     two = law.interpolant.uses_base and law.interpolant.has_latent
     sample, mass = quadrature(law, time, 60 if two else 100)
     t = sample.t[:1]
-    beta, square = law.affine.beta(t), law.noise_scale_sq(t)
+    beta, square = law.affine.beta(t), law.noise_part.scale_sq(t)
     score = empirical_score(law, sample.t, sample.x)
     (sigma,) = (square.sqrt() / beta).tolist()
     levels = [time + 0.1, time, time - 0.2]
-    level = NoiseLevel.at(law, torch.tensor([levels[0], time], dtype=F64)).snr
+    level = NoiseLevel.at(law.part, torch.tensor([levels[0], time], dtype=F64)).snr
     drop = level[0] - level[1]
     autoencoder = tpf.losses.DenoisingAutoencoderLoss(sigma)
     elbo = tpf.DataLoss(weight=tpf.losses.VariationalWeight(levels))
@@ -478,7 +480,7 @@ def test_implicit_is_explicit_for_any_process():
     post = torch.softmax(SHARES.log() - 0.5 * away.square() / square, 1)
     score = -(post * away / square).sum(1, keepdim=True)
     t = time.expand(len(x))
-    sample = tpf.PathSample(law, t, x, None, x, None)
+    sample = tpf.PathSample(law.noise_part, t, x, None, x, None)
     nets = Net(1), Net(1, seed=11)
     found, exact = [], []
     for net in nets:
@@ -500,7 +502,7 @@ def test_sliced_over_all_signs_is_implicit():
     law, net = PLAIN["sbdm"](), Net(2)
     field = tpf.Score(net, law)
     x = torch.randn(30, 2, generator=gen(), dtype=F64)
-    sample = tpf.PathSample(law, torch.full((30,), 0.4, dtype=F64), x, None, x, None)
+    sample = tpf.PathSample(law.noise_part, torch.full((30,), 0.4, dtype=F64), x, None, x, None)
     exact = tpf.losses.ImplicitScoreLoss().evaluate(field, sample)
     signs = torch.cartesian_prod(*[torch.tensor([1.0, -1.0], dtype=F64)] * 2)
     for reduced in (True, False):
@@ -640,7 +642,11 @@ def test_the_autoencoder_gives_the_score_of_blurred_data(process):
     sample = loss.draw(field, x1, generator=gen(1))
     t = sample.t
     beta = law.affine.beta(t)[:, None]
-    mean = 0.0 if law.base_mean is None else law.affine.alpha(t)[:, None] * law.base_mean
+    mean = (
+        0.0
+        if law.noise_part.base_mean is None
+        else law.affine.alpha(t)[:, None] * law.noise_part.base_mean
+    )
     noisy = (sample.x - mean) / beta
     torch.testing.assert_close(noisy, x1 + sigma * sample.noise)
     reconstruction = net(t, sample.x)
@@ -661,11 +667,11 @@ def test_the_autoencoder_draws_each_of_its_levels():
     levels = [0.1, 0.5, 2.0]
     loss = tpf.losses.DenoisingAutoencoderLoss(levels)
     t = loss.draw(field, torch.zeros(3_000, 2, dtype=F64), generator=gen()).t
-    sigma, counts = NoiseLevel.at(law, t).sigma.mul(1e6).round().unique(return_counts=True)
+    sigma, counts = NoiseLevel.at(law.part, t).sigma.mul(1e6).round().unique(return_counts=True)
     assert (sigma / 1e6).tolist() == pytest.approx(levels)
     assert float((counts / 3_000 - 1 / 3).abs().max()) < 4 * math.sqrt(2 / 9 / 3_000)
     with pytest.raises(ValueError, match=r"noise levels of Linear lie in .*got \[-1"):
-        tpf.times.time_of_sigma(PLAIN["two-sided"](), [-1.0])
+        PLAIN["two-sided"]().part.time_of_sigma([-1.0])
 
 
 # ------------------------------------------------------------------------- variational bound
@@ -676,8 +682,10 @@ LEVELS = torch.tensor([0.95, 0.8, 0.5, 0.3, 0.1], dtype=F64)
 def chain(law: tpf.Process, x0: float, k: int, levels: Tensor = LEVELS):
     """Means of (x_{k-1}, x_k) given x_0; gain and variance of x_{k-1} given x_k too."""
     t = levels[[k - 1, k]]
-    beta, square = law.affine.beta(t), law.noise_scale_sq(t)
-    shift = 0.0 if law.base_mean is None else law.affine.alpha(t) * law.base_mean
+    beta, square = law.affine.beta(t), law.noise_part.scale_sq(t)
+    shift = (
+        0.0 if law.noise_part.base_mean is None else law.affine.alpha(t) * law.noise_part.base_mean
+    )
     a = beta[1] / beta[0]
     mean = shift + beta * x0
     cov = torch.stack(
@@ -716,16 +724,16 @@ def test_terms_are_the_divergences_of_the_gaussians(process):
     sample = law.sample(torch.full((6, 1), x0, dtype=F64), t=t, generator=gen())
     value = tpf.DataLoss(weight=weight).evaluate(field, sample)
     value = value + reconstruction_constant(weight, law, sample.x1)
-    std = NoiseLevel.at(law, LEVELS[0]).sigma
+    std = NoiseLevel.at(law.part, LEVELS[0]).sigma
     expected = -normal(net(t, sample.x)[:, 0], std).log_prob(torch.tensor(x0, dtype=F64))
     torch.testing.assert_close(value, expected, rtol=1e-9, atol=1e-9)
     # Prior matching.
     prior = law.start
     last = LEVELS[-1]
     mean = law.affine.beta(last) * x0
-    if law.base_mean is not None:
-        mean = mean + law.affine.alpha(last) * law.base_mean
-    q = normal(mean, law.noise_scale(last))
+    if law.noise_part.base_mean is not None:
+        mean = mean + law.affine.alpha(last) * law.noise_part.base_mean
+    q = normal(mean, law.noise_part.scale(last))
     p = normal(prior.mean, prior.scale)
     kl = torch.distributions.kl_divergence(q, p)
     torch.testing.assert_close(prior_matching(weight, law, sample.x1), kl.expand(6))
@@ -769,7 +777,7 @@ def test_weights_of_ddpm_are_those_of_chang(path):
 
 def expected_terms(law: tpf.Process, mu: float, s: float, levels: Tensor):
     """The terms in closed form, averaged over x_0 ~ N(mu, s²) in one dimension, exact field."""
-    level = NoiseLevel.at(law, levels)
+    level = NoiseLevel.at(law.part, levels)
     posterior = s**2 / (1 + s**2 * level.snr)  # the variance of x_0 given x_k
     table = tpf.losses.VariationalWeight(levels).table(law)
     terms = 0.5 * table * posterior
@@ -808,7 +816,7 @@ def test_the_bound_tends_to_the_log_density(process):
     gaps = []
     for steps in (64, 128, 256, 512):
         sigmas = torch.logspace(-3, 3, steps + 1, dtype=F64)
-        times = tpf.times.time_of_sigma(law, sigmas)
+        times = law.part.time_of_sigma(sigmas)
         first, terms = expected_terms(law, mu, s, times)
         x = torch.tensor([[mu + s], [mu - s]], dtype=F64)  # mean mu, second moment that of N
         prior = prior_matching(tpf.losses.VariationalWeight(times), law, x).mean()
@@ -864,7 +872,7 @@ def test_half_precision_times_do_not_part_from_their_weights():
     law = PLAIN["sbdm"]((1,))
     data = tpf.Gaussian((1,), 0.0, 1.0)
     exact = tpf.oracle(law, data)
-    times = tpf.times.time_of_sigma(law, torch.logspace(-3.3, 2, 40, dtype=F64))
+    times = law.part.time_of_sigma(torch.logspace(-3.3, 2, 40, dtype=F64))
     x = data.sample(20_000, generator=gen())
     found = tpf.likelihood.variational_bound(exact, x, times, generator=gen(1))
     assert found.nats.dtype == torch.float32
@@ -900,7 +908,7 @@ def test_refuses_bounds():
     uniform = tpf.Velocity(
         Net(2), tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
     )
-    with pytest.raises(ValueError, match="all but x1 is Gaussian"):
+    with pytest.raises(ValueError, match="no Gaussian part beside x1"):
         tpf.likelihood.variational_bound(uniform, x, [0.9, 0.5])
 
 
@@ -957,7 +965,7 @@ def test_a_trainer_learns_the_score(case):
     trainer.fit(data, steps=600, batch_size=512, generator=gen(2), progress=False)
     held = MIXTURE.sample(4_000, generator=gen(3), dtype=torch.float32)
     with torch.no_grad():
-        for t in tpf.times.time_of_sigma(law, [0.3, 0.6, 1.2]):
+        for t in law.part.time_of_sigma([0.3, 0.6, 1.2]):
             sample = law.sample(held, t=float(t), generator=gen(4))
             error = float(tpf.losses.squared_error(field, exact, sample, "noise").mean())
             assert error < 0.05 * 2, (float(t), error)

@@ -212,8 +212,8 @@ def test_the_sde_of_the_linear_path():
 def test_anderson_is_half_the_squared_diffusion(sde):
     process = tpf.Process(sde, shape=(2,))
     t = 1 - INSIDE
-    schedule = tpf.solve.AndersonEpsilon(3.0).bound(process, t[:, None], t)
-    scale = process.noise_scale(t)
+    schedule = tpf.solve.AndersonEpsilon(3.0).bound(process.noise_part, t[:, None], t)
+    scale = process.noise_part.scale(t)
     torch.testing.assert_close(schedule.value(t, scale), 1.5 * sde.diffusion_sq(INSIDE))
     torch.testing.assert_close(
         schedule.over_noise_scale(t, scale), 1.5 * sde.diffusion_sq(INSIDE) / scale
@@ -283,10 +283,10 @@ def test_churn_on_a_uniform_grid_is_a_relaxation_of_constant_rate(generator):
     process = tpf.Process(tpf.VP(), shape=(2,))
     widths = torch.full((50,), 0.02, dtype=torch.float64)
     stages = torch.linspace(0, 0.98, 50, dtype=torch.float64)[:, None]
-    schedule = tpf.solve.ChurnEpsilon(8.0).bound(process, stages, widths)
-    scale = process.noise_scale(stages.reshape(-1))
+    schedule = tpf.solve.ChurnEpsilon(8.0).bound(process.noise_part, stages, widths)
+    scale = process.noise_part.scale(stages.reshape(-1))
     torch.testing.assert_close(schedule.value(stages.reshape(-1), scale), 8.0 * scale**2)
-    capped = tpf.solve.ChurnEpsilon(1e3).bound(process, stages, widths)
+    capped = tpf.solve.ChurnEpsilon(1e3).bound(process.noise_part, stages, widths)
     limit = (math.sqrt(2) - 1) / 0.02
     torch.testing.assert_close(capped.value(stages.reshape(-1), scale), limit * scale**2)
 
@@ -296,9 +296,9 @@ def test_churn_adds_the_noise_of_karras_et_al_where_it_acts():
     process = tpf.Process(tpf.VE(0.01, 10.0), shape=(2,))
     t = tpf.solve.time_grid(40, spacing="late")
     schedule = tpf.solve.ChurnEpsilon(4.0, sigma_range=(0.05, 5.0)).bound(
-        process, t[:-1, None], t.diff()
+        process.noise_part, t[:-1, None], t.diff()
     )
-    sigma = process.noise_scale(t[:-1])
+    sigma = process.noise_part.scale(t[:-1])
     added = 2 * schedule.value(t[:-1], sigma) * t.diff()
     kappa = torch.where((sigma >= 0.05) & (sigma <= 5.0), 4.0 / 40, 0.0)
     theirs = sigma**2 * ((1 + kappa) ** 2 - 1)
@@ -430,7 +430,7 @@ class Nothing(tpf.sdes.ForwardSDE):
         (lambda: tpf.Process(NoNoise()), "σ² of NoNoise is 0 at τ"),
         (lambda: tpf.Process(Nothing()), "write a\\(tau\\) and sigma_sq\\(tau\\), or drift_rate"),
         (lambda: tpf.sdes.InterpolantSDE(tpf.Mirror()), "variance cannot be negative"),
-        (lambda: tpf.sdes.InterpolantSDE(tpf.Process(tpf.Linear())), "not one-sided"),
+        (lambda: tpf.sdes.InterpolantSDE(tpf.Process(tpf.Linear())), "no Gaussian part beside x1"),
         (lambda: tpf.sdes.DDPMChain(levels=1), "at least 2 levels"),
         (lambda: tpf.sdes.DDPMChain(levels=10), "too few for the linear table"),
         (lambda: tpf.sdes.DDPMChain(torch.linspace(1e-4, 0.02, 100)), "Take more levels than 100"),

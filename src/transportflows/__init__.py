@@ -25,7 +25,7 @@ from . import (
     times,
     training,
 )
-from .conversions import ConversionError
+from .combination import Combination
 from .couplings import MinibatchOT, Paired
 from .distributions import Gaussian
 from .draws import Batch, PathSample
@@ -40,6 +40,7 @@ from .fields import (
     Velocity,
     load_field,
 )
+from .gaussian_part import ConversionError, GaussianPart
 from .interpolants import (
     SBDM,
     AffineInterpolant,
@@ -68,6 +69,7 @@ __all__ = [
     "AffineInterpolant",
     "Batch",
     "Brownian",
+    "Combination",
     "ConversionError",
     "DataLoss",
     "DataPredictor",
@@ -76,6 +78,7 @@ __all__ = [
     "Field",
     "FieldPair",
     "Gaussian",
+    "GaussianPart",
     "Interpolant",
     "Linear",
     "MeanVelocity",

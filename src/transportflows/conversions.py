@@ -20,47 +20,24 @@ times has infinite weights there, which the caller refuses or steps around.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from ._core.autodiff import time_derivative
-from .interpolants import AffineInterpolant
-from .process import Process
+from .combination import Combination
+from .gaussian_part import ConversionError, GaussianPart, NoisePart
 
-__all__ = ["QUANTITIES", "ConversionError", "Weights", "conversion", "degenerate_times"]
+__all__ = ["QUANTITIES", "conversion"]
 
 QUANTITIES = ("velocity", "mean_velocity", "score", "noise", "data")
 
 Row = tuple[Tensor, Tensor]
 
 
-class ConversionError(ValueError):
-    """A quantity was asked of a field that does not determine it."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """``target = x · state + mean · m + Σ_k outputs[k] · f_k``, weights of the shape of t.
-
-    An output whose weight is None is not needed, and its network is not called.
-    """
-
-    x: Tensor | None
-    mean: Tensor | None
-    outputs: tuple[Tensor | None, ...]
-
-    def tensors(self) -> list[Tensor]:
-        """The weights that are there."""
-        return [w for w in (self.x, self.mean, *self.outputs) if w is not None]
-
-
-def conversion(process: Process, outputs: tuple[str, ...], target: str, t: Tensor) -> Weights:
+def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor) -> Combination:
     """Return the weights that make ``target`` from x and ``outputs`` at times ``t``.
 
     Args:
-        process: the law of x_t.
+        part: what is Gaussian in x_t, :attr:`Process.noise_part`.
         outputs: what the networks predict, one or two of :data:`QUANTITIES`.
         target: what is wanted.
         t: times, of any shape; float64 for tables.
@@ -74,101 +51,50 @@ def conversion(process: Process, outputs: tuple[str, ...], target: str, t: Tenso
         return _only(outputs, target, torch.ones_like(t))
     for name in outputs:
         if {name, target} == {"score", "noise"}:
-            scale = process.noise_scale(t)
+            scale = part.scale(t)
             return _only(outputs, name, -scale if target == "noise" else -1 / scale)
-    if not process.interpolant.has_latent and {target, *outputs} >= {"velocity", "mean_velocity"}:
+    if not part.path.has_latent and {target, *outputs} >= {"velocity", "mean_velocity"}:
         other = "velocity" if target == "mean_velocity" else "mean_velocity"
         return _only(outputs, other, torch.ones_like(t))
     if len(outputs) == 2 and target in ("velocity", "mean_velocity"):
-        return _from_pair(process, outputs, target, t)
-    if process.one_sided:
+        return _from_pair(part, outputs, target, t)
+    if isinstance(part, GaussianPart):
         source = next(o for o in ("velocity", *outputs) if o in outputs)
-        return _from_one(process, outputs, source, target, t)
-    raise ConversionError(_refusal(process, outputs, target))
+        return _from_one(part, outputs, source, target, t)
+    raise ConversionError(_refusal(part, outputs, target))
 
 
-def degenerate_times(process: Process) -> list[float]:
-    """Times inside (0, 1) at which a velocity does not determine the score.
-
-    They are the zeros of ``β σ̂σ̂̇ - β̇ σ̂²`` where σ̂ > 0, at which σ̂/β is stationary, found on a
-    grid of 1,001 times. A stretch where β and β̇ both vanish is not among them: there x_t is all
-    noise and x gives the score.
-    """
-    learned = any(True for _ in process.interpolant.parameters())
-    if not learned and process.degenerate is not None:
-        return process.degenerate
-    times = process.degenerate = _find_degenerate(process)
-    return times
+def _only(outputs: tuple[str, ...], name: str, weight: Tensor) -> Combination:
+    return Combination(None, None, tuple(weight if o == name else None for o in outputs))
 
 
-def _find_degenerate(process: Process) -> list[float]:
-    t = torch.linspace(0, 1, 1001, dtype=torch.float64, device=process.device)[1:-1]
-    interpolant = process.affine
-    with torch.no_grad():
-        beta, beta_dot = interpolant.beta(t), interpolant.beta_dot(t)
-        square, half_dot = process.noise_scale_sq(t), 0.5 * process.noise_scale_sq_dot(t)
-    size = torch.maximum(beta.abs(), beta_dot.abs()).clamp(min=1e-300)
-    value = (beta * half_dot - beta_dot * square) / size
-    scale = torch.maximum(square, half_dot.abs()).clamp(min=1e-300)
-    pure_noise = (beta.abs() < 1e-12) & (beta_dot.abs() < 1e-12)
-    zero = (value.abs() < 1e-9 * scale) & ~pure_noise
-    crossing = torch.zeros_like(zero)
-    crossing[1:] = (value[1:] * value[:-1] < 0) & ~pure_noise[1:] & ~pure_noise[:-1]
-    return [float(time) for time in t[zero | crossing]]
-
-
-def _only(outputs: tuple[str, ...], name: str, weight: Tensor) -> Weights:
-    return Weights(None, None, tuple(weight if o == name else None for o in outputs))
-
-
-def _from_pair(process: Process, outputs: tuple[str, ...], target: str, t: Tensor) -> Weights:
+def _from_pair(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor) -> Combination:
     """``b = v - γγ̇ s``, whichever of b, v and of s, η the outputs hold."""
     sign = -1.0 if target == "velocity" else 1.0
     weights: list[Tensor | None] = []
-    half_dot = 0.5 * process.interpolant.gamma_sq_dot(t)
+    half_dot = 0.5 * part.path.gamma_sq_dot(t)
     for name in outputs:
         if name == "score":
             weights.append(sign * half_dot)
         elif name == "noise":
-            weights.append(-sign * _ratio(half_dot, process, t))
+            weights.append(-sign * part.latent_rate(t))
         elif name in ("velocity", "mean_velocity"):
             weights.append(torch.ones_like(t))
         else:
-            raise ConversionError(_refusal(process, outputs, target))
-    return Weights(None, None, tuple(weights))
-
-
-def _ratio(half_dot: Tensor, process: Process, t: Tensor) -> Tensor:
-    """``γγ̇ / σ̂``, with its limit ``σ̂̇`` (or 0) where σ̂ vanishes."""
-    scale = process.noise_scale(t)
-    limit = process.noise_scale_dot(t) if process.gaussian_base is None else _limit(process, t)
-    return torch.where(scale > 0, half_dot / torch.where(scale > 0, scale, 1.0), limit)
-
-
-def _limit(process: Process, t: Tensor) -> Tensor:
-    """The limit of γγ̇ / σ̂ at a common zero of γ and σ̂, by de l'Hôpital's rule."""
-    if not process.interpolant.has_latent:
-        return torch.zeros_like(t)
-    scale_dot = process.noise_scale_dot(t)
-    second = 0.5 * time_derivative(process.interpolant.gamma_sq_dot, t)
-    finite = torch.isfinite(scale_dot) & (scale_dot != 0)
-    return torch.where(
-        finite,
-        second / torch.where(finite, scale_dot, 1.0),
-        torch.where(scale_dot == 0, 0.0, scale_dot),
-    )
+            raise ConversionError(_refusal(part, outputs, target))
+    return Combination(None, None, tuple(weights))
 
 
 def _from_one(
-    process: Process, outputs: tuple[str, ...], source: str, target: str, t: Tensor
-) -> Weights:
+    part: GaussianPart, outputs: tuple[str, ...], source: str, target: str, t: Tensor
+) -> Combination:
     """Solve for ``target`` from x and one output, with a Gaussian part."""
-    interpolant: AffineInterpolant = process.affine
+    interpolant = part.path
     if source in ("velocity", "mean_velocity") and target != source:
-        _refuse_degenerate(process, source, target, t)
+        _refuse_degenerate(part, source, target, t)
     beta, beta_dot = interpolant.beta(t), interpolant.beta_dot(t)
-    square, half_dot = process.noise_scale_sq(t), 0.5 * process.noise_scale_sq_dot(t)
-    scale, scale_dot = process.noise_scale(t), process.noise_scale_dot(t)
+    square, half_dot = part.scale_sq(t), 0.5 * part.scale_sq_dot(t)
+    scale, scale_dot = part.scale(t), part.scale_dot(t)
     zero, one = torch.zeros_like(t), torch.ones_like(t)
     latent_half_dot = 0.5 * interpolant.gamma_sq_dot(t)
 
@@ -176,7 +102,7 @@ def _from_one(
     by_noise: dict[str, Row] = {
         "x": (beta, scale),
         "velocity": (beta_dot, scale_dot),
-        "mean_velocity": (beta_dot, scale_dot - _ratio(latent_half_dot, process, t)),
+        "mean_velocity": (beta_dot, scale_dot - part.latent_rate(t)),
         "noise": (zero, one),
         "score": (zero, -one),
         "data": (one, zero),
@@ -200,7 +126,7 @@ def _from_one(
     x_weight, out_weight = torch.where(finite, x_a, x_b), torch.where(finite, out_a, out_b)
 
     mean_weight = None
-    if process.base_mean is not None:
+    if part.base_mean is not None:
         alpha, alpha_dot = interpolant.alpha(t), interpolant.alpha_dot(t)
         mean_weight = -x_weight * alpha
         if source in ("velocity", "mean_velocity"):
@@ -208,7 +134,7 @@ def _from_one(
         if target in ("velocity", "mean_velocity"):
             mean_weight = mean_weight + alpha_dot
     weights = tuple(out_weight if o == source else None for o in outputs)
-    return Weights(x_weight, mean_weight, weights)
+    return Combination(x_weight, mean_weight, weights)
 
 
 def _solve(rows: dict[str, Row], source: str, target: str) -> tuple[Tensor, Tensor]:
@@ -227,43 +153,41 @@ def _solve(rows: dict[str, Row], source: str, target: str) -> tuple[Tensor, Tens
     return x_weight, out_weight
 
 
-def _refuse_degenerate(process: Process, source: str, target: str, t: Tensor) -> None:
+def _refuse_degenerate(part: GaussianPart, source: str, target: str, t: Tensor) -> None:
     """Refuse times that come near, or reach across, one at which a velocity tells no score."""
-    if source == "mean_velocity" and process.interpolant.has_latent:
-        interpolant = process.affine
-        ends = torch.linspace(0, 1, 9, dtype=torch.float64, device=process.device)[1:-1]
-        if process.gaussian_base is None and bool((interpolant.beta_dot(ends) == 0).all()):
+    if source == "mean_velocity" and part.path.has_latent:
+        interpolant = part.path
+        ends = torch.linspace(0, 1, 9, dtype=torch.float64, device=part.device)[1:-1]
+        if part.base_scale is None and bool((interpolant.beta_dot(ends) == 0).all()):
             raise ConversionError(
                 f"the mean velocity of {type(interpolant).__name__} is zero and determines nothing;"
                 " learn the noise instead: NoisePredictor(net, process)"
             )
         return
-    times = degenerate_times(process)
+    times = part.degenerate_times
     if times and t.numel() > 0:
         low, high = float(t.min()) - 0.01, float(t.max()) + 0.01
-        times = [time for time in times if low <= time <= high]
+        times = tuple(time for time in times if low <= time <= high)
     if times:
         shown = ", ".join(f"{time:.3g}" for time in times[:3])
         raise ConversionError(
             f"{target} from {source} is singular at t = {shown} for"
-            f" {type(process.interpolant).__name__}: there the velocity tells nothing about the"
+            f" {type(part.path).__name__}: there the velocity tells nothing about the"
             " noise. Learn the noise itself: NoisePredictor(net, process), or beside the velocity"
             " FieldPair(velocity=..., noise=...)"
         )
 
 
-def _refusal(process: Process, outputs: tuple[str, ...], target: str) -> str:
+def _refusal(part: NoisePart, outputs: tuple[str, ...], target: str) -> str:
     have = " and ".join(o.replace("_", " ") for o in outputs)
-    path, base = type(process.interpolant).__name__, type(process.base).__name__
-    coupling = type(process.coupling).__name__
     why = (
         f"{target.replace('_', ' ')} cannot be had from {have} alone for this process"
-        f" ({path}, base {base}, coupling {coupling}): that needs an affine path with an isotropic"
-        " Gaussian base that is independent of the data."
+        f" ({part.owner}): that needs an affine path with an isotropic Gaussian base that is"
+        " independent of the data."
     )
     if target == "data":
         return why + " Learn the data prediction itself: DataPredictor(net, process)"
-    if not process.interpolant.has_latent:
+    if not part.exists:
         return (
             why + " This path has no latent, so it has no score to learn either: give it one,"
             " such as Linear(gamma=Brownian()), and learn FieldPair(velocity=..., noise=...);"

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ._core.conditions import map_rows
 from ._core.tensor import expand_time
-
-if TYPE_CHECKING:
-    from .process import Process
+from .gaussian_part import NoisePart
 
 __all__ = ["Batch", "PathSample"]
 
@@ -53,7 +52,7 @@ class Batch:
         if start == 0 and stop == len(self):
             return self
         x0 = None if self.x0 is None else self.x0[start:stop]
-        cond = {name: _of_rows(value, slice(start, stop)) for name, value in self.cond.items()}
+        cond = map_rows(self.cond, lambda value: value[start:stop])
         return Batch(self.x1[start:stop], x0, cond)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
@@ -68,7 +67,7 @@ class PathSample:
     """Draws from a process: ``x`` at times ``t``, and what they were made of.
 
     Attributes:
-        process: the process that drew them.
+        noise_part: the noise in x_t, of the process that drew them.
         t: times, ``(B,)``.
         x: states ``x_t``, ``(B, *)``.
         x0: base samples, or None where they do not enter the path.
@@ -79,7 +78,7 @@ class PathSample:
         density: density of the times, ``(B,)``, by which a loss is divided; None for no division.
     """
 
-    process: Process
+    noise_part: NoisePart
     t: Tensor
     x: Tensor
     x0: Tensor | None
@@ -107,13 +106,13 @@ class PathSample:
             return torch.cat([value[start:stop], value[n + start : n + stop]])
 
         return PathSample(
-            self.process,
+            self.noise_part,
             part(self.t),
             part(self.x),
             part(self.x0),
             part(self.x1),
             part(self.z),
-            {name: part(value) for name, value in self.cond.items()},
+            map_rows(self.cond, part),
             self.antithetic,
             part(self.density),
         )
@@ -121,14 +120,14 @@ class PathSample:
     @cached_property
     def mean_velocity(self) -> Tensor:
         """``∂t I(t, x0, x1)``, whose conditional mean is v."""
-        return self.process.interpolant.mean_dot(self.t, self.x0, self.x1)  # type: ignore[arg-type]
+        return self.noise_part.path.mean_dot(self.t, self.x0, self.x1)  # type: ignore[arg-type]
 
     @cached_property
     def velocity(self) -> Tensor:
         """``ẋ_t = ∂t I + γ̇ z``, whose conditional mean is the velocity b."""
         if self.z is None:
             return self.mean_velocity
-        gamma_dot = expand_time(self.process.interpolant.gamma_dot(self.t), self.x)
+        gamma_dot = expand_time(self.noise_part.path.gamma_dot(self.t), self.x)
         return torch.addcmul(self.mean_velocity, gamma_dot, self.z)
 
     @cached_property
@@ -138,26 +137,21 @@ class PathSample:
         It is z where the latent is the only Gaussian part, and otherwise
         ``(α (x0 - m) + γ z) / σ̂``.
         """
-        process = self.process
-        base = process.gaussian_base
-        if base is None or self.x0 is None:
+        part, x0 = self.noise_part, self.x0
+        if part.base_scale is None or x0 is None:
             if self.z is None:
-                raise ValueError(process.no_gaussian_part("noise"))
+                part.check("noise")
+                raise ValueError("this sample was drawn without a latent z; give it to PathSample")
             return self.z
-        centred = self.x0 if base.zero_mean else self.x0 - base.mean.to(self.x0)
+        centred = x0 if part.base_mean is None else x0 - part.base_mean.to(x0)
         if self.z is None:
-            return centred / base.scale.to(self.x0)
-        interpolant = process.affine
-        scale = process.noise_scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
-        alpha = expand_time(interpolant.alpha(self.t) / scale, self.x)
-        gamma = expand_time(interpolant.gamma(self.t) / scale, self.x)
+            return centred / part.base_scale.to(x0)
+        scale = part.scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
+        alpha = expand_time(part.path.alpha(self.t) / scale, self.x)
+        gamma = expand_time(part.path.gamma(self.t) / scale, self.x)
         return alpha * centred + gamma * self.z
 
     @property
     def data(self) -> Tensor:
         """``x1``, whose conditional mean is the data prediction d."""
         return self.x1
-
-
-def _of_rows(value: Any, index: slice) -> Any:
-    return value[index] if isinstance(value, Tensor) and value.ndim > 0 else value

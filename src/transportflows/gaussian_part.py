@@ -1,19 +1,24 @@
-r"""The noise level of a one-sided process, and time samplers that look at it instead of the clock.
+r"""The Gaussian part of ``x_t``: everything that is known of a process before a network is.
 
-A process whose all but x1 is Gaussian, ``x_t = α m + β x1 + σ̂ ẑ``, is, up to the scale β, data
-seen through noise of standard deviation :math:`\hat\sigma/\beta`. So a diffusion model is told by
-its signal-to-noise ratio, and any two differ by a change of clock and of scale:
+Where x0 is N(m, σ0² Id) and independent of x1, or does not enter the path, all of ``x_t`` but x1 is
+Gaussian:
 
-.. math:: \sigma = \hat\sigma / \beta, \quad \mathrm{SNR} = \beta^2 / \hat\sigma^2, \quad
-          \lambda = \log(\beta / \hat\sigma) = \tfrac12 \log \mathrm{SNR}, \quad
-          \dot\lambda = \Delta / (\beta \hat\sigma^2), \quad
-          \Delta = \dot\beta \hat\sigma^2 - \beta \hat\sigma \dot{\hat\sigma}.
+.. math:: x_t = \alpha m + \beta x_1 + \hat\sigma \hat z, \qquad
+          \hat\sigma^2 = \alpha^2 \sigma_0^2 + \gamma^2, \qquad \hat z \sim N(0, \mathrm{Id}).
 
-Δ is finite wherever σ̂σ̂̇ is. A forward SDE exists where λ grows with t, and its squared diffusion
-is ``g² = 2 σ̂² λ̇ = 2 Δ / β`` (Kingma et al. 2021, "Variational Diffusion Models").
+Up to the factor β, ``x_t`` is then data seen through noise of standard deviation
+:math:`\sigma = \hat\sigma / \beta`, the *noise level*; any two such processes differ by a change of
+clock and of scale (Kingma et al. 2021, "Variational Diffusion Models"). With
 
-Times with a given λ come from a table of the inverse, made once a process: nodes by bisection in
-float64, cubic between them. A draw waits for nothing on the device.
+.. math:: \lambda = \log(\beta / \hat\sigma), \quad \mathrm{SNR} = e^{2 \lambda}, \quad
+          \Delta = \dot\beta \hat\sigma^2 - \beta \hat\sigma \dot{\hat\sigma}
+                 = \beta \hat\sigma^2 \dot\lambda, \quad g^2 = 2 \Delta / \beta ,
+
+g is the diffusion of the forward SDE with the same marginals, which exists where λ grows with t.
+Δ is finite wherever σ̂σ̂̇ is.
+
+:class:`GaussianPart` has each of these formulas once. With any other base or coupling only the
+latent ``γ z`` is Gaussian given the rest (:class:`NoisePart`): then ``σ̂ = γ``.
 """
 
 from __future__ import annotations
@@ -21,210 +26,294 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .process import Process
+from ._core.autodiff import time_derivative
+from .interpolants import AffineInterpolant, Interpolant
 
-__all__ = ["NoiseLevel", "check_monotone", "time_of_sigma"]
+__all__ = ["ConversionError", "GaussianPart", "NoisePart"]
+
+_ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
 
 _TINY = 1e-60
-
-
 _NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
 
 
-_END = 1e-9  # how near to an end with an infinite λ the table goes
+class ConversionError(ValueError):
+    """A quantity was asked of a process or a field that does not determine it."""
 
 
-_CELLS = 4096
-
-
-@dataclass(frozen=True)
-class NoiseLevel:
-    """β, σ̂ and what follows from them at times ``t``, in float64, of the shape of t.
-
-    Times are held 1e-12 away from the ends, so that ratios have their limits there, and what is
-    infinite is large.
-    """
-
-    process: Process
-    t: Tensor
-    dtype: torch.dtype = torch.float64  # of the times given
-
-    @classmethod
-    def at(cls, process: Process, t: Tensor) -> NoiseLevel:
-        """The noise level of a process at times of any shape and dtype."""
-        return cls(process, t.double().clamp(_NEAR, 1 - _NEAR), t.dtype)
-
-    @cached_property
-    def beta(self) -> Tensor:
-        """β, kept above 1e-30.
-
-        Raises:
-            ValueError: if more than x1 is not Gaussian, so that there is no such level.
-        """
-        if not self.process.one_sided:
-            raise ValueError(
-                "the signal-to-noise ratio is β²/σ̂² of a process whose all but x1 is Gaussian, and"
-                f" this one ({type(self.process.interpolant).__name__}, base"
-                f" {type(self.process.base).__name__}, coupling"
-                f" {type(self.process.coupling).__name__}) is not; use a one-sided path or an"
-                " independent isotropic Gaussian base, or a weight that is a function of t"
-            )
-        return self.process.affine.beta(self.t).clamp(min=_TINY**0.5)
-
-    @cached_property
-    def signal(self) -> Tensor:
-        """β²."""
-        return self.beta.square()
-
-    @cached_property
-    def noise(self) -> Tensor:
-        """σ̂²."""
-        return self.process.noise_scale_sq(self.t).clamp(min=_TINY)
-
-    @cached_property
-    def delta(self) -> Tensor:
-        """``Δ = β̇ σ̂² - β σ̂σ̂̇``."""
-        beta_dot = self.process.affine.beta_dot(self.t)
-        return beta_dot * self.noise - self.beta * 0.5 * self.process.noise_scale_sq_dot(self.t)
-
-    @property
-    def snr(self) -> Tensor:
-        """``β²/σ̂²``."""
-        return self.signal / self.noise
-
-    @property
-    def sigma(self) -> Tensor:
-        """``σ = σ̂/β``, in units of the data."""
-        return self.noise.sqrt() / self.beta
-
-    @property
-    def log_ratio(self) -> Tensor:
-        """``λ = log(β/σ̂)``, half the log-SNR."""
-        return self.beta.log() - 0.5 * self.noise.log()
-
-    @property
-    def rate(self) -> Tensor:
-        """``λ̇``."""
-        return self.delta / (self.beta * self.noise)
-
-    @property
-    def diffusion_sq(self) -> Tensor:
-        """``g² = 2 σ̂² λ̇``, of the forward SDE with these marginals."""
-        return 2 * self.delta / self.beta
-
-
-def check_monotone(process: Process) -> None:
-    """Refuse a process on which the signal-to-noise ratio does not grow all the way with t.
-
-    Raises:
-        ValueError: if it does not (an encoder-decoder, a mirror), or there is none.
-    """
-    if process.monotone is None:
-        inside = torch.linspace(0, 1, 1001, dtype=torch.float64, device=process.device)[1:-1]
-        with torch.no_grad():
-            process.monotone = bool((NoiseLevel.at(process, inside).delta > 0).all())
-    if not process.monotone:
-        raise ValueError(
-            "the signal-to-noise ratio of this process"
-            f" ({type(process.interpolant).__name__}) does not grow all the way from t = 0 to 1, so"
-            " it is no diffusion read backward: it has no time for each noise level, and no g²."
-            " Use a path such as Linear() or SBDM(), or UniformTimes and a weight of your own"
-        )
-
-
-class LogRatioInverse:
-    """The time at which ``λ(t)`` has a value, by table: cubic Hermite between 4,097 nodes.
+@dataclass(frozen=True, eq=False)
+class NoisePart:
+    """The latent ``γ z`` of a path: what is Gaussian in ``x_t`` whatever the base and coupling.
 
     Attributes:
-        low: λ at t = 0, or 1e-9 from it where that is infinite.
-        high: λ at t = 1, likewise.
+        path: the interpolant.
+        owner: the process it is of, in words, for messages.
     """
 
-    def __init__(self, process: Process) -> None:
-        check_monotone(process)
-        device = process.device
-        with torch.no_grad():
-            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
-            infinite = self._is_infinite(process, ends)
-            near = torch.tensor([_END, 1 - _END], dtype=torch.float64, device=device)
-            ends = torch.where(infinite, near, ends)
-            self.low, self.high = (float(v) for v in NoiseLevel.at(process, ends).log_ratio)
-            nodes = torch.linspace(
-                self.low, self.high, _CELLS + 1, dtype=torch.float64, device=device
-            )
-            times = bisect(process, nodes)
-            times[0], times[-1] = ends[0], ends[1]
-            self.step = (self.high - self.low) / _CELLS
-            self.times = times
-            self.slopes = self.step / NoiseLevel.at(process, times).rate
+    path: Interpolant
+    owner: str
 
-    @staticmethod
-    def _is_infinite(process: Process, ends: Tensor) -> Tensor:
-        return (process.affine.beta(ends).abs() < 1e-12) | (process.noise_scale_sq(ends) < 1e-24)
+    base_scale = None
+    base_mean = None
 
-    def covers(self, low: float, high: float) -> bool:
-        """Whether [low, high] is within the table."""
-        return low >= self.low - 1e-9 and high <= self.high + 1e-9
+    @property
+    def exists(self) -> bool:
+        """Whether there is any noise at all, so that ``x_t`` has a score."""
+        return self.path.has_latent
 
-    def __call__(self, log_ratio: Tensor) -> Tensor:
-        """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
-        if self.times.device != log_ratio.device:
-            self.times = self.times.to(log_ratio.device)
-            self.slopes = self.slopes.to(log_ratio.device)
-        times, slopes = self.times, self.slopes
-        place = ((log_ratio.double() - self.low) / self.step).clamp(0, _CELLS)
-        cell = place.floor().clamp(max=_CELLS - 1).long()
-        u = place - cell
-        start, stop, first, last = times[cell], times[cell + 1], slopes[cell], slopes[cell + 1]
-        rise = stop - start
-        return start + u * (
-            first + u * (3 * rise - 2 * first - last + u * (first + last - 2 * rise))
+    @property
+    def whole(self) -> GaussianPart:
+        """All of x_t but x1, where that is Gaussian.
+
+        Raises:
+            ConversionError: if it is not: the one refusal of what needs it, with the cure.
+        """
+        raise ConversionError(
+            f"this process has no Gaussian part beside x1 ({self.owner}): it has no noise level σ̂/β"
+            " and is no diffusion read backward, and one prediction does not give the others. Use a"
+            " one-sided path, or an independent isotropic Gaussian base; with this process learn"
+            " FieldPair(velocity=..., noise=...), and sample it by scheme='heun' or 'rk4' with an"
+            " epsilon such as NoiseScaleEpsilon(1.0)"
         )
 
+    def check(self, wanted: str) -> None:
+        """Refuse a process whose x_t has no noise at all.
 
-def bisect(process: Process, log_ratio: Tensor, start: float = 0.0, stop: float = 1.0) -> Tensor:
-    """Times in [start, stop] at which ``λ(t)`` has the values given, by bisection in float64."""
-    low, high = torch.full_like(log_ratio, start), torch.full_like(log_ratio, stop)
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        below = NoiseLevel.at(process, middle).log_ratio < log_ratio
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return 0.5 * (low + high)
+        Raises:
+            ConversionError: if it has none; it says that ``wanted`` does not exist, and the cure.
+        """
+        if not self.exists:
+            raise ConversionError(
+                f"{wanted} does not exist for this process: x_t has no Gaussian part ({self.owner})."
+                " Give the interpolant a latent, such as Linear(gamma=Brownian()), or use a"
+                " Gaussian base with the independent coupling"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers that the path holds are."""
+        tensors = (*self.path.parameters(), *self.path.buffers())
+        return tensors[0].device if tensors else torch.device("cpu")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the path has parameters, so that what is true of it now may change."""
+        return any(True for _ in self.path.parameters())
+
+    def scale_sq(self, t: Tensor) -> Tensor:
+        """``σ̂²(t)``, of the shape of t."""
+        return self.path.gamma_sq(t)
+
+    def scale_sq_dot(self, t: Tensor) -> Tensor:
+        """The derivative of σ̂², which is ``2 σ̂ σ̂̇``, finite where σ̂̇ is not."""
+        return self.path.gamma_sq_dot(t)
+
+    def signal(self, t: Tensor) -> Tensor:
+        """What x1 is multiplied by apart from x0: β of a Gaussian part, 1 where x0 matters too."""
+        return torch.ones_like(t)
+
+    def scale(self, t: Tensor) -> Tensor:
+        """``σ̂(t) ≥ 0``; ``s = -η̂ / σ̂``."""
+        square = self.scale_sq(t)
+        return torch.where(square > _ZERO_SQ, square, 0.0).sqrt()
+
+    def scale_dot(self, t: Tensor) -> Tensor:
+        """``σ̂̇(t)``, with its one-sided limit (perhaps infinite) where σ̂ vanishes."""
+        square, half_dot = self.scale_sq(t), 0.5 * self.scale_sq_dot(t)
+        # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
+        curvature = 0.5 * time_derivative(self.scale_sq_dot, t)
+        finite_limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
+        infinite = torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
+        limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
+        safe = torch.where(square > _ZERO_SQ, square, 1.0)
+        return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)
+
+    def latent_rate(self, t: Tensor) -> Tensor:
+        """``γγ̇/σ̂``, the weight of the noise in ``b - v``, with its limit where σ̂ vanishes."""
+        half_dot, scale = 0.5 * self.path.gamma_sq_dot(t), self.scale(t)
+        safe = torch.where(scale > 0, scale, 1.0)
+        return torch.where(scale > 0, half_dot / safe, self._latent_rate_limit(t))
+
+    def _latent_rate_limit(self, t: Tensor) -> Tensor:
+        return self.scale_dot(t)
 
 
-def time_of_sigma(process: Process, sigma: float | Sequence[float] | Tensor) -> Tensor:
-    r"""Return the times at which the noise level ``σ̂/β`` of a process is ``sigma``, float64.
+@dataclass(frozen=True, eq=False)
+class GaussianPart(NoisePart):
+    """``x_t = α m + β x1 + σ̂ ẑ``: a path of whose ``x_t`` all but x1 is Gaussian.
 
-    There :math:`x_t / \beta = x_1 + \sigma z` in law: data with noise of standard deviation σ.
+    :attr:`Process.part` makes it. It follows its tensors: after ``process.to(device)``, or a step
+    of an optimizer on the path, ask the process again.
 
-    Args:
-        process: one-sided, with a signal-to-noise ratio that grows.
-        sigma: noise levels in units of the data, of any shape.
-
-    Raises:
-        ValueError: if the process does not have such a level, or the level is not positive.
-
-    Example:
-        >>> import transportflows as tpf
-        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
-        >>> time_of_sigma(process, 1.0)
-        tensor(0.5000, dtype=torch.float64)
+    Attributes:
+        path: an affine interpolant.
+        owner: the process it is of, in words, for messages.
+        base_scale: σ0, ``()``; None where x0 does not enter the path.
+        base_mean: m, of the event shape, or ``(B, *)`` where each row has its own; None for zero.
     """
-    check_monotone(process)
-    levels = torch.as_tensor(sigma, dtype=torch.float64, device=process.device)
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=process.device)
-    with torch.no_grad():
-        highest, lowest = NoiseLevel.at(process, ends).sigma.tolist()
+
+    path: AffineInterpolant
+    base_scale: Tensor | None = None  # type: ignore[assignment]
+    base_mean: Tensor | None = None  # type: ignore[assignment]
+
+    @property
+    def whole(self) -> GaussianPart:
+        return self
+
+    @property
+    def exists(self) -> bool:
+        return self.base_scale is not None or self.path.has_latent
+
+    @property
+    def device(self) -> torch.device:
+        return super().device if self.base_scale is None else self.base_scale.device
+
+    # ------------------------------------------------------------------------------ the formulas
+
+    def scale_sq(self, t: Tensor) -> Tensor:
+        gamma_sq = self.path.gamma_sq(t)
+        if self.base_scale is None:
+            return gamma_sq
+        return gamma_sq + self.path.alpha_sq(t) * self.base_scale.to(gamma_sq).square()
+
+    def scale_sq_dot(self, t: Tensor) -> Tensor:
+        gamma_sq_dot = self.path.gamma_sq_dot(t)
+        if self.base_scale is None:
+            return gamma_sq_dot
+        return gamma_sq_dot + self.path.alpha_sq_dot(t) * self.base_scale.to(gamma_sq_dot).square()
+
+    def signal(self, t: Tensor) -> Tensor:
+        return self.path.beta(t)
+
+    def delta(self, t: Tensor) -> Tensor:
+        """``Δ = β̇ σ̂² - β σ̂σ̂̇ = β σ̂² λ̇``, of the shape of t."""
+        path = self.path
+        return path.beta_dot(t) * self.scale_sq(t) - path.beta(t) * (0.5 * self.scale_sq_dot(t))
+
+    def half_diffusion_sq(self, t: Tensor) -> Tensor:
+        """``g²/2 = Δ/β = σ̂² λ̇``; infinite where β = 0."""
+        return self.delta(t) / self.path.beta(t)
+
+    def scaled_rate(self, t: Tensor) -> Tensor:
+        """``σ̂ λ̇ = σ̂ β̇/β - σ̂̇``, which is ``g²/(2σ̂)``, with its limit where σ̂ = 0."""
+        growth = self.path.beta_dot(t) / self.path.beta(t)
+        return self.scale(t) * growth - self.scale_dot(t)
+
+    def log_ratio(self, t: Tensor) -> Tensor:
+        """``λ = log(β/σ̂)``, in float64; at an end of time its value 1e-12 from there."""
+        t = t.double().clamp(_NEAR, 1 - _NEAR)
+        beta, square = self.path.beta(t).clamp(min=_TINY**0.5), self.scale_sq(t).clamp(min=_TINY)
+        return beta.log() - 0.5 * square.log()
+
+    def shift(self, t: Tensor, like: Tensor) -> Tensor | None:
+        """``α m`` at times t that broadcast against ``like``; None for a mean of zero."""
+        if self.base_mean is None:
+            return None
+        return self.path.alpha(t).to(like) * self.base_mean.to(like)
+
+    def _latent_rate_limit(self, t: Tensor) -> Tensor:
+        """By de l'Hôpital's rule, at a common zero of γ and σ̂."""
+        if self.base_scale is None:
+            return self.scale_dot(t)
+        if not self.path.has_latent:
+            return torch.zeros_like(t)
+        scale_dot = self.scale_dot(t)
+        second = 0.5 * time_derivative(self.path.gamma_sq_dot, t)
+        finite = torch.isfinite(scale_dot) & (scale_dot != 0)
+        return torch.where(
+            finite,
+            second / torch.where(finite, scale_dot, 1.0),
+            torch.where(scale_dot == 0, 0.0, scale_dot),
+        )
+
+    # ------------------------------------------------------------------- what is true of all times
+
+    @cached_property
+    @torch.no_grad()
+    def monotone(self) -> bool:
+        """Whether the signal-to-noise ratio grows all the way with t (at 999 times)."""
+        return bool((self.delta(self._inside()) > 0).all())
+
+    def check_monotone(self) -> None:
+        """Refuse a part whose signal-to-noise ratio does not grow all the way with t.
+
+        Raises:
+            ValueError: if it does not (an encoder-decoder, a mirror).
+        """
+        if not self.monotone:
+            raise ValueError(
+                "the signal-to-noise ratio of this process"
+                f" ({type(self.path).__name__}) does not grow all the way from t = 0 to 1, so"
+                " it is no diffusion read backward: it has no time for each noise level, and no g²."
+                " Use a path such as Linear() or SBDM(), or UniformTimes and a weight of your own"
+            )
+
+    @cached_property
+    @torch.no_grad()
+    def degenerate_times(self) -> tuple[float, ...]:
+        """Times inside (0, 1) at which a velocity does not determine the score.
+
+        They are the zeros of Δ where σ̂ > 0, at which σ̂/β is stationary, found on a grid of 1,001
+        times. A stretch where β and β̇ both vanish is not among them: there x_t is all noise and x
+        gives the score.
+        """
+        t = self._inside()
+        beta, beta_dot = self.path.beta(t).abs(), self.path.beta_dot(t).abs()
+        square, half_dot = self.scale_sq(t), 0.5 * self.scale_sq_dot(t)
+        value = self.delta(t) / torch.maximum(beta, beta_dot).clamp(min=1e-300)
+        scale = torch.maximum(square, half_dot.abs()).clamp(min=1e-300)
+        pure_noise = (beta < 1e-12) & (beta_dot < 1e-12)
+        zero = (value.abs() < 1e-9 * scale) & ~pure_noise
+        crossing = torch.zeros_like(zero)
+        crossing[1:] = (value[1:] * value[:-1] < 0) & ~pure_noise[1:] & ~pure_noise[:-1]
+        return tuple(float(time) for time in t[zero | crossing])
+
+    def _inside(self) -> Tensor:
+        return torch.linspace(0, 1, 1001, dtype=torch.float64, device=self.device)[1:-1]
+
+    # ------------------------------------------------------------------------------- the inverse
+
+    def time_of(self, log_ratio: Tensor, start: float = 0.0, stop: float = 1.0) -> Tensor:
+        """Times in [start, stop] at which ``λ(t)`` has the values given, by bisection in float64.
+
+        Values beyond those of the ends give the ends.
+        """
+        low, high = torch.full_like(log_ratio, start), torch.full_like(log_ratio, stop)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            below = self.log_ratio(middle) < log_ratio
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return 0.5 * (low + high)
+
+    @torch.no_grad()
+    def time_of_sigma(self, sigma: float | Sequence[float] | Tensor) -> Tensor:
+        r"""Return the times at which the noise level ``σ̂/β`` is ``sigma``, float64.
+
+        There :math:`x_t / \beta = x_1 + \sigma z` in law: data with noise of standard deviation σ.
+
+        Args:
+            sigma: noise levels in units of the data, of any shape.
+
+        Raises:
+            ValueError: if there is no such level, it is not positive, or λ does not grow with t.
+
+        Example:
+            >>> import transportflows as tpf
+            >>> tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part.time_of_sigma(1.0)
+            tensor(0.5000, dtype=torch.float64)
+        """
+        self.check_monotone()
+        levels = torch.as_tensor(sigma, dtype=torch.float64, device=self.device)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
+        highest, lowest = (-self.log_ratio(ends)).exp().tolist()
         outside = (levels < lowest * (1 - 1e-9)) | (levels > highest * (1 + 1e-9)) | (levels <= 0)
         if bool((outside | ~torch.isfinite(levels)).any()):
             raise ValueError(
-                f"noise levels of {type(process.interpolant).__name__} lie in"
+                f"noise levels of {type(self.path).__name__} lie in"
                 f" [{lowest:.3g}, {highest:.3g}] in float64, got {levels.tolist()}"
             )
-        return bisect(process, -levels.log())
+        return self.time_of(-levels.log())

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._core.autodiff import time_derivative
 from ._core.checks import check_same_kind
+from ._core.conditions import check_conditions, map_rows
 from ._core.random import local
 from ._core.tensor import as_time, expand_time
 from .couplings.base import Coupling, Independent, Paired
@@ -28,13 +28,13 @@ from .distributions.adapters import as_distribution
 from .distributions.base import Distribution
 from .distributions.gaussian import Gaussian
 from .draws import PathSample
+from .gaussian_part import GaussianPart, NoisePart
 from .interpolants import AffineInterpolant, Interpolant, OneSided
 from .times.base import Margin, TimeSampler, UniformTimes
 
 __all__ = ["Process"]
 
 _END_TOLERANCE = 1e-5
-_ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
 
 
 class Process(nn.Module):
@@ -86,8 +86,7 @@ class Process(nn.Module):
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
         self._ends_checked = False
-        self.degenerate: list[float] | None = None  # cache of conversions.degenerate_times
-        self.monotone: bool | None = None  # cache of snr.check_monotone
+        self._noise_part: NoisePart | None = None
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             self._check_ends(probe, probe)
@@ -110,17 +109,43 @@ class Process(nn.Module):
         return self.interpolant
 
     @property
-    def gaussian_base(self) -> Gaussian | None:
-        """The base, if it enters an affine path as an isotropic Gaussian independent of x1."""
-        base = self.base
-        fits = (
-            self.interpolant.uses_base
-            and self.interpolant.affine
-            and self.coupling.independent
-            and isinstance(base, Gaussian)
-            and base.isotropic
-        )
-        return base if fits and isinstance(base, Gaussian) else None
+    def noise_part(self) -> NoisePart:
+        """The noise in x_t, with its scale σ̂: the Gaussian part if there is one, else the latent.
+
+        ``score = -noise / process.noise_part.scale(t)`` for every process.
+        """
+        path, base, kept = self.interpolant, self.base, self._noise_part
+        scale = mean = None
+        enters = path.uses_base and path.affine and self.coupling.independent
+        whole = path.affine and not path.uses_base
+        if enters and isinstance(base, Gaussian) and base.isotropic:
+            scale, mean, whole = base.scale, None if base.zero_mean else base.mean, True
+        if (
+            kept is None
+            or kept.path is not path
+            or kept.base_scale is not scale
+            or kept.base_mean is not mean
+            or kept.learned
+        ):
+            owner = (
+                f"{type(path).__name__}, base {type(base).__name__}, coupling"
+                f" {type(self.coupling).__name__}"
+            )
+            if whole and isinstance(path, AffineInterpolant):
+                kept = GaussianPart(path, owner, scale, mean)
+            else:
+                kept = NoisePart(path, owner)
+            self._noise_part = kept
+        return kept
+
+    @property
+    def part(self) -> GaussianPart:
+        """All of x_t but x1, where that is Gaussian: ``x_t = α m + β x1 + σ̂ ẑ``.
+
+        Raises:
+            ConversionError: if it is not: the base is not Gaussian, or x0 depends on x1.
+        """
+        return self.noise_part.whole
 
     @property
     def device(self) -> torch.device:
@@ -131,61 +156,6 @@ class Process(nn.Module):
     @property
     def _zero(self) -> Tensor:
         return torch.zeros((), dtype=torch.float64, device=self.device)
-
-    @property
-    def one_sided(self) -> bool:
-        """Whether all but x1 is Gaussian, that is ``x_t = α m + β x1 + σ̂ ẑ``."""
-        return self.interpolant.affine and (
-            not self.interpolant.uses_base or self.gaussian_base is not None
-        )
-
-    @property
-    def base_mean(self) -> Tensor | None:
-        """m, the mean of the Gaussian base, where it enters the path and is not zero."""
-        base = self.gaussian_base
-        return None if base is None or base.zero_mean else base.mean
-
-    def no_gaussian_part(self, wanted: str) -> str:
-        """Say why ``x_t`` has no Gaussian part, and what to do."""
-        return (
-            f"{wanted} does not exist for this process: x_t has no Gaussian part"
-            f" ({type(self.interpolant).__name__} without a latent, base"
-            f" {type(self.base).__name__}, coupling {type(self.coupling).__name__}). Give the"
-            " interpolant a latent, such as Linear(gamma=Brownian()), or use a Gaussian base with"
-            " the independent coupling"
-        )
-
-    def noise_scale_sq(self, t: Tensor) -> Tensor:
-        """``σ̂²(t)``: γ², plus α² σ0² where the base is Gaussian and independent."""
-        gamma_sq = self.interpolant.gamma_sq(t)
-        base = self.gaussian_base
-        if base is None:
-            return gamma_sq
-        return gamma_sq + self.affine.alpha_sq(t) * base.scale.to(gamma_sq).square()
-
-    def noise_scale_sq_dot(self, t: Tensor) -> Tensor:
-        """The derivative of σ̂², which is ``2 σ̂ σ̂̇``, finite where σ̂̇ is not."""
-        gamma_sq_dot = self.interpolant.gamma_sq_dot(t)
-        base = self.gaussian_base
-        if base is None:
-            return gamma_sq_dot
-        return gamma_sq_dot + self.affine.alpha_sq_dot(t) * base.scale.to(gamma_sq_dot).square()
-
-    def noise_scale(self, t: Tensor) -> Tensor:
-        """``σ̂(t)``, the scale of the Gaussian part of ``x_t``; ``s = -η̂ / σ̂``."""
-        square = self.noise_scale_sq(t)
-        return torch.where(square > _ZERO_SQ, square, 0.0).sqrt()
-
-    def noise_scale_dot(self, t: Tensor) -> Tensor:
-        """``σ̂̇(t)``, with its one-sided limit (perhaps infinite) where σ̂ vanishes."""
-        square, half_dot = self.noise_scale_sq(t), 0.5 * self.noise_scale_sq_dot(t)
-        # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
-        curvature = 0.5 * time_derivative(self.noise_scale_sq_dot, t)
-        finite_limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
-        infinite = torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
-        limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
-        safe = torch.where(square > _ZERO_SQ, square, 1.0)
-        return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)
 
     @cached_property
     def target_margin(self) -> Margin:
@@ -277,7 +247,7 @@ class Process(nn.Module):
             x0, x1 = self.coupling.pair(x0, x1, generator=generator)
         else:
             x0 = None
-        cond = dict(cond or {})
+        cond = check_conditions(cond, n, rows="rows of data")
         z = None
         if interpolant.has_latent:
             z = torch.randn(x1.shape, generator=generator, device=device, dtype=dtype)
@@ -289,17 +259,14 @@ class Process(nn.Module):
         if antithetic and z is not None:
             t, x1, z = torch.cat([t, t]), torch.cat([x1, x1]), torch.cat([z, -z])
             x0 = None if x0 is None else torch.cat([x0, x0])
-            cond = {
-                k: torch.cat([v, v]) if isinstance(v, Tensor) and v.ndim > 0 else v
-                for k, v in cond.items()
-            }
+            cond = map_rows(cond, lambda rows: torch.cat([rows, rows]))
         if not self._ends_checked:
             self._check_ends(x1[:2] if x0 is None else x0[:2], x1[:2])
         wide = expand_time(t, x1)
         x = interpolant.mean(wide, x0, x1)  # type: ignore[arg-type]
         if z is not None:
             x = torch.addcmul(x, interpolant.gamma(wide), z)
-        return PathSample(self, t, x, x0, x1, z, cond, antithetic)
+        return PathSample(self.noise_part, t, x, x0, x1, z, cond, antithetic)
 
     def forward(self, x1: Tensor, **kwargs: Any) -> PathSample:
         """Same as :meth:`sample`."""
@@ -358,7 +325,8 @@ class Process(nn.Module):
             ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
             with torch.no_grad():
                 bounded = bool(torch.isfinite(interpolant.alpha_dot(ends)).all())
-            base_fits = self.gaussian_base is not None and self.gaussian_base.zero_mean
+            part = self.noise_part
+            base_fits = isinstance(part, GaussianPart) and part.base_mean is None
             if not bounded and not base_fits:
                 raise ValueError(
                     f"α̇ of {type(interpolant).__name__} is infinite at an end, so the velocity"

@@ -7,21 +7,23 @@ quantity that the prediction determines, exactly, or refuses and names the cure
 them, oracles are fields without a network.
 
 Here ``noise`` is η̂, the conditional mean of the standard normal of the *whole* Gaussian part of
-x_t, so that ``score = -noise / process.noise_scale(t)`` for every process; where the base is not
+x_t, so that ``score = -noise / process.noise_part.scale(t)`` for every process; where the base is not
 an independent Gaussian it is the papers' ``η = E[z | x_t]``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_state
-from .._core.tensor import expand_time
-from ..conversions import ConversionError, Weights, conversion
+from .._core.conditions import NO_CONDITIONS
+from ..combination import Combination
+from ..conversions import conversion
+from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 
@@ -51,8 +53,8 @@ class Field(nn.Module):
         self, net: Network, process: Process, *, transform: Standardize | None = None
     ) -> None:
         super().__init__()
-        _check_network(net)
-        _check_process(process)
+        check_network(net)
+        check_process(process)
         self.net = net
         self.process = process
         self.transform = transform
@@ -60,47 +62,66 @@ class Field(nn.Module):
     # --------------------------------------------------------------------------- predictions
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """Call the networks: one prediction for each of ``outputs``, None where not needed."""
-        return (_checked(_call(self.net, t, x, cond), x, type(self).__name__, self.net),)
+        """Call the networks: one prediction for each of ``outputs``, None where not needed.
 
-    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        Args:
+            t: times, ``()`` or ``(B,)``.
+            x: states, ``(B, *)``.
+            cond: conditions by name, which the network gets as keywords.
+            needed: which of the outputs are wanted; all of them if None.
+        """
+        return (called(self, self.net, t, x, cond),)
+
+    def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
         check_state(t, x)
-        predictions = self.predict(t, x, **cond)
+        predictions = self.predict(t, x, cond)
         return predictions[0] if len(predictions) == 1 else predictions
 
-    def velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def velocity(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``b = E[ẋ_t | x_t = x]``, ``(B, *)``."""
-        return self.quantity("velocity", t, x, **cond)
+        return self.quantity("velocity", t, x, cond)
 
-    def mean_velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def mean_velocity(
+        self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS
+    ) -> Tensor:
         """``v = E[∂t I | x_t = x]``, ``(B, *)``."""
-        return self.quantity("mean_velocity", t, x, **cond)
+        return self.quantity("mean_velocity", t, x, cond)
 
-    def score(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def score(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``s = ∇ log ρ_t(x)``, ``(B, *)``."""
-        return self.quantity("score", t, x, **cond)
+        return self.quantity("score", t, x, cond)
 
-    def noise(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def noise(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``η̂ = E[ẑ | x_t = x]``, ``(B, *)``; ``s = -η̂ / σ̂``."""
-        return self.quantity("noise", t, x, **cond)
+        return self.quantity("noise", t, x, cond)
 
-    def data(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def data(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``d = E[x1 | x_t = x]``, ``(B, *)``."""
-        return self.quantity("data", t, x, **cond)
+        return self.quantity("data", t, x, cond)
 
-    def weights(self, target: str, t: Tensor) -> Weights:
+    def weights(self, target: str, t: Tensor) -> Combination:
         """How ``target`` is made from x and ``outputs`` at times ``t`` (any shape).
 
         Raises:
             ConversionError: if it cannot be.
         """
-        return conversion(self.process, self.outputs, target, t)
+        return conversion(self.process.noise_part, self.outputs, target, t)
 
     def quantity(
-        self, target: str, t: Tensor, x: Tensor, *, checked: bool = True, **cond: Any
+        self,
+        target: str,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        checked: bool = True,
     ) -> Tensor:
         """Any of the quantities by name, ``(B, *)``.
 
@@ -108,9 +129,9 @@ class Field(nn.Module):
             target: ``"velocity"``, ``"mean_velocity"``, ``"score"``, ``"noise"`` or ``"data"``.
             t: times, ``()`` or ``(B,)``.
             x: states, ``(B, *)``.
+            cond: conditions for the network, by name.
             checked: refuse times at which a conversion is singular. That reads a value from the
                 device; without it, a loop does not wait, and such a time gives NaN or infinity.
-            cond: conditions for the network.
 
         Raises:
             ConversionError: if the predictions do not determine the target, or not at these times.
@@ -118,27 +139,19 @@ class Field(nn.Module):
         check_state(t, x)
         if target in self.outputs:
             needed = tuple(o == target for o in self.outputs)
-            predictions = self.predict(t, x, needed=needed, **cond)
+            predictions = self.predict(t, x, cond, needed)
             return predictions[self.outputs.index(target)]  # type: ignore[return-value]
         weights = self.weights(target, t.double())
-        needed = tuple(w is not None for w in weights.outputs)
-        if checked and any(not bool(torch.isfinite(w).all()) for w in weights.tensors()):
+        if checked and not bool(weights.finite().all()):
             raise ConversionError(self._singular(target, weights, t))
-        predictions = self.predict(t, x, needed=needed, **cond)
-        total = torch.zeros_like(x)
-        if weights.x is not None:
-            total = total + expand_time(weights.x.to(x.dtype), x) * x
-        if weights.mean is not None and self.process.base_mean is not None:
-            total = total + expand_time(weights.mean.to(x.dtype), x) * self.process.base_mean.to(x)
-        for weight, prediction in zip(weights.outputs, predictions, strict=True):
-            if weight is not None and prediction is not None:
-                total = total + expand_time(weight.to(x.dtype), x) * prediction
-        return total
+        mean = self.process.noise_part.base_mean
+        predictions = self.predict(t, x, cond, weights.needed)
+        return weights.map(lambda w: w.to(x)).of(
+            x, None if mean is None else mean.to(x), predictions
+        )
 
-    def _singular(self, target: str, weights: Weights, t: Tensor) -> str:
-        bad = torch.zeros_like(t, dtype=torch.bool)
-        for weight in weights.tensors():
-            bad = bad | ~torch.isfinite(weight)
+    def _singular(self, target: str, weights: Combination, t: Tensor) -> str:
+        bad = ~weights.finite()
         times = sorted({round(float(time), 6) for time in t[bad].reshape(-1)})
         shown = ", ".join(f"{time:g}" for time in times[:3])
         have = " and ".join(o.replace("_", " ") for o in self.outputs)
@@ -170,12 +183,12 @@ class Field(nn.Module):
 
     def save(self, path: Any) -> None:
         """Write weights, process and transform to a file; see :func:`load_field`."""
-        from ._files import save_field
+        from .files import save_field
 
         save_field(self, path)
 
 
-def _check_network(net: Any) -> None:
+def check_network(net: Any) -> None:
     if isinstance(net, Process) or not callable(net):
         raise TypeError(
             f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
@@ -183,7 +196,7 @@ def _check_network(net: Any) -> None:
         )
 
 
-def _check_process(process: Any) -> None:
+def check_process(process: Any) -> None:
     if not isinstance(process, Process):
         raise TypeError(
             f"process must be a Process, got {type(process).__name__}; the order is"
@@ -191,10 +204,14 @@ def _check_process(process: Any) -> None:
         )
 
 
-def _call(net: Network, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Any:
-    """``net(t, x, **cond)``, with a word on dtypes and devices where they are why it fails."""
+def called(field: Field, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    """``net(t, x, **cond)``, if it is of the shape and dtype of x.
+
+    Raises:
+        ValueError: if it is not; where dtypes or devices are why the network fails, it says so.
+    """
     try:
-        return net(t, x, **cond)
+        prediction = net(t, x, **cond)
     except RuntimeError as error:
         own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
         if own is not None and (own.dtype != x.dtype or own.device != x.device):
@@ -204,22 +221,30 @@ def _call(net: Network, t: Tensor, x: Tensor, cond: dict[str, Any]) -> Any:
                 f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
             ) from error
         raise
+    if (
+        isinstance(prediction, Tensor)
+        and prediction.shape == x.shape
+        and prediction.dtype == x.dtype
+    ):
+        return prediction
+    return accepted(prediction, field, net, x)
 
 
-def _checked(prediction: Any, x: Tensor, field: str, net: Any) -> Tensor:
-    """The prediction, if it has the shape and dtype of x."""
+def accepted(prediction: Any, field: Field, net: Network, x: Tensor) -> Tensor:
+    """A prediction of the shape of x; of another dtype only under autocast."""
+    kind = type(field).__name__
     if isinstance(prediction, Tensor) and prediction.shape == x.shape:
         if prediction.dtype == x.dtype:
             return prediction
         if torch.is_autocast_enabled(x.device.type):
             return prediction.to(x.dtype)
         raise ValueError(
-            f"the network of this {field} gave {prediction.dtype} for states of {x.dtype}; write"
+            f"the network of this {kind} gave {prediction.dtype} for states of {x.dtype}; write"
             f" net.to({x.dtype}), or give it states of its own dtype"
         )
     name = getattr(net, "__name__", type(net).__name__)
     got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
     raise ValueError(
-        f"the network of this {field} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
+        f"the network of this {kind} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
         f" gave {got}"
     )

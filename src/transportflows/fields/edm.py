@@ -20,16 +20,18 @@ one-sided process, with ``x' = x_t - α m``, take ``y = x'/β`` and ``σ = σ̂/
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .._core.conditions import NO_CONDITIONS
 from .._core.tensor import expand_time
-from ..gaussian_part import NoiseLevel
+from ..noise_level import NoiseLevel
 from ..process import Process
 from ..transforms import Standardize
-from .base import Network, _call, _checked
+from .base import Network, called
 from .kinds import DataPredictor
 
 __all__ = ["EDM", "EDMCoefficients"]
@@ -89,21 +91,15 @@ class EDM(DataPredictor):
         super().__init__(net, process, transform=transform)
         if not sigma_data > 0:
             raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        if not process.one_sided:
-            raise ValueError(
-                "EDM preconditioning needs a process whose all but x1 is Gaussian, and this one"
-                f" ({type(process.interpolant).__name__}, base {type(process.base).__name__},"
-                f" coupling {type(process.coupling).__name__}) is not; use a one-sided path or an"
-                " independent isotropic Gaussian base, or DataPredictor without preconditioning"
-            )
+        process.part  # noqa: B018 (it refuses a process that has none)
         self.sigma_data = float(sigma_data)
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
         """The weights at times t, in float64."""
-        time, square = t.double(), self.sigma_data**2
-        beta, sigma_sq = self.process.affine.beta(time), self.process.noise_scale_sq(time)
+        part, time, square = self.process.part, t.double(), self.sigma_data**2
+        beta, sigma_sq = part.path.beta(time), part.scale_sq(time)
         total = sigma_sq + square * beta.square()
-        sigma = NoiseLevel.at(self.process, time).sigma.clamp(
+        sigma = NoiseLevel.at(part, time).sigma.clamp(
             self.sigma_data / _FARTHEST, self.sigma_data * _FARTHEST
         )
         return EDMCoefficients(
@@ -114,15 +110,16 @@ class EDM(DataPredictor):
         )
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         skip, out, scale, noise = (c.to(x.dtype) for c in self.coefficients(t.to(x.device)))
-        centred = x
-        if self.process.base_mean is not None:
-            alpha = self.process.affine.alpha(t.double()).to(x)
-            centred = x - expand_time(alpha, x) * self.process.base_mean.to(x)
-        given = expand_time(scale, x) * centred
-        raw = _checked(_call(self.net, noise, given, cond), x, type(self).__name__, self.net)
+        shift = self.process.part.shift(expand_time(t.double(), x), x)
+        centred = x if shift is None else x - shift
+        raw = called(self, self.net, noise, expand_time(scale, x) * centred, cond)
         return (torch.addcmul(expand_time(skip, x) * centred, expand_time(out, x), raw),)
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The kinds of fields that predict one quantity."""
 
 from __future__ import annotations
 

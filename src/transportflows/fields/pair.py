@@ -1,14 +1,16 @@
-"""TODO docstring."""
+"""Two predictions together: what a process with any base and coupling needs for ODE and SDE."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from .._core.conditions import NO_CONDITIONS
 from ..process import Process
 from ..transforms import Standardize
-from .base import Field, Network, _call, _check_network, _check_process, _checked
+from .base import Field, Network, accepted, called, check_network, check_process
 
 __all__ = ["FieldPair"]
 
@@ -82,18 +84,18 @@ class FieldPair(Field):
                 given[name] = part.net
         if process is None:
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
-        _check_process(process)
+        check_process(process)
         self.outputs = names
         self.process = process
         self.transform = transform
         if heads is not None:
-            _check_network(heads)
+            check_network(heads)
             self.heads = heads
             self._two_headed = True
         else:
             self.first, self.second = given[names[0]], given[names[1]]
-            _check_network(self.first)
-            _check_network(self.second)
+            check_network(self.first)
+            check_network(self.second)
             self._two_headed = False
 
     @property
@@ -101,16 +103,19 @@ class FieldPair(Field):
         return (self.heads,) if self._two_headed else (self.first, self.second)
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        name = type(self).__name__
         if not self._two_headed:
             needed = (True, True) if needed is None else needed
             return tuple(
-                _checked(_call(net, t, x, cond), x, name, net) if wanted else None
+                called(self, net, t, x, cond) if wanted else None
                 for net, wanted in zip((self.first, self.second), needed, strict=True)
             )
-        both = _call(self.heads, t, x, cond)
+        both = self.heads(t, x, **cond)
         if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
             both = both.unbind(1)
         if not isinstance(both, (tuple, list)) or len(both) != 2:
@@ -119,4 +124,4 @@ class FieldPair(Field):
                 f"a network with two heads must give a pair of tensors {tuple(x.shape)}, or one"
                 f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
             )
-        return tuple(_checked(head, x, name, self.heads) for head in both)
+        return tuple(accepted(head, self, self.heads, x) for head in both)

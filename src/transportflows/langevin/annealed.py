@@ -44,7 +44,7 @@ from .._core.random import draw_key, mix
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..process import Process
-from ..samplers.sample import _check_cond, _default_chunk, _evaluating, _starting_states
+from ..samplers.sample import _default_chunk, _evaluating, _starting_states
 from ..solve.noise import Increments
 from ..solve.solution import NonFiniteStateError, Solution
 from .curvature import stable_step
@@ -123,7 +123,6 @@ def annealed_langevin(
     times = _check_levels(field.process, levels)
     key = draw_key(generator)
     x = _starting_states(field, n, start, 0.0, dtype, key)
-    _check_cond(dict(cond or {}), len(x))
     sizes = _step_sizes(field.process, times, step_size)
     table = FieldTable(field, "score", times)
     data = FieldTable(field, "data", times[-1:]) if denoise else None
@@ -187,7 +186,8 @@ def _check_levels(process: Process, levels: int | Sequence[float] | Tensor) -> T
 def _step_sizes(
     process: Process, times: Tensor, rule: float | Callable[[Tensor], Tensor]
 ) -> list[float]:
-    scale = process.noise_scale(times.to(process.device)).cpu()
+    part = process.noise_part
+    scale = part.scale(times.to(part.device)).cpu()
     if bool((scale <= 0).any()):
         bad = float(times[scale <= 0][0])
         raise ValueError(
@@ -218,18 +218,18 @@ def _step_sizes(
 
 def _moves(process: Process, times: Tensor, x: Tensor) -> tuple[list[float], Tensor | None]:
     """Factor and shift of the state before each level, that keep ``(x - α m)/β``."""
-    ones = [1.0] * len(times)
-    if not process.one_sided or len(times) < 2:
-        return ones, None
-    t = times.to(process.device)
-    beta = process.affine.beta(t)
+    if len(times) < 2:
+        return [1.0], None
+    part = process.noise_part
+    t = times.to(part.device)
+    beta = part.signal(t)
     ratio = torch.where(beta[:-1] != 0, beta[1:] / beta[:-1], 1.0)
     scales: list[float] = [1.0, *ratio.tolist()]
-    if process.base_mean is None:
+    if part.base_mean is None:
         return scales, None
-    alpha = process.affine.alpha(t)
+    alpha = part.whole.path.alpha(t)
     shift = torch.cat([torch.zeros_like(alpha[:1]), alpha[1:] - ratio * alpha[:-1]]).to(x)
-    return scales, shift.view(-1, *(1,) * (x.ndim - 1)) * process.base_mean.to(x)
+    return scales, shift.view(-1, *(1,) * (x.ndim - 1)) * part.base_mean.to(x)
 
 
 def _check_finite(field: Field, times: Tensor, table: FieldTable, data: FieldTable | None) -> None:
@@ -258,7 +258,7 @@ def _diverged(
     try_, met = stable_step(
         partial(table, level), rows.take(index, good), good[index], sizes[level], 1.0
     )
-    scale = float(table.field.process.noise_scale(table.times[level]))
+    scale = float(table.field.process.noise_part.scale(table.times[level]))
     return NonFiniteStateError(
         f"Langevin steps diverged: states stopped being finite at step {within} of level {level}"
         f" (t = {float(solution.t[level]):.4g}, σ̂ = {scale:.3g}), and at the end"

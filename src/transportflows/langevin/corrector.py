@@ -54,8 +54,8 @@ from torch import Tensor
 from .._core.checks import names
 from .._core.distributed import World
 from .._core.tensor import sum_events
-from ..conversions import ConversionError
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..samplers.dynamics import BOUND
 from ..solve.hooks import Correction
 from ..solve.noise import NoiseSource
@@ -125,11 +125,10 @@ class LangevinCorrection(Correction):
     def begin(
         self, times: Tensor, x: Tensor, chunks: Sequence[slice], rows: Sequence[Rows], groups: int
     ) -> None:
-        process, after = self.field.process, times[1:]
-        if not process.interpolant.has_latent and process.gaussian_base is None:
-            raise ConversionError(process.no_gaussian_part("score"))
+        part, after = self.field.process.noise_part, times[1:]
+        part.check("score")
         self.table = FieldTable(self.field, "score", after)
-        scale = process.noise_scale(after.to(process.device)).cpu()
+        scale = part.scale(after.to(part.device)).cpu()
         active = (scale > 0) & (self.table.largest <= BOUND)  # NaN is not <=
         self.active: list[bool] = active.tolist()
         if not any(self.active):

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from ..gaussian_part import bisect
 from ..process import Process
 
 __all__ = ["geometric_levels"]
@@ -41,15 +40,11 @@ def geometric_levels(
     """
     if isinstance(count, bool) or int(count) != count or count < 1:
         raise ValueError(f"count must be a positive integer, got {count}")
-    if not process.one_sided:
-        raise ValueError(
-            "geometric levels are those of a one-sided process x_t = α m + β x1 + σ̂ ẑ, and this"
-            f" one ({type(process.interpolant).__name__}) is two-sided; give the times yourself"
-        )
+    part = process.part
 
     def ratio(t: Tensor) -> Tensor:
-        on = t.to(process.device)
-        return (process.noise_scale(on) / process.affine.beta(on).abs()).cpu()
+        on = t.to(part.device)
+        return (part.scale(on) / part.path.beta(on).abs()).cpu()
 
     first, last = ratio(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
     high = min(first, _HIGHEST) if high is None else float(high)
@@ -63,7 +58,7 @@ def geometric_levels(
     wanted = torch.exp(
         torch.linspace(math.log(high), math.log(low), int(count), dtype=torch.float64)
     )
-    times = bisect(process, -wanted.log().to(process.device)).cpu()
+    times = part.time_of(-wanted.log().to(part.device)).cpu()
     if bool((times.diff() <= 0).any()) or bool((ratio(times) / wanted - 1).abs().gt(1e-4).any()):
         raise ValueError(
             f"the ratio σ̂/β of this process ({type(process.interpolant).__name__}) does not fall"

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conversions import ConversionError
+from .._core.conditions import NO_CONDITIONS, check_conditions
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..solve.rows import Rows
 
 __all__ = ["ChunkedRows", "FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
@@ -69,7 +70,7 @@ def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     return LogProbScore(log_prob)
 
 
-def score_at(field: Field, t: float, **cond: Any) -> ScoreFunction:
+def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) -> ScoreFunction:
     """Return the score ``x -> s(t, x)`` of a field at one time, in the field's units.
 
     Args:
@@ -118,29 +119,19 @@ class FieldTable:
         like = field.reference()
         self.field, self.times = field, times.to(like.device)
         weights = field.weights(target, self.times)
-        self.mean = field.process.base_mean
-        self.needed = tuple(w is not None for w in weights.outputs)
+        self.mean = field.process.noise_part.base_mean
         sizes = torch.stack([w.expand_as(self.times).abs() for w in weights.tensors()])
         self.largest = sizes.amax(0).cpu()
         self.finite: list[bool] = torch.isfinite(self.largest).tolist()
-        self.state, self.offset, *self.outputs = (
-            None if w is None else [float(v) for v in w.expand_as(self.times).tolist()]
-            for w in (weights.x, weights.mean, *weights.outputs)
-        )
+        table = weights.map(lambda w: w.double().expand_as(self.times))
+        self.combinations = table.tabulated(len(times), 1, like)
 
     def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
-        t = self.times[k].to(x)
-        predictions = self.field.predict(t, x, needed=self.needed, **cond)
-        total: Tensor | None = None if self.state is None else x * self.state[k]
-        for weights, prediction in zip(self.outputs, predictions, strict=True):
-            if weights is not None and prediction is not None:
-                part = prediction if weights[k] == 1.0 else prediction * weights[k]
-                total = part if total is None else total + part
-        if self.offset is not None and self.mean is not None:
-            shift = self.mean.to(x) * self.offset[k]
-            total = shift.expand_as(x) if total is None else total + shift
-        return torch.zeros_like(x) if total is None else total
+        combination = self.combinations[k]
+        predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)
+        mean = None if self.mean is None else self.mean.to(x)
+        return combination.of(x, mean, predictions)
 
 
 class ChunkedRows:
@@ -155,13 +146,8 @@ class ChunkedRows:
     def __init__(self, x: Tensor, chunk: int | None, cond: Mapping[str, Any] | None = None) -> None:
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk must be positive, got {chunk}")
-        self.n, self.cond = x.shape[0], dict(cond or {})
-        for name, value in self.cond.items():
-            if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != self.n:
-                raise ValueError(
-                    f"the condition {name!r} has {value.shape[0]} rows for {self.n} states; give"
-                    " one a state"
-                )
+        self.n = x.shape[0]
+        self.cond = check_conditions(cond, self.n)
         count = 1 if chunk is None else math.ceil(self.n / chunk)
         size = math.ceil(self.n / count)
         self.parts: list[tuple[slice | Tensor, dict[str, Any]]] = []

@@ -97,7 +97,7 @@ def variational_bound(
         >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
         >>> law, generator = tpf.Gaussian((2,)), torch.Generator().manual_seed(0)
         >>> exact, x = tpf.oracle(process, law), law.sample(4_000, generator=generator)
-        >>> times = tpf.times.time_of_sigma(process, torch.logspace(-2, 3, 200))
+        >>> times = process.part.time_of_sigma(torch.logspace(-2, 3, 200))
         >>> found = variational_bound(exact, x, times, generator=generator)
         >>> gap = (found.nats + law.log_prob(x)).mean()  # it falls as 1/T with more levels
         >>> 0 < gap.item() < 0.7
@@ -121,7 +121,7 @@ def variational_bound(
                 drawn = process.sample(
                     x1, t=t, cond=cond, generator=stream(key, k, draw, device=x1.device)
                 )
-                error = field.data(t, drawn.x, **drawn.cond) - x1
+                error = field.data(t, drawn.x, drawn.cond) - x1
                 total = total + sum_events(error.square())
             terms.append(0.5 * table[k].to(total) * total / draws)
         constant = reconstruction_constant(weight, process, x1) + log_scale(field, x1)

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
 from .._core.checks import names
+from .._core.conditions import check_conditions, map_rows
 from .._core.random import draw_key, stream
 from ..distributions.adapters import as_distribution
 from ..fields.base import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
 from ..samplers.dynamics import _MARGINS, singular_ends
 from ..samplers.integrate import integrate
-from ..samplers.sample import _as_margin, _check_cond, _default_chunk, _evaluating
+from ..samplers.sample import _as_margin, _default_chunk, _evaluating
 from ..samplers.schemes import SCHEMES
 from ..solve.grid import time_grid
 from ..solve.solution import NonFiniteStateError, Solution
@@ -90,7 +91,7 @@ class Solver(nn.Module):
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
-        _check_cond(self.cond, n)
+        self.cond = check_conditions(self.cond, n)
         if self.chunk is None:
             self.chunk = _default_chunk(self.field, x)
         if self.chunk < 1:
@@ -173,10 +174,7 @@ class Solver(nn.Module):
         parts = []
         for rows in torch.split(torch.arange(n, device=state.device), size):
             x = state[rows, :d].reshape(-1, *self.shape)
-            cond = {
-                name: value[rows] if isinstance(value, Tensor) and value.ndim > 0 else value
-                for name, value in self.cond.items()
-            }
+            cond = map_rows(self.cond, lambda value, rows=rows: value[rows])
             velocity, divergences = self._derivatives(t, x, rows, cond)
             parts.append(torch.cat([velocity.flatten(1), divergences], 1))
         return torch.cat(parts)
@@ -187,10 +185,10 @@ class Solver(nn.Module):
         """Velocity ``(b, *)`` and divergence ``(b, 1)``, or its estimates ``(b, probes)``."""
         directions = None if self.probes is None else self.probes[:, rows]
         k = self.shape.numel() if directions is None else len(directions)
-        wide = {name: repeat_rows(value, k) for name, value in cond.items()}
+        wide = map_rows(cond, lambda value: repeat_rows(value, k))
 
         def velocity(z: Tensor) -> Tensor:
-            return self.field.velocity(t, z, **wide)
+            return self.field.velocity(t, z, wide)
 
         self.directional.graph = self.gradients
         value, forms = self.directional.forms(velocity, x, directions)

@@ -93,7 +93,7 @@ class Regression(Loss):
         times = UniformTimes() if self.times is None else self.times
         margin = process.target_margin
         if times.margin is None and isinstance(self.weight, LossWeight):
-            own = self.weight.margin(process, self._weighed)
+            own = self.weight.margin(process.part, self._weighed)
             margin = max(margin[0], own[0]), max(margin[1], own[1])
             times = times.within(margin)
         return times.bind(process), margin
@@ -110,14 +110,14 @@ class Regression(Loss):
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
         """The loss of each row on a given sample, ``(B,)``."""
         if field.outputs == (self.quantity,):
-            return self.compare(field.predict(sample.t, sample.x, **sample.cond)[0], sample)
+            return self.compare(field.predict(sample.t, sample.x, sample.cond)[0], sample)
         if self.quantity in field.outputs:
             needed = tuple(o == self.quantity for o in field.outputs)
-            predictions = field.predict(sample.t, sample.x, needed=needed, **sample.cond)
+            predictions = field.predict(sample.t, sample.x, sample.cond, needed)
             prediction = predictions[field.outputs.index(self.quantity)]
         else:
             prediction = field.quantity(
-                self.quantity, sample.t, sample.x, checked=False, **sample.cond
+                self.quantity, sample.t, sample.x, sample.cond, checked=False
             )
         return self.compare(prediction, sample)
 
@@ -152,7 +152,7 @@ class Regression(Loss):
     def _weight(self, sample: PathSample) -> Tensor:
         t = sample.t
         if isinstance(self.weight, LossWeight):
-            return self.weight(sample.process, t, self._weighed)
+            return self.weight(sample.noise_part.whole, t, self._weighed)
         weight = torch.as_tensor(self.weight(t))  # type: ignore[misc]
         if weight.shape not in (t.shape, torch.Size()):
             raise ValueError(
@@ -212,7 +212,7 @@ class ScoreLoss(Regression):
     def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
         if prediction is None:
             raise ValueError("ScoreLoss was given no prediction")
-        scale = sample.process.noise_scale(sample.t)
+        scale = sample.noise_part.scale(sample.t)
         value = self._halved(expand_time(scale, prediction) * prediction, -sample.noise)
         return self._reduce(value, sample)
 
@@ -220,7 +220,7 @@ class ScoreLoss(Regression):
         weight = super()._weight(sample)
         if isinstance(self.weight, LossWeight):
             return weight
-        return weight / sample.process.noise_scale(sample.t).square()
+        return weight / sample.noise_part.scale(sample.t).square()
 
 
 class SumLoss(Loss):
@@ -267,7 +267,7 @@ class SumLoss(Loss):
                 f"{type(field).__name__} predicts {names(field.outputs)}, not {names(missing)};"
                 " give a loss for each of its outputs"
             )
-        predictions = field.predict(sample.t, sample.x, **sample.cond)
+        predictions = field.predict(sample.t, sample.x, sample.cond)
         at = dict(zip(field.outputs, predictions, strict=True))
         return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])
 
@@ -290,6 +290,6 @@ def squared_error(
         sample: where to look, from ``process.sample(...)``.
         quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
     """
-    f_hat = getattr(field, quantity)(sample.t, sample.x, **sample.cond)
+    f_hat = getattr(field, quantity)(sample.t, sample.x, sample.cond)
     f = getattr(oracle, quantity)(sample.t, sample.x)
     return sum_events((f_hat - f).square())

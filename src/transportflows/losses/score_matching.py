@@ -29,6 +29,7 @@ from torch import Tensor
 
 from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
 from .._core.checks import names
+from .._core.conditions import map_rows
 from .._core.random import local
 from .._core.tensor import sum_events
 from ..draws import Batch, PathSample
@@ -69,7 +70,15 @@ class FromSamples(Loss):
                 batch.x1, x0=batch.x0, t=self.times, cond=batch.cond, generator=generator
             )
         t = batch.x1.new_full((len(batch),), self.at)
-        return PathSample(field.process, t, batch.x1, None, batch.x1, None, batch.cond)
+        return PathSample(
+            field.process.noise_part,
+            t,
+            batch.x1,
+            None,
+            batch.x1,
+            None,
+            batch.cond,
+        )
 
     def __call__(
         self,
@@ -87,10 +96,10 @@ class FromSamples(Loss):
         """The loss of each row on a given sample, ``(B,)``."""
         x, directions = sample.x, self._directions(sample.x, generator)
         k = x[0].numel() if directions is None else len(directions)
-        t, cond = repeat_rows(sample.t, k), {n: repeat_rows(v, k) for n, v in sample.cond.items()}
+        t, cond = repeat_rows(sample.t, k), map_rows(sample.cond, lambda rows: repeat_rows(rows, k))
 
         def score(z: Tensor) -> Tensor:
-            return field.quantity("score", t, z, checked=False, **cond)
+            return field.quantity("score", t, z, cond, checked=False)
 
         graph = torch.is_grad_enabled()
         value, forms = Directional(graph=graph).forms(score, x, directions)
@@ -98,7 +107,7 @@ class FromSamples(Loss):
         if self.weight is None:
             return loss
         if isinstance(self.weight, LossWeight):
-            return loss * self.weight(sample.process, sample.t, "score")
+            return loss * self.weight(sample.noise_part.whole, sample.t, "score")
         return loss * self.weight(sample.t)
 
     @abstractmethod

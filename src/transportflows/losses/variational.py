@@ -34,6 +34,8 @@ from torch import Tensor
 from .._core.tensor import sum_events
 from ..distributions.gaussian import Gaussian
 from ..draws import PathSample
+from ..fields import Field
+from ..gaussian_part import GaussianPart
 from ..process import Process
 from ..times.base import GridTimes
 from .regressions import Regression
@@ -73,24 +75,21 @@ class VariationalLoss(Regression):
         super().__init__(times=GridTimes(weight.levels), weight=weight, antithetic=antithetic)
         self.bound = weight
 
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
-        if prediction is None:
-            raise ValueError("VariationalLoss was given no prediction")
-        value = self._halved(prediction, sample.x1) * self._weight(sample)
-        value = len(self.bound.levels) * value
-        value = value + reconstruction_constant(self.bound, sample.process, sample.x1)
-        value = value + prior_matching(self.bound, sample.process, sample.x1)
-        return value.view(2, -1).mean(0) if sample.antithetic else value
+    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        terms = len(self.bound.levels) * super().evaluate(field, sample)
+        x1 = sample.x1[: len(sample)]
+        constant = reconstruction_constant(self.bound, field.process.part, x1)
+        return terms + constant + prior_matching(self.bound, field.process, x1)
 
 
-def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> float:
+def reconstruction_constant(weight: VariationalWeight, part: GaussianPart, x1: Tensor) -> float:
     """``½ D log(2π std²)`` of the reconstruction."""
 
     def make() -> float:
-        first = float(weight.of_levels(process, x1.dtype)[0])
+        first = float(weight.of_levels(part, x1.dtype)[0])
         return 0.5 * (math.log(2 * math.pi) - math.log(first))
 
-    each: float = weight.once(process, f"constant, {x1.dtype}", make)
+    each: float = weight.once(part, f"constant, {x1.dtype}", make)
     return x1[0].numel() * each
 
 
@@ -111,7 +110,7 @@ def prior_matching(weight: VariationalWeight, process: Process, x1: Tensor) -> T
         ValueError: if that law is not an isotropic Gaussian.
     """
     name = f"prior, {x1.dtype}, {x1.device}, {tuple(x1.shape[1:])}"
-    known: _Prior = weight.once(process, name, lambda: _prior(weight, process, x1))
+    known: _Prior = weight.once(process.part, name, lambda: _prior(weight, process, x1))
     shift = known.beta * x1 if known.offset is None else known.beta * x1 + known.offset
     return sum_events(shift.square()) * (0.5 / known.variance) + x1[0].numel() * known.spread
 
@@ -126,12 +125,13 @@ def _prior(weight: VariationalWeight, process: Process, x1: Tensor) -> _Prior:
     with torch.no_grad():
         t = weight.levels[-1].to(process.device, x1.dtype).double()
         variance = float(law.scale) ** 2
-        ratio = float(process.noise_scale_sq(t)) / variance
+        part = process.part
+        ratio = float(part.scale_sq(t)) / variance
         offset = -law.mean.to(x1)
-        if process.base_mean is not None:
-            offset = offset + float(process.affine.alpha(t)) * process.base_mean.to(x1)
+        if part.base_mean is not None:
+            offset = offset + float(part.path.alpha(t)) * part.base_mean.to(x1)
         return _Prior(
-            beta=float(process.affine.beta(t)),
+            beta=float(part.path.beta(t)),
             spread=0.5 * (ratio - 1 - math.log(ratio)),
             variance=variance,
             offset=offset if bool(offset.any()) else None,

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from ..conversions import QUANTITIES
-from ..gaussian_part import NoiseLevel, check_monotone
-from ..process import Process
+from ..gaussian_part import GaussianPart
+from ..noise_level import NoiseLevel
 from ..times.base import Margin
 
 __all__ = [
@@ -63,7 +63,7 @@ class LossWeight(ABC):
             form = "score"
 
             def value(self, level):
-                return level.noise.clamp(max=1.0)
+                return level.scale_sq.clamp(max=1.0)
 
     Attributes:
         form: ``"noise"``, ``"data"``, ``"score"`` or ``"velocity"``.
@@ -75,11 +75,11 @@ class LossWeight(ABC):
     def value(self, level: NoiseLevel) -> Tensor:
         """The weight in the form of :attr:`form`, of the shape of ``level.t``, in float64.
 
-        ``level`` has ``t``, ``beta``, ``signal`` (β²), ``noise`` (σ̂²), ``snr``, ``sigma`` (σ̂/β),
-        ``delta``, ``rate`` (λ̇) and ``diffusion_sq`` (g²), and the ``process``.
+        ``level`` has ``t``, ``beta``, ``signal`` (β²), ``scale_sq`` (σ̂²), ``snr``, ``sigma`` (σ̂/β),
+        ``delta``, ``rate`` (λ̇) and ``diffusion_sq`` (g²), and the ``part``.
         """
 
-    def __call__(self, process: Process, t: Tensor, quantity: str) -> Tensor:
+    def __call__(self, part: GaussianPart, t: Tensor, quantity: str) -> Tensor:
         """The weight at times ``t`` in the form of ``quantity``, of the shape and dtype of t.
 
         Raises:
@@ -90,32 +90,32 @@ class LossWeight(ABC):
                 f"a weight has the form of one of {', '.join(QUANTITIES)}, not {quantity!r}"
             )
         with torch.no_grad():
-            level = NoiseLevel.at(process, t)
+            level = NoiseLevel.at(part, t)
             weight = self.value(level)
             if quantity != self.form:
                 weight = weight * _conversion(level, self.form, quantity)
             return weight.expand(t.shape).to(t.dtype)
 
-    def margin(self, process: Process, quantity: str) -> Margin:
+    def margin(self, part: GaussianPart, quantity: str) -> Margin:
         """Margins that times need: 1e-4 at an end where the weight is infinite, otherwise 0."""
 
         def make() -> Margin:
-            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=process.device)
-            size = self(process, ends, quantity).abs()
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=part.device)
+            size = self(part, ends, quantity).abs()
             low, high = (~(size < _INFINITE)).tolist()
             return (1e-4 if low else 0.0, 1e-4 if high else 0.0)
 
-        margin: Margin = self.once(process, f"margin, {quantity}", make)
+        margin: Margin = self.once(part, f"margin, {quantity}", make)
         return margin
 
-    _last: tuple[Process, dict[str, Any]] | None = None
+    _last: tuple[GaussianPart, dict[str, Any]] | None = None
 
-    def once(self, process: Process, name: str, make: Callable[[], Any]) -> Any:
-        """A constant of the process, made once; anew each time where the path is learned."""
-        if self._last is None or self._last[0] is not process:
-            self._last = (process, {})
+    def once(self, part: GaussianPart, name: str, make: Callable[[], Any]) -> Any:
+        """A constant of a process, made once; anew each time where the path is learned."""
+        if self._last is None or self._last[0] is not part:  # as it always is where it is learned
+            self._last = (part, {})
         known = self._last[1]
-        if name not in known or any(True for _ in process.interpolant.parameters()):
+        if name not in known:
             known[name] = make()
         return known[name]
 
@@ -125,7 +125,7 @@ def _conversion(level: NoiseLevel, source: str, target: str) -> Tensor:
     i, j, moving = _SCALES[source]
     k, m, wanted = _SCALES[target]
     factor = torch.ones_like(level.t)
-    for base, power in (("signal", i - k), ("noise", j - m)):
+    for base, power in (("signal", i - k), ("scale_sq", j - m)):
         if power:
             factor = factor * getattr(level, base) ** power
     if moving:
@@ -139,7 +139,7 @@ def _slope(level: NoiseLevel, quantity: str) -> Tensor:
     """Δ, or for the mean velocity ``Δ + β γγ̇``."""
     if quantity == "velocity":
         return level.delta
-    half_dot = 0.5 * level.process.interpolant.gamma_sq_dot(level.t)
+    half_dot = 0.5 * level.part.path.gamma_sq_dot(level.t)
     return level.delta + level.beta * half_dot
 
 
@@ -155,7 +155,7 @@ class UnitWeight(LossWeight):
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
-        >>> UnitWeight("data")(process, torch.tensor([0.5, 0.75]), "velocity")  # (1 - t)²
+        >>> UnitWeight("data")(process.part, torch.tensor([0.5, 0.75]), "velocity")  # (1 - t)²
         tensor([0.2500, 0.0625])
     """
 
@@ -187,7 +187,7 @@ class LikelihoodWeight(LossWeight):
     form = "score"
 
     def value(self, level: NoiseLevel) -> Tensor:
-        check_monotone(level.process)
+        level.part.check_monotone()
         return level.diffusion_sq
 
 
@@ -232,7 +232,7 @@ class EDMWeight(LossWeight):
 
     def value(self, level: NoiseLevel) -> Tensor:
         square = self.sigma_data**2
-        return (level.noise + square * level.signal) / (square * level.noise)
+        return (level.scale_sq + square * level.signal) / (square * level.scale_sq)
 
 
 class VariationalWeight(LossWeight):
@@ -272,20 +272,20 @@ class VariationalWeight(LossWeight):
             self._middles = self._middles.to(t.device)
         return torch.bucketize(-t.double(), -self._middles)
 
-    def table(self, process: Process, dtype: torch.dtype = torch.float64) -> Tensor:
+    def table(self, part: GaussianPart, dtype: torch.dtype = torch.float64) -> Tensor:
         """The weights of the levels in data form, ``(T,)``, float64.
 
         Args:
-            process: of which the chain is.
+            part: of the process of which the chain is.
             dtype: of the times at which the field is evaluated: the levels are rounded to it.
 
         Raises:
             ValueError: if the SNR does not fall from level to level, or is infinite at the first.
         """
-        level = NoiseLevel.at(process, self.levels.to(process.device, dtype))
+        level = NoiseLevel.at(part, self.levels.to(part.device, dtype))
         with torch.no_grad():
             snr, ratio = level.snr, level.log_ratio
-            noiseless = float(process.noise_scale_sq(self.levels[0].to(level.t))) < 1e-24
+            noiseless = float(part.scale_sq(self.levels[0].to(level.t))) < 1e-24
             if noiseless or not bool((ratio.diff() < 0).all()):
                 raise ValueError(
                     "the signal-to-noise ratio must be finite at the first level and fall from"
@@ -298,20 +298,20 @@ class VariationalWeight(LossWeight):
                 first = torch.full_like(first, self.reconstruction_std**-2)
             return torch.cat([first, steps])
 
-    def of_levels(self, process: Process, dtype: torch.dtype) -> Tensor:
+    def of_levels(self, part: GaussianPart, dtype: torch.dtype) -> Tensor:
         """:meth:`table`, made once a process."""
-        table: Tensor = self.once(process, f"{dtype}", lambda: self.table(process, dtype))
+        table: Tensor = self.once(part, f"{dtype}", lambda: self.table(part, dtype))
         return table
 
     def value(self, level: NoiseLevel) -> Tensor:
         table: Tensor = self.once(
-            level.process,
+            level.part,
             f"{level.dtype}, {level.t.device}",
-            lambda: self.of_levels(level.process, level.dtype).to(level.t.device),
+            lambda: self.of_levels(level.part, level.dtype).to(level.t.device),
         )
         return table[self.index(level.t)]
 
-    def margin(self, process: Process, quantity: str) -> Margin:
+    def margin(self, part: GaussianPart, quantity: str) -> Margin:
         return (0.0, 0.0)
 
 

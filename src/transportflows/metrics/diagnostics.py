@@ -13,9 +13,9 @@ from torch import Tensor
 from .._core.checks import check_finite_rows
 from .._core.random import draw_key, stream
 from .._core.tensor import sum_events
-from ..conversions import ConversionError
 from ..fields.base import Field
 from ..fields.kinds import Velocity
+from ..gaussian_part import ConversionError
 from ..losses import Regression
 from ..samplers.sample import sample
 from ..solve.grid import time_grid

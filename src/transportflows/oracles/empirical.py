@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows
+from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
 from .._core.tensor import expand_time, sum_events
 from ..process import Process
@@ -50,21 +51,18 @@ class EmpiricalOracle(ExactField):
     def __init__(self, process: Process, data: Tensor, *, block: int = 4096) -> None:
         check_finite_rows(data, "data")
         super().__init__(process, data.shape[1:])
-        if not process.one_sided:
-            raise ValueError(
-                "the field of empirical data is known where all but x1 is Gaussian, and here the"
-                f" base is {type(process.base).__name__} and the coupling"
-                f" {type(process.coupling).__name__}; use an isotropic Gaussian base with the"
-                " independent coupling, or fit a GaussianMixture to the data for"
-                " GaussianMixtureOracle"
-            )
+        process.part  # noqa: B018 (it refuses a process that has none)
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         self.block = block
         self.register_buffer("rows", data.detach(), persistent=False)
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """``(d,)``, with d ``(B, *)``; conditions are ignored."""
         if needed == (False,):
@@ -78,7 +76,7 @@ class EmpiricalOracle(ExactField):
             ValueError: where σ̂(t) = 0: there ρ_t is the data points and has no density.
         """
         self._check(t, x)
-        if bool((self.process.noise_scale(t.double()) <= 1e-12).any()):
+        if bool((self.process.part.scale(t.double()) <= 1e-12).any()):
             raise ValueError(
                 "the law of empirical data has no density where the noise scale vanishes; evaluate"
                 " log_prob at times inside (0, 1)"
@@ -95,9 +93,9 @@ class EmpiricalOracle(ExactField):
         x1 = self.rows[index]
         t = expand_time(self._times(t, n, x1), x1).double()
         z = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=home)
-        path, mean = self.process.affine, self.process.base_mean
-        x = path.beta(t).to(x1) * x1 + self.process.noise_scale(t).to(x1) * z
-        return x if mean is None else x + path.alpha(t).to(x1) * mean.to(x1)
+        part = self.process.part
+        x, shift = part.path.beta(t).to(x1) * x1 + part.scale(t).to(x1) * z, part.shift(t, x1)
+        return x if shift is None else x + shift
 
     def _in_rows(
         self, t: Tensor, x: Tensor, value: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -105,13 +103,12 @@ class EmpiricalOracle(ExactField):
         """Apply ``value(x - α m, β, σ̂²)``, with columns of coefficients, to blocks of rows."""
         self._check(t, x)
         t = t.to(x.device, torch.float64)
-        path, mean = self.process.affine, self.process.base_mean
-        flat = x.double()
-        if mean is not None:
-            flat = flat - expand_time(path.alpha(t), x) * mean.to(flat)
+        part, flat = self.process.part, x.double()
+        shift = part.shift(expand_time(t, x), flat)
+        flat = flat if shift is None else flat - shift
         flat = flat.reshape(x.shape[0], -1)
-        beta = path.beta(t).expand(len(x))[:, None]
-        variance = self.process.noise_scale_sq(t).clamp(min=0).expand(len(x))[:, None]
+        beta = part.path.beta(t).expand(len(x))[:, None]
+        variance = part.scale_sq(t).clamp(min=0).expand(len(x))[:, None]
         pieces = zip(*(torch.split(c, 1024) for c in (flat, beta, variance)), strict=True)
         return torch.cat([value(*piece) for piece in pieces]).to(x.dtype)
 

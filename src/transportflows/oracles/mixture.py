@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
 from .._core.tensor import expand_time
 from ..distributions.base import Distribution
@@ -136,32 +138,38 @@ class GaussianMixtureOracle(ExactField):
     # ------------------------------------------------------------------------- the exact fields
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """``(b, s)``, each ``(B, *)``, or None where not needed; conditions are ignored."""
         wanted = [o for o, n in zip(self.outputs, needed or (True, True), strict=True) if n]
         values = dict(zip(wanted, self._exact(t, x, *wanted), strict=True))
         return tuple(values.get(o) for o in self.outputs)
 
-    def velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def velocity(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``b = Σ w (Ṁ + ½ Σ̇ u)``, ``(B, *)``."""
         return self._exact(t, x, "velocity")[0]
 
-    def mean_velocity(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def mean_velocity(
+        self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS
+    ) -> Tensor:
         """``v = α̇ E[x0 | x_t] + β̇ E[x1 | x_t]``, ``(B, *)``."""
         return self._exact(t, x, "mean_velocity")[0]
 
-    def score(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def score(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``s = ∇ log ρ_t = -Σ w u``, ``(B, *)``."""
         return self._exact(t, x, "score")[0]
 
-    def noise(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def noise(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``η̂ = -σ̂ s``, ``(B, *)``, with σ̂ the noise scale of the process."""
         score = self._exact(t, x, "score")[0]
-        scale = self.process.noise_scale(t.to(x.device, torch.float64))
+        scale = self.process.noise_part.scale(t.to(x.device, torch.float64))
         return -expand_time(scale.to(x.dtype), x) * score
 
-    def data(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+    def data(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``d = E[x1 | x_t] = Σ w (μ + β S u)``, ``(B, *)``."""
         return self._exact(t, x, "data")[0]
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
-from ..conversions import ConversionError, Weights
+from ..combination import Combination
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
 from ..transforms import Standardize
@@ -90,11 +92,15 @@ class OneStepGenerator(Field):
         return x
 
     def predict(
-        self, t: Tensor, x: Tensor, *, needed: tuple[bool, ...] | None = None, **cond: Any
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         return (self(x, **cond),)
 
-    def weights(self, target: str, t: Tensor) -> Weights:
+    def weights(self, target: str, t: Tensor) -> Combination:
         raise ConversionError(
             f"a generator has no {target.replace('_', ' ')}: it makes a sample of a latent in one"
             " call, without time; draw samples with generator.sample(n)"

@@ -22,7 +22,6 @@ from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..fields.base import Field
-from ..gaussian_part import time_of_sigma
 from .kernels import kernel_mean
 
 __all__ = ["FieldData", "SampleData", "SmoothedLaw", "as_data", "as_score"]
@@ -128,13 +127,7 @@ class FieldData(nn.Module):
 
     def __init__(self, field: Field) -> None:
         super().__init__()
-        if not field.process.one_sided:
-            raise ValueError(
-                "a data prediction at a noise level needs x_t = β x1 + Gaussian noise, and here"
-                f" the base is {type(field.process.base).__name__} with the coupling"
-                f" {type(field.process.coupling).__name__}; use an isotropic Gaussian base with"
-                " the independent coupling"
-            )
+        field.process.part  # noqa: B018 (it refuses a process that has none)
         self.field = field
         transform = field.transform
         self.scale = 1.0
@@ -156,17 +149,17 @@ class FieldData(nn.Module):
             ValueError: if the process has no such level.
         """
         if sigma not in self._times:
-            self._times[sigma] = time_of_sigma(self.field.process, sigma)
+            self._times[sigma] = self.field.process.part.time_of_sigma(sigma)
         return self._times[sigma]
 
     def forward(self, z: Tensor, sigma: float) -> Tensor:
         """``E[x | x + σ ε = z]``, ``(B, *)``, in the units of the data."""
-        field, process = self.field, self.field.process
+        field, part = self.field, self.field.process.part
         t = self.time(sigma / self.scale)
         x = z if field.transform is None else field.transform(z)
-        x = process.affine.beta(t).to(x) * x
-        if process.base_mean is not None:
-            x = x + process.affine.alpha(t).to(x) * process.base_mean.to(x)
+        x = part.path.beta(t).to(x) * x
+        shift = part.shift(t, x)
+        x = x if shift is None else x + shift
         d = field.data(t.to(x), x)
         return d if field.transform is None else field.transform.invert(d)
 

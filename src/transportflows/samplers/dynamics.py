@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 
 from .._core.tensor import as_time
-from ..conversions import ConversionError, Weights
+from ..combination import Combination
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
-from ..solve.rows import Coefficient, Rows, accumulate, is_zero
+from ..solve.rows import Rows
 
 __all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_ends"]
 
@@ -143,30 +144,18 @@ class FieldDynamics(Dynamics):
         field = self.field
         times, self.landing = self._keep_off(times, widths, like)
         flat = times.reshape(-1).to(like.device)
-        velocity = field.weights("velocity", flat)
-        _refuse_singular(field, velocity, flat)
-        total = _Table(velocity, self.groups)
+        drift = field.weights("velocity", flat)
+        _refuse_singular(field, drift, flat)
         epsilon = None
         if not self.ode:
-            epsilon = self._add_relaxation(total, flat.view(times.shape), widths.to(flat)).cpu()
-        self.mean = field.process.base_mean
-        self.mean = None if self.mean is None else self.mean.to(like)
-        self.state, self.offset, *self.outputs = (
-            None if table is None else self._ready(table.view(*times.shape, self.groups), like)
-            for table in total.tables
-        )
-        if self.mean is None:
-            self.offset = None
+            drift, epsilon = self._relaxed(drift, flat.view(times.shape), widths.to(flat))
+        mean = field.process.noise_part.base_mean
+        self.mean = None if mean is None else mean.to(like)
+        nodes = times.shape[1]
+        table = drift.map(lambda w: w.double()).tabulated(flat.numel(), self.groups, like)
+        self.combinations = [table[k : k + nodes] for k in range(0, len(table), nodes)]
         self.times = times.to(like)
         return epsilon
-
-    def _ready(self, table: Tensor, like: Tensor) -> list[list[Coefficient]]:
-        """As numbers where all rows share one, else as tensors on the device."""
-        if self.groups == 1:
-            numbers: list[list[Coefficient]] = table.squeeze(-1).tolist()
-            return numbers
-        moved = table.to(like)
-        return [list(row.unbind(0)) for row in moved.unbind(0)]
 
     def _keep_off(self, times: Tensor, widths: Tensor, like: Tensor) -> tuple[Tensor, int | None]:
         """Move the stage times off singular ends; name the step that lands on a pole, if any."""
@@ -187,23 +176,23 @@ class FieldDynamics(Dynamics):
         self.margin = (low, high)
         return times.clamp(low, 1 - high), landing
 
-    def _add_relaxation(self, total: _Table, stages: Tensor, widths: Tensor) -> Tensor:
-        """Add ``± ε s``, from the score or from the noise, whichever is regular; return ε."""
-        field, process, t = self.field, self.field.process, stages.reshape(-1)
-        scale = process.noise_scale(t)
-        by_score = _Table(field.weights("score", t), self.groups)
-        by_noise = _Table(field.weights("noise", t), self.groups)
-        if not process.interpolant.has_latent and process.gaussian_base is None:
-            raise ConversionError(process.no_gaussian_part("score"))
-        schedules = [e.bound(process, stages, widths) for e in self.epsilons]
+    def _relaxed(
+        self, velocity: Combination, stages: Tensor, widths: Tensor
+    ) -> tuple[Combination, Tensor]:
+        """``b ± ε s``, from the score or the noise, whichever is regular; and ε, on the CPU."""
+        field, part, t = self.field, self.field.process.noise_part, stages.reshape(-1)
+        scale = part.scale(t)
+        by_score, by_noise = field.weights("score", t), field.weights("noise", t)
+        part.check("score")
+        schedules = [e.bound(part, stages, widths) for e in self.epsilons]
         epsilon = torch.stack([e.value(t, scale) for e in schedules], -1)
         ratio = torch.stack([e.over_noise_scale(t, scale) for e in schedules], -1)
-        by_score.scale(epsilon)
-        by_noise.scale(-ratio)
+        by_score = by_score.map(lambda w: w.double().unsqueeze(-1) * epsilon)
+        by_noise = by_noise.map(lambda w: w.double().unsqueeze(-1) * -ratio)
         shape = (*stages.shape, self.groups)
         sign = 1 if float(widths[0]) > 0 else -1
-        use_score = by_score.bounded()
-        singular = (~use_score & ~by_noise.bounded()).view(shape).any(1, keepdim=True)
+        use_score = by_score.within(BOUND)
+        singular = (~use_score & ~by_noise.within(BOUND)).view(shape).any(1, keepdim=True)
         if "score" not in field.outputs:
             rate = (epsilon / scale.square().unsqueeze(-1)).view(shape)  # NaN where both vanish
             stiff = widths.abs()[:, None, None] * rate > _STIFF
@@ -217,15 +206,13 @@ class FieldDynamics(Dynamics):
                 " epsilon > 0 has no effect; use a smaller epsilon, more steps, or a grid that"
                 " leaves the end"
             )
-        singular = singular.expand(shape).reshape(-1, self.groups)
-        for k, (a, b) in enumerate(zip(by_score.tables, by_noise.tables, strict=True)):
-            if a is not None or b is not None:
-                a = torch.zeros_like(epsilon) if a is None else a
-                b = torch.zeros_like(epsilon) if b is None else b
-                relaxation = torch.where(singular, 0.0, torch.where(use_score, a, b))
-                total.add(k, sign * relaxation)
         self.window = _intervals(stages, steps)
-        return torch.where(singular, 0.0, epsilon).view(shape)
+        singular = singular.expand(shape).reshape(-1, self.groups)
+        relaxation = by_score.where(use_score, by_noise).map(
+            lambda w: torch.where(singular, 0.0, sign * w)
+        )
+        total = velocity.map(lambda w: w.double().unsqueeze(-1).expand_as(epsilon)) + relaxation
+        return total, torch.where(singular, 0.0, epsilon).view(shape).cpu()
 
     def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
         if step != self.landing:
@@ -235,39 +222,10 @@ class FieldDynamics(Dynamics):
         return self._only_slope
 
     def _slope(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
-        weights = [None if table is None else table[step][node] for table in self.outputs]
-        needed = tuple(not is_zero(w) for w in weights)
-        predictions = self.field.predict(self.times[step, node], x, needed=needed, **rows.cond)
-        out: Tensor | None = None
-        for weight, prediction, wanted in zip(weights, predictions, needed, strict=True):
-            if wanted and prediction is not None and weight is not None:
-                out = accumulate(out, weight, prediction, rows)
-        if self.state is not None:
-            out = accumulate(out, self.state[step][node], x, rows)
-        if self.offset is not None and self.mean is not None:
-            out = accumulate(out, self.offset[step][node], self.mean, rows)
-        return torch.zeros_like(x) if out is None else out
-
-
-class _Table:
-    """Weights of x, m and the outputs, each ``(times, groups)``."""
-
-    def __init__(self, weights: Weights, groups: int) -> None:
-        self.tables: list[Tensor | None] = [
-            None if w is None else w.double().unsqueeze(-1).expand(-1, groups)
-            for w in (weights.x, weights.mean, *weights.outputs)
-        ]
-
-    def scale(self, factor: Tensor) -> None:
-        self.tables = [None if w is None else w * factor for w in self.tables]
-
-    def add(self, k: int, part: Tensor) -> None:
-        present = self.tables[k]
-        self.tables[k] = part if present is None else present + part
-
-    def bounded(self) -> Tensor:
-        sizes = [w.abs() for w in self.tables if w is not None]
-        return torch.stack([size <= BOUND for size in sizes]).all(0)  # NaN is not <=
+        combination = self.combinations[step][node]
+        predictions = self.field.predict(self.times[step, node], x, rows.cond, combination.needed)
+        spread = None if self.groups == 1 else rows
+        return combination.of(x, self.mean, predictions, spread)
 
 
 def _intervals(stages: Tensor, steps: Tensor) -> tuple[tuple[float, float], ...] | None:
@@ -280,14 +238,8 @@ def _intervals(stages: Tensor, steps: Tensor) -> tuple[tuple[float, float], ...]
     return tuple((float(h.min()), float(h.max())) for h in halves if h.numel() > 0)
 
 
-def _bad_times(weights: Weights, bound: float) -> Tensor:
-    return ~torch.stack([w.abs() <= bound for w in weights.tensors()]).all(0)
-
-
-def _refuse_singular(field: Field, weights: Weights, t: Tensor) -> None:
-    bad = _bad_times(weights, float("inf"))
-    for weight in weights.tensors():
-        bad = bad | ~torch.isfinite(weight)
+def _refuse_singular(field: Field, weights: Combination, t: Tensor) -> None:
+    bad = ~weights.finite()
     if bool(bad.any()):
         raise ConversionError(
             f"the velocity of this {type(field).__name__} is singular at t = {float(t[bad][0]):g}"
@@ -305,7 +257,7 @@ def singular_ends(field: Field, like: Tensor) -> tuple[str, str]:
 
     def too_large(margin: float, bound: float) -> list[bool]:
         ends = as_time(torch.tensor([margin, 1 - margin], dtype=torch.float64), like.double())
-        flags: list[bool] = _bad_times(field.weights("velocity", ends), bound).tolist()
+        flags: list[bool] = (~field.weights("velocity", ends).within(bound)).tolist()
         return flags
 
     singular, pole = too_large(0.0, BOUND), too_large(1e-4, 100.0)

@@ -142,12 +142,12 @@ class _Tabulation:
         schedules: Sequence[EpsilonSchedule],
         times: Tensor,
     ) -> None:
-        self.scheme, self.process, self.times = scheme, field.process, times
+        self.scheme, self.part, self.times = scheme, field.process.part, times
         own = scheme.variable
         self.variable = VARIABLES[own] if isinstance(own, str) else own
         self.noisy = not all(s.is_zero for s in schedules)
-        self.beta = self.process.affine.beta(times)
-        self.sigma = self.process.noise_scale(times)
+        self.beta = self.part.path.beta(times)
+        self.sigma = self.part.scale(times)
         empty = (self.beta == 0) | (self.sigma == 0)
         self.singular = (empty[:-1] | empty[1:]).tolist()
         self.lands = (self.sigma[1:] == 0).tolist()
@@ -157,7 +157,7 @@ class _Tabulation:
             singular = any(self.singular[i] for i in members)
             index = torch.tensor(members, device=times.device)
             part = integrals(
-                self.process,
+                self.part,
                 schedules,
                 times[index],
                 times[index + 1],
@@ -167,7 +167,7 @@ class _Tabulation:
             for k, i in enumerate(members):
                 self.place[i] = (part, k)
         self.forms = self._forms(field)
-        kinks = self.process.interpolant.breakpoints
+        kinks = self.part.path.breakpoints
         self.anew = [
             i == 0 or any(abs(t - b) < 1e-9 for b in kinks)
             for i, t in enumerate(times.tolist()[:-1])

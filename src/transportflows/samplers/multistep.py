@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conversions import ConversionError, Weights
+from ..combination import Combination
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.noise import NoiseSource
-from ..solve.rows import Coefficient, Rows, accumulate, is_zero
+from ..solve.rows import Rows
 from ..solve.stepper import Stepper
 
 __all__ = ["LinearStepper", "Multistep", "Table"]
@@ -117,44 +118,50 @@ class LinearStepper(Stepper):
         margin: tuple[float, float] | None = None,
     ) -> None:
         scheme.check(schedules)
-        if not field.process.one_sided:
-            raise ConversionError(_two_sided(field, scheme))
+        field.process.part  # noqa: B018 (it refuses a process that has none)
         self.field, self.schedules, self.scheme = field, list(schedules), scheme
         self.groups, self.name = len(self.schedules), scheme.name
         self.given_margin = margin
 
     @torch.no_grad()
     def tabulate(self, times: Tensor, like: Tensor) -> bool:
-        field, process = self.field, self.field.process
+        part = self.field.process.part
         on_device = times.to(like.device)
-        table = self.scheme.tabulate(field, self.schedules, on_device)
-        self.forms = table.forms
-        self.state = [self._ready(a, like) for a in table.state]
-        self.weights = [[self._ready(w, like) for w in step] for step in table.weights]
-        self.fixes = {i: [self._ready(w, like) for w in step] for i, step in table.fixes.items()}
-        self.counts = table.counts()
-        self.mean = None if process.base_mean is None else process.base_mean.to(like)
+        table = self.scheme.tabulate(self.field, self.schedules, on_device)
+        self.forms, self.counts = table.forms, table.counts()
+        self.mean = None if part.base_mean is None else part.base_mean.to(like)
+        offset = None
         if self.mean is not None:
-            alpha = process.affine.alpha(on_device)
-            self.offset = [
-                self._ready(alpha[i + 1] - a * alpha[i], like) for i, a in enumerate(table.state)
-            ]
-        self.noise = None
+            alpha = part.path.alpha(on_device)
+            offset = [alpha[i + 1] - a * alpha[i] for i, a in enumerate(table.state)]
+        noise = None
         if table.noise is not None:
             root = times.diff().abs().sqrt().tolist()  # of the variance of the increments
-            self.noise = [self._ready(n / r, like) for n, r in zip(table.noise, root, strict=True)]
-        self.times, predictors = self._predictors(times, like)
+            noise = [n / r for n, r in zip(table.noise, root, strict=True)]
+        # The predictions in memory count as outputs, newest first, and so does the noise.
+        self.moves = [
+            Combination(
+                table.state[i],
+                None if offset is None else offset[i],
+                (*table.weights[i], *(() if noise is None else (noise[i],))),
+            ).tabulated(1, self.groups, like)[0]
+            for i in range(len(table.state))
+        ]
+        self.fixes = {
+            i: Combination(torch.ones_like(table.state[i]), None, tuple(fix)).tabulated(
+                1, self.groups, like
+            )[0]
+            for i, fix in table.fixes.items()
+        }
+        self.seen = [len(weights) for weights in table.weights]
+        self.times, self.predictors = self._predictors(times, like)
         self.nodes = self.times.to(like)
-        self.predictors = predictors
         self.nfe = len(times) - 1
-        return self.noise is not None
-
-    def _ready(self, value: Tensor, like: Tensor) -> Coefficient:
-        return float(value) if value.numel() == 1 else value.to(like)
+        return noise is not None
 
     def _predictors(
         self, times: Tensor, like: Tensor
-    ) -> tuple[Tensor, dict[str, list[_Combination]]]:
+    ) -> tuple[Tensor, dict[str, list[Combination]]]:
         """How each form is made of the network's outputs; times moved off a pole at the start."""
         nodes = times[:-1].clone()
         low, high = self.given_margin or (0.0, 0.0)
@@ -166,11 +173,10 @@ class LinearStepper(Stepper):
                 low, high = (half, 0.0) if float(times[0]) < 0.5 else (0.0, half)
         self.margin = (low, high)
         nodes = nodes.clamp(low, 1 - high)
-        made: dict[str, list[_Combination]] = {}
+        made: dict[str, list[Combination]] = {}
         for form, counts in self.counts.items():
             weights = self._form(form, nodes.to(like.device))
-            finite = torch.stack([torch.isfinite(w) for w in weights.tensors()]).all(0).cpu()
-            bad = ~finite & torch.tensor([count > 0 for count in counts[:-1]])
+            bad = ~weights.finite().cpu() & torch.tensor([count > 0 for count in counts[:-1]])
             if bool(bad.any()):
                 raise ConversionError(
                     f"the {form} of this {type(self.field).__name__} is singular at"
@@ -178,21 +184,16 @@ class LinearStepper(Stepper):
                     f" {type(self.field.process.interpolant).__name__}; keep the grid away from"
                     " there (margin=1e-3), or take another prediction="
                 )
-            made[form] = _combinations(weights, len(nodes))
+            made[form] = weights.map(lambda w: w.double()).tabulated(len(nodes), 1, like)
         return nodes, made
 
     def _made_at(self, step: int) -> list[str]:
         return [form for form, counts in self.counts.items() if counts[step] > 0]
 
-    def _form(self, form: str, t: Tensor) -> Weights:
+    def _form(self, form: str, t: Tensor) -> Combination:
         if form != "velocity":
             return self.field.weights(form, t)
-        noise, data = self.field.weights("noise", t), self.field.weights("data", t)
-        return Weights(
-            _minus(noise.x, data.x),
-            _minus(noise.mean, data.mean),
-            tuple(_minus(a, b) for a, b in zip(noise.outputs, data.outputs, strict=True)),
-        )
+        return self.field.weights("noise", t) - self.field.weights("data", t)
 
     def memory(self) -> dict[str, list[Tensor]]:
         return {form: [] for form in self.counts}
@@ -205,99 +206,17 @@ class LinearStepper(Stepper):
     ) -> Tensor:
         makers = {form: self.predictors[form][step] for form in self._made_at(step)}
         needed = tuple(map(any, zip(*(maker.needed for maker in makers.values()), strict=True)))
-        outputs = self.field.predict(self.nodes[step], x, needed=needed, **rows.cond)
+        outputs = self.field.predict(self.nodes[step], x, rows.cond, needed)
         for form, maker in makers.items():
-            memory[form].insert(0, maker.of(x, self.mean, outputs))
+            made = maker.of(x, self.mean, outputs)
+            # What a network gives may be its own buffer, and is kept for later steps.
+            memory[form].insert(0, made.clone() if any(made is f for f in outputs) else made)
+        spread = None if self.groups == 1 else rows
         if step in self.fixes:
-            x = _sum(x.clone(), self.fixes[step], memory[self.forms[step - 1]], rows)
-        moved = _times(self.state[step], x, rows)
-        if self.mean is not None:
-            moved = accumulate(moved, self.offset[step], self.mean, rows)
-        moved = _sum(moved, self.weights[step], memory[self.forms[step]], rows)
-        if self.noise is not None:
-            moved = _sum(moved, [self.noise[step]], draws, rows)
+            fix, before = self.fixes[step], memory[self.forms[step - 1]]
+            x = fix.of(x, None, before[: len(fix.outputs)], spread)
+        seen = memory[self.forms[step]][: self.seen[step]]
+        moved = self.moves[step].of(x, self.mean, (*seen, *draws), spread)
         for form, counts in self.counts.items():
             del memory[form][max(counts[step + 1] - 1, 0) :]
         return moved
-
-
-class _Combination:
-    """``x · state + mean · m + Σ_k outputs[k] · f_k`` at one time, with numbers."""
-
-    def __init__(
-        self, state: float | None, mean: float | None, outputs: Sequence[float | None]
-    ) -> None:
-        self.state, self.mean, self.outputs = state, mean, outputs
-        self.needed = tuple(w is not None and w != 0.0 for w in outputs)
-
-    def of(self, x: Tensor, mean: Tensor | None, predictions: Sequence[Tensor | None]) -> Tensor:
-        """Make it; always a new tensor."""
-        out: Tensor | None = None
-        for weight, prediction in zip(self.outputs, predictions, strict=True):
-            if weight is None or weight == 0.0 or prediction is None:
-                continue
-            if out is None:
-                out = prediction.clone() if weight == 1.0 else prediction * weight
-            else:
-                out = torch.add(out, prediction, alpha=weight)
-        if self.state is not None and self.state != 0.0:
-            out = x * self.state if out is None else _add(out, x, self.state)
-        if mean is not None and self.mean is not None and self.mean != 0.0:
-            out = torch.zeros_like(x) if out is None else out
-            out = torch.add(out, mean, alpha=self.mean)
-        return torch.zeros_like(x) if out is None else out
-
-
-def _combinations(weights: Weights, count: int) -> list[_Combination]:
-    def numbers(w: Tensor | None) -> Sequence[float | None]:
-        return [None] * count if w is None else w.double().tolist()
-
-    state, mean = numbers(weights.x), numbers(weights.mean)
-    outputs = [numbers(w) for w in weights.outputs]
-    return [
-        _Combination(a, b, row)
-        for a, b, row in zip(state, mean, zip(*outputs, strict=True), strict=True)
-    ]
-
-
-def _minus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    if b is None:
-        return a
-    return -b if a is None else a - b
-
-
-def _add(out: Tensor, value: Tensor, weight: float) -> Tensor:
-    """``out + weight value``; into out, which is the caller's own, where no gradient flows."""
-    if torch.is_grad_enabled():
-        return torch.add(out, value, alpha=weight)
-    return out.add_(value, alpha=weight)
-
-
-def _times(weight: Coefficient, x: Tensor, rows: Rows) -> Tensor:
-    return x * (weight if isinstance(weight, float) else rows.spread(weight))
-
-
-def _sum(
-    out: Tensor, weights: Sequence[Coefficient], terms: Sequence[Tensor], rows: Rows
-) -> Tensor:
-    for weight, term in zip(weights, terms, strict=False):
-        if is_zero(weight):
-            continue
-        if isinstance(weight, float):
-            out = _add(out, term, weight)
-        elif torch.is_grad_enabled():
-            out = torch.addcmul(out, rows.spread(weight), term)
-        else:
-            out.addcmul_(rows.spread(weight), term)
-    return out
-
-
-def _two_sided(field: Field, scheme: Multistep) -> str:
-    process = field.process
-    return (
-        f"{scheme.name} moves between data and noise, and this process has no Gaussian part beside"
-        f" x1: it is {type(process.interpolant).__name__} with base {type(process.base).__name__}"
-        f" and coupling {type(process.coupling).__name__}. Use scheme='heun' or 'rk4' (with"
-        " epsilon > 0 it needs a field that tells the score, such as FieldPair(velocity=...,"
-        " noise=...)), or a process with an independent isotropic Gaussian base"
-    )

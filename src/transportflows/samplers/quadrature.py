@@ -38,7 +38,7 @@ import torch
 from numpy.polynomial import chebyshev, legendre
 from torch import Tensor
 
-from ..process import Process
+from ..gaussian_part import GaussianPart
 from ..solve.epsilon import EpsilonSchedule
 
 __all__ = ["FORMS", "VARIABLES", "Integrals", "Variable", "integrals", "lagrange", "levels"]
@@ -248,7 +248,7 @@ class Integrals:
 
 @torch.no_grad()
 def integrals(
-    process: Process,
+    part: GaussianPart,
     schedules: Sequence[EpsilonSchedule],
     starts: Tensor,
     stops: Tensor,
@@ -259,7 +259,7 @@ def integrals(
     """Tabulate some steps, ``(S,)`` each.
 
     Args:
-        process: one-sided.
+        part: the Gaussian part of the process.
         schedules: one ε for each group.
         starts: times at which the steps start.
         stops: times at which they stop.
@@ -278,15 +278,15 @@ def integrals(
         starts[:, None] + h[:, None] * near,
         stops[:, None] - h[:, None] * (1 - fraction),
     )
-    interpolant = process.affine
+    path = part.path
     # Nothing is divided by 0 where r is the end itself, to rounding.
-    beta, square = interpolant.beta(r).clamp(min=_TINY), process.noise_scale_sq(r)
+    beta, square = path.beta(r).clamp(min=_TINY), part.scale_sq(r)
     sigma = square.clamp(min=0).sqrt().clamp(min=_TINY)
     ends = (
-        interpolant.beta(starts),
-        process.noise_scale(starts),
-        interpolant.beta(stops),
-        process.noise_scale(stops),
+        path.beta(starts),
+        part.scale(starts),
+        path.beta(stops),
+        part.scale(stops),
     )
     diverges = torch.zeros_like(starts, dtype=torch.bool)
     if all(schedule.is_zero for schedule in schedules):
@@ -295,7 +295,7 @@ def integrals(
         )
 
     flat, scale = r.reshape(-1), sigma.reshape(-1)
-    bound = [schedule.bound(process, r, h) for schedule in schedules]
+    bound = [schedule.bound(part, r, h) for schedule in schedules]
     over = torch.stack([s.over_noise_scale(flat, scale) for s in bound], -1)
     over = torch.where(square[..., None] > _ZERO_SQ, over.view(*r.shape, -1), 0.0)
     length = (h.abs()[:, None] * widths)[..., None, None]  # of the panels

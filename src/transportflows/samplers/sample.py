@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, names
+from .._core.conditions import check_conditions, map_rows
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix, stream
 from ..distributions.adapters import as_distribution
@@ -148,9 +149,9 @@ def sample(
         x = _starting_states(field, n, start, first, dtype, key)
         margins = _as_margin(margin)
         total = x.shape[0]
-        given, source = dict(cond or {}), noise
+        source = noise
         normals: NoiseSource = Increments()
-        _check_cond(given, total)
+        given = check_conditions(cond, total, rows="samples")
         team.check_same(
             "a shared solve",
             {
@@ -167,10 +168,7 @@ def sample(
         if team.size > 1 and not alone:
             low, high = team.slice(total)
             x = x[low:high]
-            given = {
-                name: value[low:high] if isinstance(value, Tensor) and value.ndim > 0 else value
-                for name, value in given.items()
-            }
+            given = map_rows(given, lambda value: value[low:high])
             source = NoiseOfRows(Increments() if noise is None else noise, low, high, total)
             normals = NoiseOfRows(normals, low, high, total)
         breakpoints = field.process.interpolant.breakpoints
@@ -401,15 +399,6 @@ def _as_margin(margin: Any) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _check_cond(cond: Mapping[str, Any], n: int) -> None:
-    for name, value in cond.items():
-        if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != n:
-            raise ValueError(
-                f"the condition {name!r} has {value.shape[0]} rows for {n} samples; give one a"
-                f" sample ({name}.expand({n}, ...) for one value in all)"
-            )
-
-
 def _own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
     """The caller's grid, with the breakpoints of the path inserted."""
     grid = check_grid(t)
@@ -445,7 +434,7 @@ def _chunked_velocity(
         parts, t = [], t.clamp(low, 1 - high)
         for index in torch.split(torch.arange(n, device=x.device), chunk):
             rows = Rows(index, n, 1, x.ndim, cond)
-            parts.append(field.velocity(t, x[index], **rows.cond))
+            parts.append(field.velocity(t, x[index], rows.cond))
         return torch.cat(parts)
 
     return velocity

@@ -32,7 +32,7 @@ class InterpolantSDE(ForwardSDE):
     def __init__(self, path: Interpolant | Process) -> None:
         super().__init__()
         process = path if isinstance(path, Process) else Process(path)
-        if not process.one_sided or process.base_mean is not None:
+        if process.part.base_mean is not None:
             raise ValueError(
                 f"{type(process.interpolant).__name__} with base {type(process.base).__name__} is"
                 " not one-sided about zero, so it is not a forward SDE read backward: give a"
@@ -43,19 +43,19 @@ class InterpolantSDE(ForwardSDE):
         self.check()
 
     def a(self, tau: Tensor) -> Tensor:
-        return self.path.affine.beta(1 - tau)
+        return self.path.part.path.beta(1 - tau)
 
     def a_dot(self, tau: Tensor) -> Tensor:
-        return -self.path.affine.beta_dot(1 - tau)
+        return -self.path.part.path.beta_dot(1 - tau)
 
     def sigma_sq(self, tau: Tensor) -> Tensor:
-        return self.path.noise_scale_sq(1 - tau)
+        return self.path.part.scale_sq(1 - tau)
 
     def sigma(self, tau: Tensor) -> Tensor:
-        return self.path.noise_scale(1 - tau)
+        return self.path.part.scale(1 - tau)
 
     def sigma_sq_dot(self, tau: Tensor) -> Tensor:
-        return -self.path.noise_scale_sq_dot(1 - tau)
+        return -self.path.part.scale_sq_dot(1 - tau)
 
     def config(self) -> dict[str, Any]:
         return {"path": self.path}

@@ -24,8 +24,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ..conversions import ConversionError
-from ..process import Process
+from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
     "AndersonEpsilon",
@@ -54,11 +53,11 @@ class EpsilonSchedule(ABC):
         """Whether ε is 0 at all times, so that the solve is an ODE."""
         return False
 
-    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
         """The schedule for a process and a grid; itself unless it depends on them.
 
         Args:
-            process: the process that is sampled.
+            part: the noise in x_t of the process that is sampled.
             stages: the stage times of each step, ``(steps, nodes)``, float64.
             widths: the signed widths of the steps, ``(steps,)``, float64.
         """
@@ -139,35 +138,25 @@ class AndersonEpsilon(ConstantEpsilon):
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(factor)
-        self._process: Process | None = None
+        self._part: GaussianPart | None = None
 
-    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
-        if not process.one_sided:
-            raise ConversionError(
-                "AndersonEpsilon is the reverse of a forward SDE, and this process is none: it is"
-                f" {type(process.interpolant).__name__} with base {type(process.base).__name__} and"
-                f" coupling {type(process.coupling).__name__}, and needs an independent Gaussian"
-                " base. Give another epsilon, such as NoiseScaleEpsilon(1.0)"
-            )
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
         schedule = type(self)(self.epsilon)
-        schedule._process = process
+        schedule._part = part.whole
         return schedule
 
-    def _of(self, t: Tensor) -> tuple[Process, Tensor]:
-        if self._process is None:
+    def _bound_part(self) -> GaussianPart:
+        if self._part is None:
             raise ValueError(
                 "AndersonEpsilon depends on a process: sample(field, epsilon=AndersonEpsilon())"
             )
-        return self._process, self._process.affine.beta_dot(t) / self._process.affine.beta(t)
+        return self._part
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        process, growth = self._of(t)
-        half = process.noise_scale_sq(t) * growth - 0.5 * process.noise_scale_sq_dot(t)
-        return self._scaled(half, t)
+        return self._scaled(self._bound_part().half_diffusion_sq(t), t)
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        process, growth = self._of(t)
-        return self._scaled(noise_scale * growth - process.noise_scale_dot(t), t)
+        return self._scaled(self._bound_part().scaled_rate(t), t)
 
     def _scaled(self, value: Tensor, t: Tensor) -> Tensor:
         """``c`` times a value that must not be negative, rounding aside."""
@@ -205,14 +194,9 @@ class ChurnEpsilon(ConstantEpsilon):
         self.sigma_range = (float(low), float(high))
         self._rate: Tensor | None = None
 
-    def bound(self, process: Process, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
-        if not process.one_sided:
-            raise ConversionError(
-                "ChurnEpsilon acts where σ̂/β is in a range, and this process is two-sided; give"
-                " NoiseVarianceEpsilon instead"
-            )
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
         flat = stages.reshape(-1)
-        scale, beta = process.noise_scale(flat), process.affine.beta(flat)
+        scale, beta = part.scale(flat), part.whole.path.beta(flat)
         low, high = self.sigma_range
         acts = ((scale >= low * beta) & (scale <= high * beta)).view(stages.shape)
         each = min(self.epsilon / len(widths), math.sqrt(2) - 1)

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
-from ..gaussian_part import bisect
 from ..process import Process
 from .grid import check_grid, time_grid
 
@@ -91,12 +90,7 @@ def noise_grid(
     if spacing == "quadratic":
         return time_grid(steps, start=start, stop=stop, spacing="late")
     whole = time_grid(steps, start=start, stop=stop)  # checks steps, start and stop
-    if not process.one_sided:
-        raise ValueError(
-            f"the noise level σ̂/β of a two-sided process (base {type(process.base).__name__},"
-            f" coupling {type(process.coupling).__name__}) says nothing of its base; use time_grid,"
-            " or an independent isotropic Gaussian base"
-        )
+    part = process.part
     reaches = spacing not in ("karras", "logsnr")  # the level 0
     if isinstance(spacing, str):
         if spacing not in NOISE_SPACINGS:
@@ -111,8 +105,8 @@ def noise_grid(
             "logsnr": torch.log,
             "asinh": lambda u: torch.asinh(u / scale),
         }[spacing]
-    ends = whole[[0, -1]].to(process.device)
-    level = process.noise_scale(ends) / process.affine.beta(ends)
+    ends = whole[[0, -1]].to(part.device)
+    level = part.scale(ends) / part.path.beta(ends)
     high, low = level.tolist()
     top = (high if math.isfinite(high) else 80.0) if sigma_max is None else float(sigma_max)
     bottom = (low if low > 0 or reaches else 0.002) if sigma_min is None else float(sigma_min)
@@ -135,8 +129,8 @@ def noise_grid(
     even = torch.linspace(0, 1, steps + (0 if extra else 1), dtype=torch.float64)
     wanted = _levels(spacing, first + (last - first) * even, top, bottom)
     grid = whole.clone()
-    levels = wanted[1:].to(process.device)
-    grid[1 : len(wanted)] = bisect(process, -levels.log(), start, stop).cpu()
+    levels = wanted[1:].to(part.device)
+    grid[1 : len(wanted)] = part.time_of(-levels.log(), start, stop).cpu()
     grid[-1] = stop
     if not bool((grid.diff() > 0).all()):
         raise ValueError(

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..conversions import QUANTITIES, ConversionError, degenerate_times
+from ..conversions import QUANTITIES
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
+from ..gaussian_part import ConversionError
 from ..interpolants import AffineInterpolant, Interpolant
 from ..process import Process
 
@@ -218,7 +219,7 @@ def _note_conversions(
         if interpolant.uses_base
         else Process(interpolant, shape=(1,))
     )
-    times = degenerate_times(process)
+    times = process.part.degenerate_times
     if times:
         shown = ", ".join(f"{time:.3g}" for time in times[:5])
         report.notes.append(
@@ -256,17 +257,17 @@ def check_field(
         raise ValueError(f"give at least 2 states, (B, *); got shape {tuple(x.shape)}")
     t = torch.full((x.shape[0],), 0.4).to(x)
 
-    def outputs(times: Tensor, states: Tensor, **given: Any) -> tuple[Tensor, ...]:
-        value = field(times, states, **given)
+    def outputs(times: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+        value = field(times, states, cond)
         return value if isinstance(value, tuple) else (value,)
 
     try:
         with torch.no_grad():
-            one, many = outputs(t[0], x, **cond), outputs(t, x, **cond)
-            later = outputs(t + 0.3, x, **cond)
+            one, many = outputs(t[0], x), outputs(t, x)
+            later = outputs(t + 0.3, x)
             moved = x.clone()
             moved[0] += 1
-            other = outputs(t, moved, **cond)
+            other = outputs(t, moved)
     except Exception as error:  # whatever the network raises is a finding
         report.problems.append(f"calling the field raised {type(error).__name__}: {error}")
         return report.settle()
@@ -298,7 +299,7 @@ def _compare(
         for name in QUANTITIES:
             try:
                 with torch.no_grad():
-                    given, exact = getattr(field, name)(t, x, **cond), getattr(oracle, name)(t, x)
+                    given, exact = getattr(field, name)(t, x, cond), getattr(oracle, name)(t, x)
             except ConversionError:
                 continue
             error = float((given - exact).abs().max() / exact.abs().max().clamp(min=1e-30))

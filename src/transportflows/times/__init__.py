@@ -1,6 +1,5 @@
 """Laws of training times, by the clock or by the noise level."""
 
-from ..gaussian_part import time_of_sigma
 from .base import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
 from .levels import EDMTimes, LevelTimes, LogSNRTimes, SigmaTimes
 
@@ -14,5 +13,4 @@ __all__ = [
     "StratifiedTimes",
     "TimeSampler",
     "UniformTimes",
-    "time_of_sigma",
 ]

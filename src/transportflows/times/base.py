@@ -5,7 +5,7 @@ an end: it is needed where a regression target is infinite there (``γ = sqrt(t(
 is), and by default it is then 1e-4, otherwise 0.
 
 Samplers that look where the *noise level* of a process is, and not the clock, are in
-:mod:`transportflows.snr`. They are bound to the process when drawn from (:meth:`TimeSampler.bind`).
+:mod:`transportflows.times.levels`. They are bound to the process when drawn from (:meth:`TimeSampler.bind`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,25 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .._core.random import local
+from ..gaussian_part import GaussianPart
 
 __all__ = ["GridTimes", "LogitNormalTimes", "StratifiedTimes", "TimeSampler", "UniformTimes"]
 
 Margin = tuple[float, float]
+
+
+class HasPart(Protocol):
+    """What times by noise level need of a process."""
+
+    @property
+    def part(self) -> GaussianPart:
+        """Its Gaussian part, or a refusal."""
 
 
 class TimeSampler(ABC):
@@ -79,7 +88,7 @@ class TimeSampler(ABC):
         other.margin = margin
         return other
 
-    def bind(self, process: Any) -> TimeSampler:
+    def bind(self, process: HasPart) -> TimeSampler:
         """The sampler for one process: itself, unless its times depend on the path."""
         return self
 

@@ -1,23 +1,28 @@
-"""TODO docstring."""
+"""Times with a law of their noise level ``σ = σ̂/β``, or of ``λ = -log σ``, instead of the clock.
+
+They need a process whose noise level falls all the way with t (:mod:`transportflows.gaussian_part`
+has the formulas), and are bound to it when drawn from.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from .._core.random import local
-from ..gaussian_part import LogRatioInverse, NoiseLevel, time_of_sigma
-from .base import GridTimes, Margin, TimeSampler
-
-if TYPE_CHECKING:
-    from ..process import Process
+from ..gaussian_part import GaussianPart
+from ..noise_level import NoiseLevel
+from .base import GridTimes, HasPart, Margin, TimeSampler
 
 __all__ = ["EDMTimes", "LevelTimes", "LogSNRTimes", "SigmaTimes"]
+
+_END = 1e-9  # how near to an end with an infinite λ the table goes
+_CELLS = 4096
 
 
 class LevelTimes(TimeSampler):
@@ -31,12 +36,12 @@ class LevelTimes(TimeSampler):
     """
 
     bounded: ClassVar[bool] = False
-    _bound: tuple[Process, BoundTimes] | None = None
+    _bound: tuple[GaussianPart, BoundTimes] | None = None
 
-    def bind(self, process: Process) -> TimeSampler:
-        learned = any(True for _ in process.interpolant.parameters())
-        if learned or self._bound is None or self._bound[0] is not process:
-            self._bound = (process, BoundTimes(self, process))
+    def bind(self, process: HasPart) -> TimeSampler:
+        part = process.part
+        if self._bound is None or self._bound[0] is not part:
+            self._bound = (part, BoundTimes(self, part))
         return self._bound[1]
 
     def unit(
@@ -56,13 +61,65 @@ class LevelTimes(TimeSampler):
         """The density of that law."""
 
 
+class LogRatioInverse:
+    """The time at which ``λ(t)`` has a value, by table: cubic Hermite between 4,097 nodes.
+
+    The nodes are found by bisection in float64, once; a look-up waits for nothing on the device.
+
+    Attributes:
+        low: λ at t = 0, or 1e-9 from it where that is infinite.
+        high: λ at t = 1, likewise.
+    """
+
+    def __init__(self, part: GaussianPart) -> None:
+        part.check_monotone()
+        device = part.device
+        with torch.no_grad():
+            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
+            infinite = self._is_infinite(part, ends)
+            near = torch.tensor([_END, 1 - _END], dtype=torch.float64, device=device)
+            ends = torch.where(infinite, near, ends)
+            self.low, self.high = (float(v) for v in NoiseLevel.at(part, ends).log_ratio)
+            nodes = torch.linspace(
+                self.low, self.high, _CELLS + 1, dtype=torch.float64, device=device
+            )
+            times = part.time_of(nodes)
+            times[0], times[-1] = ends[0], ends[1]
+            self.step = (self.high - self.low) / _CELLS
+            self.times = times
+            self.slopes = self.step / NoiseLevel.at(part, times).rate
+
+    @staticmethod
+    def _is_infinite(part: GaussianPart, ends: Tensor) -> Tensor:
+        return (part.path.beta(ends).abs() < 1e-12) | (part.scale_sq(ends) < 1e-24)
+
+    def covers(self, low: float, high: float) -> bool:
+        """Whether [low, high] is within the table."""
+        return low >= self.low - 1e-9 and high <= self.high + 1e-9
+
+    def __call__(self, log_ratio: Tensor) -> Tensor:
+        """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
+        if self.times.device != log_ratio.device:
+            self.times = self.times.to(log_ratio.device)
+            self.slopes = self.slopes.to(log_ratio.device)
+        times, slopes = self.times, self.slopes
+        place = ((log_ratio.double() - self.low) / self.step).clamp(0, _CELLS)
+        cell = place.floor().clamp(max=_CELLS - 1).long()
+        u = place - cell
+        start, stop, first, last = times[cell], times[cell + 1], slopes[cell], slopes[cell + 1]
+        rise = stop - start
+        return start + u * (
+            first + u * (3 * rise - 2 * first - last + u * (first + last - 2 * rise))
+        )
+
+
 class BoundTimes(TimeSampler):
     """A :class:`LevelTimes` of one process."""
 
-    def __init__(self, law: LevelTimes, process: Process) -> None:
+    def __init__(self, law: LevelTimes, part: GaussianPart) -> None:
         super().__init__(margin=law.margin)
-        self.law, self.process = law, process
-        self.inverse = LogRatioInverse(process)
+        self.law, self.part = law, part
+        self.inverse = LogRatioInverse(part)
         self._ranges: dict[Margin, tuple[float, float]] = {}
 
     def unit(
@@ -87,7 +144,7 @@ class BoundTimes(TimeSampler):
 
     def density(self, t: Tensor, *, margin: Margin = (0.0, 0.0)) -> Tensor:
         with torch.no_grad():
-            level = NoiseLevel.at(self.process, t)
+            level = NoiseLevel.at(self.part, t)
             of_level = self.law.level_density(level.log_ratio, *self._range(self.margins(margin)))
             return (of_level * level.rate).to(t.dtype)
 
@@ -95,14 +152,14 @@ class BoundTimes(TimeSampler):
         """λ at the ends of the times allowed, within the table."""
         if margin not in self._ranges:
             ends = torch.tensor(
-                [margin[0], 1 - margin[1]], dtype=torch.float64, device=self.process.device
+                [margin[0], 1 - margin[1]], dtype=torch.float64, device=self.part.device
             )
             with torch.no_grad():
-                low, high = NoiseLevel.at(self.process, ends).log_ratio.tolist()
+                low, high = NoiseLevel.at(self.part, ends).log_ratio.tolist()
             if self.law.bounded and not self.inverse.covers(low, high):
                 raise ValueError(
                     f"{type(self.law).__name__} needs finite noise levels, and that of"
-                    f" {type(self.process.interpolant).__name__} is not at the ends of times with"
+                    f" {type(self.part.path).__name__} is not at the ends of times with"
                     f" margins {margin}; give it a positive margin, such as"
                     f" {type(self.law).__name__}(margin=1e-3)"
                 )
@@ -197,7 +254,7 @@ class SigmaTimes(TimeSampler):
         ValueError: if a level is not positive, or, when drawn from, not one of the process.
     """
 
-    _bound: tuple[Process, GridTimes] | None = None
+    _bound: tuple[GaussianPart, GridTimes] | None = None
 
     def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
         super().__init__(margin=(0.0, 0.0))
@@ -205,10 +262,10 @@ class SigmaTimes(TimeSampler):
         if self.sigmas.numel() == 0 or not bool((self.sigmas > 0).all()):
             raise ValueError(f"noise levels must be positive, got {self.sigmas.tolist()}")
 
-    def bind(self, process: Process) -> TimeSampler:
-        learned = any(True for _ in process.interpolant.parameters())
-        if learned or self._bound is None or self._bound[0] is not process:
-            self._bound = (process, GridTimes(time_of_sigma(process, self.sigmas).cpu()))
+    def bind(self, process: HasPart) -> TimeSampler:
+        part = process.part
+        if self._bound is None or self._bound[0] is not part:
+            self._bound = (part, GridTimes(part.time_of_sigma(self.sigmas).cpu()))
         return self._bound[1]
 
     def unit(self, n: int, **how: Any) -> Tensor:

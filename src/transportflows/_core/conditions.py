@@ -1,0 +1,72 @@
+"""Conditions: what a network is given beside t and x, one mapping from ``fit`` or ``sample`` on.
+
+A tensor with at least one dimension has a row for each state and goes with its rows: into chunks,
+processes, repeated rows. A tensor ``()``, and anything that is no container of rows, is passed to
+the network whole. What might be rows and is no tensor (a list, an array) is refused, never cut by
+chance. The mapping is spread into keywords where the network is called, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["NO_CONDITIONS", "check_conditions", "map_rows"]
+
+NO_CONDITIONS: Mapping[str, Any] = {}
+
+_TAKEN = ("t", "x", "s")
+
+
+def check_conditions(
+    cond: Mapping[str, Any] | None, n: int, *, rows: str = "states"
+) -> dict[str, Any]:
+    """Return conditions as a dict, if they can go with n rows.
+
+    Args:
+        cond: by name; None for none.
+        n: number of rows.
+        rows: what the rows are, for messages.
+
+    Raises:
+        TypeError: if it is no mapping, a name is no text, or a value might be rows and is no tensor.
+        ValueError: if a name is taken, or a tensor has another number of rows.
+    """
+    if cond is None:
+        return {}
+    if not isinstance(cond, Mapping):
+        raise TypeError(
+            f"cond is a mapping of names to tensors, got {type(cond).__name__}; write"
+            " cond={'label': labels}"
+        )
+    for name, value in cond.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of conditions are texts, got {name!r}")
+        if name in _TAKEN:
+            raise ValueError(
+                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
+                " and s is a second time; give it another name"
+            )
+        if isinstance(value, (list, tuple, Mapping)) or (
+            hasattr(value, "__array__") and not isinstance(value, Tensor)
+        ):
+            raise TypeError(
+                f"the condition {name!r} is a {type(value).__name__}, and only a tensor goes with"
+                f" its rows; write torch.as_tensor({name}), or give the members names of their own"
+            )
+        if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] != n:
+            raise ValueError(
+                f"the condition {name!r} has {value.shape[0]} rows for {n} {rows}; give one a row"
+                f" ({name}.expand({n}, ...) for one value in all)"
+            )
+    return dict(cond)
+
+
+def map_rows(cond: Mapping[str, Any], function: Any) -> dict[str, Any]:
+    """A function of each condition that has rows; the others as they are."""
+    return {
+        name: function(value) if isinstance(value, Tensor) and value.ndim > 0 else value
+        for name, value in cond.items()
+    }
