@@ -1,4 +1,4 @@
-"""Entries of house.py: laws, conversions, ``sample``, ``integrate``, SDEs, likelihoods."""
+"""Entries of house.py: ``sample`` in all its ways, ``integrate``, likelihoods."""
 
 from __future__ import annotations
 
@@ -7,161 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from _house import entry, few_step, predicted, seeded, tpf
+from _house import entry, few_step, seeded, tpf
+from _house_laws import FIELDS, PATHS, N, exact, mixture, net, normal, process, transformed
 
-__all__ = ["FIELDS", "PATHS", "law", "mixture", "net", "process"]
-
-N = 48
-
-
-def mixture() -> Any:
-    """Three modes with covariances of their own, in the plane."""
-    means = torch.tensor([[2.0, 0.0], [-1.0, 1.5], [-1.0, -1.5]])
-    roots = torch.tensor(
-        [[[0.4, 0.0], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.5]], [[0.5, 0], [-0.2, 0.3]]]
-    )
-    return tpf.GaussianMixture(means, weights=[0.5, 0.3, 0.2], covariances=roots @ roots.mT)
-
-
-def net(seed: int = 1, **kwargs: Any) -> Any:
-    """A small network."""
-    return tpf.MLP(2, width=16, depth=2, frequencies=2, generator=seeded(seed), **kwargs)
-
-
-def normal(mean: Any = 0.0, scale: Any = 1.0) -> Any:
-    """A Gaussian base of the plane."""
-    return tpf.Gaussian((2,), mean, scale)
-
-
-PATHS = {
-    "linear": lambda: (tpf.Linear(), normal()),
-    "linear, mean and scale": lambda: (tpf.Linear(), normal(torch.tensor([1.0, -0.5]), 1.5)),
-    "linear, Brownian": lambda: (tpf.Linear(tpf.Brownian(1.0)), normal()),
-    "linear, quadratic": lambda: (tpf.Linear(tpf.Quadratic(0.8)), normal(0.3, 0.7)),
-    "linear, sine squared": lambda: (tpf.Linear(tpf.SineSquared(0.8)), normal()),
-    "linear, sigmoid": lambda: (tpf.Linear(tpf.Sigmoid(10.0)), normal()),
-    "trigonometric": lambda: (tpf.Trigonometric(), normal()),
-    "trigonometric, scaled": lambda: (
-        tpf.Trigonometric(tpf.Quadratic(0.8), scaled=True),
-        normal(0.5),
-    ),
-    "encoder-decoder": lambda: (tpf.EncoderDecoder(), normal()),
-    "mirror": lambda: (tpf.Mirror(tpf.Brownian(1.0)), None),
-    "one-sided linear": lambda: (tpf.OneSidedLinear(), None),
-    "one-sided trigonometric": lambda: (tpf.OneSidedTrigonometric(), None),
-    "SBDM": lambda: (tpf.SBDM(), None),
-    "VE": lambda: (tpf.VE(0.02, 8.0), None),
-    "VP": lambda: (tpf.VP(), None),
-    "SubVP": lambda: (tpf.SubVP(), None),
-    "OU": lambda: (tpf.OrnsteinUhlenbeck(8.0), None),
-    "DDPM chain": lambda: (tpf.DDPMChain(levels=50), None),
-    "VE chain": lambda: (tpf.VEChain(0.05, 6.0, levels=30), None),
-    "of a process": lambda: (
-        tpf.InterpolantSDE(tpf.Process(tpf.Linear(), tpf.Gaussian((2,)))),
-        None,
-    ),
-}
-"""Interpolants and bases by name; a base of None where the path brings its own."""
-
-
-def process(name: str = "linear", **kwargs: Any) -> Any:
-    """The law of one of ``PATHS``."""
-    path, base = PATHS[name]()
-    return (
-        tpf.Process(path, shape=(2,), **kwargs)
-        if base is None
-        else tpf.Process(path, base, **kwargs)
-    )
-
-
-def exact(name: str) -> Any:
-    """Its exact field."""
-    return tpf.oracle(process(name), mixture())
-
-
-FIELDS = {
-    "velocity": lambda law: tpf.Velocity(net(), law),
-    "score": lambda law: tpf.Score(net(), law),
-    "noise": lambda law: tpf.NoisePredictor(net(), law),
-    "data": lambda law: tpf.DataPredictor(net(), law),
-    "velocity and noise": lambda law: tpf.FieldPair(velocity=net(), noise=net(2), process=law),
-    "mean velocity and noise": lambda law: tpf.FieldPair(
-        mean_velocity=net(), noise=net(2), process=law
-    ),
-    "velocity and score": lambda law: tpf.FieldPair(velocity=net(), score=net(2), process=law),
-    "two heads": lambda law: tpf.FieldPair(
-        heads=net(heads=2), outputs=("mean_velocity", "noise"), process=law
-    ),
-}
-TARGETS = ("velocity", "mean_velocity", "score", "noise", "data")
-
-
-COEFFICIENTS = ("alpha", "beta", "alpha_dot", "beta_dot", "gamma_sq", "gamma_sq_dot")
-
-
-def law(name: str) -> dict[str, Any]:
-    """What is drawn of x_t, and its targets."""
-    drawn = process(name).sample(
-        mixture().sample(N, generator=seeded(3)), antithetic=False, generator=seeded(4)
-    )
-    t = torch.linspace(0.05, 0.95, 7)
-    own = process(name)
-    return {
-        "t": drawn.t,
-        "x": drawn.x,
-        "z": drawn.z,
-        "velocity": drawn.velocity,
-        "mean velocity": drawn.mean_velocity,
-        **_tried({"noise": lambda: drawn.noise, "data": lambda: drawn.data}),
-        "coefficients": torch.stack([getattr(own.interpolant, c)(t) for c in COEFFICIENTS]),
-    }
-
-
-def _tried(parts: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for name, part in parts.items():
-        try:
-            found[name] = part()
-        except (ValueError, TypeError) as error:
-            found[name] = type(error).__name__
-    return found
-
-
-def conversions(path: str, kind: str) -> dict[str, Any]:
-    """All that a field gives inside and at the ends, and what it refuses.
-
-    What is over 1e6 is a rounding error divided by another, and only said to be.
-    """
-    field = FIELDS[kind](process(path))
-    x = torch.randn(16, 2, generator=seeded(5))
-    given, refused = [], []
-    for where, t in (
-        ("", torch.linspace(0.03, 0.97, 16)),
-        (" at 0", torch.zeros(16)),
-        (" at 1", torch.ones(16)),
-    ):
-        found = _tried({q: lambda q=q, t=t: predicted(field, q, t, x) for q in TARGETS})
-        for quantity, value in found.items():
-            if isinstance(value, str):
-                refused.append(f"{quantity}{where}".replace("_velocity", ""))
-            elif float(value.detach().abs().max()) > 1e6:
-                refused.append(f"huge {quantity}{where}")
-            else:
-                given.append(value)
-    return {"values": torch.stack(given), "refused": ", ".join(refused)}
-
-
-def oracle_values(path: str) -> dict[str, Any]:
-    """Exact quantities and log-densities."""
-    field = exact(path)
-    t = torch.linspace(0.05, 0.95, 16)
-    x = torch.randn(16, 2, generator=seeded(5))
-    values = _tried({q: lambda q=q: predicted(field, q, t, x) for q in TARGETS})
-    return {
-        "values": torch.stack([v for v in values.values() if torch.is_tensor(v)]),
-        "refused": "; ".join(q for q, v in values.items() if isinstance(v, str)),
-        "log_prob": field.log_prob(torch.tensor(0.6), x),
-    }
+__all__: list[str] = []
 
 
 def solution(field: Any, n: int | None = N, parts: tuple[str, ...] = (), **kwargs: Any) -> dict:
@@ -191,11 +40,6 @@ def backward() -> dict[str, Any]:
 # ---------------------------------------------------------------------------------- the entries
 
 for path in PATHS:
-    entry(f"law: {path}", law, path)
-    for kind in FIELDS:
-        if kind in ("velocity", "data", "two heads") or path in ("linear, Brownian", "VP", "SBDM"):
-            entry(f"conversions: {path}: {kind}", conversions, path, kind)
-    entry(f"oracle: {path}", oracle_values, path)
     for noisy in (0.0, 0.5) if path != "mirror" else ():
         entry(
             f"sample: oracle, {path}, ε = {noisy}",
@@ -290,12 +134,6 @@ for path in ("linear", "VP", "VE", "one-sided linear"):
         f"sample: EDM, few steps, {path}",
         of(lambda p=path: tpf.EDM(net(), process(p)), scheme="dpm2m", steps=8),
     )
-
-
-def transformed() -> Any:
-    """A field in other units than its data's."""
-    change = tpf.Standardize.fit(3 * mixture().sample(200, generator=seeded(8)) + 1)
-    return tpf.Velocity(net(), process(), transform=change)
 
 
 def of_labels() -> Any:
@@ -398,127 +236,3 @@ for scheme in ("euler", "midpoint", "heun", "rk4"):
 for scheme in ("euler_maruyama", "heun", "rk4"):
     entry(f"integrate: {scheme}, ε", integrated, scheme=scheme, epsilon=0.4, save_at=[0.5, 1.0])
 entry("integrate: chunks, ε(t)", integrated, epsilon=lambda t: 0.1 + t, chunk=6)
-
-
-def grids(path: str) -> dict[str, Any]:
-    """Grids of times and noise levels."""
-    own = process(path)
-    sigmas = torch.tensor([0.2, 0.7, 1.5])
-    return {
-        "karras": tpf.noise_grid(own, 9),
-        **_tried(
-            {
-                s: lambda s=s: tpf.noise_grid(own, 9, spacing=s)
-                for s in ("uniform", "log_snr", "cosine", "quadratic")
-            }
-        ),
-        "time of sigma": tpf.time_of_sigma(own, sigmas),
-        "geometric levels": tpf.geometric_levels(own, 7),
-        "time grid": tpf.time_grid(9, breakpoints=[0.5]),
-    }
-
-
-for path in ("linear", "VP", "VE", "SubVP", "one-sided trigonometric"):
-    entry(f"grids: {path}", grids, path)
-
-
-def sde(path: str) -> dict[str, Any]:
-    """Coefficients, marginals and simulated paths."""
-    own = PATHS[path]()[0]
-    tau = torch.linspace(0.02, 0.98, 9)
-    x1 = mixture().sample(N, generator=seeded(6))
-    taus = torch.tensor([0.0, 0.2, 0.5, 0.9])
-    mean, scale = own.marginal(torch.tensor(0.4), x1)
-    rates = ("a", "sigma_sq", "a_dot", "sigma_sq_dot", "drift_rate", "diffusion_sq")
-    return {
-        "coefficients": torch.stack([getattr(own, name)(tau) for name in rates]),
-        "mean": mean,
-        "scale": scale,
-        "prior": own.prior_scale if isinstance(own.prior_scale, float) else own.prior_scale(),
-        "path": own.sample_path(x1, taus, generator=seeded(3)),
-        "drift": own.drift(torch.tensor(0.4), x1),
-        "steps": own.times(5) if hasattr(own, "times") else None,
-    }
-
-
-for path in ("VE", "VP", "SubVP", "OU", "DDPM chain", "VE chain", "of a process"):
-    entry(f"SDE: {path}", sde, path)
-
-
-def likelihood(field: Any, **kwargs: Any) -> dict[str, Any]:
-    """``log_likelihood`` of some data."""
-    x = mixture().sample(12, generator=seeded(6))
-    found = tpf.log_likelihood(field(), x, generator=seeded(2), **kwargs)
-    return {
-        "log_prob": found.log_prob,
-        "standard error": found.standard_error,
-        "latent": found.latent,
-        "nfe": found.nfe,
-    }
-
-
-for path in ("linear", "VP", "VE", "linear, mean and scale"):
-    for how in ("exact", "hutchinson"):
-        entry(
-            f"log-likelihood: {how}, {path}",
-            likelihood,
-            lambda p=path: FIELDS["noise" if p in ("VP", "VE") else "velocity"](process(p)),
-            divergence=how,
-            scheme="heun",
-            steps=8,
-            probes=3,
-        )
-entry("log-likelihood: dopri5", likelihood, lambda: exact("linear"), rtol=1e-4, atol=1e-4)
-entry("log-likelihood: transform, rk4", likelihood, transformed, scheme="rk4", steps=5, chunk=5)
-entry(
-    "log-likelihood: normal probes",
-    likelihood,
-    lambda: exact("VP"),
-    divergence="hutchinson",
-    probe_law="gaussian",
-    scheme="euler",
-    steps=6,
-)
-
-
-def sampled_likelihood(field: Any, **kwargs: Any) -> dict[str, Any]:
-    """``sample_with_log_likelihood``."""
-    found = tpf.sample_with_log_likelihood(field(), 12, generator=seeded(2), **kwargs)
-    return {"x": found.x, "log_prob": found.log_prob, "standard error": found.standard_error}
-
-
-for how in ("exact", "hutchinson"):
-    entry(
-        f"sample with log-likelihood: {how}",
-        sampled_likelihood,
-        transformed,
-        divergence=how,
-        scheme="heun",
-        steps=8,
-    )
-entry(
-    "sample with log-likelihood: VP",
-    sampled_likelihood,
-    lambda: exact("VP"),
-    scheme="heun",
-    steps=8,
-)
-
-
-def bound(path: str, kind: str) -> dict[str, Any]:
-    """``variational_bound``."""
-    field = FIELDS[kind](process(path)) if kind in FIELDS else tpf.EDM(net(), process(path))
-    x = mixture().sample(12, generator=seeded(6))
-    levels = torch.linspace(0.02, 0.98, 9)
-    found = tpf.variational_bound(field, x, levels, draws=2, generator=seeded(2))
-    return {
-        "reconstruction": found.reconstruction,
-        "denoising": found.denoising,
-        "prior": found.prior,
-        "nats": found.nats,
-    }
-
-
-for path in ("VP", "linear", "VE"):
-    for kind in ("noise", "data", "EDM"):
-        entry(f"variational bound: {kind}, {path}", bound, path, kind)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from _house import entry, loss_values, seeded, tpf, twice_excess
-from _house_sampling import FIELDS, exact, mixture, net, process
+from _house import entry, seeded, tpf
+from _house_laws import FIELDS, mixture, net, process
 
 __all__: list[str] = []
 
@@ -288,40 +288,3 @@ entry(
 entry(
     "fit: adversarial", fitted, generator_of_particles, lambda: tpf.AdversarialLoss(layers(2, 8, 1))
 )
-
-
-def twice(path: str) -> dict[str, Tensor]:
-    """``excess`` of a small network over the exact field."""
-    own = process(path)
-    drawn = own.sample(rows(40), generator=seeded(3))
-    return {
-        quantity: twice_excess(FIELDS[quantity](own), tpf.oracle(own, mixture()), drawn, quantity)
-        for quantity in ("velocity", "noise", "data")
-    }
-
-
-entry("excess: VP", twice, "VP")
-entry("excess: linear", twice, "linear")
-
-
-def values(kind: str, make: str, path: str) -> Tensor:
-    """Losses of rows of an exact field."""
-    return loss_values(getattr(tpf, make)(), exact(path), rows(40), 5)
-
-
-for kind, make in (("velocity", "VelocityLoss"), ("noise", "NoiseLoss"), ("score", "ScoreLoss")):
-    for path in ("linear, Brownian", "SBDM", "OU"):
-        entry(f"loss of an exact field: {kind}, {path}", values, kind, make, path)
-
-
-def couplings(method: str) -> dict[str, Tensor]:
-    """Pairs of a minibatch."""
-    x0, x1 = rows(24, 1), rows(24, 2)
-    a, b = tpf.MinibatchOT(method).pair(x0, x1, generator=seeded(4))
-    return {"x0": a, "x1": b}
-
-
-for method in ("exact", "sinkhorn"):
-    entry(f"coupling: {method}", couplings, method)
-for name in ("checkerboard", "two_moons", "eight_gaussians", "swiss_roll"):
-    entry(f"dataset: {name}", lambda n=name: getattr(tpf, n)(50, generator=seeded(3)))
