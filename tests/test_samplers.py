@@ -256,6 +256,42 @@ def test_brownian_path_is_exact_on_dyadic_grids():
     torch.testing.assert_close(fine.view(4, 4, 10, 1).sum(1), coarse, rtol=0, atol=1e-14)
 
 
+class _Given(tpf.NoiseSource):
+    """The same ΔW and H at every step."""
+
+    def __init__(self, dw, area):
+        self.given = dw, area
+
+    def increment(self, step, t0, t1, *, area):
+        dw, levy = (torch.full(self.shape, value, dtype=self.dtype) for value in self.given)
+        return dw, levy if area else None
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_the_noise_of_rk4_is_exact_for_a_linear_amplitude(backward):
+    """``∫ g dW = ḡ ΔW - (g_end - g_start) H`` for linear g, of variance ``∫ g²`` by Simpson."""
+    start, stop = (1.0, 0.5) if backward else (0.5, 1.0)
+    amplitude = lambda t: 0.3 + 2.0 * t  # noqa: E731
+
+    def moved(dw, area):
+        return float(
+            tpf.integrate(
+                lambda t, x: torch.zeros_like(x),
+                torch.zeros(1, 1, dtype=torch.float64),
+                torch.tensor([start, stop], dtype=torch.float64),
+                scheme="rk4",
+                epsilon=lambda t: amplitude(t) ** 2 / 2,
+                noise=_Given(dw, area),
+            ).x
+        )
+
+    of_dw, of_area = moved(1.0, 0.0), moved(0.0, 1.0)
+    assert of_dw == pytest.approx(amplitude(0.75), rel=1e-12)
+    assert of_area == pytest.approx(amplitude(start) - amplitude(stop), rel=1e-12)
+    simpson = (amplitude(0.5) ** 2 + 4 * amplitude(0.75) ** 2 + amplitude(1.0) ** 2) / 6
+    assert of_dw**2 + of_area**2 / 12 == pytest.approx(simpson, rel=1e-12)
+
+
 # ------------------------------------------------------------------- marginals, ends, two ways
 
 

@@ -180,6 +180,17 @@ def test_paths_have_the_two_time_covariance(sde, generator):
     assert (products.mean() - expected).abs() < 5 * products.std() / n**0.5
 
 
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_paths_keep_the_variance_over_jumps_of_any_ratio(sde, generator):
+    """``Var X_τ = σ²(τ)`` given x1 after each of several jumps, within 5 standard errors."""
+    n, taus = 100_000, [0.05, 0.1, 0.2, 0.3, 0.45, 0.9]
+    x1 = torch.full((n, 1), 2.0, dtype=torch.float64)
+    path = sde.sample_path(x1, taus, generator=generator)[:, :, 0]
+    times = torch.tensor(taus, dtype=torch.float64)
+    ratio = (path - 2.0 * sde.a(times)[:, None]).square().mean(1) / sde.sigma_sq(times)
+    assert float((ratio - 1).abs().max()) < 5 * (2 / n) ** 0.5
+
+
 def test_a_path_starts_at_the_data_plus_the_initial_variance(generator):
     x1 = torch.zeros(50_000, 1, dtype=torch.float64)
     start = tpf.VE(0.5, 10.0).sample_path(x1, [0.0], generator=generator)[0]
