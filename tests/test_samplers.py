@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import transportflows as tpf
 from families import INTERPOLANTS, mixture, name, process
+from transportflows.samplers.noise import NoiseOfRows
 from transportflows.testing import estimate_order, mixture_oracle, quadrature_moments
 
 SCHEMES = list(tpf.SCHEMES)
@@ -238,6 +239,21 @@ def test_brownian_path_has_the_law_and_refines():
     z = torch.cat(columns, 1)
     covariance = z.mT @ z / len(z)
     assert float((covariance - torch.eye(10)).abs().max()) < 5 / math.sqrt(len(z)) * 1.5
+
+
+def test_independent_increments_have_the_law_and_rows_of_it_are_its_rows():
+    """``ΔW ~ N(0, h)`` and ``H ~ N(0, h/12)``, independent of each other and from step to step."""
+    like, columns = torch.zeros(100_000, 1, dtype=torch.float64), []
+    source, part = tpf.Increments(), NoiseOfRows(tpf.Increments(), 3, 9, len(like))
+    source.begin(5, like, 1.0)
+    part.begin(5, like[3:9], 1.0)
+    for step, (t0, t1) in enumerate([(1.0, 0.7), (0.7, 0.65)]):  # backward in time
+        dw, levy = source.increment(step, t0, t1, area=True)
+        for whole, rows in zip((dw, levy), part.increment(step, t0, t1, area=True), strict=True):
+            assert torch.equal(whole[3:9], rows)
+        columns += [dw / (t0 - t1) ** 0.5, levy / ((t0 - t1) / 12) ** 0.5]
+    z = torch.cat(columns, 1)
+    assert float((z.mT @ z / len(z) - torch.eye(4)).abs().max()) < 5 * (2 / len(z)) ** 0.5
 
 
 def test_brownian_path_is_exact_on_dyadic_grids():
