@@ -312,6 +312,38 @@ def test_churn_adds_the_noise_of_karras_et_al_where_it_acts():
     assert torch.equal(added == 0, kappa == 0)
 
 
+def test_churn_acts_on_a_range_of_the_noise_in_units_of_the_data():
+    process = tpf.Process(tpf.VP(), shape=(2,))
+    t = torch.linspace(0.2, 0.99, 41, dtype=torch.float64)
+    schedule = tpf.ChurnEpsilon(4.0, sigma_range=(0.5, 5.0)).bound(process, t[:-1, None], t.diff())
+    sde, tau = process.interpolant, 1 - t[:-1]
+    ratio = sde.sigma(tau) / sde.a(tau)
+    acts = schedule.value(t[:-1], process.noise_scale(t[:-1])) > 0
+    assert torch.equal(acts, (ratio >= 0.5) & (ratio <= 5.0))
+    assert bool(acts.any())
+    assert not bool(acts.all())
+
+
+@pytest.mark.parametrize(
+    "epsilon",
+    [
+        tpf.NoiseScaleEpsilon(0.7),
+        tpf.NoiseVarianceEpsilon(0.7),
+        tpf.AndersonEpsilon(0.7),
+        tpf.ChurnEpsilon(4.0, sigma_range=(0.05, 5.0)),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_an_epsilon_over_the_noise_scale_is_their_ratio(epsilon):
+    process = tpf.Process(tpf.VP(), shape=(2,))
+    t = torch.linspace(0.1, 0.9, 21, dtype=torch.float64)
+    schedule = epsilon.bound(process, t[:-1, None], t.diff())
+    scale = process.noise_scale(t[:-1])
+    expected = schedule.value(t[:-1], scale) / scale
+    torch.testing.assert_close(schedule.over_noise_scale(t[:-1], scale), expected)
+    assert float(expected.max()) > 0
+
+
 # --------------------------------------------------------------------------------------- chains
 
 
@@ -453,6 +485,19 @@ class Nothing(tpf.ForwardSDE):
 def test_what_cannot_be_is_refused_with_the_cure(make, message):
     with pytest.raises((ValueError, NotImplementedError), match=message):
         make()
+
+
+def test_quadratic_times_of_a_chain_are_squares():
+    squares = torch.arange(11, dtype=torch.float64).square() / 100
+    times = tpf.DDPMChain(levels=100).times(10, spacing="quadratic")
+    torch.testing.assert_close(times, 1 - squares.flip(0))
+
+
+def test_the_signal_left_at_the_end_is_measured_against_the_noise_itself():
+    """a(1)/σ(1), not a(1)/σ²(1), must not exceed ½."""
+    tpf.VE(0.01, 2.05).check()
+    with pytest.raises(ValueError, match=r"a/σ = 0.513"):
+        tpf.VE(0.01, 1.95).check()
 
 
 def test_a_schedule_of_diffusion_needs_a_one_sided_process():
