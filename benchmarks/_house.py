@@ -90,12 +90,12 @@ def loss_values(loss: Any, field: Any, rows: Tensor, seed: int) -> Tensor:
 
 def twice_excess(field: Any, exact: Any, sample: Any, quantity: str) -> Tensor:
     """``excess`` as it was: f̂² - 2 f·f̂ minus that of the exact field."""
-    return tpf.excess(field, exact, sample, quantity)
+    return tpf.losses.squared_error(field, exact, sample, quantity)
 
 
 def few_step(name: str) -> Any:
     """A few-step scheme by name."""
-    return tpf.FEW_STEP[name]
+    return tpf.samplers.FEW_STEP[name]
 
 
 # --------------------------------------------------------------------------------- the entries

@@ -200,13 +200,13 @@ def test_images_scalars_and_conditions():
 
     field = tpf.EDM(net, law)
     x, label = torch.randn(2, 3, 4, 4, generator=gen()), torch.tensor([1, 2])
-    one = field.data(torch.tensor(0.3), x, label=label)
+    one = field.data(torch.tensor(0.3), x, {"label": label})
     assert seen["t"].shape == ()
-    many = field.data(torch.full((2,), 0.3), x, label=label)
+    many = field.data(torch.full((2,), 0.3), x, {"label": label})
     assert seen["t"].shape == (2,)
     torch.testing.assert_close(one, many)
     assert torch.equal(seen["label"], label)
-    assert field.data(torch.tensor(0.3), x.double(), label=label).dtype == F64
+    assert field.data(torch.tensor(0.3), x.double(), {"label": label}).dtype == F64
 
 
 def test_refuses():
@@ -214,7 +214,7 @@ def test_refuses():
     with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
         tpf.EDM(Net(2), law, sigma_data=0.0)
     uniform = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.distributions.Uniform((2,)))
-    with pytest.raises(ValueError, match=r"EDM preconditioning needs.*Linear, base Uniform"):
+    with pytest.raises(ValueError, match=r"no Gaussian part beside x1 .Linear, base Uniform"):
         tpf.EDM(Net(2), uniform)
     field = tpf.EDM(lambda t, x: x[:, :1], law)
     with pytest.raises(ValueError, match=r"network of this EDM .* must give the shape of x"):

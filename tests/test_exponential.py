@@ -829,7 +829,7 @@ def test_bad_schemes_are_refused(make, match):
             {"scheme": tpf.samplers.DDIM(0.5), "epsilon": 0.1},
             "has a noise of its own, and epsilon > 0",
         ),
-        ({"scheme": "ancestral", "epsilon": 0.1}, "Exponential\\(1\\)"),
+        ({"scheme": "ancestral", "epsilon": 0.1}, "ExponentialIntegrator\\(1\\)"),
         ({"scheme": "ab2", "epsilon": 0.1}, "prediction='velocity' solves the ODE"),
         ({"scheme": "ancestral", "t": (1.0, 0.0), "start": torch.zeros(5, 2)}, "towards the data"),
         ({"scheme": "deis2", "epsilon": 0.0, "margin": 0.7}, "margins"),

@@ -1,9 +1,13 @@
 """Processes, bases, couplings, times, transforms, networks, losses and files."""
 
+import cmath
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2_contingency
 
 import transportflows as tpf
 from families import INTERPOLANTS, OWN, Learned, mixture, name, process
@@ -103,6 +107,38 @@ def test_target_margins_are_kept_where_targets_are_infinite():
     assert process(tpf.SBDM()).target_margin == (0.0, 1e-4)
     s = process(tpf.SBDM()).sample(torch.zeros(100_000, 2), generator=seeded())
     assert float(s.t.max()) <= 1 - 1e-4
+    assert bool(s.velocity.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("alpha", "beta", "margin"),
+    [
+        (lambda t: 1 - t, lambda t: t.sqrt(), (1e-4, 0.0)),
+        (lambda t: 1 - t, lambda t: 1 - (1 - t).sqrt(), (0.0, 1e-4)),
+        (lambda t: 1 - t.sqrt(), lambda t: t, (1e-4, 0.0)),
+        (lambda t: (1 - t).sqrt(), lambda t: t, (0.0, 1e-4)),
+    ],
+    ids=["beta, 0", "beta, 1", "alpha, 0", "alpha, 1"],
+)
+def test_a_margin_is_kept_at_the_end_where_one_rate_is_infinite(alpha, beta, margin):
+    class Rooted(tpf.AffineInterpolant):
+        def alpha(self, t):
+            return alpha(t)
+
+        def beta(self, t):
+            return beta(t)
+
+        def gamma_sq(self, t):
+            return 0.1 * (t * (1 - t)).square()
+
+        def gamma_dot(self, t):
+            return 0.1**0.5 * (1 - 2 * t)
+
+    law = tpf.Process(Rooted(), tpf.Gaussian((2,)))
+    assert law.target_margin == margin
+    s = law.sample(torch.ones(100_000, 2, dtype=torch.float64), generator=seeded())
+    for distance, kept in ((s.t, margin[0]), (1 - s.t, margin[1])):
+        assert kept <= float(distance.min()) * (1 + 1e-9) < 1e-4 + kept
     assert bool(s.velocity.isfinite().all())
 
 
@@ -277,6 +313,51 @@ def test_minibatch_ot_permutes_and_lowers_the_cost(method, shape):
         assert not torch.equal(a, c)
         loose = tpf.MinibatchOT("sinkhorn", regularisation=100.0).pair(x0, x1, generator=seeded())
         assert float((loose[0] - loose[1]).square().sum()) > 1.2 * float(cost)
+
+
+def test_sinkhorn_pairs_have_the_law_of_the_perturbed_plan(monkeypatch):
+    """Permutations π maximise ``Σ log P_iπ(i) + G_iπ(i)``, G Gumbel: against a search in numpy.
+
+    Four rows: with two, the law is the same for G and for -G.
+    """
+    plan = np.stack([np.roll([0.6, 0.2, 0.15, 0.05], k) for k in range(4)]) / 4
+    monkeypatch.setattr("ot.sinkhorn", lambda *args, **kwargs: plan)
+    orders = list(itertools.permutations(range(4)))
+    x, draws = torch.arange(4.0)[:, None], seeded()
+    pairs = (tpf.MinibatchOT("sinkhorn").pair(x, x, generator=draws)[0] for _ in range(2500))
+    places = [orders.index(tuple(a.argsort(0).flatten().tolist())) for a in pairs]
+    found = np.bincount(places, minlength=24)
+
+    def p_value(sign):
+        gumbel = sign * np.random.default_rng(0).gumbel(size=(100_000, 4, 4))
+        score = gumbel + np.log(plan)
+        best = np.stack([score[:, range(4), order].sum(1) for order in orders], 1).argmax(1)
+        law = np.bincount(best, minlength=24)
+        return chi2_contingency(np.stack([found, law])).pvalue
+
+    assert p_value(1) > 1e-4
+    assert p_value(-1) < 1e-6
+
+
+def test_minibatch_ot_asks_for_the_plan_that_it_says(monkeypatch):
+    """Squared distances, x0 down and x1 across; the entropic scale relative to their mean."""
+    calls = []
+    plan = np.array([[1.0, 5.0, 3.0], [4.0, 0.0, 5.0], [4.0, 4.0, 1.0]]) / 27
+
+    def solve(a, b, cost, *rest, **kwargs):
+        calls.append((cost, *rest))
+        return plan
+
+    monkeypatch.setattr("ot.sinkhorn", solve)
+    monkeypatch.setattr("ot.emd", solve)
+    x0, x1 = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[0.0], [1.0], [5.0]])
+    cost = np.array([[0.0, 1.0, 25.0], [1.0, 0.0, 16.0], [4.0, 1.0, 9.0]])
+    tpf.MinibatchOT("sinkhorn", regularisation=0.3).pair(x0, x1, generator=seeded())
+    np.testing.assert_allclose(calls[0][0], cost, atol=1e-12)
+    assert calls[0][1] == pytest.approx(0.3 * cost.mean())
+    # A plan that is no permutation: its best one has 5 + 5 + 4, (0, 1), (1, 2), (2, 0).
+    assert tpf.MinibatchOT("exact").pair(x0, x1)[0].flatten().tolist() == [2.0, 0.0, 1.0]
+    np.testing.assert_allclose(calls[1][0], cost, atol=1e-12)
 
 
 def test_minibatch_ot_refuses_what_is_not_finite():
@@ -496,6 +577,21 @@ def test_mlp_takes_labels_and_two_kinds_of_time():
         tpf.networks.MLP(2, 8, 1)(torch.tensor(0.3), torch.zeros(4, 3))
 
 
+def test_the_time_features_of_an_mlp_are_the_first_harmonics_of_the_unit_interval():
+    """Column by column ``t, cos 2πkt, sin 2πkt``, k = 1, 2, 3, as powers of ``exp(2πit)``."""
+    net, seen = tpf.networks.MLP(2, 8, 1, frequencies=3, generator=seeded()).double(), []
+    net.embed_t.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    t = torch.tensor([0.0, 0.125, 0.3, 1.0], dtype=torch.float64)
+    net(t, torch.zeros(4, 2, dtype=torch.float64))
+    turn = [cmath.exp(2j * cmath.pi * float(s)) for s in t]
+    powers = [[w**k for k in (1, 2, 3)] for w in turn]
+    expected = [
+        [float(s), *(p.real for p in row), *(p.imag for p in row)]
+        for s, row in zip(t, powers, strict=True)
+    ]
+    torch.testing.assert_close(seen[0], torch.tensor(expected, dtype=t.dtype), rtol=0, atol=1e-5)
+
+
 def _fields():
     net = lambda heads=1: tpf.networks.MLP(2, 8, 2, heads=heads, generator=seeded())  # noqa: E731
     gaussian = tpf.Gaussian((2,), 0.5, 2.0)
@@ -598,6 +694,32 @@ class _Hostile:
 
 def _run():
     _Hostile.ran = True
+
+
+@pytest.mark.parametrize("interpolant", [i for i in INTERPOLANTS if i.has_latent], ids=name)
+@pytest.mark.parametrize("outputs", [("velocity", "noise"), ("mean_velocity", "noise"), ("noise",)])
+def test_weights_at_the_ends_are_limits_from_inside(interpolant, outputs):
+    """The weights of the noise, ``γγ̇/σ̂``, are 0/0 at a common zero of γ and σ̂."""
+    law = process(interpolant, base=tpf.Gaussian((2,), 0.4, 1.5))
+    nets = dict.fromkeys(outputs, torch.nn.Identity())
+    field = (
+        tpf.FieldPair(**nets, process=law)
+        if len(nets) > 1
+        else tpf.NoisePredictor(*nets.values(), law)
+    )
+    ends, inside = torch.tensor([[0.0, 1.0], [1e-8, 1 - 1e-8]], dtype=torch.float64)
+    for target in {"velocity", "mean_velocity"} - set(outputs):
+        at, near = (torch.stack(field.weights(target, t).tensors()) for t in (ends, inside))
+        regular = at.isfinite().all(0)
+        torch.testing.assert_close(at[:, regular], near[:, regular], rtol=1e-3, atol=1e-3)
+
+
+def test_the_weight_of_the_noise_of_a_quadratic_latent_beside_a_base():
+    """``v = b - (γγ̇/σ̂) η̂``; near t = 1 γγ̇ = -(1 - t), and σ̂ = √2 (1 - t)."""
+    law = tpf.Process(tpf.Linear(tpf.interpolants.Quadratic()), tpf.Gaussian((1,)))
+    pair = tpf.FieldPair(velocity=torch.nn.Identity(), noise=torch.nn.Identity(), process=law)
+    one = torch.ones((), dtype=torch.float64)
+    assert float(pair.weights("mean_velocity", one).outputs[1]) == pytest.approx(0.5**0.5)
 
 
 # ------------------------------------------------------------------------------- public checks

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transportflows.solve.noise import NoiseOfRows
 
 import transportflows as tpf
 from families import INTERPOLANTS, mixture, name, process
@@ -240,6 +241,21 @@ def test_brownian_path_has_the_law_and_refines():
     assert float((covariance - torch.eye(10)).abs().max()) < 5 / math.sqrt(len(z)) * 1.5
 
 
+def test_independent_increments_have_the_law_and_rows_of_it_are_its_rows():
+    """``ΔW ~ N(0, h)`` and ``H ~ N(0, h/12)``, independent of each other and from step to step."""
+    like, columns = torch.zeros(100_000, 1, dtype=torch.float64), []
+    source, part = tpf.solve.Increments(), NoiseOfRows(tpf.solve.Increments(), 3, 9, len(like))
+    source.begin(5, like, 1.0)
+    part.begin(5, like[3:9], 1.0)
+    for step, (t0, t1) in enumerate([(1.0, 0.7), (0.7, 0.65)]):  # backward in time
+        dw, levy = source.increment(step, t0, t1, area=True)
+        for whole, rows in zip((dw, levy), part.increment(step, t0, t1, area=True), strict=True):
+            assert torch.equal(whole[3:9], rows)
+        columns += [dw / (t0 - t1) ** 0.5, levy / ((t0 - t1) / 12) ** 0.5]
+    z = torch.cat(columns, 1)
+    assert float((z.mT @ z / len(z) - torch.eye(4)).abs().max()) < 5 * (2 / len(z)) ** 0.5
+
+
 def test_brownian_path_is_exact_on_dyadic_grids():
     like = torch.zeros(10, 1, dtype=torch.float64)
 
@@ -254,6 +270,42 @@ def test_brownian_path_is_exact_on_dyadic_grids():
 
     fine, coarse = run(16), run(4)
     torch.testing.assert_close(fine.view(4, 4, 10, 1).sum(1), coarse, rtol=0, atol=1e-14)
+
+
+class _Given(tpf.solve.NoiseSource):
+    """The same ΔW and H at every step."""
+
+    def __init__(self, dw, area):
+        self.given = dw, area
+
+    def increment(self, step, t0, t1, *, area):
+        dw, levy = (torch.full(self.shape, value, dtype=self.dtype) for value in self.given)
+        return dw, levy if area else None
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+def test_the_noise_of_rk4_is_exact_for_a_linear_amplitude(backward):
+    """``∫ g dW = ḡ ΔW - (g_end - g_start) H`` for linear g, of variance ``∫ g²`` by Simpson."""
+    start, stop = (1.0, 0.5) if backward else (0.5, 1.0)
+    amplitude = lambda t: 0.3 + 2.0 * t  # noqa: E731
+
+    def moved(dw, area):
+        return float(
+            tpf.integrate(
+                lambda t, x: torch.zeros_like(x),
+                torch.zeros(1, 1, dtype=torch.float64),
+                torch.tensor([start, stop], dtype=torch.float64),
+                scheme="rk4",
+                epsilon=lambda t: amplitude(t) ** 2 / 2,
+                noise=_Given(dw, area),
+            ).x
+        )
+
+    of_dw, of_area = moved(1.0, 0.0), moved(0.0, 1.0)
+    assert of_dw == pytest.approx(amplitude(0.75), rel=1e-12)
+    assert of_area == pytest.approx(amplitude(start) - amplitude(stop), rel=1e-12)
+    simpson = (amplitude(0.5) ** 2 + 4 * amplitude(0.75) ** 2 + amplitude(1.0) ** 2) / 6
+    assert of_dw**2 + of_area**2 / 12 == pytest.approx(simpson, rel=1e-12)
 
 
 # ------------------------------------------------------------------- marginals, ends, two ways

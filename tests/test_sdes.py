@@ -180,6 +180,17 @@ def test_paths_have_the_two_time_covariance(sde, generator):
     assert (products.mean() - expected).abs() < 5 * products.std() / n**0.5
 
 
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_paths_keep_the_variance_over_jumps_of_any_ratio(sde, generator):
+    """``Var X_τ = σ²(τ)`` given x1 after each of several jumps, within 5 standard errors."""
+    n, taus = 100_000, [0.05, 0.1, 0.2, 0.3, 0.45, 0.9]
+    x1 = torch.full((n, 1), 2.0, dtype=torch.float64)
+    path = sde.sample_path(x1, taus, generator=generator)[:, :, 0]
+    times = torch.tensor(taus, dtype=torch.float64)
+    ratio = (path - 2.0 * sde.a(times)[:, None]).square().mean(1) / sde.sigma_sq(times)
+    assert float((ratio - 1).abs().max()) < 5 * (2 / n) ** 0.5
+
+
 def test_a_path_starts_at_the_data_plus_the_initial_variance(generator):
     x1 = torch.zeros(50_000, 1, dtype=torch.float64)
     start = tpf.VE(0.5, 10.0).sample_path(x1, [0.0], generator=generator)[0]
@@ -304,6 +315,40 @@ def test_churn_adds_the_noise_of_karras_et_al_where_it_acts():
     theirs = sigma**2 * ((1 + kappa) ** 2 - 1)
     assert float((added - theirs).abs().max() / theirs.max()) < 0.06
     assert torch.equal(added == 0, kappa == 0)
+
+
+def test_churn_acts_on_a_range_of_the_noise_in_units_of_the_data():
+    process = tpf.Process(tpf.VP(), shape=(2,))
+    t = torch.linspace(0.2, 0.99, 41, dtype=torch.float64)
+    schedule = tpf.solve.ChurnEpsilon(4.0, sigma_range=(0.5, 5.0)).bound(
+        process.noise_part, t[:-1, None], t.diff()
+    )
+    sde, tau = process.interpolant, 1 - t[:-1]
+    ratio = sde.sigma(tau) / sde.a(tau)
+    acts = schedule.value(t[:-1], process.noise_part.scale(t[:-1])) > 0
+    assert torch.equal(acts, (ratio >= 0.5) & (ratio <= 5.0))
+    assert bool(acts.any())
+    assert not bool(acts.all())
+
+
+@pytest.mark.parametrize(
+    "epsilon",
+    [
+        tpf.solve.NoiseScaleEpsilon(0.7),
+        tpf.solve.NoiseVarianceEpsilon(0.7),
+        tpf.solve.AndersonEpsilon(0.7),
+        tpf.solve.ChurnEpsilon(4.0, sigma_range=(0.05, 5.0)),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_an_epsilon_over_the_noise_scale_is_their_ratio(epsilon):
+    process = tpf.Process(tpf.VP(), shape=(2,))
+    t = torch.linspace(0.1, 0.9, 21, dtype=torch.float64)
+    schedule = epsilon.bound(process.noise_part, t[:-1, None], t.diff())
+    scale = process.noise_part.scale(t[:-1])
+    expected = schedule.value(t[:-1], scale) / scale
+    torch.testing.assert_close(schedule.over_noise_scale(t[:-1], scale), expected)
+    assert float(expected.max()) > 0
 
 
 # --------------------------------------------------------------------------------------- chains
@@ -447,6 +492,19 @@ class Nothing(tpf.sdes.ForwardSDE):
 def test_what_cannot_be_is_refused_with_the_cure(make, message):
     with pytest.raises((ValueError, NotImplementedError), match=message):
         make()
+
+
+def test_quadratic_times_of_a_chain_are_squares():
+    squares = torch.arange(11, dtype=torch.float64).square() / 100
+    times = tpf.sdes.DDPMChain(levels=100).times(10, spacing="quadratic")
+    torch.testing.assert_close(times, 1 - squares.flip(0))
+
+
+def test_the_signal_left_at_the_end_is_measured_against_the_noise_itself():
+    """a(1)/σ(1), not a(1)/σ²(1), must not exceed ½."""
+    tpf.VE(0.01, 2.05).check()
+    with pytest.raises(ValueError, match=r"a/σ = 0.513"):
+        tpf.VE(0.01, 1.95).check()
 
 
 def test_a_schedule_of_diffusion_needs_a_one_sided_process():

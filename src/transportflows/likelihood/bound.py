@@ -109,7 +109,7 @@ def variational_bound(
         raise ValueError(f"draws must be a positive integer, got {draws}")
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
     process, cond = field.process, dict(cond or {})
-    table = weight.of_levels(process, x.dtype)
+    table = weight.of_levels(process.part, x.dtype)
     key = draw_key(generator)
     with recording(field, False):
         x1 = x if field.transform is None else field.transform(x)
@@ -124,7 +124,7 @@ def variational_bound(
                 error = field.data(t, drawn.x, drawn.cond) - x1
                 total = total + sum_events(error.square())
             terms.append(0.5 * table[k].to(total) * total / draws)
-        constant = reconstruction_constant(weight, process, x1) + log_scale(field, x1)
+        constant = reconstruction_constant(weight, process.part, x1) + log_scale(field, x1)
         prior = prior_matching(weight, process, x1)
     return VariationalBound(
         reconstruction=terms[0] + constant,
