@@ -59,7 +59,10 @@ def library_class(name: str) -> type | None:
     import transportflows
 
     spaces = [getattr(transportflows, space) for space in transportflows.__all__]
-    for namespace in (transportflows, *(space for space in spaces if isinstance(space, ModuleType))):
+    for namespace in (
+        transportflows,
+        *(space for space in spaces if isinstance(space, ModuleType)),
+    ):
         cls = getattr(namespace, name, None)
         if isinstance(cls, type) and name in namespace.__all__:
             return cls

@@ -43,8 +43,6 @@ from .divergences import (
 )
 from .energy import PermutationTest, TwoSampleTest, energy_distance, energy_test
 from .entropic import (
-    ConvergenceWarning,
-    EntropicTransport,
     SinkhornDivergence,
     entropic_wasserstein2,
     sinkhorn_divergence,
@@ -84,7 +82,6 @@ from .starts import EndBias, PriorBias, prior_bias
 from .stein import kernel_stein_discrepancy
 from .wasserstein import (
     CorrectedDistance,
-    TransportPlan,
     corrected_wasserstein2,
     optimal_pairs,
     wasserstein1,
@@ -97,11 +94,9 @@ __all__ = [
     "CharacteristicDistance",
     "ClassifierTest",
     "Consistency",
-    "ConvergenceWarning",
     "CorrectedDistance",
     "Coverage",
     "EndBias",
-    "EntropicTransport",
     "Estimate",
     "GaussianKernel",
     "KLIdentity",
@@ -124,7 +119,6 @@ __all__ = [
     "RationalQuadraticKernel",
     "SinkhornDivergence",
     "SlicedDistance",
-    "TransportPlan",
     "TwoSampleTest",
     "bures_wasserstein2",
     "characteristic_distance",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows
+from .._core.samples import check_at_least, event_rows
 
 __all__ = ["CharacteristicDistance", "characteristic_distance"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, event_rows, rows_of
+from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .estimates import Estimate, mean_estimate
 
 __all__ = [

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.samples import event_rows
 
 __all__ = ["PermutationTest", "TwoSampleTest", "energy_distance", "energy_test"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
 from torch import Tensor
 
 __all__ = ["Estimate", "mean_estimate"]
@@ -34,6 +33,8 @@ class Estimate:
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
+        from scipy import stats  # it takes half a second
+
         half = float(stats.t.ppf(0.5 + 0.5 * level, self.terms - 1)) * self.standard_error
         return self.value - half, self.value + half
 

@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, event_rows
+from .._core.samples import block_rows, check_at_least, event_rows
 
 __all__ = [
     "GaussianKernel",
@@ -148,6 +147,8 @@ class KernelDistance:
                 "a sample had fewer than four rows, from which no standard error can be had; give"
                 " at least four of each"
             )
+        from scipy import stats  # it takes half a second
+
         half = float(stats.norm.ppf(0.5 + 0.5 * level)) * self.standard_error
         return self.value - half, self.value + half
 

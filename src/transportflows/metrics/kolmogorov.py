@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import special
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.samples import event_rows
 from .energy import TwoSampleTest
 
 __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
@@ -100,6 +99,8 @@ def sliced_kolmogorov_test(
         ]
     )
     scaled = statistics * (n * m / (n + m)) ** 0.5
+    from scipy import special  # imported where it is used: importing the library stays cheap
+
     p_values = torch.as_tensor(special.kolmogorov(scaled.cpu().numpy()), device=x.device)
     adjusted = holm(p_values)
     return ProjectionTest(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.samples import block_rows, check_at_least, rows_of
 from ..distributions.mixture import GaussianMixture
-from ._samples import block_rows, check_at_least, rows_of
 
 __all__ = ["ModeWeights", "mode_weights"]
 

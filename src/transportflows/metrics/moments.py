@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._samples import check_at_least, event_rows, rows_of
+from .._core.samples import check_at_least, event_rows, rows_of
 
 __all__ = ["MomentError", "MomentSummary", "covariance_error", "mean_error", "moment_summary"]
 

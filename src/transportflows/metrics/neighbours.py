@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, event_rows
+from .._core.samples import block_rows, check_at_least, event_rows
 from .energy import _distances
 
 __all__ = [

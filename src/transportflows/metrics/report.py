@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.checks import names
 from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows
+from .._core.samples import check_at_least, event_rows
 from .characteristic import characteristic_distance
 from .energy import energy_distance
 from .gaussian import gaussian_wasserstein2

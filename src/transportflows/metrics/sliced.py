@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.samples import event_rows
 
 __all__ = [
     "MaxSlicedDistance",

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, rows_of
+from .._core.samples import block_rows, check_at_least, rows_of
 from .kernels import KernelDistance, _square_distances, median_bandwidth
 
 __all__ = ["kernel_stein_discrepancy"]

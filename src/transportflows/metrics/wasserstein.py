@@ -2,32 +2,27 @@ r"""Exact Wasserstein distances between two samples, and what samples of finite 
 
 .. math:: W_2^2 = \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij}\, |x_i - y_j|^2
 
-over the couplings :math:`\pi` of the weights p of x and q of y. It is a linear programme, solved to
-optimality by POT's network simplex, so it has none of the entropic bias of Sinkhorn. Between two
-samples of one law it is not zero: of order :math:`N^{-1/D}` for ``D > 2`` dimensions.
-
-The simplex compares costs to about 1e-15, absolutely, and reports success whatever that did: for
-data of size 1e-8 POT alone gives more than the double. Here the costs are scaled, and the plan is
-checked against Kantorovich's dual: :math:`\sum_i p_i u_i + \sum_j q_j \min_i (c_{ij} - u_i)` is a
-lower bound of the optimum for any :math:`u`, as the cost of the plan is an upper one.
+over the couplings :math:`\pi` of the weights p of x and q of y, and :math:`W_1` with distances for
+their squares. The plan is exact and certified (:func:`transportflows.plans.exact_plan`), so it has
+none of the entropic bias of Sinkhorn. Between two samples of one law the distance is not zero: of
+order :math:`N^{-1/D}` for ``D > 2`` dimensions.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows, weights_of
+from .._core.samples import check_at_least, event_rows, weights_of
+from ..plans import TransportPlan, exact_plan
 from .estimates import Estimate
 
 __all__ = [
     "CorrectedDistance",
-    "TransportPlan",
     "corrected_wasserstein2",
     "optimal_pairs",
     "wasserstein1",
@@ -36,24 +31,6 @@ __all__ = [
 ]
 
 _MAX_PAIRS = 20_000**2
-_MAX_GAP = 1e-6  # of the squared distance, relative
-
-
-@dataclass(frozen=True, eq=False)
-class TransportPlan:
-    """An optimal plan, as the pairs that it moves.
-
-    Attributes:
-        distance: the Wasserstein distance of order ``power``, in units of the data.
-        rows: which point of x, ``(L,)``; at most N + M - 1 pairs, N where N = M and no weights.
-        columns: which point of y it goes to, ``(L,)``.
-        mass: how much of it, ``(L,)``, of sum 1.
-    """
-
-    distance: float
-    rows: Tensor
-    columns: Tensor
-    mass: Tensor
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,7 @@ def wasserstein2(
         5.0
     """
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    return _solve(x, y, p, q, 2, max_iterations)[0]
+    return _distance(x, y, p, q, 2, max_iterations)
 
 
 def wasserstein1(
@@ -156,7 +133,7 @@ def wasserstein1(
         1.5
     """
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    return _solve(x, y, p, q, 1, max_iterations)[0]
+    return _distance(x, y, p, q, 1, max_iterations)
 
 
 def optimal_pairs(
@@ -196,9 +173,7 @@ def optimal_pairs(
                 f"{name} has zeros; drop those points, so that rows keep their numbers"
             )
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    distance, plan = _solve(x, y, p, q, power, max_iterations, with_plan=True)
-    rows, columns = plan.nonzero(as_tuple=True)
-    return TransportPlan(distance, rows, columns, plan[rows, columns])
+    return exact_plan(_distances(x, y), p, q, power=power, max_iterations=max_iterations)
 
 
 def corrected_wasserstein2(
@@ -303,23 +278,19 @@ def _prepare(
     return x, y, p, q
 
 
-def _solve(
-    x: Tensor,
-    y: Tensor,
-    p: Tensor,
-    q: Tensor,
-    power: int,
-    max_iterations: int,
-    *,
-    with_plan: bool = False,
-) -> tuple[float, Tensor]:
-    """The distance of order ``power``, and its plan ``(N, M)`` if asked for (else empty)."""
+def _distance(x: Tensor, y: Tensor, p: Tensor, q: Tensor, power: int, max_iterations: int) -> float:
+    """The distance of order ``power``, by sorting where events are one number."""
+    if x.shape[1] > 1:
+        plan = exact_plan(_distances(x, y), p, q, power=power, max_iterations=max_iterations)
+        return plan.distance
     import ot  # it takes a second
 
-    none = torch.empty(0)
-    if x.shape[1] == 1 and not with_plan:
-        cost = ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p.numpy(), q.numpy(), p=power)
-        return float(cost) ** (1 / power), none
+    cost = ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p.numpy(), q.numpy(), p=power)
+    return float(cost) ** (1 / power)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """All distances ``(N, M)``, from differences; refuses what would not fit in memory."""
     if x.shape[0] * y.shape[0] > _MAX_PAIRS:
         gigabytes = 40e-9 * x.shape[0] * y.shape[0]
         raise ValueError(
@@ -327,48 +298,4 @@ def _solve(
             " give at most 20,000 of each, as x[torch.randperm(len(x))[:20_000]], or use"
             " energy_distance, which holds no matrix of pairs"
         )
-    cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    diameter = float(cost.max())
-    if diameter == 0:
-        return 0.0, _corner_plan(p, q) if with_plan else none
-    cost.div_(diameter)
-    if power == 2:
-        cost.square_()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # raised below instead
-        upper, log = ot.emd2(
-            p.numpy(),
-            q.numpy(),
-            cost.numpy(),
-            numItermax=max_iterations,
-            log=True,
-            return_matrix=with_plan,
-        )
-    if log["warning"] is not None:
-        raise RuntimeError(
-            f"the network simplex stopped before the optimum, with max_iterations="
-            f"{max_iterations:,} ({log['warning']}); give a larger max_iterations or fewer points"
-        )
-    u = torch.as_tensor(log["u"])
-    lower = float(p @ u + q @ cost.sub_(u.unsqueeze(1)).amin(0))
-    if upper - max(lower, 0.0) > _MAX_GAP * upper:
-        low, high = (diameter * max(bound, 0.0) ** (1 / power) for bound in (lower, upper))
-        raise RuntimeError(
-            f"the distance lies between {low:.6g} and {high:.6g}: too small, beside the"
-            f" {diameter:.3g} between the furthest points, for the solver's double precision;"
-            " drop outliers, or compare clusters that are far apart one by one"
-        )
-    plan = torch.as_tensor(log["G"]) if with_plan else none
-    return diameter * max(float(upper), 0.0) ** (1 / power), plan
-
-
-def _corner_plan(p: Tensor, q: Tensor) -> Tensor:
-    """The north-west corner's plan ``(N, M)``: at most N + M - 1 pairs, whatever the cost."""
-    p_ends, q_ends = p.cumsum(0)[:-1], q.cumsum(0)[:-1]
-    cuts = torch.cat([p.new_zeros(1), torch.cat([p_ends, q_ends]).sort().values, p.new_ones(1)])
-    mass, middle = cuts.diff(), 0.5 * (cuts[1:] + cuts[:-1])
-    kept = mass > 0
-    rows, columns = (torch.searchsorted(ends, middle[kept]) for ends in (p_ends, q_ends))
-    plan = p.new_zeros(len(p), len(q))
-    plan[rows, columns] = mass[kept]
-    return plan
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
