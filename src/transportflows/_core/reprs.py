@@ -3,61 +3,69 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["brief", "summary"]
+__all__ = ["brief", "call_lines", "summary"]
 
-_WIDTH = 280  # characters of a summary, three lines at most
+_LINE = 99  # characters
+_MOST = 300  # characters of a summary
 
 
-def brief(value: Any) -> str:
-    """A value in a few characters: numbers to four digits, of a large tensor shape and range.
+def brief(value: Any, *, ranges: bool = True, shapes: bool = True) -> str:
+    """A value in a few characters: numbers to four digits, of a large tensor range and shape.
 
-    A tensor of one value throughout is that number, one of up to four numbers is a list of them.
+    Up to four numbers are listed. Without ``ranges`` a tensor is its shape alone, without
+    ``shapes`` its range, or its number where it has only one.
     """
-    if isinstance(value, bool) or value is None:
-        return str(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Tensor):
-        return _brief_tensor(value)
-    if isinstance(value, Mapping):
-        return f"{{{len(value)} entries}}" if len(value) > 2 else repr(dict(value))[:60]
+        return _brief_tensor(value.detach(), ranges, shapes)
     if isinstance(value, (tuple, list)):
-        if len(value) <= 4:
-            text = ", ".join(brief(one) for one in value)
-            return f"({text})" if isinstance(value, tuple) else f"[{text}]"
-        return f"<{len(value)} values>"
+        if len(value) > 4:
+            return f"<{len(value)} values>"
+        text = ", ".join(brief(one, ranges=ranges, shapes=shapes) for one in value)
+        return f"[{text}]" if isinstance(value, list) else f"({text})"
     text = repr(value)
-    return text if len(text) <= 60 else f"<{type(value).__name__}>"
+    return text if len(text) <= 72 and "\n" not in text else f"<{type(value).__name__}>"
 
 
-def _brief_tensor(value: Tensor) -> str:
-    value = value.detach()
-    shape = tuple(value.shape)
-    if value.numel() == 0 or value.is_meta:
-        return f"<tensor of shape {shape}>"
-    if value.is_complex():
-        return f"<complex tensor of shape {shape}>"
-    low, high = float(value.min()), float(value.max())
-    if low == high:
-        return f"{low:.4g}" if value.numel() == 1 else f"<{low:.4g}, shape {shape}>"
-    if value.ndim == 1 and value.numel() <= 4:
-        return "[" + ", ".join(f"{one:.4g}" for one in value.tolist()) + "]"
-    return f"<{low:.4g} to {high:.4g}, shape {shape}>"
+def call_lines(name: str, parts: Iterable[str]) -> str:
+    """``name(part, part, ...)``, broken into lines."""
+    lines, line = [], f"{name}("
+    for k, part in enumerate(parts):
+        if k:
+            line += ","
+            if len(line) + len(part) > _LINE:
+                lines.append(line)
+                line = "   "
+            line += " "
+        line += part
+    return "\n".join([*lines, line + ")"])
 
 
 def summary(self: Any) -> str:
     """The ``__repr__`` of a dataclass of results: its fields in brief, three lines at most."""
-    parts = [f"{f.name}={brief(getattr(self, f.name))}" for f in dataclasses.fields(self) if f.repr]
-    lines, line = [], f"{type(self).__name__}("
-    for k, part in enumerate(parts):
-        part += ")" if k == len(parts) - 1 else ", "
-        if len(line) + len(part) > 99 and line.strip():
-            lines.append(line.rstrip())
-            line = "    "
-        line += part
-    return "\n".join([*lines, line])
+    fields = [field.name for field in dataclasses.fields(self) if field.repr]
+    for ranges in (True, False):
+        parts = [f"{name}={brief(getattr(self, name), ranges=ranges)}" for name in fields]
+        text = call_lines(type(self).__name__, parts)
+        if len(text) <= _MOST and text.count("\n") < 3:
+            break
+    return text
+
+
+def _brief_tensor(value: Tensor, ranges: bool, shapes: bool) -> str:
+    shape = tuple(value.shape)
+    if not ranges or value.numel() == 0 or value.is_meta or value.is_complex():
+        return f"<tensor {shape}>"
+    low, high = float(value.min()), float(value.max())
+    if low == high and (value.numel() == 1 or not shapes):
+        return f"{low:.4g}"
+    if value.ndim == 1 and value.numel() <= 4:
+        return "[" + ", ".join(f"{one:.4g}" for one in value.tolist()) + "]"
+    text = f"{low:.4g} to {high:.4g}" if low != high else f"{low:.4g}"
+    return f"<{text}, {shape}>" if shapes else f"<{text}>"

@@ -90,5 +90,9 @@ class MinibatchOT(Coupling):
             )
         return plan
 
+    def __repr__(self) -> str:
+        scale = f", regularisation={self.regularisation}" if self.method == "sinkhorn" else ""
+        return f"{type(self).__name__}(method={self.method!r}{scale})"
+
     def config(self) -> dict[str, Any]:
         return {"method": self.method, "regularisation": self.regularisation}

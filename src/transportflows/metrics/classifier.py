@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.random import draw_key, mix, stream
+from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
 
 __all__ = ["ClassifierTest", "classifier_test"]
@@ -35,6 +36,8 @@ class ClassifierTest:
     accuracy: float
     p_value: float
     held_out: int
+
+    __repr__ = summary
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Wilson's interval for the accuracy of *this* classifier; a lower bound for the best.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.reprs import summary
 from .._core.samples import event_rows, weights_of
 from ..plans import EntropicPlan, entropic_plan, entropic_self_plan
 
@@ -44,6 +45,8 @@ class SinkhornDivergence:
     within_y: float
     violation: float
     converged: bool
+
+    __repr__ = summary
 
 
 def entropic_wasserstein2(

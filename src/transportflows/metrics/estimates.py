@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .._core.reprs import summary
+
 __all__ = ["Estimate", "mean_estimate"]
 
 
@@ -24,6 +26,8 @@ class Estimate:
     value: float
     standard_error: float
     terms: int
+
+    __repr__ = summary
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Student's interval for the mean of the terms.

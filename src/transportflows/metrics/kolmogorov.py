@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
+from .._core.reprs import summary
 from .._core.samples import event_rows
 from .energy import TwoSampleTest
 
@@ -43,6 +44,8 @@ class ProjectionTest(TwoSampleTest):
     directions: Tensor
     statistics: Tensor
     p_values: Tensor
+
+    __repr__ = summary
 
 
 def sliced_kolmogorov_test(

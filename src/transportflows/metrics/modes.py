@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, rows_of
 from ..distributions.mixture import GaussianMixture
 
@@ -39,6 +40,8 @@ class ModeWeights:
     expected: Tensor
     found: int
     far: float
+
+    __repr__ = summary
 
 
 def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:

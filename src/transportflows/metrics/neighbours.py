@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, event_rows
 from .energy import _distances
 
@@ -47,6 +48,8 @@ class NeighbourDistances:
     ratio: float
     copied: float
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -67,6 +70,8 @@ class Coverage:
     coverage: float
     expected_coverage: float
     neighbours: int
+
+    __repr__ = summary
 
 
 def nearest_distances(

@@ -1,4 +1,8 @@
-"""TODO docstring."""
+"""Training times by noise level: what has a law is λ = log(β/σ̂), or σ̂/β, and t follows from it.
+
+A noise level is that of a process, so these samplers are bound to one when they are drawn from
+(:meth:`LevelTimes.bind`), which inverts λ(t) by a table.
+"""
 
 from __future__ import annotations
 
