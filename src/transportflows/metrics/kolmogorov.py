@@ -118,8 +118,9 @@ def sliced_kolmogorov_test(
 def _kolmogorov_distances(values: Tensor, n: int) -> Tensor:
     """Return the distance of the empirical laws of the first ``n`` columns and the others, by row.
 
-    The walk up m for a value of the first and down n for one of the second is in integers, so
-    exact; it is read where the next value is larger.
+    Along the sorted values a count goes up by m for one of the n first and down by n for one of
+    the m others, which is nm times the difference of the distribution functions, in exact
+    integers. It is read only after the last of equal values.
     """
     count = values.shape[1]
     m = count - n

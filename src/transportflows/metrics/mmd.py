@@ -2,8 +2,9 @@ r"""Maximum mean discrepancy: the distance of two laws in the space of a kernel.
 
 .. math:: \mathrm{MMD}^2 = E\,k(X, X') - 2 E\,k(X, Y) + E\,k(Y, Y')
 
-is zero only for equal laws, for the kernels here. All pairs are visited in tiles, none is held;
-the sums of each row are, which give an error bar.
+is zero only for equal laws, for the kernels here but the polynomial one. The matrix of all pairs
+is computed in tiles and never held; the sums of its rows and columns are kept, since the error bar
+needs them.
 
 **The interval.** With the row means :math:`u_i = \frac{1}{N-1}\sum_{j \ne i} k(x_i, x_j)
 - \frac1M \sum_j k(x_i, y_j)` and :math:`v_j` likewise, the unbiased estimate is
@@ -51,11 +52,12 @@ class KernelDistance:
         """An interval that holds MMD² with probability ``level``, where p and q plainly differ.
 
         The normal law is a good one where ``value`` is above about four standard errors. Nearer to
-        p = q the estimate and its error vary together, and the interval lies too low: of 90 %
-        intervals for N(0, 1) against N(0.3, 1) at 100 points each, 74 % hold the truth, which is
-        above the others. At N(1, 1) and 200 points, where the value is near five standard errors,
-        95 % of the intervals of values above four hold it; at 100 points, where one in nine
-        values is that high, such values are themselves a choice of the high, and 75 % do.
+        p = q the estimate and its standard error are correlated, and the interval is too low too
+        often: of 90 % intervals for N(0, 1) against N(0.3, 1) at 100 points each, 74 % hold the
+        truth, and the others lie below it. For N(0, 1) against N(1, 1) at 200 points the value is
+        near five standard errors, and of the intervals whose value is above four, 95 % hold the
+        truth. At 100 points only one value in nine is that high; those are chosen for being high,
+        and 75 % of their intervals hold it.
 
         Raises:
             ValueError: for the V-statistic, samples of fewer than four rows, or a level outside

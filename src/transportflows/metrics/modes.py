@@ -58,7 +58,7 @@ def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
         ValueError: if x is not finite, has fewer than two rows or another event shape.
 
     Example:
-        >>> from transportflows import GaussianMixture
+        >>> from transportflows.distributions import GaussianMixture
         >>> two = GaussianMixture(torch.tensor([[-3.0], [3.0]]), 0.5)
         >>> mode_weights(torch.tensor([[-3.0], [-2.9], [3.1], [-3.2]]), two).counts.tolist()
         [3, 1]

@@ -1,8 +1,8 @@
 r"""Nearest neighbours: copying, coverage, and a divergence from their distances.
 
-All distances are visited in blocks, and only the nearest are kept, computed anew from differences,
-so that copies are at distance 0. In high dimension distances
-between points concentrate, and what rests on neighbours needs features first
+Distances are computed in blocks, and only the nearest are kept; those are then computed again from
+differences of coordinates, so that an exact copy is at distance 0. In high dimension all points are
+nearly equally far from each other, so take features of the data first
 (:mod:`transportflows.metrics.features`).
 """
 

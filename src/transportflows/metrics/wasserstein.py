@@ -43,11 +43,12 @@ def wasserstein2(
     (measured, ``D = 2``), 16 GB for the largest size allowed, 20,000 + 20,000. Events of one
     number are sorted instead, which is exact too, and have no such limit. It is not differentiable.
 
-    Bias: upward, by much in high dimension: for equal laws its mean is of order ``N^(-1/D)`` for
-    ``D > 4`` (of ``N^(-1/4)`` at most below). Read it beside its value between two samples of the
-    data of the same size; :func:`corrected_wasserstein2` subtracts that. Measured at 1,000 points
-    of ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.615 for 0.575 in two dimensions, and 2.40 for
-    0.81 in ten, where two samples of one law are 2.06 apart, so that nearly all of it is floor.
+    Bias: upward, and large in high dimension. For equal laws its mean is not 0 but of order
+    ``N^(-1/D)`` for ``D > 4`` (at most ``N^(-1/4)`` below). So compare it with its value between
+    two samples of the data of the same size, its floor; :func:`corrected_wasserstein2` subtracts
+    that. Measured at 1,000 points of ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.615 for 0.575 in
+    two dimensions, and 2.40 for 0.81 in ten, where two samples of one law are 2.06 apart, so that
+    nearly all of it is floor.
     :func:`wasserstein2_error` gives an error bar.
 
     Args:

@@ -41,7 +41,12 @@ def newton_stage(
     entries: int,
     max_steps: int,
 ) -> tuple[Tensor, Tensor, Support, int]:
-    """Newton steps at one ε; with more entries where a support turns out to hold no plan."""
+    """Solve at one ε; returns f, g, the support used at the end, and the number of Newton steps.
+
+    If the steps stall, because no plan with the right marginals lives on the support, or the
+    potentials have moved beyond what it was chosen for, a new support is chosen (a larger one in
+    the first case), up to six times.
+    """
     steps, wanted = 0, len(support.rows)
     for _ in range(6):
         f, g, violation, used = _newton(support, g, epsilon, goal, min(20, max_steps - steps))
@@ -61,7 +66,11 @@ def newton_stage(
 def _newton(
     support: Support, g: Tensor, epsilon: float, goal: float, max_steps: int
 ) -> tuple[Tensor, Tensor, float, int]:
-    """Newton steps on D until ``|πᵀ1 - q|₁`` is below ``goal``; f, g, what is left, how many."""
+    """Newton steps until ``|πᵀ1 - q|₁`` is below ``goal``; returns f, g, that norm and a count.
+
+    A step is taken if D gains more than a twentieth of what the quadratic model promised, and is
+    tried again with more damping otherwise.
+    """
     damping, violation, q = 1e-2, math.inf, support.q
     f, plan = support.plan(g, epsilon)
     for step in range(max_steps):
@@ -112,7 +121,9 @@ def _conjugate_gradients(
         residual -= length * image
         conditioned = residual / diagonal
         new = residual @ conditioned
-        if k % 4 == 3 and not float(new) > aim:  # the device is waited for once in four
+        if (
+            k % 4 == 3 and not float(new) > aim
+        ):  # reading a number waits for the device: once in four
             break
         direction = conditioned + (new / square) * direction
         square = new

@@ -142,7 +142,10 @@ def _finish(
     max_steps: int,
     steps: int,
 ) -> Potentials:
-    """Look at all pairs, and go on until the violation there is small enough, or stops falling."""
+    """Solve on until the violation over *all* pairs is within the tolerance, or stops falling.
+
+    Up to here only entries on a support were seen.
+    """
     least, stale = math.inf, 0
     while True:
         f, columns = rows_and_columns(x, y, g, p, q, epsilon)
@@ -162,7 +165,10 @@ def _finish(
 
 
 def _cells(x: Tensor, weights: Tensor, side: float) -> tuple[Tensor, Tensor]:
-    """Weights and centres of mass of the points that share a cell; the points, if few do."""
+    """Merge points that share a cell of a cubic grid: total weights, and centres of mass.
+
+    The points themselves are returned where few share one.
+    """
     if x.shape[1] > 8:  # cells of so many sides hold one point each
         return weights, x
     places = torch.floor((x - x.amin(0)) / side).long()

@@ -48,7 +48,11 @@ class Support:
         return self
 
     def serves(self, f: Tensor, g: Tensor, epsilon: float, kept: float = KEPT) -> bool:
-        """Whether it surely holds all that matters at these potentials."""
+        """Whether all entries of a slack below ``kept`` ε are certain to be held at (f, g).
+
+        Slack falls by at most what the potentials have risen since the support was chosen. False
+        too for a support far larger than is needed.
+        """
         if len(f) != len(self.f) or len(g) != len(self.g):
             return False
         spare = self.threshold - float((f - self.f).max() + (g - self.g).max())
@@ -93,9 +97,10 @@ def choose_support(
     entries: int,
     wanted: int = 0,
 ) -> Support | None:
-    """The entries of slack below 20 ε, or more where there is room; None where they are too many.
+    """The support of the entries of slack below 20 ε, or more of them where there is room.
 
-    How many there are is told from some rows.
+    None if they would be more than ``entries``. The threshold is chosen from a few hundred rows, as
+    a quantile of their slack.
     """
     n, m = len(x), len(y)
     some = torch.arange(0, n, max(1, n // _ROWS_LOOKED_AT), device=x.device)
