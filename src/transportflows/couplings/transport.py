@@ -57,14 +57,14 @@ class MinibatchOT(Coupling):
             raise ValueError("minibatch OT needs a finite batch; x0 or x1 holds NaN or infinities")
         if self.method == "exact":
             weights = distances.new_full((len(a),), 1 / len(a))
-            scores = exact_plan(distances, weights, weights).matrix()
+            order = exact_plan(distances, weights, weights).permutation()
         else:
             uniform = torch.rand(
                 distances.shape, generator=local(generator, "cpu"), dtype=torch.float64
             ).clamp(min=1e-300)
             plan = self._entropic_plan(distances.square_())
-            scores = plan.clamp(min=1e-300).log() - uniform.log().neg().log()
-        return x0[best_permutation(scores).to(x0.device)], x1
+            order = best_permutation(plan.clamp(min=1e-300).log() - uniform.log().neg().log())
+        return x0[order.to(x0.device)], x1
 
     def _entropic_plan(self, cost: Tensor) -> Tensor:
         import ot  # it takes a second

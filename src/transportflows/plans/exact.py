@@ -52,6 +52,17 @@ class TransportPlan:
         plan[self.rows, self.columns] = self.mass
         return plan
 
+    def permutation(self) -> Tensor:
+        """Which point of x goes to each of as many points of y, ``(N,)``, each of them once.
+
+        Where the plan splits points, the permutation that moves most of the mass as the plan does.
+        """
+        if len(self.rows) > int(self.columns.max()) + 1:
+            return best_permutation(self.matrix())
+        taken = torch.empty_like(self.rows)  # N pairs in which each point occurs are a permutation
+        taken[self.columns] = self.rows
+        return taken
+
 
 def exact_plan(
     distances: Tensor,
@@ -93,20 +104,13 @@ def exact_plan(
         cost.square_()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # raised below instead
-        upper, log = ot.emd2(
-            p.numpy(),
-            q.numpy(),
-            cost.numpy(),
-            numItermax=max_iterations,
-            log=True,
-            return_matrix=True,
-        )
+        plan, log = ot.emd(p.numpy(), q.numpy(), cost.numpy(), numItermax=max_iterations, log=True)
     if log["warning"] is not None:
         raise RuntimeError(
             f"the network simplex stopped before the optimum, with max_iterations="
             f"{max_iterations:,} ({log['warning']}); give a larger max_iterations or fewer points"
         )
-    u = torch.as_tensor(log["u"])
+    upper, u = float(log["cost"]), torch.as_tensor(log["u"])
     lower = float(p @ u + q @ cost.sub_(u.unsqueeze(1)).amin(0))
     if upper - max(lower, 0.0) > _MAX_GAP * upper:
         low, high = (diameter * max(bound, 0.0) ** (1 / power) for bound in (lower, upper))
@@ -115,10 +119,10 @@ def exact_plan(
             f" {diameter:.3g} between the furthest points, for the solver's double precision;"
             " drop outliers, or compare clusters that are far apart one by one"
         )
-    plan = torch.as_tensor(log["G"])
-    rows, columns = plan.nonzero(as_tuple=True)
-    distance = diameter * max(float(upper), 0.0) ** (1 / power)
-    return TransportPlan(distance, rows, columns, plan[rows, columns])
+    mass = torch.as_tensor(plan)
+    rows, columns = mass.nonzero(as_tuple=True)
+    distance = diameter * max(upper, 0.0) ** (1 / power)
+    return TransportPlan(distance, rows, columns, mass[rows, columns])
 
 
 def best_permutation(scores: Tensor) -> Tensor:
