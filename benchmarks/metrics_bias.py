@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[1_000, 10_000])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    warnings.simplefilter("error", tpf.metrics.ConvergenceWarning)
+    warnings.simplefilter("error", tpf.plans.ConvergenceWarning)
     print(header(__doc__, "POT"))
     rows = []
     for d in options.dimensions:

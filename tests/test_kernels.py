@@ -55,7 +55,7 @@ class TestMMD:
     @pytest.mark.parametrize("shape", [(2,), (3, 4)])
     @pytest.mark.parametrize("unbiased", [False, True])
     def test_tiles_equal_the_dense_definition(self, kernel, shape, unbiased, monkeypatch) -> None:
-        monkeypatch.setattr("transportflows.metrics.kernels.block_rows", lambda *a: 400)
+        monkeypatch.setattr("transportflows.metrics.mmd.block_rows", lambda *a: 400)
         x, y = normal(45, *shape, seed=0), 1.3 * normal(37, *shape, seed=1) + 0.2
         a, b = x.flatten(1), y.flatten(1)
         kxx, kyy, kxy = (dense_kernel(kernel, u, v) for u, v in ((a, a), (b, b), (a, b)))

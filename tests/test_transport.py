@@ -12,7 +12,6 @@ from scipy import linalg, optimize
 from torch import Tensor
 
 from transportflows.metrics import (
-    ConvergenceWarning,
     bures_wasserstein2,
     corrected_wasserstein2,
     covariance_error,
@@ -28,6 +27,7 @@ from transportflows.metrics import (
     wasserstein2,
     wasserstein2_error,
 )
+from transportflows.plans import ConvergenceWarning
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -172,8 +172,9 @@ class TestEntropic:
     @pytest.mark.parametrize("epsilon", [0.05, 2.0])
     def test_upper_bound_is_above_the_plan_that_it_stands_for(self, epsilon: float) -> None:
         # Far from convergence: the rounded plan, written out, has the given marginals.
-        from transportflows.metrics._entropic_solver import Potentials, rows_and_columns
-        from transportflows.metrics.entropic import _feasible_cost
+        from transportflows.plans.blocks import rows_and_columns
+        from transportflows.plans.entropic import _feasible_cost
+        from transportflows.plans.path import Potentials
 
         x, y, p, q = normal(12, 2, seed=0), normal(15, 2, seed=1), uniform(12), uniform(15)
         g = 0.5 * epsilon * normal(15, seed=2)

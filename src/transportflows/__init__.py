@@ -1,27 +1,27 @@
 """Generative transport in PyTorch: stochastic interpolants, flow matching, score-based diffusion.
 
 The nouns that most programs need are here; all else is in the namespaces that the folders are,
-such as ``transportflows.samplers.ExponentialIntegrator``.
+such as ``transportflows.samplers.ExponentialIntegrator``. Namespaces that nothing else stands on,
+``metrics`` for one, are imported when they are first used.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from . import (
     couplings,
-    datasets,
     distributions,
     fields,
     interpolants,
     langevin,
     likelihood,
     losses,
-    metrics,
-    networks,
     oracles,
     particles,
-    plots,
+    plans,
     samplers,
     sdes,
     solve,
-    testing,
     times,
     training,
 )
@@ -122,6 +122,7 @@ __all__ = [
     "oracles",
     "particle_flow",
     "particles",
+    "plans",
     "plots",
     "sample",
     "samplers",
@@ -131,5 +132,19 @@ __all__ = [
     "times",
     "training",
 ]
+
+if TYPE_CHECKING:
+    from . import datasets, metrics, networks, plots, testing
+else:  # hidden from type checkers, which would take any name for one that is there
+    _LEAVES = ("datasets", "metrics", "networks", "plots", "testing")
+
+    def __getattr__(name):
+        if name in _LEAVES:
+            return import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *_LEAVES})
+
 
 __version__ = "0.1.0"

@@ -181,6 +181,10 @@ class Digits(NamedTuple):
     images: Tensor
     labels: Tensor
 
+    def __repr__(self) -> str:
+        images, labels = tuple(self.images.shape), tuple(self.labels.shape)
+        return f"Digits(images=<tensor {images}>, labels=<tensor {labels}>)"
+
     def split(
         self, test_fraction: float = 0.2, *, generator: torch.Generator | None = None
     ) -> tuple[Digits, Digits]:

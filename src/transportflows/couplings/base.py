@@ -1,10 +1,4 @@
-"""Couplings: the joint law of (x0, x1) from which paths are drawn.
-
-A coupling takes a batch of base samples and a batch of data and returns them paired. Where it
-leaves them independent and the base is Gaussian, ``x_t`` has a Gaussian part and every field can
-be converted into every other; a coupling that is not independent takes this away
-(:attr:`Coupling.independent`).
-"""
+"""What a coupling is, and the two that leave the rows as they are given."""
 
 from __future__ import annotations
 
@@ -13,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from .._core.reprs import brief, call_lines
 
 __all__ = ["Coupling", "Independent", "Paired"]
 
@@ -34,6 +30,10 @@ class Coupling(ABC):
 
         The rows of x1 keep their order, so that labels and other conditions stay theirs.
         """
+
+    def __repr__(self) -> str:
+        parts = [f"{name}={brief(value)}" for name, value in self.config().items()]
+        return call_lines(type(self).__name__, parts)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""

@@ -1,16 +1,15 @@
-"""TODO docstring."""
+"""Optimal transport within a batch, as a coupling."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .._core.checks import names
 from .._core.random import local
+from ..plans import best_permutation, exact_plan
 from .base import Coupling
 
 __all__ = ["MinibatchOT"]
@@ -24,12 +23,13 @@ class MinibatchOT(Coupling):
     marginals that the path must have.
 
     Args:
-        method: ``"exact"`` (network simplex, POT) or ``"sinkhorn"`` (entropic plan, POT; one
-            permutation is then drawn by maximum-weight matching of ``log plan + Gumbel noise``,
-            which approximates a draw from the plan and stays a permutation).
+        method: ``"exact"`` (:func:`transportflows.plans.exact_plan`) or ``"sinkhorn"`` (entropic
+            plan, POT; one permutation is then drawn by maximum-weight matching of ``log plan +
+            Gumbel noise``, which approximates a draw from the plan and stays a permutation).
         regularisation: entropic scale relative to the mean cost of the batch; Sinkhorn only.
 
-    The plan is computed on the CPU in float64, of ``B²`` costs. At B = 256, two coordinates and one
+    The plan is computed on the CPU in float64, of ``B²`` costs; an exact one is certified, and a
+    batch whose plan cannot be is refused by a ``RuntimeError``. At B = 256, two coordinates and one
     core of an AMD EPYC that took 3 ms (exact) and 0.1 s (Sinkhorn).
     """
 
@@ -52,44 +52,47 @@ class MinibatchOT(Coupling):
             )
         a = x0.detach().flatten(1).double()
         b = x1.detach().flatten(1).double()
-        cost = torch.cdist(a, b).square().cpu().numpy()
-        if not np.isfinite(cost).all():
+        distances = torch.cdist(a, b).cpu()
+        if not bool(torch.isfinite(distances).all()):
             raise ValueError("minibatch OT needs a finite batch; x0 or x1 holds NaN or infinities")
-        plan = self._plan(cost)
-        rows = plan.argmax(0)
-        if self.method == "sinkhorn":
-            uniform = torch.rand(
-                plan.shape, generator=local(generator, "cpu"), dtype=torch.float64
-            ).clamp(min=1e-300)
-            gumbel = -torch.log(-torch.log(uniform)).numpy()
-            log_plan = np.log(np.maximum(plan, 1e-300))
-            row_of, column_of = linear_sum_assignment(-(log_plan + gumbel))
-            rows = np.empty(len(row_of), dtype=np.int64)
-            rows[column_of] = row_of
-        elif len(np.unique(rows)) < len(rows):  # a degenerate vertex: take its best permutation
-            row_of, column_of = linear_sum_assignment(-plan)
-            rows = np.empty(len(row_of), dtype=np.int64)
-            rows[column_of] = row_of
-        return x0[torch.from_numpy(rows).to(x0.device)], x1
-
-    def _plan(self, cost: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        import ot  # half a second, and scikit-learn where it is installed: only when needed
-
-        n = cost.shape[0]
-        weights = np.full(n, 1.0 / n)
         if self.method == "exact":
-            plan = ot.emd(weights, weights, cost, numItermax=1_000_000)
+            weights = distances.new_full((len(a),), 1 / len(a))
+            order = exact_plan(distances, weights, weights).permutation()
         else:
-            scale = self.regularisation * max(float(cost.mean()), 1e-300)
-            plan = ot.sinkhorn(
-                weights, weights, cost, scale, method="sinkhorn_log", numItermax=1000, warn=False
+            uniform = torch.rand(
+                distances.shape, generator=local(generator, "cpu"), dtype=torch.float64
+            ).clamp(min=1e-300)
+            plan = self._entropic_plan(distances.square_())
+            order = best_permutation(plan.clamp(min=1e-300).log() - uniform.log().neg().log())
+        return x0[order.to(x0.device)], x1
+
+    def _entropic_plan(self, cost: Tensor) -> Tensor:
+        import ot  # it takes a second
+
+        n = len(cost)
+        weights = cost.new_full((n,), 1 / n).numpy()
+        scale = self.regularisation * max(float(cost.mean()), 1e-300)
+        plan = torch.from_numpy(
+            ot.sinkhorn(
+                weights,
+                weights,
+                cost.numpy(),
+                scale,
+                method="sinkhorn_log",
+                numItermax=1000,
+                warn=False,
             )
-        if not np.isfinite(plan).all() or abs(plan.sum() - 1) > 1e-3:
+        )
+        if not bool(torch.isfinite(plan).all()) or abs(float(plan.sum()) - 1) > 1e-3:
             raise ValueError(
-                f"the {self.method} plan of a batch of {n} is not finite or not normalised;"
+                f"the sinkhorn plan of a batch of {n} is not finite or not normalised;"
                 " raise regularisation, or use method='exact'"
             )
-        return np.asarray(plan)
+        return plan
+
+    def __repr__(self) -> str:
+        scale = f", regularisation={self.regularisation}" if self.method == "sinkhorn" else ""
+        return f"{type(self).__name__}(method={self.method!r}{scale})"
 
     def config(self) -> dict[str, Any]:
         return {"method": self.method, "regularisation": self.regularisation}

@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Laws of others as :class:`Distribution`: those of ``torch.distributions``, or of the user."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key
+from .._core.reprs import brief
 from .._core.tensor import sum_events
 from .base import Distribution
 
@@ -52,6 +53,10 @@ class _Wrapped(Distribution):
                 f" {(n, *self.shape)} was expected"
             )
         return x.to(device=device, dtype=dtype or x.dtype)
+
+    def __repr__(self) -> str:
+        law = brief(self.law)
+        return f"as_distribution({law}, shape={tuple(self.shape)})"
 
     def log_prob(self, x: Tensor) -> Tensor:
         if not hasattr(self.law, "log_prob"):

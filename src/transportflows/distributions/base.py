@@ -1,10 +1,4 @@
-"""Bases ρ0 and starting laws: anything that can be sampled.
-
-The library asks a law for two things: ``sample(n, generator=...)`` and, where it is known,
-``log_prob(x)``. The laws here are modules, so that a process moves to a device as a whole; an
-object of the user's own with a ``sample`` method serves too (:func:`as_distribution`), a
-:mod:`torch.distributions` law among them.
-"""
+"""What a law must be able to do: sample, and give its log-density where it is known."""
 
 from __future__ import annotations
 
@@ -47,6 +41,9 @@ class Distribution(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at ``x`` ``(B, *)``, ``(B,)`` in nats."""
         raise NotImplementedError(f"{type(self).__name__} has no log-density")
+
+    def extra_repr(self) -> str:
+        return str(tuple(self.shape))
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""

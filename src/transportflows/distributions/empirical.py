@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The law of the rows of a tensor."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ class Empirical(Distribution):
         check_finite_rows(data, "data")
         super().__init__(data.shape[1:])
         self.register_buffer("data", data.detach(), persistent=False)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, rows={len(self.data):,}"
 
     def sample(
         self,

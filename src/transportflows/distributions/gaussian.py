@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The Gaussian law, with an isotropic, diagonal or full covariance."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
+from .._core.reprs import brief
 from .._core.tensor import sum_events
 from .base import _LOG_2PI, Distribution
 
@@ -142,6 +143,11 @@ class Gaussian(Distribution):
             white = centred / self.scale.to(x)
             log_det = self.scale.to(x).log().expand(self.shape).sum()
         return -0.5 * sum_events(white.square()) - log_det - 0.5 * d * _LOG_2PI
+
+    def extra_repr(self) -> str:
+        spread = f"covariance={'x'.join(map(str, self.scale.shape))}" if self._full else ""
+        spread = spread or f"scale={brief(self.scale, shapes=False)}"
+        return f"{tuple(self.shape)}, mean={brief(self.mean, shapes=False)}, {spread}"
 
     def covariance(self) -> Tensor:
         """The covariance ``(d, d)`` of the flattened event, float64."""

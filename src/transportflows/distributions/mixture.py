@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""Mixtures of Gaussian laws: the data of tests, since their oracles are exact."""
 
 from __future__ import annotations
 
@@ -102,6 +102,9 @@ class GaussianMixture(Distribution):
         d = self.shape.numel()
         terms = -0.5 * white.square().sum(1).mT - log_det - 0.5 * d * _LOG_2PI
         return torch.logsumexp(terms + self.weights.to(x).log(), dim=1)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, components={len(self.means)}"
 
     def config(self) -> dict[str, Any]:
         return {

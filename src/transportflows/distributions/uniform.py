@@ -1,4 +1,4 @@
-"""TODO docstring."""
+"""The uniform law on a box."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import local
+from .._core.reprs import brief
 from .base import Distribution
 
 __all__ = ["Uniform"]
@@ -56,6 +57,10 @@ class Uniform(Distribution):
         low, high = self.low.to(x), self.high.to(x)
         inside = ((x >= low) & (x < high)).flatten(1).all(1)
         return torch.where(inside, -(high - low).log().sum(), -math.inf)
+
+    def extra_repr(self) -> str:
+        low, high = (brief(corner, shapes=False) for corner in (self.low, self.high))
+        return f"{tuple(self.shape)}, low={low}, high={high}"
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "low": self.low, "high": self.high}

@@ -26,15 +26,7 @@ to use:
 
 from .characteristic import CharacteristicDistance, characteristic_distance
 from .classifier import ClassifierTest, classifier_test
-from .diagnostics import (
-    Consistency,
-    LossByTime,
-    PathGeometry,
-    consistency,
-    error_by_nfe,
-    loss_by_time,
-    path_geometry,
-)
+from .diagnostics import Consistency, LossByTime, consistency, loss_by_time
 from .divergences import (
     fisher_divergence,
     jensen_shannon_kernel_density,
@@ -43,8 +35,6 @@ from .divergences import (
 )
 from .energy import PermutationTest, TwoSampleTest, energy_distance, energy_test
 from .entropic import (
-    ConvergenceWarning,
-    EntropicTransport,
     SinkhornDivergence,
     entropic_wasserstein2,
     sinkhorn_divergence,
@@ -55,13 +45,12 @@ from .gaussian import bures_wasserstein2, gaussian_wasserstein2
 from .kernels import (
     GaussianKernel,
     Kernel,
-    KernelDistance,
     PolynomialKernel,
     RationalQuadraticKernel,
     median_bandwidth,
-    mmd2,
 )
 from .kolmogorov import ProjectionTest, holm, sliced_kolmogorov_test
+from .mmd import KernelDistance, mmd2
 from .modes import ModeWeights, mode_weights
 from .moments import MomentError, MomentSummary, covariance_error, mean_error, moment_summary
 from .neighbours import (
@@ -73,6 +62,7 @@ from .neighbours import (
     nearest_neighbours,
 )
 from .oracle_diagnostics import KLIdentity, OracleErrors, ode_kl_identity, oracle_errors
+from .paths import PathGeometry, error_by_nfe, path_geometry
 from .report import METRICS, MetricRow, MetricsReport, evaluate
 from .sliced import (
     MaxSlicedDistance,
@@ -82,26 +72,17 @@ from .sliced import (
 )
 from .starts import EndBias, PriorBias, prior_bias
 from .stein import kernel_stein_discrepancy
-from .wasserstein import (
-    CorrectedDistance,
-    TransportPlan,
-    corrected_wasserstein2,
-    optimal_pairs,
-    wasserstein1,
-    wasserstein2,
-    wasserstein2_error,
-)
+from .wasserstein import optimal_pairs, wasserstein1, wasserstein2
+from .wasserstein_error import CorrectedDistance, corrected_wasserstein2, wasserstein2_error
 
 __all__ = [
     "METRICS",
     "CharacteristicDistance",
     "ClassifierTest",
     "Consistency",
-    "ConvergenceWarning",
     "CorrectedDistance",
     "Coverage",
     "EndBias",
-    "EntropicTransport",
     "Estimate",
     "GaussianKernel",
     "KLIdentity",
@@ -124,7 +105,6 @@ __all__ = [
     "RationalQuadraticKernel",
     "SinkhornDivergence",
     "SlicedDistance",
-    "TransportPlan",
     "TwoSampleTest",
     "bures_wasserstein2",
     "characteristic_distance",

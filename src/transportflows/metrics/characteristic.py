@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows
+from .._core.reprs import summary
+from .._core.samples import check_at_least, event_rows
 
 __all__ = ["CharacteristicDistance", "characteristic_distance"]
 
@@ -36,6 +37,8 @@ class CharacteristicDistance:
     value: float
     standard_error: float
     floor: float
+
+    __repr__ = summary
 
 
 def characteristic_distance(

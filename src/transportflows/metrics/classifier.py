@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from .._core.random import draw_key, mix, stream
-from ._samples import check_at_least, event_rows
+from .._core.reprs import summary
+from .._core.samples import check_at_least, event_rows
 
 __all__ = ["ClassifierTest", "classifier_test"]
 
@@ -37,6 +37,8 @@ class ClassifierTest:
     p_value: float
     held_out: int
 
+    __repr__ = summary
+
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Wilson's interval for the accuracy of *this* classifier; a lower bound for the best.
 
@@ -46,6 +48,8 @@ class ClassifierTest:
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
         right = round(self.accuracy * self.held_out)
+        from scipy import stats
+
         found = stats.binomtest(right, self.held_out).proportion_ci(level, method="wilson")
         return float(found.low), float(found.high)
 
@@ -116,6 +120,8 @@ def classifier_test(
             f" points, and gave {scores.numel()}"
         )
     right = int(((scores > 0) == truth).sum())
+    from scipy import stats  # it takes half a second
+
     p_value = float(stats.binomtest(right, len(truth), alternative="greater").pvalue)
     return ClassifierTest(right / len(truth), p_value, len(truth))
 

@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, event_rows, rows_of
+from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .estimates import Estimate, mean_estimate
+from .kernels import square_distances
 
 __all__ = [
     "fisher_divergence",
@@ -241,11 +242,9 @@ def _whitened(
 
 def _log_density(at: Tensor, points: Tensor, *, own: bool) -> Tensor:
     """Log of the mean of kernels ``exp(-r²/2)``; with ``own``, row i without points[i]."""
-    from .kernels import _square_distances
-
     parts, first = [], 0
     for rows in torch.split(at, block_rows(len(points), at.device)):
-        exponent = _square_distances(rows, points).mul_(-0.5)
+        exponent = square_distances(rows, points).mul_(-0.5)
         if own:
             i = torch.arange(len(rows), device=at.device)
             exponent[i, i + first] = -math.inf

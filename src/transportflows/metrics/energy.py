@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.reprs import summary
+from .._core.samples import event_rows
 
 __all__ = ["PermutationTest", "TwoSampleTest", "energy_distance", "energy_test"]
 
@@ -44,6 +45,8 @@ class TwoSampleTest:
     statistic: float
     p_value: float
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True)
 class PermutationTest(TwoSampleTest):
@@ -59,6 +62,8 @@ class PermutationTest(TwoSampleTest):
     permutations: int
     null_mean: float
     null_std: float
+
+    __repr__ = summary
 
 
 def energy_distance(

@@ -7,70 +7,21 @@ as Chang (section 3) writes it: the cost is the squared distance, the entropy is
 product measure, and no root is taken, so it is in squared units of the data and tends to
 :math:`W_2^2` for ε → 0. For equal laws it is not 0: :func:`sinkhorn_divergence` is.
 
-How it is solved is told in ``transportflows.metrics._entropic_solver``. What is returned is
-certified. With f the soft c-transform of g over all pairs, :math:`\sum p_i f_i + \sum q_j g_j` is
-a lower bound of the minimum whatever g is; the plan of (f, g) has the right sums over columns, and,
-made feasible by scaling its columns down and adding a product of what is missing (Altschuler, Weed
-and Rigollet 2017), it gives an upper one.
+The plan, and the bounds that certify its cost, come from :mod:`transportflows.plans`.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ._entropic_solver import BYTES_PER_ENTRY, Potentials, solve, solve_alone, weighted_rows
-from ._samples import block_rows, event_rows, weights_of
+from .._core.reprs import summary
+from .._core.samples import event_rows, weights_of
+from ..plans import EntropicPlan, entropic_plan, entropic_self_plan
 
-__all__ = [
-    "ConvergenceWarning",
-    "EntropicTransport",
-    "SinkhornDivergence",
-    "entropic_wasserstein2",
-    "sinkhorn_divergence",
-]
-
-
-class ConvergenceWarning(UserWarning):
-    """A solve stopped before it reached its tolerance; its result says how far it is."""
-
-
-@dataclass(frozen=True, eq=False)
-class EntropicTransport:
-    r"""What an entropic transport problem came to.
-
-    Attributes:
-        value: :math:`W_{2,\varepsilon}`, the dual value, in squared units of the data. Its error is
-            of second order in that of the potentials, far below ``gap``.
-        epsilon: ε.
-        upper: the cost, entropy included, of a plan with exactly the given marginals: the minimum
-            lies between ``value`` and this.
-        violation: :math:`|\pi^\top 1 - q|_1` of the plan over all pairs; its sums over columns are
-            p exactly.
-        converged: whether ``violation`` is within the tolerance asked for.
-        steps: Newton steps and Sinkhorn sweeps, all stages together.
-        x_potential: f, float64, ``(N,)``; of the points of positive weight only.
-        y_potential: g, ``(M,)``, likewise. The plan is
-            :math:`\pi_{ij} = p_i q_j e^{(f_i + g_j - |x_i - y_j|^2) / \varepsilon}`.
-    """
-
-    value: float
-    epsilon: float
-    upper: float
-    violation: float
-    converged: bool
-    steps: int
-    x_potential: Tensor
-    y_potential: Tensor
-
-    @property
-    def gap(self) -> float:
-        """How far the minimum can be from the value, the duality gap ``upper - value``."""
-        return self.upper - self.value
+__all__ = ["SinkhornDivergence", "entropic_wasserstein2", "sinkhorn_divergence"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +46,8 @@ class SinkhornDivergence:
     violation: float
     converged: bool
 
+    __repr__ = summary
+
 
 def entropic_wasserstein2(
     x: Tensor,
@@ -106,7 +59,7 @@ def entropic_wasserstein2(
     tolerance: float = 1e-3,
     memory: float = 1.5e9,
     max_steps: int = 500,
-) -> EntropicTransport:
+) -> EntropicPlan:
     r"""Return :math:`W_{2,\varepsilon}(p, q)`, squared, with entropy relative to ``p ⊗ q``.
 
     All is float64 whatever the dtype of the samples, which are centred first; on the CPU or on a
@@ -147,7 +100,10 @@ def entropic_wasserstein2(
         >>> round(result.value, 3), result.converged  # 2 + 0.01 log 2
         (2.007, True)
     """
-    return _solved(x, y, epsilon, x_weights, y_weights, tolerance, memory, max_steps)
+    x, y, p, q = _prepared(x, y, x_weights, y_weights, epsilon)
+    return entropic_plan(
+        x, y, p, q, epsilon=epsilon, tolerance=tolerance, memory=memory, max_steps=max_steps
+    )
 
 
 def sinkhorn_divergence(
@@ -172,8 +128,8 @@ def sinkhorn_divergence(
     without the curse of dimension that W2 has. That is so at ε of the order of the squared spread
     of the data. Measured at ε = 0.1 d and 1,000 points, where
     :func:`~transportflows.metrics.wasserstein2` says: a root of 0.603 for 0.575 in two dimensions,
-    and of 2.13 for 0.81 (1.70 for equal laws) in ten: at an ε below the distance of neighbours it
-    is the raw distance again. Costs three solves.
+    and of 2.13 for 0.81 (1.70 for equal laws) in ten. Where ε is below the squared distance between
+    neighbouring points, it has the bias of W2 again. Costs three solves.
 
     Args:
         x: first sample, ``(N, *)``.
@@ -200,12 +156,23 @@ def sinkhorn_divergence(
         >>> round(sinkhorn_divergence(x, x + 1, epsilon=0.5).value, 6)
         2.0
     """
-    options = tolerance, memory, max_steps
-    between = _solved(x, y, epsilon, x_weights, y_weights, *options)
-    own = [
-        _solved(s, s, epsilon, weights, weights, *options, alone=True)
-        for s, weights in ((x, x_weights), (y, y_weights))
-    ]
+    rows, columns, p, q = _prepared(x, y, x_weights, y_weights, epsilon)
+    between = entropic_plan(
+        rows,
+        columns,
+        p,
+        q,
+        epsilon=epsilon,
+        tolerance=tolerance,
+        memory=memory,
+        max_steps=max_steps,
+    )
+    own = []
+    for sample, weights in ((x, x_weights), (y, y_weights)):
+        rows, _, p, _ = _prepared(sample, sample, weights, weights, epsilon)  # about its own mean
+        own.append(
+            entropic_self_plan(rows, p, epsilon=epsilon, tolerance=tolerance, max_steps=max_steps)
+        )
     return SinkhornDivergence(
         value=between.value - 0.5 * (own[0].value + own[1].value),
         epsilon=epsilon,
@@ -217,137 +184,21 @@ def sinkhorn_divergence(
     )
 
 
-def _solved(
-    x: Tensor,
-    y: Tensor,
-    epsilon: float,
-    x_weights: Tensor | None,
-    y_weights: Tensor | None,
-    tolerance: float,
-    memory: float,
-    max_steps: int,
-    *,
-    alone: bool = False,
-) -> EntropicTransport:
-    """Solve, certify and warn; ``alone`` where y is x."""
-    _check_epsilon(epsilon, tolerance, max_steps, x, y)
-    x, y = event_rows(x, y)
-    centre = x.mean(0)
-    x, p = weights_of(x - centre, x_weights, "x_weights")
-    y, q = weights_of(y - centre, y_weights, "y_weights")
-    _check_resolution(epsilon, tolerance, x, y)
-    entries = _entries(x, y, memory)
-    if alone:
-        found = solve_alone(x, p, epsilon, tolerance=tolerance, max_steps=max_steps)
-    else:
-        found = solve(
-            x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps
-        )
-    violation = float((found.columns - q).abs().sum())
-    value = float(p @ found.f + q @ found.g)
-    upper = _feasible_cost(x, y, p, q, found, epsilon)
-    consistent = upper >= value - 1e-9 * (abs(value) + epsilon)  # or rounding has taken over
-    converged = math.isfinite(value) and violation <= tolerance and consistent
-    if not converged:
-        warnings.warn(
-            f"entropic transport at epsilon = {epsilon:g} stopped after {found.steps} steps with a"
-            f" marginal violation of {violation:.2g}, beyond the tolerance {tolerance:g}; the"
-            " result is marked converged=False. Give more max_steps or memory, or a larger"
-            " epsilon",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    return EntropicTransport(
-        value=value,
-        epsilon=epsilon,
-        upper=upper,
-        violation=violation,
-        converged=converged,
-        steps=found.steps,
-        x_potential=found.f,
-        y_potential=found.g,
-    )
-
-
-def _check_epsilon(epsilon: float, tolerance: float, max_steps: int, x: Tensor, y: Tensor) -> None:
-    if not (epsilon > 0 and math.isfinite(epsilon)):
-        raise ValueError(
-            f"epsilon must be positive and finite, got {epsilon}; for epsilon = 0 use wasserstein2"
-        )
-    if not 0 < tolerance < 2:
-        raise ValueError(
-            f"tolerance must lie in (0, 2), an L1 norm, got {tolerance}; 1e-3 is usual"
-        )
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, got {max_steps}")
-    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() and y.numel()):
-        return  # event_rows says what is wrong
-    if not (x.is_floating_point() and y.is_floating_point()):
-        return
-    largest = max(float(x.detach().abs().max()), float(y.detach().abs().max()))
+def _prepared(
+    x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows about the mean of x, and weights; refuses an ε below what the dtype resolves."""
+    rows, columns = event_rows(x, y)
     coarse = max((x.dtype, y.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    largest = max(float(rows.abs().max()), float(columns.abs().max()))
     resolved = 8 * torch.finfo(coarse).eps * largest**2
-    if epsilon < resolved:
+    if 0 < epsilon < resolved:
         raise ValueError(
             f"epsilon = {epsilon:g} is too small for {coarse}: at coordinates of {largest:.3g},"
             f" squared distances are known to {resolved:.2g}; give at least that, or centre or"
             " rescale the samples, or give them as float64 from the start"
         )
-
-
-def _check_resolution(epsilon: float, tolerance: float, x: Tensor, y: Tensor) -> None:
-    """Refuse an ε at which rounding alone violates the marginals: exponents are |x - y|² / ε."""
-    square = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
-    least = 16 * torch.finfo(torch.float64).eps * square / tolerance
-    if epsilon < least:
-        raise ValueError(
-            f"epsilon = {epsilon:g} is too small for points {math.sqrt(square):.3g} from their"
-            f" mean: in double precision marginals are known to {tolerance:g} from {least:.2g} on;"
-            " give at least that, a larger tolerance, or wasserstein2, which has no epsilon"
-        )
-
-
-def _entries(x: Tensor, y: Tensor, memory: float) -> int:
-    """How many entries of the plan fit beside what is needed anyway."""
-    n, m = len(x), len(y)
-    blocks = 3 * 8 * max(block_rows(m, x.device) * m, block_rows(n, x.device) * n)
-    blocks = min(blocks, 3 * 8 * n * m)
-    own = 8 * (n + m) * (2 * x.shape[1] + 20) + blocks
-    if memory < own + BYTES_PER_ENTRY * (n + m):
-        raise ValueError(
-            f"memory = {memory:.3g} bytes is too small for {n:,} and {m:,} points of"
-            f" {x.shape[1]} numbers; {own + BYTES_PER_ENTRY * (n + m):.3g} would do, and"
-            f" {own + BYTES_PER_ENTRY * 200 * max(n, m):.3g} is better. Or give fewer points, as"
-            " x[torch.randperm(len(x))[:5_000]]"
-        )
-    return int((memory - own) / BYTES_PER_ENTRY)
-
-
-def _feasible_cost(
-    x: Tensor, y: Tensor, p: Tensor, q: Tensor, found: Potentials, epsilon: float
-) -> float:
-    """Cost, entropy included, of the plan made feasible: an upper bound of the minimum.
-
-    Its columns are scaled down to at most q, which leaves a part of mass τ; what is missing from
-    rows and columns, u and v of mass s = 1 - τ, comes back as ``u vᵀ / s``. The entropy of the sum
-    is at most the mean of the entropies, since KL is convex.
-    """
-    f, g, columns = found.f, found.g, found.columns
-    if not math.isfinite(float(columns.sum())):
-        return math.inf
-    scale = (q / columns.clamp(min=1e-300)).clamp(max=1.0)
-    kept_columns = columns * scale
-    kept_rows = weighted_rows(x, y, f, g, p, q * scale, epsilon)
-    kept_rows = torch.minimum(kept_rows, p)
-    mass = float(kept_columns.sum())
-    log_scale = scale.clamp(min=1e-300).log()
-    cost = float(kept_rows @ f + kept_columns @ (g + epsilon * log_scale))
-    cost -= epsilon * mass * math.log(mass) if mass > 0 else 0.0
-    u, v = (p - kept_rows).clamp(min=0), (q - kept_columns).clamp(min=0)
-    s = min(float(u.sum()), float(v.sum()))
-    if s <= 1e-14:
-        return cost
-    u, v = u / u.sum(), v / v.sum()
-    moved = float(u @ x.square().sum(1) + v @ y.square().sum(1) - 2 * (u @ x) @ (v @ y))
-    entropy = float(torch.special.xlogy(u, u / p).sum() + torch.special.xlogy(v, v / q).sum())
-    return cost + s * (moved + epsilon * entropy)
+    centre = rows.mean(0)
+    rows, p = weights_of(rows - centre, x_weights, "x_weights")
+    columns, q = weights_of(columns - centre, y_weights, "y_weights")
+    return rows, columns, p, q

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
 from torch import Tensor
+
+from .._core.reprs import summary
 
 __all__ = ["Estimate", "mean_estimate"]
 
@@ -26,6 +27,8 @@ class Estimate:
     standard_error: float
     terms: int
 
+    __repr__ = summary
+
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Student's interval for the mean of the terms.
 
@@ -34,6 +37,8 @@ class Estimate:
         """
         if not 0 < level < 1:
             raise ValueError(f"level must lie in (0, 1), got {level}")
+        from scipy import stats  # it takes half a second
+
         half = float(stats.t.ppf(0.5 + 0.5 * level, self.terms - 1)) * self.standard_error
         return self.value - half, self.value + half
 

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows
 from .gaussian import gaussian_wasserstein2
-from .kernels import KernelDistance, PolynomialKernel, mmd2
+from .kernels import PolynomialKernel
+from .mmd import KernelDistance, mmd2
 
 __all__ = ["extract_features", "frechet_distance", "kernel_distance"]
 

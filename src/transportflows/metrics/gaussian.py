@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from ._samples import check_at_least, event_rows
+from .._core.samples import check_at_least, event_rows
 
 __all__ = ["bures_wasserstein2", "gaussian_wasserstein2"]
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import special
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.reprs import summary
+from .._core.samples import event_rows
 from .energy import TwoSampleTest
 
 __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
@@ -44,6 +44,8 @@ class ProjectionTest(TwoSampleTest):
     directions: Tensor
     statistics: Tensor
     p_values: Tensor
+
+    __repr__ = summary
 
 
 def sliced_kolmogorov_test(
@@ -100,6 +102,8 @@ def sliced_kolmogorov_test(
         ]
     )
     scaled = statistics * (n * m / (n + m)) ** 0.5
+    from scipy import special  # imported where it is used: importing the library stays cheap
+
     p_values = torch.as_tensor(special.kolmogorov(scaled.cpu().numpy()), device=x.device)
     adjusted = holm(p_values)
     return ProjectionTest(
@@ -114,8 +118,9 @@ def sliced_kolmogorov_test(
 def _kolmogorov_distances(values: Tensor, n: int) -> Tensor:
     """Return the distance of the empirical laws of the first ``n`` columns and the others, by row.
 
-    The walk up m for a value of the first and down n for one of the second is in integers, so
-    exact; it is read where the next value is larger.
+    Along the sorted values a count goes up by m for one of the n first and down by n for one of
+    the m others, which is nm times the difference of the distribution functions, in exact
+    integers. It is read only after the last of equal values.
     """
     count = values.shape[1]
     m = count - n

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.reprs import summary
+from .._core.samples import block_rows, check_at_least, rows_of
 from ..distributions.mixture import GaussianMixture
-from ._samples import block_rows, check_at_least, rows_of
 
 __all__ = ["ModeWeights", "mode_weights"]
 
@@ -40,6 +41,8 @@ class ModeWeights:
     found: int
     far: float
 
+    __repr__ = summary
+
 
 def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
     r"""Return counts and weights of the modes of a Gaussian mixture in samples.
@@ -55,7 +58,7 @@ def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
         ValueError: if x is not finite, has fewer than two rows or another event shape.
 
     Example:
-        >>> from transportflows import GaussianMixture
+        >>> from transportflows.distributions import GaussianMixture
         >>> two = GaussianMixture(torch.tensor([[-3.0], [3.0]]), 0.5)
         >>> mode_weights(torch.tensor([[-3.0], [-2.9], [3.1], [-3.2]]), two).counts.tolist()
         [3, 1]

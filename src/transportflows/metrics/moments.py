@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._samples import check_at_least, event_rows, rows_of
+from .._core.reprs import summary
+from .._core.samples import check_at_least, event_rows, rows_of
 
 __all__ = ["MomentError", "MomentSummary", "covariance_error", "mean_error", "moment_summary"]
 
@@ -38,6 +39,8 @@ class MomentError:
 
     value: float
     floor: float
+
+    __repr__ = summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,8 @@ class MomentSummary:
     kurtosis: Tensor
     mean_z: Tensor
     std_ratio: Tensor
+
+    __repr__ = summary
 
 
 def mean_error(

@@ -1,8 +1,8 @@
 r"""Nearest neighbours: copying, coverage, and a divergence from their distances.
 
-All distances are visited in blocks, and only the nearest are kept, computed anew from differences,
-so that copies are at distance 0. In high dimension distances
-between points concentrate, and what rests on neighbours needs features first
+Distances are computed in blocks, and only the nearest are kept; those are then computed again from
+differences of coordinates, so that an exact copy is at distance 0. In high dimension all points are
+nearly equally far from each other, so take features of the data first
 (:mod:`transportflows.metrics.features`).
 """
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, event_rows
+from .._core.reprs import summary
+from .._core.samples import block_rows, check_at_least, event_rows
 from .energy import _distances
 
 __all__ = [
@@ -47,6 +48,8 @@ class NeighbourDistances:
     ratio: float
     copied: float
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -67,6 +70,8 @@ class Coverage:
     coverage: float
     expected_coverage: float
     neighbours: int
+
+    __repr__ = summary
 
 
 def nearest_distances(

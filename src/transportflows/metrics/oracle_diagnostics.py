@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
+from .._core.reprs import summary
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..likelihood import log_likelihood
@@ -62,6 +63,8 @@ class OracleErrors:
     velocity_error: Tensor
     score_error: Tensor
     margin: float
+
+    __repr__ = summary
 
     @property
     def velocity_integral(self) -> float:
@@ -112,6 +115,8 @@ class KLIdentity:
 
     kl: Estimate
     integral: Estimate
+
+    __repr__ = summary
 
 
 @torch.no_grad()

@@ -12,15 +12,18 @@ from torch import Tensor
 
 from .._core.checks import names
 from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows
+from .._core.reprs import call_lines, summary
+from .._core.samples import check_at_least, event_rows
 from .characteristic import characteristic_distance
 from .energy import energy_distance
 from .gaussian import gaussian_wasserstein2
-from .kernels import GaussianKernel, median_bandwidth, mmd2
+from .kernels import GaussianKernel, median_bandwidth
+from .mmd import mmd2
 from .moments import covariance_error, mean_error
 from .neighbours import coverage, kl_nearest_neighbours
 from .sliced import sliced_wasserstein2
-from .wasserstein import wasserstein2, wasserstein2_error
+from .wasserstein import wasserstein2
+from .wasserstein_error import wasserstein2_error
 
 __all__ = ["METRICS", "MetricRow", "MetricsReport", "evaluate"]
 
@@ -52,6 +55,8 @@ class MetricRow:
     points: int
     what: str
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True)
 class MetricsReport:
@@ -64,6 +69,11 @@ class MetricsReport:
 
     rows: tuple[MetricRow, ...]
     level: float
+
+    def __repr__(self) -> str:
+        values = [f"{row.name}={row.value:.4g}" for row in self.rows[:8]]
+        more = ["..."] if len(self.rows) > 8 else []
+        return call_lines(type(self).__name__, [*values, *more, f"level={self.level:g}"])
 
     def __getitem__(self, name: str) -> MetricRow:
         for row in self.rows:

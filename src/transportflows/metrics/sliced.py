@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, stream
-from ._samples import event_rows
+from .._core.reprs import summary
+from .._core.samples import event_rows
 
 __all__ = [
     "MaxSlicedDistance",
@@ -45,6 +46,8 @@ class SlicedDistance:
     standard_error: float
     projections: int
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True, eq=False)
 class MaxSlicedDistance:
@@ -59,6 +62,8 @@ class MaxSlicedDistance:
     value: float
     direction: Tensor
     steps: int
+
+    __repr__ = summary
 
 
 def sliced_wasserstein2(

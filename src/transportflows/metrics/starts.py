@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import draw_key, mix, stream
+from .._core.reprs import summary
 from .._core.tensor import sum_events
 from ..distributions.gaussian import Gaussian
 from ..oracles import EmpiricalOracle, GaussianMixtureOracle
@@ -42,6 +43,8 @@ class EndBias:
     variance: Estimate
     square_distance: Estimate
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True, eq=False)
 class PriorBias:
@@ -56,6 +59,8 @@ class PriorBias:
     kl: Estimate
     flow: EndBias
     reverse_sde: EndBias
+
+    __repr__ = summary
 
 
 @torch.no_grad()

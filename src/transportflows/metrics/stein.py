@@ -20,8 +20,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._samples import block_rows, check_at_least, rows_of
-from .kernels import KernelDistance, _square_distances, median_bandwidth
+from .._core.samples import block_rows, check_at_least, rows_of
+from .kernels import median_bandwidth, square_distances
+from .mmd import KernelDistance
 
 __all__ = ["kernel_stein_discrepancy"]
 
@@ -98,7 +99,7 @@ def kernel_stein_discrepancy(
 
 def _stein_kernel(x: Tensor, s: Tensor, y: Tensor, r: Tensor, scale: float) -> Tensor:
     """``u(x_i, y_j)``, with ``k = (c² + ρ²)^-1/2``, ``∇_x k = -(x - y) k³``."""
-    square = _square_distances(x, y)
+    square = square_distances(x, y)
     base = square + scale**2
     k = base.rsqrt()
     k3 = k / base

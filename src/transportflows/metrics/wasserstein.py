@@ -1,76 +1,30 @@
-r"""Exact Wasserstein distances between two samples, and what samples of finite size do to them.
+r"""Exact Wasserstein distances between two samples.
 
 .. math:: W_2^2 = \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij}\, |x_i - y_j|^2
 
-over the couplings :math:`\pi` of the weights p of x and q of y. It is a linear programme, solved to
-optimality by POT's network simplex, so it has none of the entropic bias of Sinkhorn. Between two
-samples of one law it is not zero: of order :math:`N^{-1/D}` for ``D > 2`` dimensions.
-
-The simplex compares costs to about 1e-15, absolutely, and reports success whatever that did: for
-data of size 1e-8 POT alone gives more than the double. Here the costs are scaled, and the plan is
-checked against Kantorovich's dual: :math:`\sum_i p_i u_i + \sum_j q_j \min_i (c_{ij} - u_i)` is a
-lower bound of the optimum for any :math:`u`, as the cost of the plan is an upper one.
+over the couplings :math:`\pi` of the weights p of x and q of y, and :math:`W_1` with distances for
+their squares. The plan is exact and certified (:func:`transportflows.plans.exact_plan`), so it has
+none of the entropic bias of Sinkhorn. Between two samples of one law the distance is not zero: of
+order :math:`N^{-1/D}` for ``D > 2`` dimensions (:mod:`transportflows.metrics.wasserstein_error`).
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .._core.random import draw_key, stream
-from ._samples import check_at_least, event_rows, weights_of
-from .estimates import Estimate
+from .._core.samples import event_rows, weights_of
+from ..plans import TransportPlan, exact_plan
 
 __all__ = [
-    "CorrectedDistance",
-    "TransportPlan",
-    "corrected_wasserstein2",
     "optimal_pairs",
     "wasserstein1",
     "wasserstein2",
-    "wasserstein2_error",
 ]
 
 _MAX_PAIRS = 20_000**2
-_MAX_GAP = 1e-6  # of the squared distance, relative
-
-
-@dataclass(frozen=True, eq=False)
-class TransportPlan:
-    """An optimal plan, as the pairs that it moves.
-
-    Attributes:
-        distance: the Wasserstein distance of order ``power``, in units of the data.
-        rows: which point of x, ``(L,)``; at most N + M - 1 pairs, N where N = M and no weights.
-        columns: which point of y it goes to, ``(L,)``.
-        mass: how much of it, ``(L,)``, of sum 1.
-    """
-
-    distance: float
-    rows: Tensor
-    columns: Tensor
-    mass: Tensor
-
-
-@dataclass(frozen=True)
-class CorrectedDistance:
-    """A distance between samples less what samples of this size show for equal laws.
-
-    Attributes:
-        squared: ``raw² - floor²``; of either sign.
-        value: its root, 0 where it is negative, in units of the data.
-        raw: root mean square of the distances between halves of x and halves of y.
-        floor: root mean square of those between the halves of x, and of y.
-    """
-
-    squared: float
-    value: float
-    raw: float
-    floor: float
 
 
 def wasserstein2(
@@ -89,11 +43,12 @@ def wasserstein2(
     (measured, ``D = 2``), 16 GB for the largest size allowed, 20,000 + 20,000. Events of one
     number are sorted instead, which is exact too, and have no such limit. It is not differentiable.
 
-    Bias: upward, by much in high dimension: for equal laws its mean is of order ``N^(-1/D)`` for
-    ``D > 4`` (of ``N^(-1/4)`` at most below). Read it beside its value between two samples of the
-    data of the same size; :func:`corrected_wasserstein2` subtracts that. Measured at 1,000 points
-    of ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.615 for 0.575 in two dimensions, and 2.40 for
-    0.81 in ten, where two samples of one law are 2.06 apart, so that nearly all of it is floor.
+    Bias: upward, and large in high dimension. For equal laws its mean is not 0 but of order
+    ``N^(-1/D)`` for ``D > 4`` (at most ``N^(-1/4)`` below). So compare it with its value between
+    two samples of the data of the same size, its floor; :func:`corrected_wasserstein2` subtracts
+    that. Measured at 1,000 points of ``N(0, Id)`` and ``N(e_1 / 2, 1.2² Id)``: 0.615 for 0.575 in
+    two dimensions, and 2.40 for 0.81 in ten, where two samples of one law are 2.06 apart, so that
+    nearly all of it is floor.
     :func:`wasserstein2_error` gives an error bar.
 
     Args:
@@ -120,7 +75,7 @@ def wasserstein2(
         5.0
     """
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    return _solve(x, y, p, q, 2, max_iterations)[0]
+    return _distance(x, y, p, q, 2, max_iterations)
 
 
 def wasserstein1(
@@ -156,7 +111,7 @@ def wasserstein1(
         1.5
     """
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    return _solve(x, y, p, q, 1, max_iterations)[0]
+    return _distance(x, y, p, q, 1, max_iterations)
 
 
 def optimal_pairs(
@@ -196,102 +151,7 @@ def optimal_pairs(
                 f"{name} has zeros; drop those points, so that rows keep their numbers"
             )
     x, y, p, q = _prepare(x, y, x_weights, y_weights)
-    distance, plan = _solve(x, y, p, q, power, max_iterations, with_plan=True)
-    rows, columns = plan.nonzero(as_tuple=True)
-    return TransportPlan(distance, rows, columns, plan[rows, columns])
-
-
-def corrected_wasserstein2(
-    x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
-) -> CorrectedDistance:
-    r"""Return :math:`W_2` less its floor, from halves of both samples.
-
-    .. math:: \widehat{W}^2 = \tfrac14 \sum_{ab} W_2^2(x_a, y_b)
-              - \tfrac12 \bigl(W_2^2(x_1, x_2) + W_2^2(y_1, y_2)\bigr)
-
-    Bias: none for equal laws. For laws that differ it is downward, since the floor is more than
-    what finite samples add to a large distance (for a shift they add next to nothing): by at most
-    the floor squared. That of the raw distance is upward, so the two are bounds on average.
-    Measured where :func:`wasserstein2` says: 0.573 for 0.575 in two dimensions, 0.74 for 0.81 in
-    ten, and within its noise of 0 for equal laws. Costs six solves of half the size.
-
-    Args:
-        x: first sample, ``(N, *)``, at least four rows.
-        y: second sample, ``(M, *)``, at least four rows.
-        generator: source of the halves; torch's default one if None.
-
-    Raises:
-        TypeError: as :func:`wasserstein2`.
-        ValueError: as :func:`wasserstein2`, or if there are fewer than four rows.
-        RuntimeError: as :func:`wasserstein2`.
-
-    Example:
-        >>> x = torch.randn(400, 2)
-        >>> found = corrected_wasserstein2(x, x + 3)
-        >>> found.squared < found.raw**2 < 25
-        True
-    """
-    x, y = event_rows(x, y)
-    check_at_least(4, "two halves", x=x, y=y)
-    size = min(len(x), len(y)) // 2
-    draws = stream(draw_key(generator))
-    xs, ys = (
-        torch.split(s[torch.randperm(len(s), generator=draws)[: 2 * size].to(s.device)], size)
-        for s in (x, y)
-    )
-    raw = sum(wasserstein2(a, b) ** 2 for a in xs for b in ys) / 4
-    floor = (wasserstein2(*xs) ** 2 + wasserstein2(*ys) ** 2) / 2
-    squared = raw - floor
-    return CorrectedDistance(
-        squared, math.sqrt(max(0.0, squared)), math.sqrt(raw), math.sqrt(floor)
-    )
-
-
-def wasserstein2_error(
-    x: Tensor, y: Tensor, *, blocks: int = 10, generator: torch.Generator | None = None
-) -> Estimate:
-    r"""Return :math:`W_2` of the whole samples with an error bar from disjoint subsamples.
-
-    Where the laws differ, the deviation of :math:`W_2^2(p_N, q_N)` about its *mean* is normal, of
-    variance ∝ 1/N (del Barrio and Loubes 2019). So the standard deviation of the square over B
-    disjoint blocks of N/B points, over √B, is the standard error of the square of the whole, and
-    over ``2 W2`` that of its root. The interval is for the mean of the
-    distance at this sample size, bias included, not for the distance between the laws. Resampling
-    with replacement is not valid here: repeated points are matched at no cost.
-
-    Args:
-        x: first sample, ``(N, *)``.
-        y: second sample, ``(M, *)``.
-        blocks: B, at least 3; each needs two points of each sample.
-        generator: source of the blocks; torch's default one if None.
-
-    Raises:
-        TypeError: as :func:`wasserstein2`.
-        ValueError: as :func:`wasserstein2`, or if there are too few rows or blocks.
-        RuntimeError: as :func:`wasserstein2`.
-
-    Source: del Barrio and Loubes, "Central limit theorems for empirical transportation cost in
-    general dimension" (2019).
-
-    Example:
-        >>> x = torch.randn(400, 1)
-        >>> low, high = wasserstein2_error(x, x + 3).interval()
-        >>> low < 3 < high
-        True
-    """
-    if blocks < 3:
-        raise ValueError(f"blocks must be at least 3, got {blocks}; 10 is usual")
-    x, y = event_rows(x, y)
-    check_at_least(2 * blocks, f"{blocks} blocks of two points", x=x, y=y)
-    draws = stream(draw_key(generator))
-    parts = []
-    for s in (x, y):
-        order = torch.randperm(len(s), generator=draws).to(s.device)
-        parts.append(torch.tensor_split(s[order], blocks))
-    squares = torch.tensor([wasserstein2(a, b) ** 2 for a, b in zip(*parts, strict=True)])
-    value = wasserstein2(x, y)
-    error = float(squares.std()) / math.sqrt(blocks)
-    return Estimate(value, error / (2 * value) if value > 0 else 0.0, blocks)
+    return exact_plan(_distances(x, y), p, q, power=power, max_iterations=max_iterations)
 
 
 def _prepare(
@@ -303,23 +163,20 @@ def _prepare(
     return x, y, p, q
 
 
-def _solve(
-    x: Tensor,
-    y: Tensor,
-    p: Tensor,
-    q: Tensor,
-    power: int,
-    max_iterations: int,
-    *,
-    with_plan: bool = False,
-) -> tuple[float, Tensor]:
-    """The distance of order ``power``, and its plan ``(N, M)`` if asked for (else empty)."""
-    import ot  # it takes a second
+def _distance(x: Tensor, y: Tensor, p: Tensor, q: Tensor, power: int, max_iterations: int) -> float:
+    """The distance of order ``power``, by sorting where events are one number."""
+    if x.shape[1] > 1:
+        return exact_plan(
+            _distances(x, y), p, q, power=power, max_iterations=max_iterations
+        ).distance
+    import ot
 
-    none = torch.empty(0)
-    if x.shape[1] == 1 and not with_plan:
-        cost = ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p.numpy(), q.numpy(), p=power)
-        return float(cost) ** (1 / power), none
+    cost = ot.wasserstein_1d(x[:, 0].numpy(), y[:, 0].numpy(), p.numpy(), q.numpy(), p=power)
+    return math.pow(cost, 1 / power)
+
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    """All distances ``(N, M)``, from differences; refuses what would not fit in memory."""
     if x.shape[0] * y.shape[0] > _MAX_PAIRS:
         gigabytes = 40e-9 * x.shape[0] * y.shape[0]
         raise ValueError(
@@ -327,48 +184,4 @@ def _solve(
             " give at most 20,000 of each, as x[torch.randperm(len(x))[:20_000]], or use"
             " energy_distance, which holds no matrix of pairs"
         )
-    cost = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    diameter = float(cost.max())
-    if diameter == 0:
-        return 0.0, _corner_plan(p, q) if with_plan else none
-    cost.div_(diameter)
-    if power == 2:
-        cost.square_()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # raised below instead
-        upper, log = ot.emd2(
-            p.numpy(),
-            q.numpy(),
-            cost.numpy(),
-            numItermax=max_iterations,
-            log=True,
-            return_matrix=with_plan,
-        )
-    if log["warning"] is not None:
-        raise RuntimeError(
-            f"the network simplex stopped before the optimum, with max_iterations="
-            f"{max_iterations:,} ({log['warning']}); give a larger max_iterations or fewer points"
-        )
-    u = torch.as_tensor(log["u"])
-    lower = float(p @ u + q @ cost.sub_(u.unsqueeze(1)).amin(0))
-    if upper - max(lower, 0.0) > _MAX_GAP * upper:
-        low, high = (diameter * max(bound, 0.0) ** (1 / power) for bound in (lower, upper))
-        raise RuntimeError(
-            f"the distance lies between {low:.6g} and {high:.6g}: too small, beside the"
-            f" {diameter:.3g} between the furthest points, for the solver's double precision;"
-            " drop outliers, or compare clusters that are far apart one by one"
-        )
-    plan = torch.as_tensor(log["G"]) if with_plan else none
-    return diameter * max(float(upper), 0.0) ** (1 / power), plan
-
-
-def _corner_plan(p: Tensor, q: Tensor) -> Tensor:
-    """The north-west corner's plan ``(N, M)``: at most N + M - 1 pairs, whatever the cost."""
-    p_ends, q_ends = p.cumsum(0)[:-1], q.cumsum(0)[:-1]
-    cuts = torch.cat([p.new_zeros(1), torch.cat([p_ends, q_ends]).sort().values, p.new_ones(1)])
-    mass, middle = cuts.diff(), 0.5 * (cuts[1:] + cuts[:-1])
-    kept = mass > 0
-    rows, columns = (torch.searchsorted(ends, middle[kept]) for ends in (p_ends, q_ends))
-    plan = p.new_zeros(len(p), len(q))
-    plan[rows, columns] = mass[kept]
-    return plan
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")

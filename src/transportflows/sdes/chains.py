@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from .base import ForwardSDE
@@ -113,6 +112,8 @@ class DDPMChain(Chain):
         self.levels = betas.numel()
         self.register_buffer("betas", betas, persistent=False)
         logs = torch.cat([betas.new_zeros(1), -torch.log1p(-betas).cumsum(0)])
+        from scipy.interpolate import PchipInterpolator  # it takes half a second
+
         cubic = PchipInterpolator(np.arange(len(logs)), logs.numpy()).c
         self.register_buffer("_logs", logs, persistent=False)
         self.register_buffer("_cubic", torch.from_numpy(cubic.copy()), persistent=False)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from typing import Any
 
 import torch
@@ -17,40 +15,9 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..interpolants import AffineInterpolant, Interpolant
 from ..process import Process
+from .report import Report
 
-__all__ = ["CheckError", "Report", "check_field", "check_interpolant"]
-
-
-class CheckError(AssertionError):
-    """A check found something wrong; the message lists all of it."""
-
-
-@dataclass
-class Report:
-    """What a check found.
-
-    Attributes:
-        subject: what was checked.
-        problems: what is wrong; a check that finds any raises :class:`CheckError`.
-        notes: what is right but good to know, such as times at which a conversion is singular.
-    """
-
-    subject: str
-    problems: list[str] = dataclass_field(default_factory=list)
-    notes: list[str] = dataclass_field(default_factory=list)
-
-    def __str__(self) -> str:
-        lines = [f"{self.subject}: {len(self.problems)} problems, {len(self.notes)} notes"]
-        lines += [f"  problem: {problem}" for problem in self.problems]
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
-
-    def settle(self) -> Report:
-        """Return the report, or raise it."""
-        if self.problems:
-            raise CheckError(str(self))
-        return self
-
+__all__ = ["check_field", "check_interpolant"]
 
 # ------------------------------------------------------------------------------- interpolants
 

@@ -1,12 +1,4 @@
-"""Time samplers: where in [0, 1] a loss looks.
-
-A loss is an integral over time; the sampler is its quadrature. A *margin* keeps draws away from
-an end: it is needed where a regression target is infinite there (``γ = sqrt(t(1-t))``, whose γ̇
-is), and by default it is then 1e-4, otherwise 0.
-
-Samplers that look where the *noise level* of a process is, and not the clock, are in
-:mod:`transportflows.times.levels`. They are bound to the process when drawn from (:meth:`TimeSampler.bind`).
-"""
+"""Training times by the clock: the base class, and laws of t alone."""
 
 from __future__ import annotations
 

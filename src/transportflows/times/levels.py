@@ -1,7 +1,7 @@
-"""Times with a law of their noise level ``σ = σ̂/β``, or of ``λ = -log σ``, instead of the clock.
+"""Training times by noise level: what has a law is λ = log(β/σ̂), or σ̂/β, and t follows from it.
 
-They need a process whose noise level falls all the way with t (:mod:`transportflows.gaussian_part`
-has the formulas), and are bound to it when drawn from.
+A noise level is that of a process, so these samplers are bound to one when they are drawn from
+(:meth:`LevelTimes.bind`), which inverts λ(t) by a table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the metrics share: two samples as rows, weights, refusals, and the sizes of blocks."""
+"""Samples as matrices of rows: their checks, their weights, and the sizes of blocks of pairs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, check_same_kind
+from .checks import check_finite_rows, check_same_kind
 
 __all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
 

@@ -1,0 +1,71 @@
+"""Short representations: what a notebook shows of an object that holds tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["brief", "call_lines", "summary"]
+
+_LINE = 99  # characters
+_MOST = 300  # characters of a summary
+
+
+def brief(value: Any, *, ranges: bool = True, shapes: bool = True) -> str:
+    """A value in a few characters: numbers to four digits, of a large tensor range and shape.
+
+    Up to four numbers are listed. Without ``ranges`` a tensor is its shape alone, without
+    ``shapes`` its range, or its number where it has only one.
+    """
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Tensor):
+        return _brief_tensor(value.detach(), ranges, shapes)
+    if isinstance(value, (tuple, list)):
+        if len(value) > 4:
+            return f"<{len(value)} values>"
+        text = ", ".join(brief(one, ranges=ranges, shapes=shapes) for one in value)
+        return f"[{text}]" if isinstance(value, list) else f"({text})"
+    text = repr(value)
+    return text if len(text) <= 72 and "\n" not in text else f"<{type(value).__name__}>"
+
+
+def call_lines(name: str, parts: Iterable[str]) -> str:
+    """``name(part, part, ...)``, broken into lines."""
+    lines, line = [], f"{name}("
+    for k, part in enumerate(parts):
+        if k:
+            line += ","
+            if len(line) + len(part) > _LINE:
+                lines.append(line)
+                line = "   "
+            line += " "
+        line += part
+    return "\n".join([*lines, line + ")"])
+
+
+def summary(self: Any) -> str:
+    """The ``__repr__`` of a dataclass of results: its fields in brief, three lines at most."""
+    fields = [field.name for field in dataclasses.fields(self) if field.repr]
+    for ranges in (True, False):
+        parts = [f"{name}={brief(getattr(self, name), ranges=ranges)}" for name in fields]
+        text = call_lines(type(self).__name__, parts)
+        if len(text) <= _MOST and text.count("\n") < 3:
+            break
+    return text
+
+
+def _brief_tensor(value: Tensor, ranges: bool, shapes: bool) -> str:
+    shape = tuple(value.shape)
+    if not ranges or value.numel() == 0 or value.is_meta or value.is_complex():
+        return f"<tensor {shape}>"
+    low, high = float(value.min()), float(value.max())
+    if low == high and (value.numel() == 1 or not shapes):
+        return f"{low:.4g}"
+    if value.ndim == 1 and value.numel() <= 4:
+        return "[" + ", ".join(f"{one:.4g}" for one in value.tolist()) + "]"
+    text = f"{low:.4g} to {high:.4g}" if low != high else f"{low:.4g}"
+    return f"<{text}, {shape}>" if shapes else f"<{text}>"

@@ -1,0 +1,38 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["CheckError", "Report"]
+
+
+class CheckError(AssertionError):
+    """A check found something wrong; the message lists all of it."""
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Attributes:
+        subject: what was checked.
+        problems: what is wrong; a check that finds any raises :class:`CheckError`.
+        notes: what is right but good to know, such as times at which a conversion is singular.
+    """
+
+    subject: str
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.subject}: {len(self.problems)} problems, {len(self.notes)} notes"]
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        lines += [f"  note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def settle(self) -> Report:
+        """Return the report, or raise it."""
+        if self.problems:
+            raise CheckError(str(self))
+        return self
