@@ -9,15 +9,16 @@ be converted into every other; a coupling that is not independent takes this awa
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._core.registry import Storable
+
 __all__ = ["Coupling", "Independent", "Paired"]
 
 
-class Coupling(ABC):
+class Coupling(Storable, ABC):
     """A rule that pairs a batch of x0 with a batch of x1.
 
     Attributes:
@@ -34,10 +35,6 @@ class Coupling(ABC):
 
         The rows of x1 keep their order, so that labels and other conditions stay theirs.
         """
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
-        return {}
 
 
 class Independent(Coupling):

@@ -11,17 +11,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .._core.registry import Storable
 
 __all__ = ["Distribution"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class Distribution(nn.Module, ABC):
+class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
@@ -47,7 +48,3 @@ class Distribution(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density at ``x`` ``(B, *)``, ``(B,)`` in nats."""
         raise NotImplementedError(f"{type(self).__name__} has no log-density")
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
-        raise NotImplementedError(f"{type(self).__name__} writes no config() to be saved by")
