@@ -6,8 +6,8 @@ the library go by their bare names, so that they may move between modules; a use
 ``module.qualname``.
 
 An object is told by the arguments that would build it again: ``config()``, written by the class
-that writes ``__init__`` or by one below it. A class that takes arguments and does not write
-``config`` is only named.
+that writes ``__init__`` or by one below it. An inherited ``config`` serves where it tells all that
+the constructor takes; otherwise the class is only named.
 """
 
 from __future__ import annotations
@@ -110,12 +110,16 @@ def _arguments(value: Any) -> dict[str, Any] | None:
         name: next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
         for name in ("config", "__init__")
     }
-    if depth["config"] > depth["__init__"]:  # of another constructor
-        return None if len(inspect.signature(cls).parameters) else {}
     try:
-        return {name: encode(item) for name, item in value.config().items()}
+        arguments = value.config()
     except NotImplementedError:
         return None
+    if depth["config"] > depth["__init__"]:  # it was written for another constructor
+        needed = inspect.signature(cls).parameters
+        if not needed.keys() <= arguments.keys():
+            return None
+        arguments = {name: arguments[name] for name in needed}
+    return {name: encode(item) for name, item in arguments.items()}
 
 
 def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:

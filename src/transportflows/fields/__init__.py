@@ -9,9 +9,9 @@ from .kinds import DataPredictor, MeanVelocity, NoisePredictor, Score, Velocity
 from .pair import FieldPair
 
 __all__ = [
+    "EDM",
     "DamagedFileError",
     "DataPredictor",
-    "EDM",
     "EDMCoefficients",
     "Field",
     "FieldPair",
