@@ -398,7 +398,7 @@ def test_a_newer_version_is_refused(folder):
 
 def test_a_field_file_is_no_checkpoint(tmp_path):
     velocity().save(tmp_path / "field.pt")
-    with pytest.raises(ValueError, match="is a 'transportflows field', not a .* checkpoint"):
+    with pytest.raises(ValueError, match=r"is a .transportflows field., not a .* checkpoint"):
         trainer().load(tmp_path / "field.pt")
     container.write(tmp_path / "other", {"kind": "a letter"}, {})
     with pytest.raises(ValueError, match="is a 'a letter', not a transportflows training"):

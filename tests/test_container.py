@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 
 from transportflows._core import container
@@ -218,7 +219,6 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(file):
 
 
 def test_the_file_opens_without_this_library(file):
-    safetensors = pytest.importorskip("safetensors")
     with safetensors.safe_open(file, "pt") as opened:
         assert json.loads(opened.metadata()["header"]) == {"title": "a test", "step": 3}
         names = set(opened.keys())

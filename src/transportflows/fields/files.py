@@ -61,14 +61,16 @@ def load_field(
         OSError: if it cannot be opened.
     """
     spec, names, outputs, state = _parts(path, *container.read(path))
-    arguments, own = dict(spec["arguments"]), process is None
-    nets = list(net) if isinstance(net, (tuple, list)) else [net] * len(names[: net is not None])
+    nets = [] if net is None else list(net) if isinstance(net, (tuple, list)) else [net]
     if nets and len(nets) != len(names):
         raise DamagedFileError(f"{os.fspath(path)} holds {len(names)} networks, got {len(nets)}")
-    arguments.update(zip(names, nets, strict=False))
+    arguments, classes = (
+        {**spec["arguments"], **dict(zip(names, nets, strict=False))},
+        tuple(classes),
+    )
     if process is not None:
         arguments["process"] = process
-    with _Limit(4 * os.path.getsize(path) + _SPARE), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _Limit(4 * os.path.getsize(path) + _SPARE):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
@@ -80,10 +82,9 @@ def load_field(
                 raise TypeError(f"{spec['class']} is no field that predicts {outputs}")
             if not isinstance(field.transform, (Standardize, type(None))):
                 raise TypeError(f"a {type(field.transform).__name__} is no transform")
-    with _refusing(path, "field", "load_field(path, process=...)"):
-        _load_state(path, field, state)
-        for part in (field.transform, field.process if own else None):
-            decode(encode(part), Storable, classes)  # its own checks, of what it now holds
+            _load_state(path, field, state)
+            for part in (field.transform, None if process is not None else field.process):
+                decode(encode(part), Storable, classes)  # its own checks, of what it now holds
     return field.to(device).eval()
 
 
