@@ -94,6 +94,13 @@ def test_what_goes_in_comes_out(file):
     assert b'"header":"{\\n \\"title\\": \\"a test\\"' in file.read_bytes()[:300]
 
 
+def test_numbers_lie_where_their_width_asks(file):
+    tree = container.read(file)[1]
+    tensors = [value for value in tree.values() if isinstance(value, torch.Tensor)]
+    assert len({tensor.element_size() for tensor in tensors}) == 4
+    assert all(tensor.data_ptr() % tensor.element_size() == 0 for tensor in tensors)
+
+
 def test_a_file_cut_short_anywhere_is_refused(file):
     whole = file.read_bytes()
     for k in range(100):

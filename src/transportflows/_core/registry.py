@@ -63,6 +63,7 @@ def register(cls: _Class) -> _Class:
         TypeError: if it has none.
 
     Example:
+        >>> import torch
         >>> @register
         ... class Net(torch.nn.Module):
         ...     def __init__(self, width=64):
