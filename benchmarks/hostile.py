@@ -1,10 +1,11 @@
-"""Checkpoints that were damaged or made to do harm, and what reading them does.
+"""Files that were damaged or made to do harm, and what reading them does.
 
-A real checkpoint (MLP, averages, optimizer, history) is cut short at 100 offsets, has one of its
-bits flipped at each of 2,000 random places and at every place of its first line, and is replaced by
-pickles that make a folder when they are loaded (alone, by torch.save in both of its formats, behind
-and inside the real file). Each is given to `Trainer.load`. A file counts as refused if that raises
-a ValueError that names the file, and leaves the trainer as it was.
+A real checkpoint (MLP, averages, optimizer, history) and a real saved field are cut short at 100
+offsets, have one of their bits flipped at each of 2,000 random places and at every place of the
+first 300 bytes, and are replaced by pickles that make a folder when they are loaded (alone, by
+torch.save in both of its formats, behind and inside the real file). Each is given to `Trainer.load`
+or `load_field`. A file counts as refused if that raises a DamagedFileError that names the file, and
+leaves the trainer as it was.
 
 Run ``python benchmarks/hostile.py``; prints a table in Markdown.
 """
@@ -43,8 +44,7 @@ def variants(whole: bytes, bomb: Bomb) -> Iterator[tuple[str, bytes]]:
     for k in range(100):
         yield "cut short", whole[: k * len(whole) // 100]
     draw = random.Random(0)
-    line = 8 * (whole.index(b"\n") + 1)
-    places = [*range(line), *(draw.randrange(8 * len(whole)) for _ in range(FLIPS))]
+    places = [*range(8 * 300), *(draw.randrange(8 * len(whole)) for _ in range(FLIPS))]
     for place in places:
         changed = bytearray(whole)
         changed[place // 8] ^= 1 << place % 8
@@ -71,21 +71,25 @@ def main() -> None:
     before = [p.detach().clone() for p in trainer.parameters]
     counts: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        path, mark = Path(scratch) / "a.ckpt", Path(scratch) / "it_ran"
-        trainer.save(path)
-        whole = path.read_bytes()
-        for kind, content in variants(whole, Bomb(str(mark))):
-            path.write_bytes(content)
-            refused = False
-            try:
-                trainer.load(path)
-            except ValueError as error:
-                refused = str(path) in str(error)
-            same = all(map(torch.equal, before, trainer.parameters))
-            count = counts.setdefault(kind, [0, 0, 0])
-            count[0] += 1
-            count[1] += refused and same
-            count[2] += mark.exists()
+        path, mark = Path(scratch) / "a.file", Path(scratch) / "it_ran"
+        for what, write, read in (
+            ("checkpoint", trainer.save, trainer.load),
+            ("field", field.save, tpf.load_field),
+        ):
+            write(path)
+            whole = path.read_bytes()
+            for damage, content in variants(whole, Bomb(str(mark))):
+                path.write_bytes(content)
+                refused = False
+                try:
+                    read(path)
+                except tpf.fields.DamagedFileError as error:
+                    refused = str(path) in str(error)
+                same = all(map(torch.equal, before, trainer.parameters))
+                count = counts.setdefault(f"{what}: {damage}", [0, 0, 0])
+                count[0] += 1
+                count[1] += refused and same
+                count[2] += mark.exists()
     rows = [(kind, n, f"{refused} of {n}", ran) for kind, (n, refused, ran) in counts.items()]
     print(table(("damage", "files", "refused, trainer unchanged", "ran code"), rows))
     sys.exit(0 if all(n == refused and not ran for n, refused, ran in counts.values()) else 1)

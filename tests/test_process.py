@@ -592,108 +592,10 @@ def test_the_time_features_of_an_mlp_are_the_first_harmonics_of_the_unit_interva
     torch.testing.assert_close(seen[0], torch.tensor(expected, dtype=t.dtype), rtol=0, atol=1e-5)
 
 
-def _fields():
-    net = lambda heads=1: tpf.networks.MLP(2, 8, 2, heads=heads, generator=seeded())  # noqa: E731
-    gaussian = tpf.Gaussian((2,), 0.5, 2.0)
-    data = mixture([[0.0, 1.0], [1.0, 0.0]], 0.5)
-    laws = [
-        tpf.Process(tpf.Linear(tpf.Brownian(0.7)), data),
-        tpf.Process(tpf.Trigonometric(tpf.interpolants.Quadratic(1.5), scaled=True), gaussian),
-        tpf.Process(tpf.SBDM(), shape=(2,)),
-        tpf.Process(
-            tpf.Linear(), tpf.distributions.Uniform((2,), -1.0, 2.0), tpf.MinibatchOT("sinkhorn")
-        ),
-    ]
-    transform = tpf.Standardize(torch.tensor([1.0, 2.0]), 3.0)
-    yield tpf.Velocity(net(), laws[1], transform=transform)
-    yield tpf.NoisePredictor(net(), laws[2])
-    yield tpf.FieldPair(velocity=net(), noise=net(), process=laws[0])
-    yield tpf.FieldPair(heads=net(2), outputs=("mean_velocity", "score"), process=laws[0])
-    yield tpf.Velocity(net().double(), laws[3])
-
-
-@pytest.mark.parametrize("field", list(_fields()), ids=lambda f: type(f).__name__)
-def test_a_saved_field_samples_the_same(field, tmp_path):
-    path = tmp_path / "field.pt"
-    field.save(path)
-    nets = tuple(tpf.networks.MLP(2, 8, 2, heads=n.heads) for n in field.networks)
-    for loaded in (tpf.load_field(path), tpf.load_field(path, net=nets)):
-        assert type(loaded) is type(field)
-        assert loaded.outputs == field.outputs
-        a, b = (tpf.sample(f, 9, steps=4, generator=seeded()).x for f in (field, loaded))
-        assert torch.equal(a, b)
-        assert not loaded.training
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_oracle_is_not_saved(tmp_path):
-    oracle = tpf.oracles.GaussianMixtureOracle(process(tpf.Linear()), tpf.Gaussian((2,)))
-    with pytest.raises(ValueError, match="cannot be saved"):
-        oracle.save(tmp_path / "field.pt")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_network_of_another_dtype_is_named():
     field = tpf.Velocity(tpf.networks.MLP(2, 8, 1).double(), process(tpf.Linear()))
     with pytest.raises(ValueError, match=r"states are torch.float32 .* network is torch.float64"):
         field.velocity(torch.tensor(0.5), torch.zeros(3, 2))
-
-
-def test_files_that_do_not_fit_are_refused(tmp_path):
-    path = tmp_path / "field.pt"
-    law = tpf.Process(Learned(), tpf.Gaussian((2,)))
-    net = torch.nn.Linear(2, 2)
-    field = tpf.Velocity(tpf.networks.from_xt(_OwnNet(net)), law)
-    field.save(path)
-    with pytest.raises(ValueError, match=r"network of this file holds a .*_FromXT"):
-        tpf.load_field(path)
-    own = tpf.networks.from_xt(_OwnNet(torch.nn.Linear(2, 2)))
-    with pytest.raises(ValueError, match="process="):
-        tpf.load_field(path, net=own)
-    loaded = tpf.load_field(path, net=own, process=tpf.Process(Learned(), tpf.Gaussian((2,))))
-    assert torch.equal(loaded.net.net.net.weight, net.weight)
-    with pytest.raises(ValueError, match="not in the file"):
-        tpf.load_field(path, net=tpf.networks.MLP(2, 8, 1), process=law)
-
-    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1), process(tpf.Linear()))
-    field.save(path)
-    with pytest.raises(ValueError, match=r"embed_x.weight \(8, 2\) in the file, \(9, 2\) here"):
-        tpf.load_field(path, net=tpf.networks.MLP(2, 9, 1))
-    data = path.read_bytes()
-    for k in (10, len(data) // 2, len(data) - 30):
-        path.write_bytes(data[:k])
-        with pytest.raises(ValueError, match="not a readable field file"):
-            tpf.load_field(path)
-    torch.save({"library": "transportflows", "format": 99}, path)
-    with pytest.raises(ValueError, match="upgrade"):
-        tpf.load_field(path)
-    torch.save({"weights": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"not written by field\.save"):
-        tpf.load_field(path)
-    torch.save(_Hostile(), path)
-    with pytest.raises(ValueError, match="could run code"):
-        tpf.load_field(path)
-    assert not _Hostile.ran
-
-
-class _OwnNet(torch.nn.Module):
-    def __init__(self, net):
-        super().__init__()
-        self.net = net
-
-    def forward(self, x, t):
-        return self.net(x)
-
-
-class _Hostile:
-    ran = False
-
-    def __reduce__(self):
-        return (_run, ())
-
-
-def _run():
-    _Hostile.ran = True
 
 
 @pytest.mark.parametrize("interpolant", [i for i in INTERPOLANTS if i.has_latent], ids=name)

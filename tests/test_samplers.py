@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transportflows.solve.noise import NoiseOfRows
 
 import transportflows as tpf
 from families import INTERPOLANTS, mixture, name, process
+from transportflows.solve.noise import NoiseOfRows
 from transportflows.testing import estimate_order, mixture_oracle, quadrature_moments
 
 SCHEMES = list(tpf.samplers.SCHEMES)

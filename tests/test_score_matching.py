@@ -188,7 +188,9 @@ def test_weights_have_the_closed_forms_of_their_papers():
     sigma = (1 - t) / t
     edm = (sigma**2 + 0.25) / (0.5 * sigma) ** 2
     torch.testing.assert_close(tpf.losses.EDMWeight()(linear.part, t, "data"), edm)
-    torch.testing.assert_close(tpf.losses.UnitWeight("score")(sbdm.part, t, "noise"), 1 / (1 - t**2))
+    torch.testing.assert_close(
+        tpf.losses.UnitWeight("score")(sbdm.part, t, "noise"), 1 / (1 - t**2)
+    )
     for name in ("ve", "vp", "sub-vp"):  # g² of the SDE itself
         law = PLAIN[name]()
         g_sq = law.interpolant.diffusion_sq(1 - t)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ._core.checks import check_same_kind
 from ._core.conditions import check_conditions, map_rows
 from ._core.random import local
+from ._core.registry import Storable
 from ._core.tensor import as_time, expand_time
 from .couplings.base import Coupling, Independent, Paired
 from .distributions.adapters import as_distribution
@@ -37,7 +38,7 @@ __all__ = ["Process"]
 _END_TOLERANCE = 1e-5
 
 
-class Process(nn.Module):
+class Process(Storable, nn.Module):
     """The law of ``x_t``: interpolant, base and coupling.
 
     Args:
@@ -349,7 +350,6 @@ class Process(nn.Module):
                 )
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
         return {
             "interpolant": self.interpolant,
             "base": self.base,

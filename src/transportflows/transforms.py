@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ._core.checks import check_finite_rows
+from ._core.registry import Storable
 
 __all__ = ["Standardize"]
 
 
-class Standardize(nn.Module):
+class Standardize(Storable, nn.Module):
     r"""The affine map ``y = (x - mean) / scale`` and its inverse.
 
     Args:
@@ -76,5 +77,4 @@ class Standardize(nn.Module):
         return -float(self.scale.log().expand(torch.Size(shape)).sum()) if math.prod(shape) else 0.0
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
         return {"mean": self.mean, "scale": self.scale}

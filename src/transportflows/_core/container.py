@@ -1,51 +1,71 @@
-r"""Files of tensors, numbers and strings: read without an unpickler, whole or not at all.
+r"""The one file format: tensors by name in the safetensors layout, with sums, read without code.
 
-A file is a line that names the format and gives the lengths and SHA-256 sums of what follows; a
-header in indented JSON, for people (``head -c 2000 file`` shows it); an index in JSON, which is the
-tree of values with a number in the place of each tensor; and the bytes of the tensors. Nothing in
-it is code, and nothing of it is used before its sum is checked, so a file that was cut short,
-damaged or made by somebody else is refused.
+A file is 8 bytes with the length of a JSON text, that text, and the bytes of the tensors one after
+another, as the safetensors format has it, so that every reader of that format opens it. The text
+names each tensor with its dtype, shape and place, and under ``__metadata__`` holds strings:
 
-A file is written beside its place, flushed to the disk and then moved there, so that a reader sees
-the old file or the new one, whatever happens to the writer.
+- ``transportflows``: the number of this format;
+- ``sha256``: the sum of all bytes before the tensors, with zeros in the place of these 64 digits;
+- ``data_sha256``: the sum of the bytes of the tensors;
+- ``header``: JSON for people, what the file is and of what;
+- ``tree``: JSON of the values, with a name in the place of each tensor.
+
+Both sums are checked before anything is used, so no bit of a file can change unnoticed; nothing in
+it is code; and nothing is built that is larger than the file. Tensors that share memory are written
+one by one.
+
+The layout is written and read here and not by the library ``safetensors``, whose writer refuses
+tensors that share memory, whose dtypes depend on its version, and which copies all that it writes
+and reads. Here tensors go to the file from where they lie.
+
+A file is written beside its place under a new name (a link planted there is never followed),
+flushed to the disk and then moved, so that a reader sees the old file or the new one, whatever
+happens to the writer.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import math
 import os
 import re
-from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FORMAT", "DamagedFileError", "check", "read", "read_header", "temporary_name", "write"]
+from .values import NAMES, pack, unpack
+
+__all__ = [
+    "FORMAT",
+    "DamagedFileError",
+    "NewerFileError",
+    "check",
+    "read",
+    "read_header",
+    "temporary_name",
+    "write",
+]
 
 FORMAT = 1
-_LINE = re.compile(
-    rb"transportflows container (\d{1,9}) header (\d{1,18}) ([0-9a-f]{64})"
-    rb" index (\d{1,18}) ([0-9a-f]{64}) data (\d{1,18}) ([0-9a-f]{64})\n"
+_START = re.compile(
+    rb'\{"__metadata__":\{"transportflows":"(\d{1,9})","sha256":"([0-9a-f]{64})","data_sha256"'
 )
-_LONGEST_LINE = 400
+_OLD = b"transportflows container "
 _ALIGNED = 64
-_PLAIN = (str, int, float, bool)
-_DTYPES = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in vars(torch).values()
-    if isinstance(dtype, torch.dtype)
-}
+_DTYPES = {name: dtype for dtype, name in NAMES.items()}
 
 
 class DamagedFileError(ValueError):
-    """The file is not whole, or is not one of ours."""
+    """A file is not whole, is not one of ours, or holds what cannot be; nothing of it was used."""
+
+
+class NewerFileError(DamagedFileError):
+    """A file is whole, and of a newer version of this library."""
 
 
 # ------------------------------------------------------------------------------------- writing
@@ -63,27 +83,34 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tree: Any) ->
         TypeError: if the tree holds something else (it names the place).
         OSError: if the file cannot be written; nothing is left behind.
     """
-    tensors: list[np.ndarray[Any, Any]] = []
-    entries: list[dict[str, Any]] = []
-    skeleton = _pack(tree, "", tensors, entries)
-    head = json.dumps(header, indent=1, ensure_ascii=True).encode()
-    index = json.dumps({"tree": skeleton, "tensors": entries}, separators=(",", ":")).encode()
-    data = hashlib.sha256()
-    for part in _padded(tensors):
-        data.update(part)
-    size = sum(entry["padded"] for entry in entries)
-    line = (
-        f"transportflows container {FORMAT}"
-        f" header {len(head)} {hashlib.sha256(head).hexdigest()}"
-        f" index {len(index)} {hashlib.sha256(index).hexdigest()}"
-        f" data {size} {data.hexdigest()}\n"
-    )
+    found: dict[str, Tensor] = {}
+    packed = pack(tree, "", found)
+    # The widest numbers first, so that each tensor is aligned to its own.
+    tensors = sorted(found.items(), key=lambda item: -item[1].element_size())
+    entries, data, end = {}, hashlib.sha256(), 0
+    for name, tensor in tensors:
+        begin, end = end, end + tensor.nbytes
+        dtype, shape = NAMES[tensor.dtype], list(tensor.shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        data.update(_bytes(tensor))
+    metadata = {
+        "transportflows": str(FORMAT),
+        "sha256": "0" * 64,
+        "data_sha256": data.hexdigest(),
+        "header": json.dumps(header, indent=1),
+        "tree": json.dumps(packed, separators=(",", ":")),
+    }
+    text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % _ALIGNED)
     target = Path(path)
     temporary = target.with_name(temporary_name(target.name))
     try:
-        with open(temporary, "wb") as file:
-            for part in (line.encode(), head, index, *_padded(tensors)):
-                file.write(part)
+        with open(temporary, "xb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            begin, end = _START.match(text).span(2)  # type: ignore[union-attr]
+            file.write(text[:begin] + _sum(text, begin, end).encode() + text[end:])
+            for _, tensor in tensors:
+                file.write(_bytes(tensor))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -99,12 +126,20 @@ def check(tree: Any, place: str = "") -> None:
     Raises:
         TypeError: if there is one; it names the place.
     """
-    _pack(tree, place, None, [])
+    pack(tree, place, None)
 
 
 def temporary_name(name: str) -> str:
-    """The name under which this process writes the file ``name`` before it is moved there."""
-    return f".{name}.{os.getpid()}.tmp"
+    """A new name under which the file ``name`` is written before it is moved there."""
+    return f".{name}.{secrets.randbits(64)}.tmp"
+
+
+def _sum(text: bytes, begin: int, end: int) -> str:
+    """The sum of all before the tensors, with zeros in the place of its own digits."""
+    zeros = b"0" * (end - begin)
+    return hashlib.sha256(
+        len(text).to_bytes(8, "little") + text[:begin] + zeros + text[end:]
+    ).hexdigest()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -121,78 +156,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _padded(tensors: list[np.ndarray[Any, Any]]) -> Iterator[Any]:
-    for tensor in tensors:
-        yield tensor.data
-        if rest := -tensor.nbytes % _ALIGNED:
-            yield bytes(rest)
-
-
-def _pack(
-    value: Any,
-    place: str,
-    tensors: list[np.ndarray[Any, Any]] | None,
-    entries: list[dict[str, Any]],
-) -> Any:
-    """As JSON, with tensors moved out to a list; without a list they are only looked at."""
-
-    def inside(item: Any, name: Any) -> Any:
-        return _pack(item, f"{place}.{name}" if place else str(name), tensors, entries)
-
-    if value is None or type(value) in _PLAIN:
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, (Tensor, np.ndarray)):
-        if tensors is None:
-            return None
-        tensor = torch.as_tensor(value).detach().cpu().contiguous()
-        row = tensor.reshape(-1)
-        if row.numel() < 2:  # which may have any stride
-            row = torch.empty(row.numel(), dtype=row.dtype).copy_(row)
-        flat = row.view(torch.uint8).numpy()
-        entry = {
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "shape": list(tensor.shape),
-            "padded": flat.nbytes + -flat.nbytes % _ALIGNED,
-        }
-        if isinstance(value, np.ndarray):
-            entry["numpy"] = True
-        tensors.append(flat)
-        entries.append(entry)
-        return {"$": "tensor", "at": len(entries) - 1}
-    if isinstance(value, bytes):
-        return {"$": "bytes", "of": base64.b64encode(value).decode()}
-    if type(value) is list:
-        return [inside(item, k) for k, item in enumerate(value)]
-    if type(value) is tuple:
-        return {"$": "tuple", "of": [inside(item, k) for k, item in enumerate(value)]}
-    if type(value) in (dict, OrderedDict, Counter):
-        if type(value) is not Counter and all(type(k) is str and k != "$" for k in value):
-            return {key: inside(item, key) for key, item in value.items()}
-        pairs = [[inside(key, "key"), inside(item, key)] for key, item in value.items()]
-        return {"$": "counter" if type(value) is Counter else "dict", "of": pairs}
-    raise TypeError(
-        f"{place or 'the value'} is a {type(value).__module__}.{type(value).__qualname__}, which a"
-        " file without code cannot hold; it holds tensors, arrays, numbers, strings, bytes, and"
-        " dicts, lists and tuples of them"
-    )
+def _bytes(tensor: Tensor) -> memoryview:
+    row = tensor.reshape(-1)
+    if row.numel() < 2:  # which may have any stride
+        row = torch.empty(row.numel(), dtype=row.dtype).copy_(row)
+    return row.view(torch.uint8).numpy().data
 
 
 # ------------------------------------------------------------------------------------- reading
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a file, checked against its sum; the rest is not looked at.
+    """The header of a file, checked against its sum; the bytes of tensors are not looked at.
 
     Raises:
         DamagedFileError: if it is not whole, or not such a file.
         OSError: if it cannot be opened.
     """
     with open(path, "rb") as file:
-        header, _, _ = _first_line(path, file)
-        text: dict[str, Any] = _json(path, file, *header)
-    return text
+        return _top(path, file)[0]
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
@@ -203,9 +185,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         OSError: if it cannot be opened.
     """
     with open(path, "rb") as file:
-        header, description, (size, digest) = _first_line(path, file)
-        head = _json(path, file, *header)
-        index = _json(path, file, *description)
+        header, tree, digest, entries = _top(path, file)
+        size = sum(_size(entry) for entry in entries.values())
         left = os.fstat(file.fileno()).st_size - file.tell()
         if left != size:
             raise _damaged(path, f"{size} bytes of tensors were written and {left} are there")
@@ -213,24 +194,76 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         if file.readinto(data) != size or hashlib.sha256(data).hexdigest() != digest:
             raise _damaged(path, "its tensors are not those that were written")
     try:
-        return head, _unpack(index["tree"], _tensors(index["tensors"], data))
-    except (KeyError, TypeError, IndexError, ValueError, RuntimeError, RecursionError) as error:
-        raise _damaged(path, f"its index makes no sense ({type(error).__name__})") from error
+        tensors = _tensors(entries, data)
+        values = unpack(json.loads(tree), tensors)
+    except Exception as error:
+        raise _damaged(path, f"its tree makes no sense ({type(error).__name__})") from error
+    if tensors:
+        raise _damaged(path, f"its tree has no place for {sorted(tensors)[:5]}")
+    return header, values
 
 
-def _tensors(entries: list[dict[str, Any]], data: bytearray) -> list[Any]:
-    """The tensors, on the memory of ``data``."""
-    tensors: list[Any] = []
-    offset = 0
-    for entry in entries:
-        dtype, shape = _DTYPES[entry["dtype"]], [int(n) for n in entry["shape"]]
-        count = math.prod(shape)
-        if count:
-            tensor = torch.frombuffer(data, dtype=dtype, count=count, offset=offset).view(shape)
-        else:
-            tensor = torch.empty(shape, dtype=dtype)
-        tensors.append(tensor.numpy() if entry.get("numpy") else tensor)
-        offset += entry["padded"]
+def _top(
+    path: str | os.PathLike[str], file: BinaryIO
+) -> tuple[dict[str, Any], str, str, dict[str, dict[str, Any]]]:
+    """Header, text of the tree, sum of the tensors, and what they are; the file stands at them."""
+    start = file.read(512)
+    found = _START.match(start, 8)
+    if found is None:
+        what = "is not a file of transportflows, or its beginning is damaged"
+        if start.startswith(_OLD):
+            what = (
+                "is a file of a development version of transportflows, which is not read any more"
+            )
+        raise DamagedFileError(
+            f"{os.fspath(path)} {what}. Nothing of it was used; other formats (pickles among them)"
+            " are not read, because they could run code"
+        )
+    length = int.from_bytes(start[:8], "little")
+    file.seek(8)
+    left = os.fstat(file.fileno()).st_size - 8
+    text = file.read(length) if length <= left else b""  # a damaged length must ask for no memory
+    begin, end = (place - 8 for place in found.span(2))
+    if len(text) != length or _sum(text, begin, end) != found[2].decode():
+        raise _damaged(path, "its description is not the one that was written")
+    if int(found[1]) > FORMAT:
+        raise NewerFileError(
+            f"{os.fspath(path)} has format {int(found[1])} and this version of transportflows reads"
+            f" up to {FORMAT}; upgrade transportflows"
+        )
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__")
+        header, tree, digest = (metadata[key] for key in ("header", "tree", "data_sha256"))
+        header, sizes = json.loads(header), [_size(entry) for entry in entries.values()]
+        if int(found[1]) < FORMAT or not isinstance(header, dict) or min(sizes, default=0) < 0:
+            raise ValueError
+    except Exception as error:
+        raise _damaged(path, f"its description makes no sense ({type(error).__name__})") from error
+    return header, tree, digest, entries
+
+
+def _size(entry: dict[str, Any]) -> int:
+    """Bytes of a tensor by its description."""
+    count = math.prod(n if type(n) is int and n >= 0 else math.nan for n in entry["shape"])
+    return int(count * _DTYPES[entry["dtype"]].itemsize)
+
+
+def _tensors(entries: dict[str, dict[str, Any]], data: bytearray) -> dict[str, Tensor]:
+    """The tensors, on the memory of ``data``; they lie one after another, without gaps."""
+    tensors, end = {}, 0
+    for name, entry in entries.items():
+        begin, end = end, end + _size(entry)
+        if entry["data_offsets"] != [begin, end]:
+            raise ValueError(name)
+        dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+        if begin == end:
+            tensors[name] = torch.empty(shape, dtype=dtype)
+            continue
+        count = (end - begin) // dtype.itemsize
+        if dtype is torch.bool and max(data[begin:end]) > 1:
+            raise ValueError(name)
+        tensors[name] = torch.frombuffer(data, dtype=dtype, count=count, offset=begin).view(shape)
     return tensors
 
 
@@ -238,50 +271,3 @@ def _damaged(path: str | os.PathLike[str], why: str) -> DamagedFileError:
     return DamagedFileError(
         f"{os.fspath(path)} is damaged or was never whole: {why}. Nothing of it was used"
     )
-
-
-def _first_line(path: str | os.PathLike[str], file: BinaryIO) -> list[tuple[int, str]]:
-    """Lengths and sums of the header, the index and the tensors."""
-    line = file.readline(_LONGEST_LINE)
-    found = _LINE.fullmatch(line)
-    if found is None:
-        raise DamagedFileError(
-            f"{os.fspath(path)} is not a file of transportflows, or its first line is damaged."
-            " Nothing of it was used; other formats (pickles among them) are not read, because"
-            " they could run code"
-        )
-    version, *rest = (part.decode() for part in found.groups())
-    if int(version) > FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)} has format {version} and this version of transportflows reads up"
-            f" to {FORMAT}; upgrade transportflows"
-        )
-    if int(version) < FORMAT:
-        raise _damaged(path, f"there never was a format {version}")
-    return [(int(size), digest) for size, digest in zip(rest[::2], rest[1::2], strict=True)]
-
-
-def _json(path: str | os.PathLike[str], file: BinaryIO, size: int, digest: str) -> Any:
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    text = file.read(size) if size <= left else b""  # a damaged length must not ask for memory
-    if len(text) != size or hashlib.sha256(text).hexdigest() != digest:
-        raise _damaged(path, "its description is not the one that was written")
-    return json.loads(text)
-
-
-def _unpack(value: Any, tensors: list[Any]) -> Any:
-    if isinstance(value, list):
-        return [_unpack(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    kind = value.get("$")
-    if kind is None:
-        return {key: _unpack(item, tensors) for key, item in value.items()}
-    if kind == "tensor":
-        return tensors[value["at"]]
-    if kind == "bytes":
-        return base64.b64decode(value["of"])
-    if kind == "tuple":
-        return tuple(_unpack(item, tensors) for item in value["of"])
-    pairs = {_unpack(key, tensors): _unpack(item, tensors) for key, item in value["of"]}
-    return Counter(pairs) if kind == "counter" else pairs

@@ -1,37 +1,158 @@
-"""Objects of the library as names and constructor arguments: for files, and for people."""
+"""Classes by name, with which files and people tell objects: the class and its arguments.
+
+A class that a file may name is a :class:`Storable`, which makes it known when it is defined, or was
+given to :func:`register`. What a file names is looked up among those and never imported. Classes of
+the library go by their bare names, so that they may move between modules; a user's own by
+``module.qualname``.
+
+An object is told by the arguments that would build it again: ``config()``, written by the class
+that writes ``__init__`` or by one below it. An inherited ``config`` serves where it tells all that
+the constructor takes; otherwise the class is only named.
+"""
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
+import inspect
+from collections.abc import Iterable
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..interpolants import Gamma
+__all__ = ["Storable", "UnknownClassError", "decode", "encode", "full_name", "register", "told"]
 
-__all__ = ["encode", "library_class", "told"]
+_KNOWN: WeakValueDictionary[str, type] = WeakValueDictionary()
+_Class = TypeVar("_Class", bound=type)
+
+
+class UnknownClassError(ValueError):
+    """What a description names is not known here, or was stored without its arguments."""
+
+
+class Storable:
+    """An object that a file can hold as the name of its class and constructor arguments."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            _KNOWN[full_name(cls)] = cls
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object.
+
+        Numbers, strings, tensors, other such objects, and lists and dicts of them. A class that
+        takes arguments and does not write it is named in files, and given back by who loads them.
+
+        Raises:
+            NotImplementedError: if this one cannot be rebuilt from arguments.
+        """
+        return {}
+
+
+def register(cls: _Class) -> _Class:
+    """Let files name a class of your own, a network say; a decorator.
+
+    Paths, latent scales, bases, couplings and fields need none: they are known once they are
+    defined. The file holds ``config()``, the constructor arguments, and ``load_field`` calls the
+    class with those that it finds in the file, so register only what may be called with any.
+
+    Args:
+        cls: a class with a method ``config()``.
+
+    Raises:
+        TypeError: if it has none.
+
+    Example:
+        >>> import torch
+        >>> @register
+        ... class Net(torch.nn.Module):
+        ...     def __init__(self, width=64):
+        ...         super().__init__()
+        ...         self.width = width
+        ...     def config(self):
+        ...         return {"width": self.width}
+    """
+    if not isinstance(cls, type) or not callable(getattr(cls, "config", None)):
+        raise TypeError(
+            f"register takes a class with a method config() that gives its constructor arguments,"
+            f" got {cls!r}"
+        )
+    _KNOWN[full_name(cls)] = cls
+    return cls
+
+
+def full_name(cls: type) -> str:
+    """The name of a class in files: bare for the library's own, ``module.qualname`` for others."""
+    own = cls.__module__.split(".")[0] == __name__.split(".")[0]
+    return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def encode(value: Any) -> Any:
-    """A value as tensors, numbers, strings, lists and dicts; what is not the library's, by name."""
+    """A value as tensors, numbers, strings, lists and dicts; what cannot be rebuilt, by name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, (list, tuple)):
         return [encode(item) for item in value]
-    name = type(value).__name__
-    learned = isinstance(value, nn.Module) and any(True for _ in value.parameters(recurse=False))
-    known = library_class(name) is type(value) and hasattr(value, "config")
-    known = known and not (learned and isinstance(value, Gamma))
-    if known:
-        try:
-            arguments = {k: encode(v) for k, v in value.config().items()}
-        except NotImplementedError:
-            known = False
-    if not known:
+    if type(value) is dict and all(type(key) is str for key in value):
+        return {"dict": {key: encode(item) for key, item in value.items()}}
+    arguments = _arguments(value)
+    if arguments is None:
         return {"custom": f"{type(value).__module__}.{type(value).__qualname__}"}
-    return {"class": name, "arguments": arguments}
+    return {"class": full_name(type(value)), "arguments": arguments}
+
+
+def _arguments(value: Any) -> dict[str, Any] | None:
+    cls = type(value)
+    if _KNOWN.get(full_name(cls)) is not cls:
+        return None
+    depth = {
+        name: next(k for k, base in enumerate(cls.__mro__) if name in vars(base))
+        for name in ("config", "__init__")
+    }
+    try:
+        arguments = value.config()
+    except NotImplementedError:
+        return None
+    if depth["config"] > depth["__init__"]:  # it was written for another constructor
+        needed = inspect.signature(cls).parameters
+        if not needed.keys() <= arguments.keys():
+            return None
+        arguments = {name: arguments[name] for name in needed}
+    return {name: encode(item) for name, item in arguments.items()}
+
+
+def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:
+    """Rebuild what :func:`encode` wrote, from classes that are known or given.
+
+    Args:
+        value: the description.
+        kind: what it and all that it holds must be: :class:`Storable`, or modules.
+        classes: classes to be found beside the known ones, by name or by its last part.
+
+    Raises:
+        UnknownClassError: if a class is not known, or was stored without arguments.
+    """
+    if isinstance(value, list):
+        return [decode(item, kind, classes) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "dict" in value:
+        return {key: decode(item, kind, classes) for key, item in value["dict"].items()}
+    if "custom" in value:
+        raise UnknownClassError(f"{value['custom']}, which is stored without its arguments")
+    name = str(value["class"])
+    cls = _KNOWN.get(name)
+    for given in classes if "." in name else ():
+        if name == full_name(given) or name.rpartition(".")[2] == given.__name__:
+            cls = given
+    if cls is None or not issubclass(cls, (kind, Storable)):
+        raise UnknownClassError(
+            f"{name}, which is not known here (nothing is imported for a file: import or register"
+            " it first, or give the class)"
+        )
+    return cls(**{key: decode(item, kind, classes) for key, item in value["arguments"].items()})
 
 
 def told(value: Any) -> str:
@@ -48,22 +169,9 @@ def _told(value: Any) -> str:
         return f"[{', '.join(_told(item) for item in value)}]"
     if not isinstance(value, dict):
         return repr(value)
+    if "dict" in value:
+        return f"{{{', '.join(f'{k!r}: {_told(v)}' for k, v in value['dict'].items())}}}"
     if "custom" in value:
         return str(value["custom"])
     given = ", ".join(f"{k}={_told(v)}" for k, v in value["arguments"].items())
     return f"{value['class']}({given})"
-
-
-def library_class(name: str) -> type | None:
-    """A public class of the library by its name."""
-    import transportflows
-
-    spaces = [getattr(transportflows, space) for space in transportflows.__all__]
-    for namespace in (
-        transportflows,
-        *(space for space in spaces if isinstance(space, ModuleType)),
-    ):
-        cls = getattr(namespace, name, None)
-        if isinstance(cls, type) and name in namespace.__all__:
-            return cls
-    return None

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
 
 __all__ = ["Coupling", "Independent", "Paired"]
 
 
-class Coupling(ABC):
+class Coupling(Storable, ABC):
     """A rule that pairs a batch of x0 with a batch of x1.
 
     Attributes:
@@ -34,10 +34,6 @@ class Coupling(ABC):
     def __repr__(self) -> str:
         parts = [f"{name}={brief(value)}" for name, value in self.config().items()]
         return call_lines(type(self).__name__, parts)
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
-        return {}
 
 
 class Independent(Coupling):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .._core.registry import Storable
 
 __all__ = ["Distribution"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-class Distribution(nn.Module, ABC):
+class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
@@ -44,7 +45,3 @@ class Distribution(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return str(tuple(self.shape))
-
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
-        raise NotImplementedError(f"{type(self).__name__} writes no config() to be saved by")

@@ -1,5 +1,7 @@
 """Fields: networks with a meaning, alone and in pairs; their files."""
 
+from .._core.container import DamagedFileError
+from .._core.registry import register
 from .base import Field
 from .edm import EDM, EDMCoefficients
 from .files import load_field
@@ -7,8 +9,9 @@ from .kinds import DataPredictor, MeanVelocity, NoisePredictor, Score, Velocity
 from .pair import FieldPair
 
 __all__ = [
-    "DataPredictor",
     "EDM",
+    "DamagedFileError",
+    "DataPredictor",
     "EDMCoefficients",
     "Field",
     "FieldPair",
@@ -17,4 +20,5 @@ __all__ = [
     "Score",
     "Velocity",
     "load_field",
+    "register",
 ]

@@ -13,26 +13,32 @@ an independent Gaussian it is the papers' ``η = E[z | x_t]``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core import container
 from .._core.checks import check_state
 from .._core.conditions import NO_CONDITIONS
+from .._core.registry import Storable, encode, told
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["Field"]
+__all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
+
+FILE_KIND = "transportflows field"
+FILE_FORMAT = 1
 
 Network = Callable[..., Any]
 
 
-class Field(nn.Module):
+class Field(Storable, nn.Module):
     """A network whose prediction has a meaning under a process.
 
     Subclasses name what the network predicts in ``outputs``.
@@ -178,14 +184,46 @@ class Field(nn.Module):
         return torch.zeros((), device=self.process.device)
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments beside networks, process and transform, to rebuild this field."""
-        return {}
+        return {"net": self.net, "process": self.process, "transform": self.transform}
 
-    def save(self, path: Any) -> None:
-        """Write weights, process and transform to a file; see :func:`load_field`."""
-        from .files import save_field
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write weights, process and transform to a file, for inference; see :func:`load_field`.
 
-        save_field(self, path)
+        The file is replaced atomically. Objects of the library, and of your own classes that have a
+        ``config()``, are stored by name and arguments; others by name only, to be given to
+        ``load_field``.
+
+        Raises:
+            ValueError: if the field has no networks, or its class takes arguments and does not
+                tell them by ``config()``.
+            TypeError: if ``config()`` or ``state_dict()`` hold what a file without code cannot.
+            OSError: if the file cannot be written.
+        """
+        described, heads = encode(self), self.networks
+        if not heads or "custom" in described:
+            raise ValueError(
+                f"a {type(self).__name__} cannot be saved: files hold fields that have networks and"
+                " whose config() gives their constructor arguments; save its parts, or use"
+                " torch.save(field.state_dict(), path)"
+            )
+        given = self.config().items()
+        header = {
+            "kind": FILE_KIND,
+            "format": FILE_FORMAT,
+            "class": described["class"],
+            "outputs": list(self.outputs),
+            "networks": [told(net) for net in heads],
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "process": told(self.process),
+            "transform": told(self.transform),
+        }
+        tree = {
+            "field": described,
+            "networks": [name for name, value in given if any(value is net for net in heads)],
+            "outputs": list(self.outputs),
+            "state": dict(self.state_dict()),
+        }
+        container.write(path, header, tree)
 
 
 def check_network(net: Any) -> None:

@@ -123,5 +123,4 @@ class EDM(DataPredictor):
         return (torch.addcmul(expand_time(skip, x) * centred, expand_time(out, x), raw),)
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments beside network, process and transform."""
-        return {"sigma_data": self.sigma_data}
+        return {**super().config(), "sigma_data": self.sigma_data}

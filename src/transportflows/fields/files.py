@@ -1,59 +1,37 @@
-"""Fields on disk: weights, process and transform, read without running code from the file.
+"""Fields from files: rebuilt without running code from the file.
 
-A file holds tensors, numbers and strings only. Objects of the library are written as a class name
-and constructor arguments, and rebuilt from the library's own classes. Objects of the user's own
-(a network, an interpolant, a base) are named in the file and must be handed to the loader.
+A file holds tensors, numbers and strings (:mod:`transportflows._core.container` has the format). It
+names classes and their constructor arguments, which are found among those that are known
+(:mod:`transportflows._core.registry`), never imported. Whoever made the file chose the arguments,
+so they are built with a limit on memory, and what came out is checked again with the tensors in it.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .._core.registry import encode, library_class
+from .._core import container
+from .._core.container import DamagedFileError, NewerFileError
+from .._core.registry import Storable, UnknownClassError, decode, encode
 from ..process import Process
-from .base import Field
-from .pair import FieldPair
+from ..transforms import Standardize
+from .base import FILE_FORMAT, FILE_KIND, Field
 
-__all__ = ["load_field", "save_field"]
+__all__ = ["load_field"]
 
-_FORMAT = 1
-
-
-def save_field(field: Field, path: str | os.PathLike[str]) -> None:
-    """Write a field for inference; see :func:`load_field`. The file is replaced atomically."""
-    heads = field.networks
-    if not heads or library_class(type(field).__name__) is not type(field):
-        raise ValueError(
-            f"a {type(field).__name__} cannot be saved: files hold the fields of the library that"
-            " have networks; save its parts, or use torch.save(field.state_dict(), path)"
-        )
-    content = {
-        "format": _FORMAT,
-        "library": "transportflows",
-        "field": type(field).__name__,
-        "outputs": list(field.outputs),
-        "arguments": field.config(),
-        "networks": [encode(net) for net in heads],
-        "process": encode(field.process),
-        "transform": encode(field.transform),
-        "state": {name: value.detach().cpu() for name, value in field.state_dict().items()},
-    }
-    target = os.fspath(path)
-    folder = os.path.dirname(os.path.abspath(target))
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+_SPARE = 2**24  # bytes that a description may ask for beyond the file's own size
+_OBJECT = 2**10  # bytes that a tensor costs, however small
+_FROM_NUMBERS = {
+    *(torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn),
+    *(torch.arange, torch.linspace, torch.logspace),
+}
 
 
 def load_field(
@@ -61,6 +39,7 @@ def load_field(
     net: Any | tuple[Any, Any] | None = None,
     *,
     process: Process | None = None,
+    classes: Iterable[type] = (),
     device: torch.device | str = "cpu",
 ) -> Field:
     """Read a field written by ``field.save(path)``, in evaluation mode.
@@ -68,99 +47,147 @@ def load_field(
     Args:
         path: the file.
         net: the network, of the architecture that was saved; a pair for a FieldPair of two. May
-            be left out where it is an :class:`MLP` of the library.
-        process: the process, where it holds classes of your own.
+            be left out where it is an :class:`MLP` of the library, or of a class of your own that
+            has a ``config()`` and is known by :func:`transportflows.fields.register`.
+        process: the process, where it holds objects that are not stored.
+        classes: classes of your own that the file names and that are not known here: not yet
+            imported, or under another module's name.
         device: where to put the field.
 
     Raises:
-        ValueError: if the file is not a field, is of a newer format, or does not fit ``net``
-            (which entries differ).
+        DamagedFileError: a ValueError; if the file is not a whole one, names classes that are not
+            known, holds values that cannot be, or does not fit ``net`` (which entries differ).
+            Nothing is imported and no code run from it.
+        OSError: if it cannot be opened.
     """
-    content = _read(path)
-    version = content["format"]
-    if version > _FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)} has format {version} and this version of transportflows reads up"
-            f" to {_FORMAT}; upgrade transportflows"
-        )
-    saved = content["networks"]
-    if net is None:
-        nets = [_decode(spec, "network", "load_field(path, net=...)") for spec in saved]
-    else:
-        nets = list(net) if isinstance(net, (tuple, list)) else [net]
-    if len(nets) != len(saved):
-        raise ValueError(f"the file holds {len(saved)} networks, got {len(nets)}")
-    if process is None:
-        process = _decode(content["process"], "process", "load_field(path, process=...)")
-    transform = _decode(content["transform"], "transform", "a transform of the library")
-    outputs = tuple(content["outputs"])
-    cls = library_class(content["field"])
-    if not (isinstance(cls, type) and issubclass(cls, Field)):
-        raise ValueError(
-            f"the file holds a {content['field']}, which is no field of this library; build it and"
-            " use field.load_state_dict(torch.load(path, weights_only=True)['state'])"
-        )
-    field: Field
-    if issubclass(cls, FieldPair):
-        shared = {"process": process, "transform": transform}
-        if len(nets) == 1:
-            field = cls(heads=nets[0], outputs=outputs, **shared)
-        else:
-            field = cls(**dict(zip(outputs, nets, strict=True)), **shared)
-    else:
-        field = cls(nets[0], process, transform=transform, **content.get("arguments", {}))
-    _load_state(field, content["state"])
+    spec, names, outputs, state = _parts(path, *container.read(path))
+    nets = [] if net is None else list(net) if isinstance(net, (tuple, list)) else [net]
+    if nets and len(nets) != len(names):
+        raise DamagedFileError(f"{os.fspath(path)} holds {len(names)} networks, got {len(nets)}")
+    arguments, classes = (
+        {**spec["arguments"], **dict(zip(names, nets, strict=False))},
+        tuple(classes),
+    )
+    if process is not None:
+        arguments["process"] = process
+    with torch.random.fork_rng(devices=[]), _Limit(4 * os.path.getsize(path) + _SPARE):
+        for name in arguments:
+            part, kind = ("network", nn.Module) if name in names else (name, Storable)
+            cure = "net" if name in names else "process" if name == "process" else "classes"
+            with _refusing(path, part, f"load_field(path, {cure}=...)"):
+                arguments[name] = decode(arguments[name], kind, classes)
+        with _refusing(path, "field", "load_field(path, classes=...)"):
+            field = decode({**spec, "arguments": arguments}, Storable, classes)
+            if not isinstance(field, Field) or list(field.outputs) != outputs:
+                raise TypeError(f"{spec['class']} is no field that predicts {outputs}")
+            if not isinstance(field.transform, (Standardize, type(None))):
+                raise TypeError(f"a {type(field.transform).__name__} is no transform")
+            _load_state(path, field, state)
+            for part in (field.transform, None if process is not None else field.process):
+                decode(encode(part), Storable, classes)  # its own checks, of what it now holds
     return field.to(device).eval()
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    with open(path, "rb"):  # a file that is not there, or not ours to read, says so itself
-        pass
+def _parts(
+    path: str | os.PathLike[str], header: dict[str, Any], tree: Any
+) -> tuple[dict[str, Any], list[str], list[str], dict[str, Tensor]]:
+    """Description, names of the networks, outputs and tensors of a field, of the right types."""
+    kind, version = header.get("kind"), header.get("format")
+    if kind != FILE_KIND or type(version) is not int:
+        raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}")
+    if version > FILE_FORMAT:
+        raise NewerFileError(
+            f"{os.fspath(path)} is a field of format {version} and this version of transportflows"
+            f" reads up to {FILE_FORMAT}; upgrade transportflows"
+        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError) as error:
-        raise ValueError(
-            f"{os.fspath(path)} is not a readable field file: it is damaged, or holds more than"
-            " tensors, numbers and strings, which is refused because it could run code"
+        spec, names, outputs, state = (tree[k] for k in ("field", "networks", "outputs", "state"))
+        nan = [name for name, tensor in state.items() if bool(tensor.isnan().any())]
+        right = (
+            all(type(word) is str for word in (spec["class"], *names, *outputs, *state))
+            and type(names) is type(outputs) is list
+            and {"process", *names} <= spec["arguments"].keys()
+            and 0 < len(names) == len(set(names))
+        )
+    except Exception as error:
+        raise DamagedFileError(f"{os.fspath(path)} describes no field ({error!r})") from error
+    if not right:
+        raise DamagedFileError(f"{os.fspath(path)} describes no field: its entries are of no use")
+    if nan:
+        raise DamagedFileError(f"{os.fspath(path)} holds NaN in {', '.join(nan[:5])}")
+    return spec, names, outputs, state
+
+
+@contextmanager
+def _refusing(path: str | os.PathLike[str], what: str, cure: str) -> Iterator[None]:
+    """One kind of error for all that goes wrong while a description is built."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except UnknownClassError as error:
+        raise DamagedFileError(
+            f"the {what} of {os.fspath(path)} holds a {error}; build it and give {cure}"
         ) from error
-    if not (isinstance(content, dict) and content.get("library") == "transportflows"):
-        raise ValueError(f"{os.fspath(path)} was not written by field.save")
-    return content
+    except Exception as error:
+        raise DamagedFileError(
+            f"the {what} that {os.fspath(path)} describes cannot be built: {error}"
+        ) from error
 
 
-def _load_state(field: Field, state: dict[str, Tensor]) -> None:
+class _Limit(TorchFunctionMode):
+    """Stops constructors that make more than so many bytes of tensors.
+
+    What makes a tensor from numbers alone is run on the meta device first, which takes no memory;
+    all else is looked at when it is there, an expanded tensor before somebody copies it.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = self.left = size
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FROM_NUMBERS:
+            planned = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
+            plan = func(*args, **{**planned, "device": "meta"})
+            self.left -= plan.nbytes + _OBJECT
+            self._check(plan)
+        made = func(*args, **kwargs)
+        if isinstance(made, Tensor):
+            self._check(made)
+        return made
+
+    def _check(self, tensor: Tensor) -> None:
+        if self.left < 0 or tensor.nbytes > self.size:
+            raise MemoryError(
+                f"it would take more than {self.size} bytes, and the file holds a quarter of that"
+                " at most; where that is meant, build it and give it"
+            )
+
+
+def _load_state(path: str | os.PathLike[str], field: Field, state: dict[str, Tensor]) -> None:
     own = field.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [
-        f"{k} {tuple(state[k].shape)} in the file, {tuple(own[k].shape)} here"
+    others = [
+        f"{k} {tuple(state[k].shape)} {state[k].dtype} in the file, {tuple(own[k].shape)}"
+        f" {own[k].dtype} here"
         for k in own.keys() & state.keys()
         if own[k].shape != state[k].shape
+        or own[k].is_floating_point() != state[k].is_floating_point()
+        or not (own[k].is_floating_point() or own[k].dtype == state[k].dtype)
     ]
-    if missing or extra or shapes:
-        raise ValueError(
-            "the network is not of the architecture that was saved:"
+    if missing or extra or others:
+        raise DamagedFileError(
+            f"the network is not of the architecture that was saved in {os.fspath(path)}:"
             + (f" not in the file: {', '.join(missing[:5])};" if missing else "")
             + (f" only in the file: {', '.join(extra[:5])};" if extra else "")
-            + (f" other shapes: {'; '.join(sorted(shapes)[:5])};" if shapes else "")
+            + (f" other shapes or dtypes: {'; '.join(sorted(others)[:5])};" if others else "")
             + " build it with the arguments it was trained with"
         )
     for name, tensor in (*field.named_parameters(), *field.named_buffers()):
-        if name in state:  # the file decides the dtype
+        if name in state:  # the file decides how wide its numbers are
             tensor.data = tensor.data.to(state[name].dtype)
     field.load_state_dict(state)
-
-
-def _decode(value: Any, what: str, cure: str) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, what, cure) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if "custom" in value:
-        raise ValueError(
-            f"the {what} of this file holds a {value['custom']}, which is not stored in files;"
-            f" build it and give {cure}"
-        )
-    cls = library_class(value["class"])
-    if cls is None:
-        raise ValueError(f"the {what} of this file holds an unknown class {value['class']!r}")
-    return cls(**{k: _decode(v, what, cure) for k, v in value["arguments"].items()})

@@ -102,6 +102,12 @@ class FieldPair(Field):
     def networks(self) -> tuple[Network, ...]:
         return (self.heads,) if self._two_headed else (self.first, self.second)
 
+    def config(self) -> dict[str, Any]:
+        shared = {"process": self.process, "transform": self.transform}
+        if self._two_headed:
+            return {"heads": self.heads, "outputs": list(self.outputs), **shared}
+        return {**dict(zip(self.outputs, self.networks, strict=True)), **shared}
+
     def predict(
         self,
         t: Tensor,

@@ -135,7 +135,6 @@ class Interpolant(LatentScale, ABC):
         }
 
     def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object (numbers, strings, tensors, modules)."""
         return {} if self.latent is None else {"gamma": self.latent}
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import time_derivative
+from .._core.registry import Storable
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -39,7 +40,7 @@ _FOLLOWS = {
 """What a closed form for the first would be stale for, if the first is written anew."""
 
 
-class LatentScale(nn.Module):
+class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
     A subclass writes ``gamma_sq`` (preferred) or ``gamma``; the rest follows.
@@ -102,10 +103,6 @@ class Gamma(LatentScale):
 
     _generic: ClassVar[bool] = True
 
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild this object."""
-        return {}
-
 
 class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
@@ -132,6 +129,8 @@ class Brownian(Gamma):
         return self.a.to(t) * (1 - 2 * t)
 
     def config(self) -> dict[str, Any]:
+        if isinstance(self.a, nn.Parameter):
+            raise NotImplementedError("a learned variance is not rebuilt from a number")
         return {"a": float(self.a)}
 
 

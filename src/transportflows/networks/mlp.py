@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.registry import register
+
 __all__ = ["MLP", "from_xt"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -19,6 +21,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+@register
 class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
 

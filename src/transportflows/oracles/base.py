@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,9 @@ class ExactField(Field):
         self.transform = None
         self.shape = shape
         self.register_buffer("_like", torch.zeros(()), persistent=False)
+
+    def config(self) -> dict[str, Any]:
+        raise NotImplementedError("an oracle is made from its process and its law of data")
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -144,6 +144,8 @@ class Checkpoints:
         for path in reversed(files):
             try:
                 found = read_checkpoint(path)
+            except container.NewerFileError:
+                raise
             except container.DamagedFileError as error:
                 damaged.append((path, str(error)))
                 continue
