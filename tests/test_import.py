@@ -9,7 +9,7 @@ import pytest
 import transportflows as tpf
 
 HEAVY = ("scipy", "ot", "torchdiffeq", "matplotlib", "sklearn")
-LEAVES = ("datasets", "metrics", "networks", "plots", "testing")
+LEAVES = ("datasets", "metrics", "plots", "testing")
 
 
 def run(code: str) -> object:

@@ -16,6 +16,7 @@ from . import (
     langevin,
     likelihood,
     losses,
+    networks,
     oracles,
     particles,
     plans,
@@ -134,9 +135,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, metrics, networks, plots, testing
+    from . import datasets, metrics, plots, testing
 else:  # hidden from type checkers, which would take any name for one that is there
-    _LEAVES = ("datasets", "metrics", "networks", "plots", "testing")
+    _LEAVES = ("datasets", "metrics", "plots", "testing")
 
     def __getattr__(name):
         if name in _LEAVES:
