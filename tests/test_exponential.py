@@ -601,21 +601,21 @@ def test_no_host_synchronisation_in_the_step_loop(kwargs):
     for steps in (6, 26):
         one, grid = field(path=tpf.OneSidedLinear()), tpf.solve.time_grid(steps)
         stepper = tpf.samplers.multistep.LinearStepper
-        table = stepper.tabulate
+        prepare = stepper.prepare
         before = []
 
-        def timed(self, times, like, table=table, before=before):
-            found = table(self, times, like)
+        def timed(self, times, like, prepare=prepare, before=before):
+            found = prepare(self, times, like)
             before.append(reads.count)
             reads.count = 0
             return found
 
-        stepper.tabulate = timed
+        stepper.prepare = timed
         try:
             with _Reads() as reads:
                 tpf.sample(one, 20, t=grid, **kwargs)
         finally:
-            stepper.tabulate = table
+            stepper.prepare = prepare
         counts.append(reads.count)
         assert before
     assert counts[0] == counts[1]
@@ -702,9 +702,9 @@ def test_a_move_between_the_steps_is_kept_by_the_corrector():
     shift = 0.25
 
     class Moved(LinearStepper):
-        def step(self, step, x, rows, draws, memory):
-            x = super().step(step, x, rows, draws, memory)
-            return x + shift if step == 2 else x
+        def step(self, prepared, step, *given):
+            x, memory = super().step(prepared, step, *given)
+            return (x + shift if step == 2 else x), memory
 
     law = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
     one = tpf.DataPredictor(lambda t, x: 0.3 + 0.0 * x, law)
@@ -712,7 +712,7 @@ def test_a_move_between_the_steps_is_kept_by_the_corrector():
     scheme = tpf.samplers.ExponentialIntegrator(2, corrector=True)
     with torch.no_grad():
         plain, moved = (
-            march(cls(one, [as_epsilon(0.0)], scheme), x, grid, save_at=[grid[3], grid[4]]).x
+            march(cls(one, [as_epsilon(0.0)], scheme), x, grid)[0].x
             for cls in (LinearStepper, Moved)
         )
     # With d constant the shift is carried along by σ̂: from σ̂(0.45) to σ̂(0.9).

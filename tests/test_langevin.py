@@ -15,9 +15,8 @@ from families import mixture
 from transportflows._core.distributed import World
 from transportflows._core.random import draw_key
 from transportflows._core.random import mix as mix_key
-from transportflows.langevin.corrector import LangevinCorrection
 from transportflows.langevin.curvature import largest_curvature
-from transportflows.langevin.scores import ChunkedRows
+from transportflows.solve import Chunks
 
 DOUBLE = torch.float64
 
@@ -415,7 +414,7 @@ def test_curvature_is_that_of_log_p(dtype):
     turn = torch.linalg.qr(torch.randn(3, 3, generator=seeded(), dtype=dtype)).Q
     hessian = turn @ torch.diag(torch.tensor([5.0, -2.0, -0.5], dtype=dtype)) @ turn.T
     x = torch.randn(30, 3, generator=seeded(), dtype=dtype)
-    found = largest_curvature(lambda y: y @ hessian, ChunkedRows(x, None), x)
+    found = largest_curvature(lambda y: y @ hessian, Chunks(x), x)
     assert found == pytest.approx(2.0, rel=0.02)
 
 
@@ -828,7 +827,7 @@ def test_a_corrected_solve_is_differentiable():
             tpf.samplers.FieldDynamics(exact, [0.0]),
             y,
             [0.2, 0.4, 0.6],
-            correction=LangevinCorrection(rule, exact, tpf.solve.Increments(), 5, World()),
+            hooks=[rule.bound(exact, tpf.solve.Increments(), 5, World())],
             key=1,
         ).x
 

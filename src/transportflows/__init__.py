@@ -67,6 +67,10 @@ from .training import Trainer
 from .transforms import Standardize
 
 __all__ = [
+    "EDM",
+    "SBDM",
+    "VE",
+    "VP",
     "AffineInterpolant",
     "Batch",
     "Brownian",
@@ -74,7 +78,6 @@ __all__ = [
     "ConversionError",
     "DataLoss",
     "DataPredictor",
-    "EDM",
     "EncoderDecoder",
     "Field",
     "FieldPair",
@@ -94,7 +97,6 @@ __all__ = [
     "Paired",
     "PathSample",
     "Process",
-    "SBDM",
     "Score",
     "ScoreLoss",
     "Solution",
@@ -102,8 +104,6 @@ __all__ = [
     "SubVP",
     "Trainer",
     "Trigonometric",
-    "VE",
-    "VP",
     "Velocity",
     "VelocityLoss",
     "couplings",

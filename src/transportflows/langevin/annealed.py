@@ -40,17 +40,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .._core.conditions import check_conditions
 from .._core.random import draw_key, mix
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..process import Process
-from ..samplers.sample import _default_chunk, _evaluating, _starting_states
+from ..samplers.starts import evaluating, starting_states
 from ..solve.noise import Increments
+from ..solve.rows import Chunks, default_chunk
 from ..solve.solution import NonFiniteStateError, Solution
 from .curvature import stable_step
 from .langevin import check_steps
 from .levels import geometric_levels
-from .scores import ChunkedRows, FieldTable
+from .scores import FieldTable
 from .steps import langevin_step
 
 __all__ = ["annealed_langevin"]
@@ -122,20 +124,24 @@ def annealed_langevin(
     steps = check_steps(steps_per_level)
     times = _check_levels(field.process, levels)
     key = draw_key(generator)
-    x = _starting_states(field, n, start, 0.0, dtype, key)
+    x = starting_states(field, n, start, 0.0, dtype, key)
     sizes = _step_sizes(field.process, times, step_size)
     table = FieldTable(field, "score", times)
     data = FieldTable(field, "data", times[-1:]) if denoise else None
     _check_finite(field, times, table, data)
     scales, shifts = _moves(field.process, times, x) if rescale else ([1.0] * len(times), None)
-    rows = ChunkedRows(x, _default_chunk(field, x) if chunk is None else chunk, cond)
+    rows = Chunks(
+        x,
+        default_chunk(field.networks, x) if chunk is None else chunk,
+        check_conditions(cond, len(x)),
+    )
     source = Increments()
     source.begin(mix(key, 1), x, 0.0)
 
     state, saved = x.clone(), list[Tensor]()
     whole, good = torch.ones((), dtype=torch.bool, device=x.device), state
     finite = torch.ones(len(times) * steps, dtype=torch.bool, device=x.device)
-    with _evaluating(field):
+    with evaluating(field):
         bar = tqdm(range(len(finite)), disable=None if progress else True, desc="annealed")
         for k in bar:
             level = k // steps
@@ -248,7 +254,7 @@ def _diverged(
     steps: int,
     sizes: list[float],
     table: FieldTable,
-    rows: ChunkedRows,
+    rows: Chunks,
     good: Tensor,
     state: Tensor,
 ) -> NonFiniteStateError:

@@ -21,11 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._core.checks import check_finite_rows
+from .._core.conditions import check_conditions
 from .._core.tensor import expand_time, sum_events
+from ..solve.rows import Chunks
 from ..solve.solution import Solution
 from .curvature import diverged
 from .langevin import as_step_size, check_save_at, check_steps
-from .scores import ChunkedRows, ScoreFunction, check_score
+from .scores import ScoreFunction, check_score
 
 __all__ = ["AscentSolution", "ascend"]
 
@@ -89,7 +91,7 @@ def ascend(
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be finite and > 0, got {tolerance}")
     saved = check_save_at(save_at, steps)
-    rows = ChunkedRows(x, chunk, cond)
+    rows = Chunks(x, chunk, check_conditions(cond, len(x)))
     state, finite = x.clone(), torch.ones(steps, dtype=torch.bool, device=x.device)
     trajectory = {0: state} if 0 in saved else {}
     h: float | Tensor = float(size) if size.ndim == 0 else expand_time(size.to(x), x)

@@ -44,7 +44,6 @@ refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,9 +56,9 @@ from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..samplers.dynamics import BOUND
-from ..solve.hooks import Correction
+from ..solve.hooks import Corrector, Moment, SolveHook
 from ..solve.noise import NoiseSource
-from ..solve.rows import Rows
+from ..solve.rows import Chunks
 from .scores import FieldTable
 from .steps import langevin_step
 
@@ -69,7 +68,7 @@ _NORMS = ("batch", "nominal")
 
 
 @dataclass(frozen=True)
-class LangevinCorrector:
+class LangevinCorrector(Corrector):
     """Langevin corrections after each step of a solve: ``sample(field, n, corrector=...)``.
 
     Args:
@@ -102,8 +101,11 @@ class LangevinCorrector:
         if self.norm not in _NORMS:
             raise ValueError(f"unknown norm {self.norm!r}; known: {names(_NORMS)}")
 
+    def bound(self, field: Field, noise: NoiseSource, key: int, team: World) -> LangevinCorrection:
+        return LangevinCorrection(self, field, noise, key, team)
 
-class LangevinCorrection(Correction):
+
+class LangevinCorrection(SolveHook):
     """The corrections of one solve.
 
     Args:
@@ -122,9 +124,7 @@ class LangevinCorrection(Correction):
         self.rule, self.field, self.noise, self.key, self.team = rule, field, noise, key, team
 
     @torch.no_grad()
-    def begin(
-        self, times: Tensor, x: Tensor, chunks: Sequence[slice], rows: Sequence[Rows], groups: int
-    ) -> None:
+    def begin(self, times: Tensor, x: Tensor, chunks: Chunks) -> None:
         part, after = self.field.process.noise_part, times[1:]
         part.check("score")
         self.table = FieldTable(self.field, "score", after)
@@ -136,7 +136,7 @@ class LangevinCorrection(Correction):
                 "the score is singular at every time of this grid but the first, so there is"
                 " nothing to correct by; take more steps, or leave the corrector out"
             )
-        self.n, self.groups, self.chunks, self.rows = len(x), groups, chunks, rows
+        self.n, self.ndim, self.chunks, self.nfe = len(x), x.ndim - 1, chunks, 0
         everywhere = torch.tensor([self.n], dtype=torch.float64, device=x.device)
         if self.rule.norm == "batch":
             self.team.sum_(everywhere)
@@ -149,35 +149,31 @@ class LangevinCorrection(Correction):
         size = x[0].numel()
         self.length = math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
         self.nominal: list[float] = (2 * self.rule.snr**2 * scale.square()).tolist()
-        self.nfe = self.rule.steps * sum(self.active)
         self.noise.begin(self.key, x, 0.0)
 
-    def correct(self, step: int, state: Tensor) -> Tensor:
+    def __call__(self, moment: Moment) -> Tensor | None:
+        step = moment.step - 1
         if not self.active[step]:
-            return state
+            return None
+        state = moment.x.reshape(self.chunks.total, *moment.x.shape[moment.x.ndim - self.ndim :])
         for k in range(self.rule.steps):
             z, _ = self.noise.increment(step * self.rule.steps + k, 0.0, 1.0, area=False)
-            score = partial(self.table, step)
             # All scores before any step: the step size must not depend on the chunks.
-            scores = [
-                score(state[c], **r.cond) for c, r in zip(self.chunks, self.rows, strict=True)
-            ]
-            h = self._step_size(step, scores)
-            state = torch.cat(
-                [
-                    langevin_step(state[c], s, h[r.group] if h.ndim else h, z[r.sample])
-                    for c, r, s in zip(self.chunks, self.rows, scores, strict=True)
-                ]
-            )
-        return state
+            s = self.chunks.map(partial(self.table, step), state)
+            h = self._step_size(step, s)
+            if self.chunks.groups > 1:
+                z = z.repeat(self.chunks.groups, *(1,) * (z.ndim - 1))
+                h = h.repeat_interleave(self.n) if h.ndim else h
+            state = langevin_step(state, s, h, z)
+        self.nfe += self.rule.steps
+        return state.view(moment.x.shape)
 
-    def _step_size(self, step: int, scores: list[Tensor]) -> Tensor:
+    def _step_size(self, step: int, scores: Tensor) -> Tensor:
         """H, ``()`` or one a group, ``(groups,)``, on the device."""
-        like = scores[0]
+        like = scores
         if self.rule.norm == "nominal":
             return torch.full((), self.nominal[step], dtype=like.dtype, device=like.device)
-        lengths = torch.cat([sum_events(s.detach().double().square()).sqrt() for s in scores])
-        lengths = lengths[: self.groups * self.n].view(self.groups, self.n)
+        lengths = sum_events(scores.detach().double().square()).sqrt().view(-1, self.n)
         there = torch.isfinite(lengths)  # a row that is lost must not take the others along
         total = torch.where(there, lengths, 0.0).sum(1)
         count = there.sum(1).to(total)

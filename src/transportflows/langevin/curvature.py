@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from .._core.tensor import expand_time, sum_events
+from ..solve.rows import Chunks
 from ..solve.solution import NonFiniteStateError, Solution
-from .scores import ChunkedRows, ScoreFunction
+from .scores import ScoreFunction
 
 __all__ = ["diverged", "largest_curvature", "stable_step"]
 
@@ -23,7 +24,7 @@ _ROWS = 64
 
 
 def largest_curvature(
-    score: ScoreFunction, rows: ChunkedRows, x: Tensor, *, iterations: int = 12
+    score: ScoreFunction, rows: Chunks, x: Tensor, *, iterations: int = 12
 ) -> float:
     """L, minus the lowest eigenvalue of the score's Jacobian over the rows; 0 if none is negative.
 
@@ -54,7 +55,7 @@ def largest_curvature(
 
 
 def stable_step(
-    score: ScoreFunction, rows: ChunkedRows, x: Tensor, step_size: float, temperature: float
+    score: ScoreFunction, rows: Chunks, x: Tensor, step_size: float, temperature: float
 ) -> tuple[float, float]:
     """A step size that the score allows from x on, below ``step_size``, and the L met.
 
@@ -84,7 +85,7 @@ def diverged(
     score: ScoreFunction,
     x: Tensor,
     solution: Solution,
-    rows: ChunkedRows,
+    rows: Chunks,
     step_size: Tensor,
     temperature: float,
 ) -> NonFiniteStateError:

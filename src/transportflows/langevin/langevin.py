@@ -35,11 +35,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .._core.checks import check_finite_rows
+from .._core.conditions import check_conditions
 from .._core.random import draw_key, mix
 from ..solve.noise import Increments
+from ..solve.rows import Chunks
 from ..solve.solution import Solution
 from .curvature import diverged
-from .scores import ChunkedRows, ScoreFunction, check_score
+from .scores import ScoreFunction, check_score
 from .steps import MetropolisSteps, langevin_step
 
 __all__ = ["LangevinSolution", "langevin", "langevin_step"]
@@ -145,7 +147,7 @@ def langevin(
     key = draw_key(generator)
     source = Increments()
     source.begin(mix(key, 0), x, 0.0)
-    rows = ChunkedRows(x, chunk, cond)
+    rows = Chunks(x, chunk, check_conditions(cond, len(x)))
     state, finite = x.clone(), torch.ones(steps, dtype=torch.bool, device=x.device)
     trajectory = {0: state} if 0 in saved else {}
     chain = MetropolisSteps(score, log_prob, rows, state, temperature, key) if metropolis else None

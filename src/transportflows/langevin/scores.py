@@ -8,19 +8,17 @@ by autograd. Rows go through a score in equal chunks, as they go through a solve
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.conditions import NO_CONDITIONS, check_conditions
+from .._core.conditions import NO_CONDITIONS
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
-from ..solve.rows import Rows
 
-__all__ = ["ChunkedRows", "FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
+__all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
 
 ScoreFunction = Callable[..., Tensor]
 
@@ -132,47 +130,6 @@ class FieldTable:
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)
         mean = None if self.mean is None else self.mean.to(x)
         return combination.of(x, mean, predictions)
-
-
-class ChunkedRows:
-    """The rows of a state in equal chunks; the last is filled up with the first rows.
-
-    Args:
-        x: states, ``(n, *)``.
-        chunk: rows in a chunk; all at once if None.
-        cond: conditions; tensors with n rows go with their rows.
-    """
-
-    def __init__(self, x: Tensor, chunk: int | None, cond: Mapping[str, Any] | None = None) -> None:
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be positive, got {chunk}")
-        self.n = x.shape[0]
-        self.cond = check_conditions(cond, self.n)
-        count = 1 if chunk is None else math.ceil(self.n / chunk)
-        size = math.ceil(self.n / count)
-        self.parts: list[tuple[slice | Tensor, dict[str, Any]]] = []
-        for k in range(count):
-            index = torch.arange(k * size, (k + 1) * size, device=x.device).remainder(self.n)
-            pick = slice(k * size, (k + 1) * size) if (k + 1) * size <= self.n else index
-            self.parts.append((pick, Rows(index, self.n, 1, x.ndim, self.cond).cond))
-
-    def take(self, index: Tensor, x: Tensor) -> ChunkedRows:
-        """Some of the rows, in one chunk."""
-        return ChunkedRows(x[index], None, Rows(index, self.n, 1, x.ndim, self.cond).cond)
-
-    def map(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
-        """``function(x, **cond)`` of all rows."""
-        if len(self.parts) == 1:
-            return function(x, **self.parts[0][1])
-        return torch.cat([function(x[pick], **cond) for pick, cond in self.parts])[: self.n]
-
-    def map_pair(
-        self, function: Callable[..., tuple[Tensor, Tensor]], x: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The same for a function that gives two tensors."""
-        pairs = [function(x[pick], **cond) for pick, cond in self.parts]
-        first, second = (torch.cat(column)[: self.n] for column in zip(*pairs, strict=True))
-        return first, second
 
 
 def check_log_prob(value: Tensor, x: Tensor) -> Tensor:

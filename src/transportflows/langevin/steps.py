@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .._core.random import mix
 from .._core.tensor import expand_time, sum_events
-from .scores import ChunkedRows, LogProbScore, ScoreFunction, check_log_prob, check_score
+from ..solve.rows import Chunks
+from .scores import LogProbScore, ScoreFunction, check_log_prob, check_score
 
 __all__ = ["MetropolisSteps", "langevin_step"]
 
@@ -53,7 +54,7 @@ class MetropolisSteps:
         self,
         score: ScoreFunction,
         log_prob: Callable[..., Tensor] | None,
-        rows: ChunkedRows,
+        rows: Chunks,
         x: Tensor,
         temperature: float,
         key: int,
@@ -62,7 +63,7 @@ class MetropolisSteps:
         self.evaluate = _both(score, log_prob)
         self.generator = torch.Generator(x.device)
         self.accepted = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-        self.value, self.slope = rows.map_pair(self.evaluate, x)
+        self.value, self.slope = rows.map(self.evaluate, x)
         bad = ~torch.isfinite(self.value)
         if bool(bad.any()):
             raise ValueError(
@@ -77,7 +78,7 @@ class MetropolisSteps:
         """
         size = expand_time(h, x) if isinstance(h, Tensor) else h
         proposal = langevin_step(x, self.slope, h, z, temperature=self.temperature)
-        value, slope = self.rows.map_pair(self.evaluate, proposal)
+        value, slope = self.rows.map(self.evaluate, proposal)
         # log q(x' | x) = -|z|²/2; the way back needs the z that leads from x' to x.
         back = (x - proposal - size * slope) / (2 * self.temperature * size) ** 0.5
         log_ratio = (value - self.value) / self.temperature

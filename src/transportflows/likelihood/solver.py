@@ -19,11 +19,12 @@ from .._core.random import draw_key, stream
 from ..distributions.adapters import as_distribution
 from ..fields.base import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
-from ..samplers.dynamics import _MARGINS, singular_ends
+from ..samplers.dynamics import regular_margin
 from ..samplers.integrate import integrate
-from ..samplers.sample import _as_margin, _default_chunk, _evaluating
 from ..samplers.schemes import SCHEMES
-from ..solve.grid import time_grid
+from ..samplers.starts import evaluating
+from ..solve.grid import as_margin, time_grid
+from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution
 
 __all__ = [
@@ -66,9 +67,7 @@ class Solver(nn.Module):
         self.count = 0 if self.exact else int(probes)
         self.probe_law, self.scheme, self.steps = probe_law, scheme, steps
         self.rtol, self.atol = rtol, atol
-        given = _as_margin(margin)
-        kinds = singular_ends(field, field.reference())
-        self.low, self.high = given or (_MARGINS[kinds[0]], _MARGINS[kinds[1]])
+        self.low, self.high = regular_margin(field, as_margin(margin))
         self.directional = Directional()
         self.refuses = True
         self.nfe = 0
@@ -93,7 +92,7 @@ class Solver(nn.Module):
         n, d = len(x), self.shape.numel()
         self.cond = check_conditions(self.cond, n)
         if self.chunk is None:
-            self.chunk = _default_chunk(self.field, x)
+            self.chunk = default_chunk(self.field.networks, x)
         if self.chunk < 1:
             raise ValueError(f"chunk must be positive, got {self.chunk}")
         self.probes = None if self.exact else self._draw(x)
@@ -208,7 +207,7 @@ def recording(field: Field, gradients: bool) -> Iterator[None]:
     if gradients:
         yield
         return
-    with torch.no_grad(), _evaluating(field):
+    with torch.no_grad(), evaluating(field):
         yield
 
 

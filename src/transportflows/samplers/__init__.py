@@ -2,27 +2,30 @@
 
 from .adaptive import ADAPTIVE
 from .ancestral import DDIM, FEW_STEP, Ancestral
-from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
+from .dynamics import Drift, Dynamics, FieldDynamics, FunctionDynamics
 from .exponential import ExponentialIntegrator
 from .integrate import integrate
-from .multistep import Multistep
+from .multistep import LinearStepper, Multistep, Table
 from .one_step import OneStep
 from .sample import sample
 from .schemes import SCHEMES, Scheme
 
 __all__ = [
     "ADAPTIVE",
-    "Ancestral",
     "DDIM",
+    "FEW_STEP",
+    "SCHEMES",
+    "Ancestral",
+    "Drift",
     "Dynamics",
     "ExponentialIntegrator",
-    "FEW_STEP",
     "FieldDynamics",
     "FunctionDynamics",
+    "LinearStepper",
     "Multistep",
     "OneStep",
-    "SCHEMES",
     "Scheme",
+    "Table",
     "integrate",
     "sample",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..solve.solution import NonFiniteStateError, Solution
+from ..fields.base import Field
+from ..solve.rows import Chunks
+from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
+from .dynamics import regular_margin
 
 __all__ = ["ADAPTIVE", "check_tolerances", "integrate_adaptive", "step_ends", "stuck"]
 
@@ -80,6 +84,7 @@ def integrate_adaptive(
     atol: float,
     breakpoints: Sequence[float] = (),
     save_at: Sequence[float] | Tensor | None = None,
+    max_nfe: int | None = None,
 ) -> Solution:
     """Integrate ``dX/dt = b(t, X)`` adaptively from ``start`` to ``stop``.
 
@@ -93,6 +98,10 @@ def integrate_adaptive(
         atol: absolute tolerance of each row, above 0.
         breakpoints: times at which the velocity is not smooth; a step ends there.
         save_at: times of the trajectory, in any order; a step ends at each.
+        max_nfe: most evaluations of the velocity; None for no bound.
+
+    Raises:
+        TooManyEvaluationsError: if it is not done by then; it carries where it had come to.
     """
     from torchdiffeq import odeint
 
@@ -102,6 +111,14 @@ def integrate_adaptive(
 
     def counted(t: Tensor, y: Tensor) -> Tensor:
         nonlocal calls, latest
+        if calls == max_nfe:
+            raise TooManyEvaluationsError(
+                f"{scheme} is at t = {float(t):.6g} after max_nfe = {max_nfe} evaluations. A"
+                " network with kinks (ReLU), with noise in it (dropout) or of half precision cannot"
+                " meet a small tolerance; take larger rtol and atol, a fixed-step scheme such as"
+                " 'rk4', or a larger max_nfe. The states are in error.solution",
+                Solution(x=y, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=None),
+            )
         calls += 1
         latest = (t, y)
         return velocity(t.to(x), y)
@@ -131,3 +148,22 @@ def integrate_adaptive(
         saved_at=grid.cpu()[saved] if saved else None,
         first_bad_step=len(times) - 2 if bad else None,
     )
+
+
+def chunked_velocity(
+    field: Field,
+    cond: Mapping[str, Any],
+    x: Tensor,
+    chunk: int,
+    margin: tuple[float, float] | None,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity in chunks of rows, for solvers that hold the whole state x."""
+    low, high = regular_margin(field, margin)
+    chunks = Chunks(x, chunk, cond)
+
+    def velocity(t: Tensor, state: Tensor) -> Tensor:
+        t = t.clamp(low, 1 - high)
+        parts = [field.velocity(t, state[pick], rows.cond) for pick, rows in chunks.parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)[: len(state)]
+
+    return velocity

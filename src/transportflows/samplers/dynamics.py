@@ -38,7 +38,7 @@ from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.rows import Rows
 
-__all__ = ["Dynamics", "FieldDynamics", "FunctionDynamics", "singular_ends"]
+__all__ = ["Drift", "Dynamics", "FieldDynamics", "FunctionDynamics", "regular_margin"]
 
 BOUND = 1e4
 """Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
@@ -53,29 +53,40 @@ _MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
+class Drift(ABC):
+    """The drift of a dynamics, tabulated over the stage times of a grid.
+
+    Attributes:
+        epsilon: ε there, float64 ``(steps, nodes, groups)`` on the CPU, or None for an ODE.
+        window: stretches of time whose steps are made with ε = 0.
+        margin: distances from both ends within which the field is evaluated at the margin.
+        landing: a step that has one slope, that of its first node; None for none.
+    """
+
+    epsilon: Tensor | None = None
+    window: tuple[tuple[float, float], ...] | None = None
+    margin: tuple[float, float] = (0.0, 0.0)
+    landing: int | None = None
+
+    @abstractmethod
+    def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
+        """The drift at a stage time for some rows of the state."""
+
+
 class Dynamics(ABC):
-    """A drift with its noise, over the stage times of a grid.
+    """A drift with its noise.
 
     Attributes:
         groups: number of epsilons; rows come in as many equal groups.
-        nfe: evaluations of the field per call of :meth:`drift`.
+        ode: whether there is no noise.
     """
 
     groups: int = 1
-    window: tuple[tuple[float, float], ...] | None = None
-    margin: tuple[float, float] = (0.0, 0.0)
+    ode: bool = False
 
     @abstractmethod
-    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
-        """Prepare for stage times ``(steps, nodes)`` of steps of signed widths ``(steps,)``.
-
-        Returns:
-            ε there, float64 ``(steps, nodes, groups)`` on the CPU, or None for an ODE.
-        """
-
-    @abstractmethod
-    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
-        """The drift at a stage time for some rows of the state."""
+    def prepare(self, times: Tensor, widths: Tensor, like: Tensor) -> Drift:
+        """Tabulate for stage times ``(steps, nodes)`` of steps of signed widths ``(steps,)``."""
 
 
 class FunctionDynamics(Dynamics):
@@ -93,14 +104,20 @@ class FunctionDynamics(Dynamics):
     ) -> None:
         self.function = function
         self.epsilon = as_epsilon(epsilon)
+        self.ode = self.epsilon.is_zero
 
-    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
-        self.times = times.to(like)
-        if self.epsilon.is_zero:
-            return None
-        return self.epsilon.value(times, torch.ones_like(times)).unsqueeze(-1)
+    def prepare(self, times: Tensor, widths: Tensor, like: Tensor) -> Drift:
+        drift = _FunctionDrift(self.function, times.to(like))
+        if not self.ode:
+            drift.epsilon = self.epsilon.value(times, torch.ones_like(times)).unsqueeze(-1)
+        return drift
 
-    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
+
+class _FunctionDrift(Drift):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], times: Tensor) -> None:
+        self.function, self.times = function, times
+
+    def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
         slope = self.function(self.times[step, node], x)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
@@ -120,9 +137,6 @@ class FieldDynamics(Dynamics):
             zero, or none.
         margin: the field is evaluated no nearer than this to t = 0 and to t = 1; None for what
             the weights of its velocity need.
-
-    Attributes:
-        margin: the margins in use, once tabulated.
     """
 
     def __init__(
@@ -135,33 +149,32 @@ class FieldDynamics(Dynamics):
         self.field = field
         self.epsilons = [as_epsilon(epsilon) for epsilon in epsilons]
         self.given_margin = margin
-        self.margin = (0.0, 0.0)
         self.groups = len(self.epsilons)
         self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 
     @torch.no_grad()
-    def tabulate(self, times: Tensor, widths: Tensor, like: Tensor) -> Tensor | None:
+    def prepare(self, times: Tensor, widths: Tensor, like: Tensor) -> Drift:
         field = self.field
-        times, self.landing = self._keep_off(times, widths, like)
+        times, margin, landing = self._keep_off(times, widths, like)
         flat = times.reshape(-1).to(like.device)
-        drift = field.weights("velocity", flat)
-        _refuse_singular(field, drift, flat)
-        epsilon = None
+        weights = field.weights("velocity", flat)
+        _refuse_singular(field, weights, flat)
+        epsilon = window = None
         if not self.ode:
-            drift, epsilon = self._relaxed(drift, flat.view(times.shape), widths.to(flat))
-        mean = field.process.noise_part.base_mean
-        self.mean = None if mean is None else mean.to(like)
-        nodes = times.shape[1]
-        table = drift.map(lambda w: w.double()).tabulated(flat.numel(), self.groups, like)
-        self.combinations = [table[k : k + nodes] for k in range(0, len(table), nodes)]
-        self.times = times.to(like)
-        return epsilon
+            weights, epsilon, window = self._relaxed(
+                weights, flat.view(times.shape), widths.to(flat), landing
+            )
+        drift = _FieldDrift(field, weights, times, self.groups, like)
+        drift.epsilon, drift.window, drift.margin, drift.landing = epsilon, window, margin, landing
+        return drift
 
-    def _keep_off(self, times: Tensor, widths: Tensor, like: Tensor) -> tuple[Tensor, int | None]:
-        """Move the stage times off singular ends; name the step that lands on a pole, if any."""
+    def _keep_off(
+        self, times: Tensor, widths: Tensor, like: Tensor
+    ) -> tuple[Tensor, tuple[float, float], int | None]:
+        """Stage times off singular ends, how far, and the step that lands on a pole, if any."""
         if self.given_margin is not None:
-            self.margin = self.given_margin
-            return times.clamp(self.margin[0], 1 - self.margin[1]), None
+            low, high = self.given_margin
+            return times.clamp(low, 1 - high), (low, high), None
         kinds = singular_ends(self.field, like)
         margins = [_MARGINS[kind] for kind in kinds]
         first, last = (0, 1) if float(widths[0]) > 0 else (1, 0)  # ends of time, as they are met
@@ -173,13 +186,12 @@ class FieldDynamics(Dynamics):
         if kinds[first] == "pole" and touched[first]:
             margins[first] = max(margins[first], 0.5 * float(widths[0].abs()))
         low, high = (m if t else 0.0 for m, t in zip(margins, touched, strict=True))
-        self.margin = (low, high)
-        return times.clamp(low, 1 - high), landing
+        return times.clamp(low, 1 - high), (low, high), landing
 
     def _relaxed(
-        self, velocity: Combination, stages: Tensor, widths: Tensor
-    ) -> tuple[Combination, Tensor]:
-        """``b ± ε s``, from the score or the noise, whichever is regular; and ε, on the CPU."""
+        self, velocity: Combination, stages: Tensor, widths: Tensor, landing: int | None
+    ) -> tuple[Combination, Tensor, tuple[tuple[float, float], ...] | None]:
+        """``b ± ε s``, from the score or the noise, whichever is regular; ε; and the window."""
         field, part, t = self.field, self.field.process.noise_part, stages.reshape(-1)
         scale = part.scale(t)
         by_score, by_noise = field.weights("score", t), field.weights("noise", t)
@@ -197,8 +209,8 @@ class FieldDynamics(Dynamics):
             rate = (epsilon / scale.square().unsqueeze(-1)).view(shape)  # NaN where both vanish
             stiff = widths.abs()[:, None, None] * rate > _STIFF
             singular |= stiff.any(1, keepdim=True)
-        if self.landing is not None:
-            singular[self.landing] = True
+        if landing is not None:
+            singular[landing] = True
         steps = singular[:, 0].any(-1)
         if len(steps) > 2 and bool(steps.all()):
             raise ConversionError(
@@ -206,26 +218,29 @@ class FieldDynamics(Dynamics):
                 " epsilon > 0 has no effect; use a smaller epsilon, more steps, or a grid that"
                 " leaves the end"
             )
-        self.window = _intervals(stages, steps)
         singular = singular.expand(shape).reshape(-1, self.groups)
         relaxation = by_score.where(use_score, by_noise).map(
             lambda w: torch.where(singular, 0.0, sign * w)
         )
         total = velocity.map(lambda w: w.double().unsqueeze(-1).expand_as(epsilon)) + relaxation
-        return total, torch.where(singular, 0.0, epsilon).view(shape).cpu()
+        epsilon = torch.where(singular, 0.0, epsilon).view(shape).cpu()
+        return total, epsilon, _intervals(stages, steps)
 
-    def drift(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
-        if step != self.landing:
-            return self._slope(step, node, x, rows)
-        if node == 0:
-            self._only_slope = self._slope(step, 0, x, rows)
-        return self._only_slope
 
-    def _slope(self, step: int, node: int, x: Tensor, rows: Rows) -> Tensor:
+class _FieldDrift(Drift):
+    def __init__(
+        self, field: Field, weights: Combination, times: Tensor, groups: int, like: Tensor
+    ) -> None:
+        mean, nodes = field.process.noise_part.base_mean, times.shape[1]
+        table = weights.map(lambda w: w.double()).tabulated(times.numel(), groups, like)
+        self.field, self.groups, self.times = field, groups, times.to(like)
+        self.combinations = [table[k : k + nodes] for k in range(0, len(table), nodes)]
+        self.mean = None if mean is None else mean.to(like)
+
+    def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
         combination = self.combinations[step][node]
         predictions = self.field.predict(self.times[step, node], x, rows.cond, combination.needed)
-        spread = None if self.groups == 1 else rows
-        return combination.of(x, self.mean, predictions, spread)
+        return combination.of(x, self.mean, predictions, None if self.groups == 1 else rows)
 
 
 def _intervals(stages: Tensor, steps: Tensor) -> tuple[tuple[float, float], ...] | None:
@@ -265,3 +280,11 @@ def singular_ends(field: Field, like: Tensor) -> tuple[str, str]:
         "regular" if not s else "pole" if p else "root" for s, p in zip(singular, pole, strict=True)
     ]
     return kinds[0], kinds[1]
+
+
+def regular_margin(field: Field, given: tuple[float, float] | None) -> tuple[float, float]:
+    """The margins given, or those within which the velocity's weights are singular."""
+    if given is not None:
+        return given
+    first, last = singular_ends(field, field.reference())
+    return _MARGINS[first], _MARGINS[last]

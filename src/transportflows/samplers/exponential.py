@@ -120,6 +120,10 @@ class ExponentialIntegrator(Multistep):
         end += ", midpoint" if self.rule == "midpoint" else ""
         return f"exponential {self.order} ({self.prediction}, {shown}{end})"
 
+    @property
+    def remembers(self) -> bool:
+        return self.order > 1 or self.corrector
+
     def check(self, schedules: Sequence[EpsilonSchedule]) -> None:
         if self.prediction == "velocity" and not all(s.is_zero for s in schedules):
             raise ValueError(

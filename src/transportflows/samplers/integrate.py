@@ -1,9 +1,4 @@
-"""The step loop. It knows a stepper, a grid and a noise source, and no network.
-
-Steps outside, rows inside: the noise of a step is drawn once for all rows, and the rows go through
-the stepper in equal chunks that fit the cache or the card. Chunks change results by rounding
-only. The loop reads no value from the device.
-"""
+"""``integrate``: any dynamics along any grid, the layer below ``sample``."""
 
 from __future__ import annotations
 
@@ -14,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..solve.epsilon import EpsilonSchedule
-from ..solve.hooks import Correction
+from ..solve.grid import check_grid, with_times
+from ..solve.hooks import Hook
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
 from ..solve.solution import Solution
@@ -33,11 +29,12 @@ def integrate(
     scheme: str | Scheme = "heun",
     epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
     noise: NoiseSource | None = None,
-    correction: Correction | None = None,
+    hooks: Sequence[Hook] = (),
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
     save_at: Sequence[float] | Tensor | None = None,
     chunk: int | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> Solution:
@@ -52,31 +49,35 @@ def integrate(
         scheme: name or :class:`Scheme`.
         epsilon: diffusion of a plain function; a Dynamics has its own.
         noise: source of increments; :class:`Increments` by default.
-        correction: what is done to the states after each step; see :class:`Correction`.
+        hooks: called after each step; they look at the states, or change them.
         key: key of the noise; drawn from ``generator`` if not given.
         cond: conditions; tensors with n rows go with their rows.
         save_at: times to save states at; inserted into the grid where it lacks them.
         chunk: rows in a call of the dynamics; all at once if None.
+        max_nfe: most evaluations for a row; None for no bound.
         progress: show a progress bar over the steps, where there is a terminal.
         generator: source of the key.
 
     Raises:
-        NonFiniteStateError: if a state stops being finite; it carries the solution so far.
+        ValueError: for a grid that is not monotone within [0, 1], states that are no rows, and so
+            on. A state that stops being finite is told by ``first_bad_step``.
     """
     if not isinstance(dynamics, Dynamics):
         dynamics = FunctionDynamics(dynamics, epsilon)
     elif not (isinstance(epsilon, (int, float)) and epsilon == 0):
         raise ValueError("a Dynamics has its own epsilon; epsilon= is for a plain function")
+    times, saved = with_times(check_grid(grid), save_at)
     return march(
         OneStep(dynamics, scheme),
         x,
-        grid,
+        times,
+        saved=saved,
         noise=noise,
-        correction=correction,
+        hooks=hooks,
         key=key,
         cond=cond,
-        save_at=save_at,
         chunk=chunk,
+        max_nfe=max_nfe,
         progress=progress,
         generator=generator,
-    )
+    )[0]

@@ -28,7 +28,7 @@ from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
-from ..solve.stepper import Stepper
+from ..solve.stepper import Prepared, Stepper
 
 __all__ = ["LinearStepper", "Multistep", "Table"]
 
@@ -45,6 +45,11 @@ class Multistep(ABC):
 
     name: str
     order: float
+
+    @property
+    def remembers(self) -> bool:
+        """Whether predictions of earlier steps go into later ones."""
+        return self.order > 1
 
     def check(self, schedules: Sequence[EpsilonSchedule]) -> None:  # noqa: B027
         """Refuse what the scheme cannot do with these ε.
@@ -121,17 +126,17 @@ class LinearStepper(Stepper):
         field.process.part  # noqa: B018 (it refuses a process that has none)
         self.field, self.schedules, self.scheme = field, list(schedules), scheme
         self.groups, self.name = len(self.schedules), scheme.name
+        self.remembers = scheme.remembers
         self.given_margin = margin
 
     @torch.no_grad()
-    def tabulate(self, times: Tensor, like: Tensor) -> bool:
+    def prepare(self, times: Tensor, like: Tensor) -> _Steps:
         part = self.field.process.part
         on_device = times.to(like.device)
         table = self.scheme.tabulate(self.field, self.schedules, on_device)
-        self.forms, self.counts = table.forms, table.counts()
-        self.mean = None if part.base_mean is None else part.base_mean.to(like)
+        mean = None if part.base_mean is None else part.base_mean.to(like)
         offset = None
-        if self.mean is not None:
+        if mean is not None:
             alpha = part.path.alpha(on_device)
             offset = [alpha[i + 1] - a * alpha[i] for i, a in enumerate(table.state)]
         noise = None
@@ -139,44 +144,52 @@ class LinearStepper(Stepper):
             root = times.diff().abs().sqrt().tolist()  # of the variance of the increments
             noise = [n / r for n, r in zip(table.noise, root, strict=True)]
         # The predictions in memory count as outputs, newest first, and so does the noise.
-        self.moves = [
+        moves = [
             Combination(
-                table.state[i],
+                a,
                 None if offset is None else offset[i],
                 (*table.weights[i], *(() if noise is None else (noise[i],))),
             ).tabulated(1, self.groups, like)[0]
-            for i in range(len(table.state))
+            for i, a in enumerate(table.state)
         ]
-        self.fixes = {
+        fixes = {
             i: Combination(torch.ones_like(table.state[i]), None, tuple(fix)).tabulated(
                 1, self.groups, like
             )[0]
             for i, fix in table.fixes.items()
         }
-        self.seen = [len(weights) for weights in table.weights]
-        self.times, self.predictors = self._predictors(times, like)
-        self.nodes = self.times.to(like)
-        self.nfe = len(times) - 1
-        return noise is not None
+        counts = table.counts()
+        nodes, margin, predictors = self._predictors(times, like, counts)
+        return _Steps(
+            noisy=noise is not None,
+            margin=margin,
+            forms=table.forms,
+            counts=counts,
+            seen=[len(weights) for weights in table.weights],
+            moves=moves,
+            fixes=fixes,
+            predictors=predictors,
+            nodes=nodes.to(like),
+            mean=mean,
+        )
 
     def _predictors(
-        self, times: Tensor, like: Tensor
-    ) -> tuple[Tensor, dict[str, list[Combination]]]:
-        """How each form is made of the network's outputs; times moved off a pole at the start."""
+        self, times: Tensor, like: Tensor, counts: dict[str, list[int]]
+    ) -> tuple[Tensor, tuple[float, float], dict[str, list[Combination]]]:
+        """Times off a pole at the start, how far, and how each form is made of the outputs."""
         nodes = times[:-1].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:
-            first = [self._form(form, nodes[:1].to(like.device)) for form in self._made_at(0)]
+            first = [self._form(form, nodes[:1].to(like.device)) for form in _made_at(0, counts)]
             sizes = torch.cat([w.abs().reshape(-1) for f in first for w in f.tensors()])
             if not bool((sizes <= _POLE).all()):  # NaN is not <=
                 half = 0.5 * float((times[1] - times[0]).abs())
                 low, high = (half, 0.0) if float(times[0]) < 0.5 else (0.0, half)
-        self.margin = (low, high)
         nodes = nodes.clamp(low, 1 - high)
         made: dict[str, list[Combination]] = {}
-        for form, counts in self.counts.items():
+        for form, wanted in counts.items():
             weights = self._form(form, nodes.to(like.device))
-            bad = ~weights.finite().cpu() & torch.tensor([count > 0 for count in counts[:-1]])
+            bad = ~weights.finite().cpu() & torch.tensor([count > 0 for count in wanted[:-1]])
             if bool(bad.any()):
                 raise ConversionError(
                     f"the {form} of this {type(self.field).__name__} is singular at"
@@ -185,38 +198,78 @@ class LinearStepper(Stepper):
                     " there (margin=1e-3), or take another prediction="
                 )
             made[form] = weights.map(lambda w: w.double()).tabulated(len(nodes), 1, like)
-        return nodes, made
-
-    def _made_at(self, step: int) -> list[str]:
-        return [form for form, counts in self.counts.items() if counts[step] > 0]
+        return nodes, (low, high), made
 
     def _form(self, form: str, t: Tensor) -> Combination:
         if form != "velocity":
             return self.field.weights(form, t)
         return self.field.weights("noise", t) - self.field.weights("data", t)
 
-    def memory(self) -> dict[str, list[Tensor]]:
-        return {form: [] for form in self.counts}
+    def memory(self, prepared: _Steps, x: Tensor, rows: Any) -> dict[str, list[Tensor]]:
+        return {form: [] for form in prepared.counts}
 
-    def draw(self, step: int, t0: float, t1: float, noise: NoiseSource) -> tuple[Tensor, ...]:
+    def draw(
+        self, prepared: _Steps, step: int, t0: float, t1: float, noise: NoiseSource
+    ) -> tuple[Tensor, ...]:
         return (noise.increment(step, t0, t1, area=False)[0],)
 
     def step(
-        self, step: int, x: Tensor, rows: Rows, draws: tuple[Tensor, ...], memory: Any
-    ) -> Tensor:
-        makers = {form: self.predictors[form][step] for form in self._made_at(step)}
+        self,
+        prepared: _Steps,
+        step: int,
+        x: Tensor,
+        memory: dict[str, list[Tensor]],
+        rows: Rows,
+        draws: tuple[Tensor, ...],
+    ) -> tuple[Tensor, dict[str, list[Tensor]]]:
+        makers = {form: prepared.predictors[form][step] for form in _made_at(step, prepared.counts)}
         needed = tuple(map(any, zip(*(maker.needed for maker in makers.values()), strict=True)))
-        outputs = self.field.predict(self.nodes[step], x, rows.cond, needed)
+        outputs = self.field.predict(prepared.nodes[step], x, rows.cond, needed)
+        memory = dict(memory)
         for form, maker in makers.items():
-            made = maker.of(x, self.mean, outputs)
+            made = maker.of(x, prepared.mean, outputs)
             # What a network gives may be its own buffer, and is kept for later steps.
-            memory[form].insert(0, made.clone() if any(made is f for f in outputs) else made)
+            own = made.clone() if any(made is f for f in outputs) else made
+            memory[form] = [own, *memory[form]]
         spread = None if self.groups == 1 else rows
-        if step in self.fixes:
-            fix, before = self.fixes[step], memory[self.forms[step - 1]]
+        form = prepared.forms[step]
+        if step in prepared.fixes:
+            fix, before = prepared.fixes[step], memory[prepared.forms[step - 1]]
             x = fix.of(x, None, before[: len(fix.outputs)], spread)
-        seen = memory[self.forms[step]][: self.seen[step]]
-        moved = self.moves[step].of(x, self.mean, (*seen, *draws), spread)
-        for form, counts in self.counts.items():
-            del memory[form][max(counts[step + 1] - 1, 0) :]
-        return moved
+        seen = memory[form][: prepared.seen[step]]
+        moved = prepared.moves[step].of(x, prepared.mean, (*seen, *draws), spread)
+        kept = {
+            form: memory[form][: max(counts[step + 1] - 1, 0)]
+            for form, counts in prepared.counts.items()
+        }
+        return moved, kept
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Steps(Prepared):
+    """Tables of a multistep solve, by step.
+
+    Attributes:
+        forms: what is predicted.
+        counts: how many predictions of each form are needed.
+        seen: how many go into the step.
+        moves: the step, of x, the mean, the predictions (newest first) and the noise.
+        fixes: corrections of the step before, where it was of another form.
+        predictors: how each form is made of the network's outputs.
+        nodes: times at which the network is called.
+        mean: m, or None.
+    """
+
+    forms: list[str]
+    counts: dict[str, list[int]]
+    seen: list[int]
+    moves: list[Combination]
+    fixes: dict[int, Combination]
+    predictors: dict[str, list[Combination]]
+    nodes: Tensor
+    mean: Tensor | None
+
+
+def _made_at(step: int, counts: dict[str, list[int]]) -> list[str]:
+    """The forms that are predicted at a step."""
+    return [form for form, wanted in counts.items() if wanted[step] > 0]

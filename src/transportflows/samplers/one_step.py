@@ -1,15 +1,9 @@
-"""Steppers: what moves the states over a step of the grid.
-
-The loop (:mod:`~transportflows.samplers.integrate`) knows grids, noise, chunks and saves; a
-:class:`Stepper` knows how a chunk of rows gets from one time to the next. :class:`OneStep` is a
-:class:`Scheme` applied to a :class:`Dynamics`. A multistep method keeps what it predicted at
-earlier times in the *memory* of the chunk. A stepper may hold another one: what acts on the states
-after each step is one that calls the other's step first.
-"""
+"""One-step schemes along a dynamics, as a stepper of the loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,9 +11,9 @@ from torch import Tensor
 
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
-from ..solve.stepper import Stepper
-from .dynamics import Dynamics, FunctionDynamics
-from .schemes import Scheme, get_scheme
+from ..solve.stepper import Prepared, Stepper
+from .dynamics import Drift, Dynamics
+from .schemes import EULER, Scheme, get_scheme
 
 __all__ = ["OneStep"]
 
@@ -36,42 +30,60 @@ class OneStep(Stepper):
     """
 
     def __init__(self, dynamics: Dynamics, scheme: str | Scheme) -> None:
-        noisy = not getattr(dynamics, "ode", False) and not (
-            isinstance(dynamics, FunctionDynamics) and dynamics.epsilon.is_zero
-        )
         self.dynamics = dynamics
-        self.scheme = get_scheme(scheme, noisy=noisy)
+        self.scheme = get_scheme(scheme, noisy=not dynamics.ode)
         self.name, self.groups = self.scheme.name, dynamics.groups
 
-    def tabulate(self, times: Tensor, like: Tensor) -> bool:
-        dynamics, scheme = self.dynamics, self.scheme
+    def prepare(self, times: Tensor, like: Tensor) -> _Tables:
         starts, widths = times[:-1], times.diff()
-        nodes = torch.tensor(scheme.nodes, dtype=torch.float64)
+        nodes = torch.tensor(self.scheme.nodes, dtype=torch.float64)
         stages = starts[:, None] + widths[:, None] * nodes
-        if scheme.nodes[-1] == 1.0:
+        if self.scheme.nodes[-1] == 1.0:
             stages[:, -1] = times[1:]  # exactly: a stage must not fall past the end of time
-        table = dynamics.tabulate(stages, widths, like)
-        self.strength = None
-        if table is not None:
-            get_scheme(scheme, noisy=True)
-            self.strength = _Strength(table, scheme, like)
-        self.widths = widths.tolist()
-        self.window, self.margin = dynamics.window, dynamics.margin
-        self.nfe = scheme.nfe * len(self.widths)
-        return table is not None
+        drift = self.dynamics.prepare(stages, widths, like)
+        strength = None
+        if drift.epsilon is not None:
+            get_scheme(self.scheme, noisy=True)
+            strength = _Strength(drift.epsilon, self.scheme, like)
+        return _Tables(
+            noisy=strength is not None,
+            calls=self.scheme.nfe,
+            window=drift.window,
+            margin=drift.margin,
+            drift=drift,
+            strength=strength,
+            widths=widths.tolist(),
+        )
 
-    def draw(self, step: int, t0: float, t1: float, noise: NoiseSource) -> tuple[Tensor, ...]:
+    def draw(
+        self, prepared: _Tables, step: int, t0: float, t1: float, noise: NoiseSource
+    ) -> tuple[Tensor, ...]:
         dw, area = noise.increment(step, t0, t1, area=self.scheme.area)
         return (dw,) if area is None else (dw, area)
 
     def step(
-        self, step: int, x: Tensor, rows: Rows, draws: tuple[Tensor, ...], memory: Any
-    ) -> Tensor:
+        self,
+        prepared: _Tables,
+        step: int,
+        x: Tensor,
+        memory: Any,
+        rows: Rows,
+        draws: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Any]:
         n = area = None
-        if self.strength is not None:
-            n, area = self.strength.scale(step, draws, rows)
-        drift = _bind(self.dynamics, step, rows)
-        return self.scheme.step(drift, x, self.widths[step], n, area)
+        if prepared.strength is not None:
+            n, area = prepared.strength.scale(step, draws, rows)
+        drift = partial(prepared.drift.at, step, rows)
+        # A step that lands on a pole has one slope, that of its regular side.
+        scheme = EULER if step == prepared.drift.landing else self.scheme
+        return scheme.step(drift, x, prepared.widths[step], n, area), memory
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Tables(Prepared):
+    drift: Drift
+    strength: _Strength | None
+    widths: list[float]
 
 
 class _Strength:
@@ -117,7 +129,3 @@ class _Strength:
 
 def _spread(value: float | Tensor, rows: Rows) -> float | Tensor:
     return rows.spread(value) if isinstance(value, Tensor) else value
-
-
-def _bind(dynamics: Dynamics, step: int, rows: Rows) -> Callable[[int, Tensor], Tensor]:
-    return lambda node, x: dynamics.drift(step, node, x, rows)

@@ -113,6 +113,9 @@ SCHEMES: dict[str, Scheme] = {
 """The fixed-step schemes by name."""
 
 
+EULER = SCHEMES["euler"]
+
+
 def get_scheme(scheme: str | Scheme, *, noisy: bool) -> Scheme:
     """Return a scheme by name, or refuse it, listing the known ones."""
     if isinstance(scheme, str):

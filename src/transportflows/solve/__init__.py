@@ -9,31 +9,37 @@ from .epsilon import (
     NoiseVarianceEpsilon,
 )
 from .grid import SPACINGS, time_grid
-from .hooks import Correction
+from .hooks import Corrector, Hook, Moment, SolveHook
 from .loop import march
 from .noise import BrownianPath, Increments, NoiseSource
 from .noise_grid import NOISE_SPACINGS, noise_grid
-from .rows import Rows
-from .solution import NonFiniteStateError, Solution
-from .stepper import Stepper
+from .rows import Chunks, Rows
+from .solution import NonFiniteStateError, Solution, TooManyEvaluationsError
+from .stepper import Prepared, Stepper
 
 __all__ = [
+    "NOISE_SPACINGS",
+    "SPACINGS",
     "AndersonEpsilon",
     "BrownianPath",
+    "Chunks",
     "ChurnEpsilon",
     "ConstantEpsilon",
-    "Correction",
+    "Corrector",
     "EpsilonSchedule",
+    "Hook",
     "Increments",
-    "NOISE_SPACINGS",
+    "Moment",
     "NoiseScaleEpsilon",
     "NoiseSource",
     "NoiseVarianceEpsilon",
     "NonFiniteStateError",
+    "Prepared",
     "Rows",
-    "SPACINGS",
     "Solution",
+    "SolveHook",
     "Stepper",
+    "TooManyEvaluationsError",
     "march",
     "noise_grid",
     "time_grid",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,12 +80,16 @@ def time_grid(
     return grid if start < stop else grid.flip(0)
 
 
-def with_times(grid: Tensor, times: Sequence[float] | Tensor) -> tuple[Tensor, list[int]]:
+def with_times(grid: Tensor, times: Sequence[float] | Tensor | None) -> tuple[Tensor, list[int]]:
     """Insert ``times`` into a monotone grid where they are not in it; return it and where they are.
+
+    None stands for no times.
 
     Raises:
         ValueError: if a time lies outside the grid.
     """
+    if times is None:
+        return grid, []
     wanted: list[float] = torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
     low, high = float(grid.min()), float(grid.max())
     outside = [s for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
@@ -110,3 +115,25 @@ def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
             f"grid times must lie in [0, 1], got [{float(times.min()):g}, {float(times.max()):g}]"
         )
     return times
+
+
+def own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
+    """A caller's own grid, with the breakpoints of the path inserted."""
+    grid = check_grid(t)
+    inside = [b for b in breakpoints if float(grid.min()) < b < float(grid.max())]
+    merged = sorted({*grid.tolist(), *inside}, reverse=bool(grid[0] > grid[-1]))
+    return check_grid(merged)
+
+
+def as_margin(margin: Any) -> tuple[float, float] | None:
+    """A caller's margins from both ends of time: None, one number for both, or a pair.
+
+    Raises:
+        ValueError: if one is negative, or they leave nothing between them.
+    """
+    if margin is None:
+        return None
+    low, high = margin if isinstance(margin, (tuple, list)) else (margin, margin)
+    if not (low >= 0 and high >= 0 and low + high < 1):
+        raise ValueError(f"margins must be >= 0 and sum to less than 1, got ({low}, {high})")
+    return float(low), float(high)

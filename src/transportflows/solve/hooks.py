@@ -1,42 +1,118 @@
-"""TODO docstring."""
+"""Hooks: what a user looks at, or changes, after each step of a solve.
+
+A hook is a callable that is given a :class:`Moment` after each step. It may look at the states (a
+preview, a measure), end the solve (``moment.stop()``), or return states to go on with (inpainting,
+clipping). Every solve of the library takes them: ``sample(field, n, hooks=[look])``. Where
+earlier states are remembered, as by multistep schemes, or where a log-density is carried along,
+states that a hook changed would make the result wrong, and such a hook is refused::
+
+    def look(moment):
+        if moment.step % 10 == 0:
+            print(moment.t, moment.x.std())
+
+    def clip(moment):
+        return moment.x.clamp(-1, 1)
+
+A hook runs in the step loop: reading a value from the device in it makes the loop wait.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
-from .rows import Rows
+from .._core.distributed import World
+from .noise import NoiseSource
+from .rows import Chunks
 
-__all__ = ["Correction"]
+__all__ = ["Corrector", "Hook", "Moment", "SolveHook", "in_units_of"]
 
 
-class Correction(ABC):
-    """What the step loop calls after each step, with the states of all rows.
+@dataclass
+class Moment:
+    """A moment of a solve: the states after a step.
 
     Attributes:
-        name: as it is told in ``Solution.scheme``.
-        nfe: evaluations of the field for each row over the whole solve, once begun.
+        step: how many steps are done, from 1.
+        steps: how many there are in all.
+        t: the time reached.
+        x: the states of all rows, ``(n, *)``, or ``(K, n, *)`` for K epsilons, in the units of the
+            data where the solve has such.
+        cond: the conditions.
+        stopped: whether a hook has ended the solve.
     """
 
-    name: str = "correction"
+    step: int
+    steps: int
+    t: float
+    x: Tensor
+    cond: Mapping[str, Any] = field(default_factory=dict)
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """End the solve here."""
+        self.stopped = True
+
+
+Hook = Callable[[Moment], Tensor | None]
+
+
+class SolveHook:
+    """A hook that is made ready for a solve, such as a corrector.
+
+    Attributes:
+        name: told in ``Solution.scheme``.
+        nfe: evaluations of the field for each row, so far.
+    """
+
+    name: str = "hook"
     nfe: int = 0
 
-    @abstractmethod
-    def begin(
-        self, times: Tensor, x: Tensor, chunks: Sequence[slice], rows: Sequence[Rows], groups: int
-    ) -> None:
-        """Prepare for a solve.
+    def begin(self, times: Tensor, x: Tensor, chunks: Chunks) -> None:
+        """Make ready.
 
         Args:
             times: the grid, float64, ``(steps + 1,)``.
-            x: the states of one group, ``(n, *)``.
-            chunks: the chunks of the states of all groups, ``(groups n, *)``, the last filled up.
-            rows: what is in each.
-            groups: number of groups.
+            x: the starting states of one group, ``(n, *)``.
+            chunks: how the rows of all groups are divided.
         """
 
+    def __call__(self, moment: Moment) -> Tensor | None:
+        """Look at the states, or return others."""
+        return None
+
+
+class Corrector(ABC):
+    """What draws states towards the law after each step: a choice of ``sample``."""
+
     @abstractmethod
-    def correct(self, step: int, state: Tensor) -> Tensor:
-        """The states at ``times[step + 1]``, corrected."""
+    def bound(self, field: Any, noise: NoiseSource, key: int, team: World) -> SolveHook:
+        """The hook of one solve.
+
+        Args:
+            field: the field that is sampled.
+            noise: source of standard normals: of increments over times of length 1.
+            key: its key.
+            team: the processes that share the solve.
+        """
+
+
+def in_units_of(transform: Any, hooks: Sequence[Hook]) -> list[Hook]:
+    """Hooks of states in the units of the data, for a solve in those of a transform."""
+    if transform is None:
+        return list(hooks)
+
+    def wrapped(hook: Hook) -> Hook:
+        def look(moment: Moment) -> Tensor | None:
+            seen = replace(moment, x=transform.invert(moment.x))
+            changed = hook(seen)
+            moment.stopped = seen.stopped
+            return None if changed is None else transform(changed)
+
+        return look
+
+    return [hook if isinstance(hook, SolveHook) else wrapped(hook) for hook in hooks]

@@ -1,125 +1,181 @@
-"""TODO docstring."""
+"""The step loop, the only one: everything that moves states in steps is a stepper of it.
+
+Steps outside, rows inside: the noise of a step is drawn once for all rows, and the rows go through
+the stepper in equal chunks that fit the cache or the card. Chunks change results by rounding only.
+The loop reads no value from the device; whether a state stopped being finite is kept in a flag for
+each step and looked at once, at the end.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .._core.conditions import check_conditions
 from .._core.random import draw_key
-from .grid import check_grid, with_times
-from .hooks import Correction
+from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
-from .rows import Rows
-from .solution import NonFiniteStateError, Solution
-from .stepper import Stepper
+from .rows import Chunks, Rows
+from .solution import Solution
+from .stepper import Prepared, Stepper
 
-__all__ = ["check_finite", "march"]
+__all__ = ["march"]
 
 
 def march(
     stepper: Stepper,
     x: Tensor,
-    grid: Sequence[float] | Tensor,
+    times: Tensor,
     *,
+    saved: Sequence[int] = (),
     noise: NoiseSource | None = None,
-    correction: Correction | None = None,
+    hooks: Sequence[Hook] = (),
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
-    save_at: Sequence[float] | Tensor | None = None,
     chunk: int | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
-) -> Solution:
-    """Move states along a grid by a :class:`Stepper`; the rest is as for :func:`integrate`."""
-    times = check_grid(grid)
-    saved: list[int] = []
-    if save_at is not None:
-        times, saved = with_times(times, save_at)
-    groups = stepper.groups
+) -> tuple[Solution, list[Any]]:
+    """Move states along a grid by a :class:`Stepper`.
+
+    Differentiable where gradients are enabled; memory then grows with the number of steps.
+
+    Args:
+        stepper: how rows get over a step.
+        x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed.
+        times: float64 ``(steps + 1,)``: of the grid, or numbers of steps.
+        saved: places in ``times`` at which to save the states.
+        noise: source of increments; :class:`Increments` by default.
+        hooks: called after each step; see :mod:`transportflows.solve.hooks`.
+        key: key of the noise; drawn from ``generator`` if not given.
+        cond: conditions; tensors with n rows go with their rows.
+        chunk: rows in a call of the network; all at once if None.
+        max_nfe: most evaluations of the field for a row; None for no bound.
+        progress: show a progress bar over the steps, where there is a terminal.
+        generator: source of the key.
+
+    Returns:
+        The solution, and what the stepper remembers of each chunk at the end.
+
+    Raises:
+        ValueError: if the states are no floating-point rows, do not divide into the groups, would
+            take more than ``max_nfe`` evaluations, or if a hook may not change them.
+    """
     if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
         got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"x must be a floating-point tensor (n, *) of at least 2 dims, got {got}")
+    groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
     n = x.shape[0] // groups
     if x.shape[0] == 0 or x.shape[0] % groups:
         raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
-
-    noisy = stepper.tabulate(times, x.detach()[:1])
+    cond = check_conditions(cond, n)
+    prepared = stepper.prepare(times, x.detach()[:1])
+    _check_bound(prepared, len(steps), max_nfe)
     noise = Increments() if noise is None else noise
-    if noisy:
+    if prepared.noisy:
         noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
+    chunks = Chunks(x, chunk, cond, groups)
+    for hook in hooks:
+        if isinstance(hook, SolveHook):
+            hook.begin(times, x.detach()[:n], chunks)
 
-    total = x.shape[0]
-    size = total if chunk is None else max(1, min(chunk, total))
-    count = math.ceil(total / size)
-    size = math.ceil(total / count)
-    padding = count * size - total
-    state = torch.cat([x, x[:padding]]) if padding else x.clone()
-    index = torch.arange(count * size, device=x.device).remainder(total)
-    chunks = [slice(k * size, (k + 1) * size) for k in range(count)]
-    rows = [Rows(index[c], n, groups, x.ndim, cond or {}) for c in chunks]
-    memories = [stepper.memory() for _ in chunks]
-    # Noise of a chunk: a slice of the step's where that is possible, else gathered by row.
-    picks = [
-        c if groups == 1 and c.stop <= n else r.sample for c, r in zip(chunks, rows, strict=True)
-    ]
-    if correction is not None:
-        correction.begin(times, x.detach()[:n], chunks, rows, groups)
-    in_place = not torch.is_grad_enabled()
-    finite = torch.ones(len(times) - 1, dtype=torch.bool, device=x.device)
-    trajectory: dict[int, Tensor] = {0: state[:total].clone()} if 0 in saved else {}
+    parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
+    state = x.clone()
+    memories = [stepper.memory(prepared, state[pick], rows) for pick, rows in parts]
+    in_place = not torch.is_grad_enabled() and not stepper.whole
+    finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
+    trajectory: dict[int, Tensor] = {0: state.clone()} if 0 in saved else {}
+    done, stopped = 0, False
+    with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
+        while done < len(steps) and not stopped:
+            draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
+            moved = []
+            for k, (pick, rows) in enumerate(parts):
+                own = draws if stepper.whole else tuple(_of(d, pick, rows, groups) for d in draws)
+                new, memories[k] = stepper.step(prepared, done, state[pick], memories[k], rows, own)
+                if in_place:
+                    state[rows.first : rows.first + rows.own] = new[: rows.own]
+                else:
+                    moved.append(new)
+            if not in_place:
+                state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
+            done += 1
+            if hooks:
+                moment = Moment(done, len(steps), steps[done - 1][1], state, cond)
+                state = _hooked(stepper, hooks, moment)
+                stopped = moment.stopped
+            finite[done - 1] = stepper.fine(prepared, state.detach())
+            if done in saved:
+                trajectory[done] = state.clone()
+            bar.update()
+    solution = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
+    kept = [k for k in saved if k in trajectory]
+    if kept:
+        path = torch.stack([trajectory[k] for k in kept])
+        solution = replace(solution, trajectory=path, saved_at=times[kept])
+    return solution, memories
 
-    steps = list(itertools.pairwise(times.tolist()))
-    for i, (t0, t1) in enumerate(
-        tqdm(steps, disable=None if progress else True, desc=stepper.name)
-    ):
-        draws = stepper.draw(i, t0, t1, noise) if noisy else ()
-        moved = []
-        for c, r, pick, memory in zip(chunks, rows, picks, memories, strict=True):
-            new = stepper.step(i, state[c], r, tuple(d[pick] for d in draws), memory)
-            if in_place:
-                state[c] = new
-            else:
-                moved.append(new)
-        if not in_place:
-            state = torch.cat(moved)
-        if correction is not None:
-            state = correction.correct(i, state)
-        finite[i] = torch.isfinite(state.detach()).all()
-        if i + 1 in saved:
-            trajectory[i + 1] = state[:total].clone()
 
+def _check_bound(prepared: Prepared, steps: int, max_nfe: int | None) -> None:
+    nfe = prepared.before + prepared.calls * steps
+    if max_nfe is not None and nfe > max_nfe:
+        raise ValueError(
+            f"{steps} steps take {nfe} evaluations of the field, and max_nfe is {max_nfe}; take"
+            " fewer steps, or a larger max_nfe"
+        )
+
+
+def _of(draws: Tensor, pick: slice | Tensor, rows: Rows, groups: int) -> Tensor:
+    """What was drawn for a chunk: a slice of it where that is possible."""
+    return draws[pick] if groups == 1 and isinstance(pick, slice) else draws[rows.sample]
+
+
+def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
+    """The states after the hooks."""
+    state, groups = moment.x, stepper.groups
+    for hook in hooks:
+        moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
+        changed = hook(moment)
+        if changed is None:
+            continue
+        if stepper.remembers:
+            raise ValueError(
+                f"a hook returned states, and {stepper.name} remembers earlier ones (or carries a"
+                " density along), which would not fit them; let the hook return None, or use a"
+                " one-step scheme such as 'heun'"
+            )
+        if not isinstance(changed, Tensor) or changed.shape != moment.x.shape:
+            got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+            raise ValueError(
+                f"a hook must return None, or states of shape {tuple(moment.x.shape)}, got {got}"
+            )
+        state = changed.to(state).reshape(state.shape)
+    moment.x = state
+    return state
+
+
+def _solution(
+    stepper: Stepper,
+    prepared: Prepared,
+    hooks: Sequence[Hook],
+    times: Tensor,
+    state: Tensor,
+    finite: Tensor,
+) -> Solution:
+    own = [hook for hook in hooks if isinstance(hook, SolveHook)]
     return Solution(
-        x=state[:total],
+        x=state,
         t=times,
-        nfe=stepper.nfe + (correction.nfe if correction else 0),
-        scheme=f"{stepper.name} + {correction.name}" if correction else stepper.name,
-        trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
-        saved_at=times[saved] if saved else None,
-        window=stepper.window,
-        margin=stepper.margin,
+        nfe=prepared.before + prepared.calls * len(finite) + sum(hook.nfe for hook in own),
+        scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
+        window=prepared.window,
+        margin=prepared.margin,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
-    )
-
-
-def check_finite(solution: Solution, event_dims: int) -> Solution:
-    """Return the solution, or raise if a state stopped being finite."""
-    step = solution.first_bad_step
-    if step is None:
-        return solution
-    flat = solution.x.reshape(-1, *solution.x.shape[-event_dims:]).flatten(1)
-    bad = int((~flat.isfinite()).any(1).sum())
-    corrector = "a corrector of half the snr, " if " + " in solution.scheme else ""
-    raise NonFiniteStateError(
-        f"states stopped being finite at step {step} of {len(solution.t) - 1} (t ="
-        f" {float(solution.t[step]):.4g} to {float(solution.t[step + 1]):.4g}); at the end {bad} of"
-        f" {flat.shape[0]} rows are not. Take more steps, a smaller epsilon or one that vanishes"
-        f" with the noise (NoiseScaleEpsilon), {corrector}or look at the field there; the rest is"
-        " in error.solution",
-        solution,
     )

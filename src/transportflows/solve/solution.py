@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["NonFiniteStateError", "Solution"]
+__all__ = ["NonFiniteStateError", "Solution", "TooManyEvaluationsError", "check_finite"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,33 @@ class NonFiniteStateError(ArithmeticError):
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
         self.solution = solution
+
+
+class TooManyEvaluationsError(ArithmeticError):
+    """A solve took as many evaluations of the field as it was allowed, and was not done.
+
+    Attributes:
+        solution: the states that it had come to.
+    """
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+def check_finite(solution: Solution, event_dims: int) -> Solution:
+    """Return the solution, or raise if a state stopped being finite."""
+    step = solution.first_bad_step
+    if step is None:
+        return solution
+    flat = solution.x.reshape(-1, *solution.x.shape[-event_dims:]).flatten(1)
+    bad = int((~flat.isfinite()).any(1).sum())
+    corrector = "a corrector of half the snr, " if " + " in solution.scheme else ""
+    raise NonFiniteStateError(
+        f"states stopped being finite at step {step} of {len(solution.t) - 1} (t ="
+        f" {float(solution.t[step]):.4g} to {float(solution.t[step + 1]):.4g}); at the end {bad} of"
+        f" {flat.shape[0]} rows are not. Take more steps, a smaller epsilon or one that vanishes"
+        f" with the noise (NoiseScaleEpsilon), {corrector}or look at the field there; the rest is"
+        " in error.solution",
+        solution,
+    )

@@ -1,53 +1,101 @@
-"""TODO docstring."""
+"""Steppers: what moves the states over a step.
+
+The loop (:mod:`transportflows.solve.loop`) knows grids, noise, chunks, saves and hooks; a
+:class:`Stepper` knows how a chunk of rows gets from one time to the next. One-step schemes,
+multistep methods, Langevin dynamics and particle flows are steppers. A stepper holds nothing of a
+solve: what it tabulates for a grid is a :class:`Prepared`, and what it remembers of a chunk from
+step to step is its *memory*; both are passed in, and the new memory is given back.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .noise import NoiseSource
-from .rows import Rows
+from .rows import Chunks, Rows
 
-__all__ = ["Stepper"]
+__all__ = ["Prepared", "Stepper"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prepared:
+    """What a stepper has made ready for the steps of a grid; subclasses add their tables.
+
+    Attributes:
+        noisy: whether the steps take noise from a source.
+        calls: evaluations of the field for each row and step.
+        before: evaluations before the first step.
+        window: stretches of time whose steps are made with ε = 0.
+        margin: distances from both ends within which the field is evaluated at the margin.
+    """
+
+    noisy: bool = False
+    calls: int = 1
+    before: int = 0
+    window: tuple[tuple[float, float], ...] | None = None
+    margin: tuple[float, float] = (0.0, 0.0)
 
 
 class Stepper(ABC):
     """How rows get from one time of a grid to the next.
 
     Attributes:
-        name: of the scheme.
+        name: of the scheme, as it is told in :class:`Solution`.
         groups: number of epsilons; rows come in as many equal groups.
-        window: stretches of time whose steps were made with ε = 0, once tabulated.
-        margin: distances from both ends within which the field is evaluated at the margin.
-        nfe: evaluations of the field for each sample over the whole grid, once tabulated.
+        whole: whether a step needs all rows at once; it is then given them all, and a
+            :class:`Chunks` by which it divides its calls of a network itself.
+        remembers: whether what is remembered of earlier states would be wrong for states that a
+            hook has changed; such hooks are then refused.
     """
 
     name: str
     groups: int = 1
-    window: tuple[tuple[float, float], ...] | None = None
-    margin: tuple[float, float] = (0.0, 0.0)
-    nfe: int = 0
+    whole: bool = False
+    remembers: bool = False
 
     @abstractmethod
-    def tabulate(self, times: Tensor, like: Tensor) -> bool:
-        """Prepare for the steps of a grid, float64 ``(steps + 1,)``, of states like ``like``.
+    def prepare(self, times: Tensor, like: Tensor) -> Prepared:
+        """Make ready for the steps of a grid, float64 ``(steps + 1,)``, of states like ``like``."""
 
-        Returns:
-            Whether the steps take noise.
-        """
-
-    def memory(self) -> Any:
-        """What a chunk of rows carries from step to step; a new one for each chunk."""
+    def memory(self, prepared: Any, x: Tensor, rows: Any) -> Any:
+        """What is remembered of a chunk (of all rows, for a whole stepper) before the first step."""
         return None
 
-    def draw(self, step: int, t0: float, t1: float, noise: NoiseSource) -> tuple[Tensor, ...]:
+    def draw(
+        self, prepared: Any, step: int, t0: float, t1: float, noise: NoiseSource
+    ) -> tuple[Tensor, ...]:
         """Draw the noise of a step, of all samples at once; called only where steps take noise."""
         return ()
 
     @abstractmethod
     def step(
-        self, step: int, x: Tensor, rows: Rows, draws: tuple[Tensor, ...], memory: Any
-    ) -> Tensor:
-        """Move a chunk: states ``(rows, *)`` and what was drawn for them; x is not changed."""
+        self,
+        prepared: Any,
+        step: int,
+        x: Tensor,
+        memory: Any,
+        rows: Rows | Chunks,
+        draws: tuple[Tensor, ...],
+    ) -> tuple[Tensor, Any]:
+        """Move a chunk over a step.
+
+        Args:
+            prepared: what :meth:`prepare` made.
+            step: counted from 0.
+            x: states ``(rows, *)``, not to be changed.
+            memory: of the chunk.
+            rows: which rows they are; for a whole stepper the :class:`Chunks` of all.
+            draws: what was drawn for these rows.
+
+        Returns:
+            The states after the step, and the memory.
+        """
+
+    def fine(self, prepared: Any, x: Tensor) -> Tensor:
+        """Whether the states after a step are as they should be, a boolean ``()`` on the device."""
+        return torch.isfinite(x).all()

@@ -1,0 +1,92 @@
+"""Where a solve starts, and in which mode the networks are while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.checks import check_finite_rows
+from .._core.random import mix, stream
+from ..distributions import Distribution, as_distribution
+from ..fields.base import Field
+
+__all__ = ["evaluating", "starting_states"]
+
+
+def starting_states(
+    field: Field,
+    n: int | None,
+    start: Distribution | Tensor | Any | None,
+    first: float,
+    dtype: torch.dtype | None,
+    key: int,
+) -> Tensor:
+    """The states to start from, in the field's units."""
+    like = field.reference()
+    like = like if dtype is None else like.to(dtype)
+    process = field.process
+    if isinstance(start, Tensor):
+        check_finite_rows(start, "start")
+        if n is not None and n != start.shape[0]:
+            raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
+        x = start if dtype is None else start.to(dtype)
+        _check_kind(field, x, "start")
+        _check_shape(process.shape, x)
+        return x if field.transform is None else field.transform(x)
+    if isinstance(n, Tensor) and n.ndim > 0:
+        raise ValueError("n is a number; to start from states of your own write start=x")
+    if n is None:
+        raise ValueError("give the number of samples: sample(field, n)")
+    if isinstance(n, bool) or int(n) != n or n < 1:
+        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    if start is None and first != 0:
+        raise ValueError(
+            f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
+            " Distribution such as Empirical(data)), or states x_t of your own"
+        )
+    law = process.start if start is None else as_distribution(start)
+    _check_shape(process.shape, torch.empty(1, *law.shape))
+    generator = stream(mix(key, 0), device=like.device)
+    x = law.sample(int(n), generator=generator, dtype=like.dtype, device=like.device)
+    return x if field.transform is None or start is None else field.transform(x)
+
+
+def _check_kind(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states whose dtype or device is not the networks'."""
+    if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
+        return
+    like = field.reference()
+    if x.dtype != like.dtype or x.device != like.device:
+        raise ValueError(
+            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
+            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+        )
+
+
+def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"start has event shape {tuple(x.shape[1:])}, and the process has {tuple(shape)}"
+        )
+
+
+@contextmanager
+def evaluating(field: Field) -> Iterator[None]:
+    """Put the networks into evaluation mode, and back into the modes they were in."""
+    modes = [
+        (module, module.training)
+        for net in field.networks
+        if isinstance(net, nn.Module)
+        for module in net.modules()
+    ]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

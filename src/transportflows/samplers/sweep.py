@@ -1,0 +1,60 @@
+"""Sweeps over ε: several diffusions of one field in one solve, put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from .._core.distributed import World
+from ..solve.epsilon import EpsilonSchedule
+from ..solve.solution import Solution
+
+__all__ = ["gathered", "sweep", "together"]
+
+
+def sweep(schedules: Sequence[EpsilonSchedule]) -> list[list[int]]:
+    """Which members are solved at once: one of those with ε = 0, as an ODE; all the others."""
+    still = [k for k, e in enumerate(schedules) if e.is_zero]
+    moving = [k for k, e in enumerate(schedules) if not e.is_zero]
+    return [members for members in (still[:1], moving) if members]
+
+
+def together(
+    solutions: Sequence[Solution], schedules: Sequence[EpsilonSchedule], n: int
+) -> Solution:
+    """The solution of all members, ``(K, n, *)``, from those of :func:`sweep`."""
+    ode, sde, place = solutions[0], solutions[-1], 0
+    parts: list[tuple[Solution, int]] = []
+    for schedule in schedules:
+        parts.append((ode, 0) if schedule.is_zero else (sde, place))
+        place += not schedule.is_zero
+    bad = [s.first_bad_step for s in solutions if s.first_bad_step is not None]
+    paths = None
+    if ode.trajectory is not None:
+        paths = torch.stack(
+            [s.trajectory[:, j * n : (j + 1) * n] for s, j in parts if s.trajectory is not None],
+            dim=1,
+        )
+    return replace(
+        sde,
+        x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
+        trajectory=paths,
+        first_bad_step=min(bad) if bad else None,
+    )
+
+
+def gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
+    """The solution of all n rows, from those of the processes."""
+    if team.size == 1:
+        return solution
+    path = solution.trajectory
+    bad = [step for step in team.all_values(solution.first_bad_step) if step is not None]
+    return replace(
+        solution,
+        x=team.gather(solution.x, n, solution.x.ndim - ndim),
+        trajectory=None if path is None else team.gather(path, n, path.ndim - ndim),
+        nfe=max(team.all_values(solution.nfe)),
+        first_bad_step=min(bad) if bad else None,
+    )
