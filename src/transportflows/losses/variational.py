@@ -71,16 +71,14 @@ class VariationalLoss(Regression):
     ) -> None:
         weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
         super().__init__(times=GridTimes(weight.levels), weight=weight, antithetic=antithetic)
-        self.bound = weight
+        self.bound, self.levels = weight, weight.levels
+        self.reconstruction_std = reconstruction_std
 
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
-        if prediction is None:
-            raise ValueError("VariationalLoss was given no prediction")
-        value = self._halved(prediction, sample.x1) * self._weight(sample)
-        value = len(self.bound.levels) * value
-        value = value + reconstruction_constant(self.bound, sample.process, sample.x1)
-        value = value + prior_matching(self.bound, sample.process, sample.x1)
-        return value.view(2, -1).mean(0) if sample.antithetic else value
+    def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
+        value = len(self.bound.levels) * super().compare(prediction, sample)
+        process, x1 = sample.process, sample.x1[: len(sample)]
+        value = value + reconstruction_constant(self.bound, process, x1)
+        return value + prior_matching(self.bound, process, x1)
 
 
 def reconstruction_constant(weight: VariationalWeight, process: Process, x1: Tensor) -> float:

@@ -4,8 +4,9 @@ from .._core.distributed import WorkerError, local_device
 from .adam import FusedAdam
 from .callbacks import Callback, CSVLog, EarlyStop, TensorBoardLog
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
-from .data import Epochs, Rows
+from .data_rows import DataRows
 from .ema import EMA
+from .epochs import Epochs
 from .history import Curve, History, NonFiniteLossError, Pace, Series, TimeProfile
 from .schedules import ConstantRate, CosineRate, RateSchedule, StepRate
 from .source import Source
@@ -20,6 +21,7 @@ __all__ = [
     "ConstantRate",
     "CosineRate",
     "Curve",
+    "DataRows",
     "EarlyStop",
     "Epochs",
     "FusedAdam",
@@ -27,7 +29,6 @@ __all__ = [
     "NonFiniteLossError",
     "Pace",
     "ResumeError",
-    "Rows",
     "RateSchedule",
     "Series",
     "Source",
