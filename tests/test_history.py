@@ -20,7 +20,7 @@ from transportflows.losses import Loss, NoiseLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
 from transportflows.times.base import GridTimes
-from transportflows.training import Callback, Checkpoints, Epochs, Rows, Trainer
+from transportflows.training import Callback, Checkpoints, DataRows, Epochs, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder
 
@@ -197,7 +197,7 @@ def test_gradient_norms_are_those_computed_by_hand(clip, accumulate):
         accumulate=accumulate,
         optimizer=lambda ps: torch.optim.SGD(ps, 0.0),
     )
-    order = Epochs(Rows(data), 32, trainer.key)
+    order = Epochs(DataRows(data), 32, trainer.key)
     expected = []
     for step in range(25):
         stream = gen(mix(trainer.key, 0, step))

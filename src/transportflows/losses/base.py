@@ -133,16 +133,19 @@ class FunctionLoss(Loss):
 def as_loss(given: Any) -> Loss:
     """A loss as a trainer uses it: in two halves.
 
-    One that overrides ``__call__`` says itself what a call is, whatever its parents draw and
-    evaluate; so it is taken as a function.
+    One that overrides ``__call__`` says itself what a call is. Where its parents draw and evaluate,
+    what they do is not the whole of it any more; so it is taken as a function.
 
     Raises:
         TypeError: if it cannot be called.
     """
-    if isinstance(given, Loss) and type(given).__call__ is Loss.__call__:
+    kind = type(given)
+    if isinstance(given, Loss) and (
+        kind.__call__ is Loss.__call__ or kind.evaluate is Loss.evaluate
+    ):
         return given
     if isinstance(given, type) or not callable(given):
-        name = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        name = f"the class {given.__name__}" if isinstance(given, type) else kind.__name__
         raise TypeError(
             "loss must be a Loss such as VelocityLoss(), a list of regressions, or a function"
             f" (field, batch, generator) that gives one value a row, got {name}"
