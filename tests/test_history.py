@@ -307,9 +307,9 @@ def test_pace_leaves_out_what_is_no_step(when, tmp_path):
 def test_repr_tells_length_and_losses():
     assert repr(Trainer(velocity(), VelocityLoss()).history) == "History(no steps)"
     plain = run(steps=60).history
-    assert repr(plain) == f"History(60 steps, loss {plain.loss[10:].mean():.4g})"
+    assert repr(plain) == f"History(60 steps, last loss {plain.loss[-1]:.4g})"
     seen = run(steps=4, fit={"validation": rows(20)}).history
-    told = f"History(4 steps, loss {seen.loss.mean():.4g}, validation"
+    told = f"History(4 steps, last loss {seen.loss[-1]:.4g}, validation"
     assert repr(seen) == f"{told} {seen.validation.loss[-1]:.4g})"
 
 

@@ -68,7 +68,8 @@ def test_parts_of_a_loss_that_does_not_split_are_its_own_draws(loss):
     again = gen(5)
     for k, value in enumerate(values):
         assert torch.equal(value, loss(field, batch.rows(4 * k, 4 * k + 4), generator=again))
-    assert torch.equal(as_loss(Overridden())(field, batch, generator=gen(5)), doubled(field, batch, gen(5)))
+    given = as_loss(Overridden())(field, batch, generator=gen(5))
+    assert torch.equal(given, doubled(field, batch, gen(5)))
 
 
 def test_times_go_with_their_rows():

@@ -37,7 +37,7 @@ def spelled(value: Any) -> str:
         return type(value).__name__
     if callable(value) and hasattr(value, "__name__"):
         return str(value.__name__)
-    if type(value).__repr__ is object.__repr__:
+    if getattr(type(value), "__repr__", None) is getattr(object, "__repr__", None):
         return spelled_call(value)
     return repr(value)
 
@@ -57,4 +57,6 @@ def spelled_call(value: Any) -> str:
 
 
 def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, tuple) and isinstance(default, float):  # one number for both ends
+        return all(one == default for one in value)
     return value is default or (type(value) is type(default) and bool(value == default))

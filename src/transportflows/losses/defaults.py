@@ -26,8 +26,7 @@ from .weights import EDMWeight
 __all__ = ["default_loss"]
 
 _REGRESSIONS: dict[str, type[Regression]] = {
-    loss.quantity: loss
-    for loss in (VelocityLoss, MeanVelocityLoss, ScoreLoss, NoiseLoss, DataLoss)
+    loss.quantity: loss for loss in (VelocityLoss, MeanVelocityLoss, ScoreLoss, NoiseLoss, DataLoss)
 }
 
 

@@ -37,9 +37,9 @@ class Regression(Loss):
         weight: w, a :class:`LossWeight`, which knows the process and what is regressed, or a
             function of times ``(B,)``; None for 1.
         antithetic: draw each latent with both signs and average.
-        constant: keep the constant ``½ w |T|²``, the distance of a prediction 0. Without it the loss
-            is ``w (½|f̂|² - T · f̂)``, with the same gradient and without the part that no field can
-            change.
+        constant: keep the constant ``½ w |T|²``, the distance of a prediction 0. Without it the
+            loss is ``w (½|f̂|² - T · f̂)``, with the same gradient and without the part that no
+            field can change.
         importance: divide by the density of ``times``, so that the mean loss is the integral of
             ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
     """

@@ -8,6 +8,7 @@ from .data_rows import DataRows
 from .ema import EMA
 from .epochs import Epochs
 from .history import Curve, History, NonFiniteLossError, Pace, Series, TimeProfile
+from .run import Run
 from .schedules import ConstantRate, CosineRate, RateSchedule, StepRate
 from .source import Source
 from .trainer import Trainer
@@ -28,8 +29,9 @@ __all__ = [
     "History",
     "NonFiniteLossError",
     "Pace",
-    "ResumeError",
     "RateSchedule",
+    "ResumeError",
+    "Run",
     "Series",
     "Source",
     "StepRate",

@@ -68,8 +68,6 @@ class ReadInOrder(FromItems):
     def _next(self) -> Any:
         """What the next batch is made of."""
 
-    # ---------------------------------------------------------------------------- the position
-
     def _begin(self, epoch: int) -> None:
         """Stand at the start of an epoch, with nothing read."""
         self._epoch, self._read = epoch, 0
@@ -144,8 +142,6 @@ class ReadInOrder(FromItems):
             "inner": self.data.state_dict() if has and self._read else None,
             "random": None if self._states is None else to_storable(self._states),
         }
-
-    # -------------------------------------------------------------------------------- reading
 
     def batch(self, step: int, last: int | None = None) -> Batch:
         if self._last is not None and self._last[0] == step:  # a step that was interrupted

@@ -26,7 +26,7 @@ from .._core.random import mix
 from .arguments import trainable
 from .callbacks import Callback
 from .contexts import HeldInterrupts, borrowed_generator, mode
-from .history import NonFiniteLossError
+from .failures import non_finite
 from .objective import Objective
 from .plan import Plan
 from .run import Run
@@ -39,7 +39,6 @@ _STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the ro
 _READ_EVERY = 50
 _READ_SECONDS = 0.5
 _NORM_EVERY = 10
-_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
 
 
 class Loop:
@@ -73,8 +72,8 @@ class Loop:
         scheduler = run.scheduler
         self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
         self.plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-        stepped = isinstance(scheduler, LRScheduler) and self.plateau is None
-        self.scheduler = scheduler if stepped else None
+        own = isinstance(scheduler, ReduceLROnPlateau)
+        self.scheduler = scheduler if isinstance(scheduler, LRScheduler) and not own else None
         self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
         self.watching = [c for c in plan.callbacks if _writes(c, "on_validation")]
@@ -172,7 +171,7 @@ class Loop:
         if plan.held_out is not None and (step % plan.validation_every == 0 or done):
             score = self._validate()
             if self.plateau is not None:
-                self.plateau.step(score)  # type: ignore[arg-type]
+                self.plateau.step(score)
         late = time.perf_counter() - self.since > self.patience
         if late or done or self.recorder.waiting >= _READ_EVERY:
             self._read()
@@ -189,8 +188,11 @@ class Loop:
 
     def _validate(self) -> Tensor:
         """Mean loss over the held-out rows, ``()``; tell those who watch."""
-        run, began = self.run, time.perf_counter()
-        score = self._mean_loss()
+        run, plan, began = self.run, self.plan, time.perf_counter()
+        assert plan.held_out is not None
+        self._agree_on_buffers()
+        with run.evaluating():
+            score = self.objective.mean(plan.held_out.chunks(plan.chunk), self.generator)
         self.recorder.add_validation(run.step, score)
         self.validated_at = run.step
         self.since += time.perf_counter() - began
@@ -201,28 +203,6 @@ class Loop:
             self._agree_to_stop()
             self.since = time.perf_counter()
         return score
-
-    def _mean_loss(self) -> Tensor:
-        """The same draws each time; the next step seeds the generator anew."""
-        assert self.plan.held_out is not None
-        self._agree_on_buffers()
-        total: Tensor | None = None
-        start = 0
-        with self.run.evaluating():
-            for batch in self.plan.held_out.chunks(self.plan.chunk):
-                seed = mix(_VALIDATION_KEY, start)
-                self.generator.manual_seed(seed)
-                # With autograd on: a loss may need it (sliced score matching).
-                for values, _ in self.objective.values(batch, self.generator, seed):
-                    part = values.detach().double().sum()
-                    total = part if total is None else total + part
-                start += len(batch)
-        if start == 0:
-            raise ValueError("validation is empty; give at least one row")
-        if total is None:
-            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
-        self.world.sum_(total)
-        return total / start
 
     def _agree_on_buffers(self) -> None:
         """Running statistics are those of process 0, as in torch's own data-parallel training."""
@@ -247,12 +227,12 @@ class Loop:
 
     def _read(self) -> None:
         """Read the losses that wait, and hand them on; stop where one is not finite."""
-        recorder, step = self.recorder, self.run.step
+        run, recorder = self.run, self.recorder
         steps = recorder.waiting
         losses = recorder.read()
         now = time.perf_counter()
         if steps:
-            recorder.add_pace(step, now - self.since, steps, self.rows)
+            recorder.add_pace(run.step, now - self.since, steps, self.rows)
             self.rows = 0
         self.bar.update(len(losses))
         if len(losses):
@@ -264,7 +244,8 @@ class Loop:
             self._show()
         bad = recorder.first_bad(losses)
         if bad is not None:
-            raise self._non_finite(f"the loss became NaN or infinite at step {bad}", bad)
+            what = f"the loss became NaN or infinite at step {bad}"
+            raise non_finite(run, self.plan.checkpoints, what, bad)
         self.since = time.perf_counter()
 
     def _show(self) -> None:
@@ -291,9 +272,8 @@ class Loop:
         began = time.perf_counter()
         finite = torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()
         if not bool(finite):
-            raise self._non_finite(
-                f"parameters became NaN or infinite at step {run.step}", run.step
-            )
+            what = f"parameters became NaN or infinite at step {run.step}"
+            raise non_finite(run, plan.checkpoints, what, run.step)
         self._agree_on_buffers()
         self.saved_at = run.step
         path: Path | None = None
@@ -307,31 +287,6 @@ class Loop:
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
-
-    def _non_finite(self, what: str, bad: int) -> NonFiniteLossError:
-        run, checkpoints = self.run, self.plan.checkpoints
-        count = sum(not bool(torch.isfinite(p).all()) for p in self.parameters)
-        weights = (
-            f"{count} of the {len(self.parameters)} parameter tensors now hold NaN or infinite"
-            " values"
-            if count
-            else "the parameters are finite, but were moved by that loss"
-        )
-        files = [] if checkpoints is None else checkpoints.files()
-        if files:
-            cure = f"so go on from {files[-1]}, the last good checkpoint (trainer.load)"
-        elif checkpoints is not None:
-            cure = "and no checkpoint was written before, so train a new network"
-        else:
-            cure = "so train a new network"
-        return NonFiniteLossError(
-            f"{what}, and the run stopped after step {run.step}; {weights}, {cure}: with a"
-            " smaller lr, with clip=1.0, or, if the loss has a weight or a target that is infinite"
-            " at an end of time, with margins in its time sampler. The history is in this error"
-            " and in trainer.history",
-            bad,
-            run.history,
-        )
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

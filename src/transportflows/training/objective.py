@@ -8,7 +8,7 @@ loss that draws only when it is evaluated draws for its own rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..losses import Loss
 
 __all__ = ["Objective"]
 
+_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
 Valued = tuple[Tensor, Tensor | None]
 
 
@@ -80,6 +81,29 @@ class Objective:
             with self._precision:
                 valued.append((self._evaluate(self.field, sample), _times(sample)))
         return valued
+
+    def mean(self, batches: Iterable[Batch], generator: torch.Generator) -> Tensor:
+        """The mean over all rows of some batches, ``()``, with the same draws at every call.
+
+        Raises:
+            ValueError: if there are no rows.
+        """
+        total: Tensor | None = None
+        start = 0
+        for batch in batches:
+            seed = mix(_VALIDATION_KEY, start)
+            generator.manual_seed(seed)
+            # With autograd on: a loss may need it (sliced score matching).
+            for values, _ in self.values(batch, generator, seed):
+                part = values.detach().double().sum()
+                total = part if total is None else total + part
+            start += len(batch)
+        if start == 0:
+            raise ValueError("validation is empty; give at least one row")
+        if total is None:  # of a process that had none
+            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        self.world.sum_(total)
+        return total / start
 
     def backward(self, batch: Batch, generator: torch.Generator, seed: int) -> Valued:
         """Add the gradient of the mean over the batch to the parameters; see :meth:`values`.

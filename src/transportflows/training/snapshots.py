@@ -135,9 +135,7 @@ def restore(
                 break
 
 
-def _restore_optimizer(
-    run: Run, path: Path, header: dict[str, Any], state: dict[str, Any]
-) -> None:
+def _restore_optimizer(run: Run, path: Path, header: dict[str, Any], state: dict[str, Any]) -> None:
     """The optimizer's memory and, if the settings are those of before, where its schedule is.
 
     With other settings (a smaller learning rate, say) those of the run hold.

@@ -47,8 +47,10 @@ class Trainer(Run):
 
     Args:
         field: what to train. It is trained in place.
-        loss: a :class:`Loss`: anything that gives ``(B,)`` values from ``(field, batch)`` and a
-            generator; or a sequence of regressions, one for each output of a :class:`FieldPair`.
+        loss: a :class:`Loss`; a sequence of regressions, one for each output of a
+            :class:`FieldPair`; or a function of ``(field, batch, generator)`` that gives ``(B,)``
+            values. By default the regression of what the field predicts
+            (:func:`~transportflows.losses.default_loss`).
         optimizer: a torch optimizer, or a function that makes one from a list of parameters. By
             default Adam, fused where torch can (:class:`FusedAdam`). The default and the function
             are given the trainable parameters of the networks (``requires_grad``) and *not* those
@@ -56,9 +58,9 @@ class Trainer(Run):
             the variance of its own target and collapses the path. To train them, put them in an
             optimizer of your own; otherwise neither they nor their ``grad`` are touched.
         scheduler: ``"cosine"``, ``"step"`` (half every 1,500 steps), ``"constant"``, or a
-            :class:`RateSchedule` such as ``CosineRate(floor=0.1)``; or a torch learning rate scheduler of
-            the optimizer, or a function that makes one from it, stepped after every step
-            (``ReduceLROnPlateau``: after every validation).
+            :class:`RateSchedule` such as ``CosineRate(floor=0.1)``; or a torch learning rate
+            scheduler of the optimizer, or a function that makes one from it, stepped after every
+            step (``ReduceLROnPlateau``: after every validation).
         warmup: steps over which the rate of a scheduler given by name, or of none, rises.
         lr: learning rate of the default optimizer.
         ema: decay of moving averages of the trained parameters, such as 0.999, with the warm-up
