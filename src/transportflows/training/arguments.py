@@ -121,8 +121,8 @@ def as_scheduler(
         return as_schedule(given, int(warmup))
     if warmup:
         raise ValueError(
-            f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or warm"
-            " up in the torch scheduler (LinearLR in a SequentialLR)"
+            f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or"
+            " warm up in the torch scheduler (LinearLR in a SequentialLR)"
         )
     if isinstance(given, RateSchedule):
         return given
@@ -130,14 +130,14 @@ def as_scheduler(
         raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")
     if not isinstance(given, LRScheduler) and not callable(given):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
-            f" got {given!r}"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make"
+            f" one, got {given!r}"
         )
     scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
-            f" got {type(scheduler).__name__}"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make"
+            f" one, got {type(scheduler).__name__}"
         )
     if scheduler.optimizer is not optimizer:
         raise ValueError(
@@ -190,8 +190,8 @@ def as_source(
     """Where batches come from: tensors, a law, a dataset or a loader."""
     if isinstance(cond, str):
         raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
-    names = () if cond is None or isinstance(cond, Mapping) else tuple(cond)
     rows = cond if isinstance(cond, Mapping) else None
+    names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
         given, names, workers = _tensors(given, names, field), (), 0
     if isinstance(given, (Tensor, tuple, list, Batch)):
@@ -201,9 +201,8 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        whole = DataRows.of(given, field, rows, name=name)  # type: ignore[arg-type]
-        return Epochs(whole, batch_size or BATCH_SIZE)
-    kind = type(given).__name__
+        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)  # type: ignore[arg-type]
+    kind, size = type(given).__name__, batch_size or BATCH_SIZE
     if rows is not None:
         raise ValueError(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
@@ -224,11 +223,11 @@ def as_source(
                 f"{name} is a law of x1 alone, a {kind}; for pairs or conditions give a dataset"
             )
         _no_workers(workers, kind, name)
-        return FromLaw(as_distribution(given), batch_size or BATCH_SIZE, field, name)
+        return FromLaw(as_distribution(given), size, field, name)
     if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         if len(given) == 0:
             raise ValueError(f"{name} is empty: the {kind} has no items")
-        return MapStyle(given, batch_size or BATCH_SIZE, field, names, workers, world, name)
+        return MapStyle(given, size, field, names, workers, world, name)
     if isinstance(given, Iterator):
         raise TypeError(
             f"{name} is a {kind}, which can be read only once; give an IterableDataset, whose"
@@ -236,7 +235,7 @@ def as_source(
         )
     if not array and isinstance(given, Iterable):
         _no_workers(workers, kind, name)
-        return FromIterable(given, batch_size or BATCH_SIZE, field, names, world, name)
+        return FromIterable(given, size, field, names, world, name)
     raise TypeError(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"

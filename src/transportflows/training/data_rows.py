@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,17 +99,6 @@ class DataRows:
         if device is None or device == batch.x1.device:
             return batch
         return batch.map(lambda x: x.to(device, non_blocking=True))
-
-    def describe(self) -> dict[str, Any]:
-        """What the rows are, and a sum over up to 1,024 of them, spread evenly."""
-        told: dict[str, Any] = {
-            "kind": "rows" if self.x0 is None else "pairs",
-            "rows": len(self),
-            "event": list(self.x1.shape[1:]),
-            "dtype": str(self.x1.dtype),
-            "conditions": sorted(self.cond),
-        }
-        return {**told, "sum": digest(Batch(self.x1, self.x0, self.cond))}
 
 
 def digest(batch: Batch) -> str:

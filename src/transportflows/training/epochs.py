@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.random import mix, stream
 from ..draws import Batch
-from .data_rows import DataRows
+from .data_rows import DataRows, digest
 from .source import Source
 
 __all__ = ["Epochs", "Order"]
@@ -102,7 +102,15 @@ class Epochs(Source):
             yield self.rows.slice(start, start + size)
 
     def describe(self) -> dict[str, Any]:
-        return self.rows.describe()
+        rows = self.rows
+        return {
+            "kind": "rows" if rows.x0 is None else "pairs",
+            "rows": len(rows),
+            "event": list(rows.x1.shape[1:]),
+            "dtype": str(rows.x1.dtype),
+            "conditions": sorted(rows.cond),
+            "sum": digest(Batch(rows.x1, rows.x0, rows.cond)),
+        }
 
     def _gather(self, step: int, steps: int) -> list[Batch]:
         block, size = self.rows.take(self.order.index(step, steps)), self.batch_size

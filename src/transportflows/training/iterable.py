@@ -289,8 +289,7 @@ class FromLoader(ReadInOrder):
             )
         super().__init__(data, field, names, world, what)
 
-    def _next(self) -> Any:
-        return self._take()
+    _next = ReadInOrder._take
 
     def chunks(self, size: int) -> Iterator[Batch]:
         with preserved_states():

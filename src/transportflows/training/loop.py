@@ -72,8 +72,8 @@ class Loop:
         scheduler = run.scheduler
         self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
         self.plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-        own = isinstance(scheduler, ReduceLROnPlateau)
-        self.scheduler = scheduler if isinstance(scheduler, LRScheduler) and not own else None
+        each = isinstance(scheduler, LRScheduler) and self.plateau is None
+        self.scheduler: Any = scheduler if each else None  # stepped after each step
         self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
         self.watching = [c for c in plan.callbacks if _writes(c, "on_validation")]
@@ -258,8 +258,7 @@ class Loop:
         self._agree_to_stop()
 
     def _drain(self) -> None:
-        """Read what waits where the steps were broken off."""
-        # With several processes reading sums over all of them, and one may be gone.
+        """Read what waits where the steps were broken off."""  # one of several may be gone
         if self.world.size == 1 and self.recorder.waiting:
             self.recorder.read()
             self._show()
@@ -270,8 +269,7 @@ class Loop:
         assert plan.checkpoints is not None
         self._read()
         began = time.perf_counter()
-        finite = torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()
-        if not bool(finite):
+        if not bool(torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()):
             what = f"parameters became NaN or infinite at step {run.step}"
             raise non_finite(run, plan.checkpoints, what, run.step)
         self._agree_on_buffers()
@@ -294,8 +292,7 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
         norms = [norm.double() for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+    return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
 
 def _writes(callback: Callback, method: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -135,7 +136,7 @@ class Objective:
         low, high = self.world.slice(len(batch))
         parts = min(self.accumulate, high - low)
         ends = [low + (high - low) * k // parts for k in range(parts + 1)] if parts else []
-        return [sample.rows(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [sample.rows(a, b) for a, b in pairwise(ends)]
 
     def _new_share(self, values: Any, rows: int) -> Tensor:
         """The share of each row in the mean; refuse values that are none of rows."""

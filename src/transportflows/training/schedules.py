@@ -123,8 +123,8 @@ def as_schedule(name: str, warmup: int) -> RateSchedule:
     if name not in SCHEDULES:
         known = ", ".join(map(repr, SCHEDULES))
         raise ValueError(
-            f"unknown scheduler {name!r}; known: {known}, a RateSchedule such as CosineRate(floor=0.1), or"
-            " a torch scheduler"
+            f"unknown scheduler {name!r}; known: {known}, a RateSchedule such as"
+            " CosineRate(floor=0.1), or a torch scheduler"
         )
     schedule: RateSchedule = SCHEDULES[name](warmup=warmup)
     return schedule

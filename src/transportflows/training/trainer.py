@@ -39,7 +39,6 @@ from .snapshots import restore, snapshot
 __all__ = ["Trainer"]
 
 Data = Tensor | tuple[Tensor, Tensor] | Batch | Any
-Resume = bool | Literal["anyway"]
 
 
 class Trainer(Run):
@@ -87,14 +86,10 @@ class Trainer(Run):
             is out of its range.
 
     Example:
-        >>> from transportflows.distributions import Gaussian
-        >>> from transportflows.fields import Velocity
-        >>> from transportflows.interpolants import Linear
-        >>> from transportflows.losses import VelocityLoss
-        >>> from transportflows.networks import MLP
-        >>> from transportflows.process import Process
-        >>> field = Velocity(MLP(2, width=16), Process(Linear(), base=Gaussian((2,))))
-        >>> trainer = Trainer(field, VelocityLoss(), ema=0.99)
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = tpf.Velocity(tpf.networks.MLP(2, width=16), process)
+        >>> trainer = Trainer(field, tpf.VelocityLoss(), ema=0.99)
         >>> history = trainer.fit(torch.randn(100, 2), steps=20, batch_size=32, progress=False)
         >>> len(history), trainer.step
         (20, 20)
@@ -148,13 +143,13 @@ class Trainer(Run):
         self.ema = None if ema is None else EMA(self.parameters, ema)
 
     def __repr__(self) -> str:
-        optimizer, rates = self.optimizer, [f"{g['lr']:.4g}" for g in self.optimizer.param_groups]
+        rates = [f"{group['lr']:.4g}" for group in self.optimizer.param_groups]
         size = sum(p.numel() for p in self.parameters)
         more = "" if self.ema is None else f", ema {self.ema.decay}"
         more += f", {self.scheduler}" if isinstance(self.scheduler, RateSchedule) else ""
         return (
             f"Trainer({type(self.field).__name__} of {size:,} parameters, {self.loss!r},\n"
-            f"  {type(optimizer).__name__} at lr {', '.join(rates)}{more},\n"
+            f"  {type(self.optimizer).__name__} at lr {', '.join(rates)}{more},\n"
             f"  step {self.step:,}{'' if self.stopped is None else f', stopped: {self.stopped}'})"
         )
 
@@ -168,7 +163,7 @@ class Trainer(Run):
         validation: Data | None = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
-        resume: Resume = False,
+        resume: bool | Literal["anyway"] = False,
         callbacks: Sequence[Callback] = (),
         workers: int = 0,
         generator: torch.Generator | None = None,
@@ -237,7 +232,7 @@ class Trainer(Run):
             WorkerError: if another process of the run failed, with its message.
         """
         self.world = self.recorder.world = team = world()
-        # Where this fit begins: for a resumed script, where it has told the fits before to go.
+        # It begins, for a resumed script, where the fits before were told to go.
         begun = self.told = self.told if resume else self.step
         error = None
         try:
