@@ -25,6 +25,7 @@ from . import (
     times,
     training,
 )
+from ._core.version import __version__ as __version__
 from .conversions import ConversionError
 from .couplings import MinibatchOT, Paired
 from .distributions import Gaussian
@@ -65,13 +66,16 @@ from .training import Trainer
 from .transforms import Standardize
 
 __all__ = [
+    "EDM",
+    "SBDM",
+    "VE",
+    "VP",
     "AffineInterpolant",
     "Batch",
     "Brownian",
     "ConversionError",
     "DataLoss",
     "DataPredictor",
-    "EDM",
     "EncoderDecoder",
     "Field",
     "FieldPair",
@@ -90,7 +94,6 @@ __all__ = [
     "Paired",
     "PathSample",
     "Process",
-    "SBDM",
     "Score",
     "ScoreLoss",
     "Solution",
@@ -98,8 +101,6 @@ __all__ = [
     "SubVP",
     "Trainer",
     "Trigonometric",
-    "VE",
-    "VP",
     "Velocity",
     "VelocityLoss",
     "couplings",
@@ -129,4 +130,3 @@ __all__ = [
     "training",
 ]
 
-__version__ = "0.1.0"

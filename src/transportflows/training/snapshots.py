@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
 from .._core.registry import told
+from .._core.version import __version__
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture
 from .run import Run
@@ -33,12 +34,10 @@ def snapshot(
         position: state of the source; None where steps tell it.
         callbacks: whose state goes with it.
     """
-    import transportflows
-
     field, ema = run.field, run.ema
     losses = run.recorder.history(after=run.step - 50).loss
     header = {
-        "transportflows": transportflows.__version__,
+        "transportflows": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
