@@ -340,7 +340,7 @@ def wide(width, depth):
             lambda: trainer(scheduler="step"),
             rows,
             {},
-            r"scheduler was None and is 'StepRate\(by=0\.5, every=1500, warmup=0\)' now",
+            r"scheduler was None and is 'StepRate\(\)' now",
         ),
         (
             lambda: wide(24, 2),

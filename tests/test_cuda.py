@@ -61,7 +61,7 @@ def test_rows_reach_the_card_wherever_they_are(form, monkeypatch):
     runs = []
     for place in (form, "on the card"):
         if place == "too large for the card":
-            monkeypatch.setattr("transportflows.training.data._SHARE_OF_CARD", 0.0)
+            monkeypatch.setattr("transportflows.training.data_rows._SHARE_OF_CARD", 0.0)
         trainer = tpf.Trainer(field(torch.float32).cuda(), tpf.VelocityLoss(), ema=0.9)
         given = x1.cuda() if place == "on the card" else x1
         # One batch of all rows, so that the order, which is made where the rows are, is no matter.

@@ -20,7 +20,7 @@ from transportflows.losses import Loss, NoiseLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
 from transportflows.times.base import GridTimes
-from transportflows.training import Callback, Checkpoints, Epochs, Rows, Trainer
+from transportflows.training import Callback, Checkpoints, DataRows, Epochs, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder
 
@@ -197,7 +197,7 @@ def test_gradient_norms_are_those_computed_by_hand(clip, accumulate):
         accumulate=accumulate,
         optimizer=lambda ps: torch.optim.SGD(ps, 0.0),
     )
-    order = Epochs(Rows(data), 32, trainer.key)
+    order = Epochs(DataRows(data), 32, trainer.key)
     expected = []
     for step in range(25):
         stream = gen(mix(trainer.key, 0, step))
@@ -307,9 +307,9 @@ def test_pace_leaves_out_what_is_no_step(when, tmp_path):
 def test_repr_tells_length_and_losses():
     assert repr(Trainer(velocity(), VelocityLoss()).history) == "History(no steps)"
     plain = run(steps=60).history
-    assert repr(plain) == f"History(60 steps, loss {plain.loss[10:].mean():.4g})"
+    assert repr(plain) == f"History(60 steps, last loss {plain.loss[-1]:.4g})"
     seen = run(steps=4, fit={"validation": rows(20)}).history
-    told = f"History(4 steps, loss {seen.loss.mean():.4g}, validation"
+    told = f"History(4 steps, last loss {seen.loss[-1]:.4g}, validation"
     assert repr(seen) == f"{told} {seen.validation.loss[-1]:.4g})"
 
 

@@ -7,7 +7,7 @@ import torch
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, run, same, velocity, weights
-from transportflows._core.distributed import World
+from transportflows.losses.base import as_loss
 from transportflows.training.objective import Objective
 
 
@@ -52,29 +52,35 @@ def test_parts_make_the_same_step(case, parts):
     assert not same(weights(whole), weights(run(make(), steps=60, loss=loss, key=4)))
 
 
-@pytest.mark.parametrize("loss", [Own(), Overridden()])
+def doubled(field, batch, generator):
+    return 2 * tpf.VelocityLoss()(field, batch, generator=generator)
+
+
+@pytest.mark.parametrize("loss", [Own(), Overridden(), doubled])
 def test_parts_of_a_loss_that_does_not_split_are_its_own_draws(loss):
     """The first part draws what a batch of its rows would; the parts together are a mean."""
     field, batch = velocity(), tpf.Batch(rows(12))
-    objective = Objective(loss, 3, None, World())
-    assert not objective.splits
+    objective = Objective(as_loss(loss), field, accumulate=3)
     generator = gen(5)
-    values = [v for v, _ in objective.values(field, batch, generator, 0)]
+    values, times = zip(*objective.values(batch, generator, 0), strict=True)
     assert [len(v) for v in values] == [4, 4, 4]
+    assert times == (None, None, None)
     again = gen(5)
     for k, value in enumerate(values):
         assert torch.equal(value, loss(field, batch.rows(4 * k, 4 * k + 4), generator=again))
+    given = as_loss(Overridden())(field, batch, generator=gen(5))
+    assert torch.equal(given, doubled(field, batch, gen(5)))
 
 
 def test_times_go_with_their_rows():
     field, batch = pair(), tpf.Batch(rows(12))
-    objective = Objective(tpf.losses.SumLoss(*TWO), 5, None, World())
-    parts = list(objective.values(field, batch, gen(5), 0))
+    objective = Objective(tpf.losses.SumLoss(*TWO), field, accumulate=5)
+    parts = objective.values(batch, gen(5), 0)
     times = torch.cat([t for _, t in parts])
     values = torch.cat([v for v, _ in parts], dim=1)
     sample = TWO[0].draw(field, batch, generator=gen(5))
     assert torch.equal(times, sample.t[:12])
-    expected = tpf.losses.SumLoss(*TWO).evaluate_terms(field, sample)
+    expected = tpf.losses.SumLoss(*TWO).terms(field, sample)
     assert torch.allclose(values, expected, atol=1e-6)
 
 
@@ -92,8 +98,8 @@ def test_bfloat16_is_for_the_network_alone(case):
     layer.register_forward_hook(lambda module, given, out: kinds.append(out.dtype))
     found = {}
     for dtype in (None, torch.bfloat16):
-        objective = Objective(loss, 1, dtype, World())
-        ((values, _),) = objective.values(field, batch, gen(5), 0)
+        objective = Objective(loss, field, autocast=dtype)
+        ((values, _),) = objective.values(batch, gen(5), 0)
         assert values.dtype == torch.float32
         values.mean().backward()
         gradient = torch.cat([p.grad.reshape(-1) for p in field.parameters()])

@@ -380,9 +380,9 @@ def test_importance_goes_with_the_sample():
     sample = first.draw(field, x1, generator=gen(1))
     density = times.bind(law).density(sample.t[:8])
     assert float(density.std()) > 0.01
-    terms = total.evaluate_terms(field, sample)
+    terms = total.terms(field, sample)
     other = plain.draw(field, x1, generator=gen(1))
-    expected = tpf.losses.SumLoss(plain, tpf.NoiseLoss()).evaluate_terms(field, other) / density
+    expected = tpf.losses.SumLoss(plain, tpf.NoiseLoss()).terms(field, other) / density
     torch.testing.assert_close(terms, expected)
     parts = [total.evaluate(field, sample.rows(*rows)) for rows in ((0, 3), (3, 8))]
     torch.testing.assert_close(torch.cat(parts), terms.sum(0))

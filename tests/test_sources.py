@@ -14,7 +14,7 @@ import transportflows as tpf
 from test_training import gen, mlp, rows, run, same, velocity, weights
 from transportflows._core.distributed import World
 from transportflows.training.arguments import as_source
-from transportflows.training.data import Order
+from transportflows.training.epochs import Order
 
 
 class Numbered(Dataset):

@@ -24,7 +24,7 @@ from transportflows.losses import Loss, NoiseLoss, SumLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
 from transportflows.times.base import GridTimes
-from transportflows.training import EMA, Epochs, FusedAdam, NonFiniteLossError, Rows, Trainer
+from transportflows.training import EMA, DataRows, Epochs, FusedAdam, NonFiniteLossError, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder
 from transportflows.transforms import Standardize
@@ -256,7 +256,7 @@ def test_a_step_is_a_function_of_key_and_step():
     trainer = run(field, data, loss=Untaught(hook), steps=12)
     first = velocity()
     first.load_state_dict(start)
-    order = Epochs(Rows(data), 32, trainer.key)
+    order = Epochs(DataRows(data), 32, trainer.key)
     assert torch.equal(order.batch(11).x1, batches[12])  # with no batch before it
     assert torch.equal(order.batch(4).x1, batches[5])
     stream = torch.Generator().manual_seed(mix(trainer.key, 0, 0))
@@ -267,14 +267,14 @@ def test_a_step_is_a_function_of_key_and_step():
 @pytest.mark.parametrize("batch_size", [3, 5, 10, 11, 27])
 def test_every_row_once_an_epoch(batch_size):
     n, steps = 10, 40
-    order = Epochs(Rows(torch.arange(float(n))[:, None]), batch_size, key=5)
-    drawn = torch.cat([order.index(step) for step in range(steps)])
+    order = Epochs(DataRows(torch.arange(float(n))[:, None]), batch_size, key=5)
+    drawn = torch.cat([order.order.index(step) for step in range(steps)])
     gathered = torch.cat([order.batch(step, steps).x1 for step in range(steps)])
     assert torch.equal(gathered[:, 0].long(), drawn)
     epochs = drawn[: len(drawn) // n * n].view(-1, n)
     assert (epochs.sort(1).values == torch.arange(n)).all()
     assert len(torch.unique(epochs, dim=0)) > len(epochs) // 2
-    assert torch.equal(order.index(7, 3), drawn[7 * batch_size : 10 * batch_size])
+    assert torch.equal(order.order.index(7, 3), drawn[7 * batch_size : 10 * batch_size])
 
 
 # --------------------------------------------------------------------- optimizer, averages, clip
@@ -373,7 +373,7 @@ def test_clip_is_torchs():
     clip = 0.05
     trainer = run(optimizer=lambda ps: torch.optim.SGD(ps, 1.0), clip=clip, steps=1)
     field = velocity()
-    order = Epochs(Rows(rows()), 32, trainer.key)
+    order = Epochs(DataRows(rows()), 32, trainer.key)
     stream = torch.Generator().manual_seed(mix(trainer.key, 0, 0))
     VelocityLoss()(field, order.batch(0), generator=stream).mean().backward()
     ps = list(field.net.parameters())
@@ -704,7 +704,7 @@ def adam_of_another():
     ("make", "error", "message"),
     [
         (lambda: Trainer(VelocityLoss(), velocity()), TypeError, r"Trainer\(field, loss\)"),
-        (lambda: Trainer(velocity(), VelocityLoss), TypeError, "got VelocityLoss"),
+        (lambda: Trainer(velocity(), VelocityLoss), TypeError, "got the class VelocityLoss"),
         (lambda: Trainer(velocity(), [MLP(2)]), TypeError, "SumLoss"),
         (lambda: Trainer(velocity(), VelocityLoss(), ema=1.0), ValueError, r"in \(0, 1\)"),
         (lambda: Trainer(velocity(), VelocityLoss(), clip=0.0), ValueError, "positive norm"),

@@ -26,6 +26,7 @@ from . import (
     times,
     training,
 )
+from ._core.version import __version__ as __version__
 from .combination import Combination
 from .couplings import MinibatchOT, Paired
 from .distributions import Gaussian
@@ -146,6 +147,3 @@ else:  # hidden from type checkers, which would take any name for one that is th
 
     def __dir__():
         return sorted({*globals(), *_LEAVES})
-
-
-__version__ = "0.1.0"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ._core.random import stream
 from .samplers.sample import sample
-from .training import Callback, Trainer
+from .training import Callback, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,12 +171,12 @@ class SamplePictures(Callback):
                 f" known: {sorted(known)}"
             )
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Run) -> None:
         _figure_class()  # better to fail now than after a thousand steps
         if trainer.world.first:
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: Run) -> None:
         with trainer.evaluating() as field:
             x = sample(field, self.n, generator=stream(0), distributed=True, **self.options).x
         if not trainer.world.first:

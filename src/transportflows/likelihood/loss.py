@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows
 from ..draws import Batch
 from ..fields.base import Field
-from ..losses import Loss
+from ..losses import Loss, Undrawn
 from .solver import Solver, check_field, check_options, log_base_of, recording
 
 __all__ = ["LikelihoodLoss"]
@@ -53,19 +53,16 @@ class LikelihoodLoss(Loss):
             "adjoint": adjoint,
         }
 
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        batch = Batch.of(batch)
+    def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
         transform, field.transform = field.transform, None  # a trainer's batches are transformed
         try:
-            return self._losses(field, batch, generator)
+            return self._losses(field, sample.batch, sample.generator)
         finally:
             field.transform = transform
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this loss."""
+        return self.options
 
     def _losses(self, field: Field, batch: Batch, generator: torch.Generator | None) -> Tensor:
         check_field(field)

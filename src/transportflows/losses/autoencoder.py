@@ -44,4 +44,5 @@ class DenoisingAutoencoderLoss(DataLoss):
     def __init__(
         self, sigma: float | Sequence[float] | Tensor, *, antithetic: bool = False
     ) -> None:
+        self.sigma = sigma
         super().__init__(times=SigmaTimes(sigma), antithetic=antithetic)

@@ -1,27 +1,153 @@
-"""What a loss is."""
+"""What a loss is: something random is drawn for a batch, and then each row has a value."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
 from ..fields.base import Field
 
-__all__ = ["Loss"]
+__all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
+
+BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
 
 
-class Loss(ABC):
-    """Anything that gives one value a row from a field and a batch."""
+@dataclass(frozen=True)
+class Undrawn:
+    """A batch for which nothing was drawn yet: the loss draws when it is evaluated.
 
-    @abstractmethod
+    Attributes:
+        batch: the rows.
+        generator: from which they will draw.
+    """
+
+    batch: Batch
+    generator: torch.Generator | None = None
+    t: ClassVar[None] = None  # the times of the rows are not known
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def rows(self, start: int, stop: int) -> Undrawn:
+        """The rows from ``start`` up to ``stop``, which will draw for themselves."""
+        return Undrawn(self.batch.rows(start, stop), self.generator)
+
+
+class Loss:
+    """One value a row from a field and a batch; the mean over rows is what a trainer minimises.
+
+    A loss has two halves, so that a batch can be evaluated a few rows at a time, on several
+    processes, and still be one batch:
+
+    - :meth:`draw` makes all that is random, for the whole batch: times, noise, pairings;
+    - :meth:`evaluate` is then deterministic, and takes what was drawn for any of the rows.
+
+    A subclass writes :meth:`evaluate`, and :meth:`draw` where it draws. Or it writes ``__call__``
+    alone: then each part of a batch draws for its own rows. A plain function
+    ``(field, batch, generator)`` serves a trainer as well (:class:`FunctionLoss`).
+
+    Attributes:
+        names: of the terms that the loss is the sum of; empty for a single one.
+        quantities: what it regresses, such as ``("velocity",)``; empty for other losses.
+    """
+
+    names: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()
+
+    def draw(
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
+    ) -> Any:
+        """What is random in the loss, drawn for the whole batch.
+
+        Returns:
+            A sample with ``len(sample)`` rows, of which ``sample.rows(start, stop)`` gives some,
+            and ``sample.t``, times ``(B,)`` or None: such as a :class:`PathSample`. By default the
+            batch and the generator themselves, :class:`Undrawn`.
+        """
+        return Undrawn(Batch.of(batch), generator)
+
+    def evaluate(self, field: Field, sample: Any) -> Tensor:
+        """The loss of each row of what :meth:`draw` gave, ``(B,)``."""
+        if type(self).__call__ is Loss.__call__:
+            raise TypeError(
+                f"{type(self).__name__} says nothing of its values; write evaluate(field, sample),"
+                " or __call__(field, batch, *, generator=None)"
+            )
+        return self(field, sample.batch, generator=sample.generator)
+
+    def terms(self, field: Field, sample: Any) -> Tensor:
+        """The terms one by one, ``(K, B)``; their sum is the loss."""
+        return self.evaluate(field, sample).unsqueeze(0)
+
     def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return the loss of each row of the batch, ``(B,)``; draws what it needs."""
+        """The loss of each row of the batch, ``(B,)``; draws what it needs."""
+        return self.evaluate(field, self.draw(field, batch, generator=generator))
+
+    @property
+    def title(self) -> str:
+        """What messages and checkpoints call it."""
+        return type(self).__name__
+
+    def __repr__(self) -> str:
+        return spelled_call(self)
+
+
+class FunctionLoss(Loss):
+    """A function as a loss: ``lambda field, batch, generator: ...`` to ``(B,)`` values.
+
+    It draws for the rows that it is given, when it is evaluated.
+
+    Args:
+        function: of a field, a :class:`Batch` and a generator.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        try:
+            self._named = "generator" in inspect.signature(function).parameters
+        except ValueError:  # a builtin has no signature
+            self._named = False
+
+    def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
+        if self._named:
+            return self.function(field, sample.batch, generator=sample.generator)
+        return self.function(field, sample.batch, sample.generator)
+
+    @property
+    def title(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def __repr__(self) -> str:
+        return spelled(self.function)
+
+
+def as_loss(given: Any) -> Loss:
+    """A loss as a trainer uses it: in two halves.
+
+    One that overrides ``__call__`` says itself what a call is. Where its parents draw and evaluate,
+    what they do is not the whole of it any more; so it is taken as a function.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
+    kind = type(given)
+    if isinstance(given, Loss) and (
+        kind.__call__ is Loss.__call__ or kind.evaluate is Loss.evaluate
+    ):
+        return given
+    if isinstance(given, type) or not callable(given):
+        name = f"the class {given.__name__}" if isinstance(given, type) else kind.__name__
+        raise TypeError(
+            "loss must be a Loss such as VelocityLoss(), a list of regressions, or a function"
+            f" (field, batch, generator) that gives one value a row, got {name}"
+        )
+    return FunctionLoss(given)

@@ -3,7 +3,6 @@ r"""Regressions: losses whose minimisers are the fields."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,9 +12,9 @@ from .._core.checks import names
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
-from ..process import Process
-from ..times.base import Margin, TimeSampler, UniformTimes
-from .base import Loss
+from ..times.base import TimeSampler
+from .base import BatchLike, Loss
+from .paths import draw_path
 from .weights import LossWeight
 
 __all__ = [
@@ -38,8 +37,9 @@ class Regression(Loss):
         weight: w, a :class:`LossWeight`, which knows the process and what is regressed, or a
             function of times ``(B,)``; None for 1.
         antithetic: draw each latent with both signs and average.
-        constant: keep the constant ``½ w |T|²``. Without it the loss is ``w (½|f̂|² - T · f̂)``,
-            with the same gradient and without the part that no field can change.
+        constant: keep the constant ``½ w |T|²``, the distance of a prediction 0. Without it the
+            loss is ``w (½|f̂|² - T · f̂)``, with the same gradient and without the part that no
+            field can change.
         importance: divide by the density of ``times``, so that the mean loss is the integral of
             ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
     """
@@ -66,93 +66,70 @@ class Regression(Loss):
         self.constant = constant
         self.importance = importance
 
-    def draw(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> PathSample:
-        """Draw the path sample on which :meth:`evaluate` is deterministic."""
-        batch = Batch.of(batch)
-        times, margin = self._times(field.process)
-        sample = field.process.sample(
-            batch.x1,
-            x0=batch.x0,
-            t=times,
-            antithetic=self.antithetic,
-            cond=batch.cond,
-            generator=generator,
-        )
-        if not self.importance:
-            return sample
-        return replace(sample, density=times.density(sample.t, margin=margin))
-
-    def _times(self, process: Process) -> tuple[TimeSampler, Margin]:
-        """The sampler for this process, and the margins that it keeps."""
-        times = UniformTimes() if self.times is None else self.times
-        margin = process.target_margin
-        if times.margin is None and isinstance(self.weight, LossWeight):
-            own = self.weight.margin(process.part, self._weighed)
-            margin = max(margin[0], own[0]), max(margin[1], own[1])
-            times = times.within(margin)
-        return times.bind(process), margin
-
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        return self.evaluate(field, self.draw(field, batch, generator=generator))
-
-    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
-        """The loss of each row on a given sample, ``(B,)``."""
-        if field.outputs == (self.quantity,):
-            return self.compare(field.predict(sample.t, sample.x, sample.cond)[0], sample)
-        if self.quantity in field.outputs:
-            needed = tuple(o == self.quantity for o in field.outputs)
-            predictions = field.predict(sample.t, sample.x, sample.cond, needed)
-            prediction = predictions[field.outputs.index(self.quantity)]
-        else:
-            prediction = field.quantity(
-                self.quantity, sample.t, sample.x, sample.cond, checked=False
-            )
-        return self.compare(prediction, sample)
-
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
-        """The loss of each row for a prediction already made, ``(B,)``."""
-        if prediction is None:
-            raise ValueError(f"{type(self).__name__} was given no prediction")
-        value = self._halved(prediction, getattr(sample, self.quantity))
-        return self._reduce(value, sample)
-
-    def _halved(self, prediction: Tensor, target: Tensor) -> Tensor:
-        if self.constant:
-            error = (prediction - target).flatten(1)
-            if torch.is_autocast_enabled(error.device.type):  # which would make it a half
-                return 0.5 * error.square().sum(1)
-            square: Tensor = torch.linalg.vecdot(error, error)
-            return 0.5 * square
-        return sum_events((0.5 * prediction - target) * prediction)
+    @property
+    def quantities(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (self.quantity,)
 
     @property
-    def _weighed(self) -> str:
-        """The quantity in whose form the squared error is when it is weighed."""
+    def form(self) -> str:
+        """The quantity in whose form the distance is when it is weighed."""
         return self.quantity
 
-    def _reduce(self, value: Tensor, sample: PathSample) -> Tensor:
+    def draw(
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
+    ) -> PathSample:
+        return draw_path(
+            field.process,
+            Batch.of(batch),
+            times=self.times,
+            weight=self.weight,
+            form=self.form,
+            antithetic=self.antithetic,
+            importance=self.importance,
+            generator=generator,
+        )
+
+    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        outputs = field.outputs
+        if self.quantity in outputs:
+            needed = tuple(o == self.quantity for o in outputs)
+            predictions = field.predict(sample.t, sample.x, sample.cond, needed)
+            return self.compare(predictions[outputs.index(self.quantity)], sample)  # type: ignore[arg-type]
+        prediction = field.quantity(self.quantity, sample.t, sample.x, sample.cond, checked=False)
+        return self.compare(prediction, sample)
+
+    def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """How far a prediction is from its target, ``½|f̂ - T|²``, ``(B,)``.
+
+        What a subclass overrides for another distance; weights, importance, antithetic pairs and
+        ``constant=False`` go on working. The minimiser of another one is not the conditional mean.
+        """
+        error = (prediction - target).flatten(1)
+        if torch.is_autocast_enabled(error.device.type):  # which would make it a half
+            return 0.5 * error.square().sum(1)
+        square: Tensor = torch.linalg.vecdot(error, error)
+        return 0.5 * square
+
+    def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
+        """The loss of each row for a prediction already made, ``(B,)``: the distance, weighed."""
+        prediction, target = self._compared(prediction, sample)
+        value = self.distance(prediction, target)
+        if not self.constant:
+            value = value - self.distance(torch.zeros_like(prediction), target)
         if self.weight is not None:
             value = value * self._weight(sample)
         if sample.density is not None:
             value = value / sample.density
         return value.view(2, -1).mean(0) if sample.antithetic else value
 
+    def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
+        """The two members of the distance."""
+        return prediction, getattr(sample, self.quantity)
+
     def _weight(self, sample: PathSample) -> Tensor:
         t = sample.t
         if isinstance(self.weight, LossWeight):
-            return self.weight(sample.noise_part.whole, t, self._weighed)
+            return self.weight(sample.noise_part.whole, t, self.form)
         weight = torch.as_tensor(self.weight(t))  # type: ignore[misc]
         if weight.shape not in (t.shape, torch.Size()):
             raise ValueError(
@@ -206,15 +183,12 @@ class ScoreLoss(Regression):
     quantity = "score"
 
     @property
-    def _weighed(self) -> str:
+    def form(self) -> str:
         return "noise"
 
-    def compare(self, prediction: Tensor | None, sample: PathSample) -> Tensor:
-        if prediction is None:
-            raise ValueError("ScoreLoss was given no prediction")
+    def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
         scale = sample.noise_part.scale(sample.t)
-        value = self._halved(expand_time(scale, prediction) * prediction, -sample.noise)
-        return self._reduce(value, sample)
+        return expand_time(scale, prediction) * prediction, -sample.noise
 
     def _weight(self, sample: PathSample) -> Tensor:
         weight = super()._weight(sample)
@@ -237,31 +211,18 @@ class SumLoss(Loss):
             given = [type(loss).__name__ for loss in losses]
             raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
         self.losses: Sequence[Regression] = losses
+        self.names = self.quantities = tuple(loss.quantity for loss in losses)
 
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        return self.terms(field, batch, generator=generator).sum(0)
+    def draw(
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
+    ) -> PathSample:
+        return self.losses[0].draw(field, batch, generator=generator)
 
-    def terms(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """The losses one by one, ``(number of losses, B)``."""
-        sample = self.losses[0].draw(field, batch, generator=generator)
-        return self.evaluate_terms(field, sample)
+    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        return self.terms(field, sample).sum(0)
 
-    def evaluate_terms(self, field: Field, sample: PathSample) -> Tensor:
-        """The losses one by one on a given sample, ``(number of losses, B)``."""
-        wanted = [loss.quantity for loss in self.losses]
-        missing = [q for q in wanted if q not in field.outputs]
+    def terms(self, field: Field, sample: PathSample) -> Tensor:
+        missing = [q for q in self.names if q not in field.outputs]
         if missing:
             raise ValueError(
                 f"{type(field).__name__} predicts {names(field.outputs)}, not {names(missing)};"
@@ -269,11 +230,7 @@ class SumLoss(Loss):
             )
         predictions = field.predict(sample.t, sample.x, sample.cond)
         at = dict(zip(field.outputs, predictions, strict=True))
-        return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])
-
-    def evaluate(self, field: Field, sample: PathSample) -> Tensor:
-        """The sum on a given sample, ``(B,)``."""
-        return self.evaluate_terms(field, sample).sum(0)
+        return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
 
 
 def squared_error(

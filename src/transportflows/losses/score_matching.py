@@ -21,8 +21,9 @@ infimum is -∞ (a spike at each), so a network needs its smoothness, or noise (
 from __future__ import annotations
 
 import numbers
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,13 +36,40 @@ from .._core.tensor import sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
-from .base import Loss
+from .base import BatchLike, Loss
+from .paths import draw_path
 from .weights import LossWeight
 
-__all__ = ["FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
+__all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
 
 
-class FromSamples(Loss):
+@dataclass(frozen=True)
+class Directed:
+    """A path sample, and directions along which a loss differentiates.
+
+    Attributes:
+        path: the sample, of B rows.
+        directions: ``(k, B, *)``; None for all unit vectors.
+    """
+
+    path: PathSample
+    directions: Tensor | None
+
+    @property
+    def t(self) -> Tensor:
+        """Times, ``(B,)``."""
+        return self.path.t
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def rows(self, start: int, stop: int) -> Directed:
+        """The rows from ``start`` up to ``stop``, with their directions."""
+        some = None if self.directions is None else self.directions[:, start:stop]
+        return Directed(self.path.rows(start, stop), some)
+
+
+class FromSamples(Loss, ABC):
     """What implicit and sliced score matching share: samples of x_t or of the data, a weight."""
 
     def __init__(
@@ -57,58 +85,43 @@ class FromSamples(Loss):
         self.times, self.weight, self.at = times, weight, at
 
     def draw(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> PathSample:
-        """Draw x_t, or take the data as they are."""
-        batch = Batch.of(batch)
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
+    ) -> Directed:
+        """Draw x_t, or take the data as they are; and the directions."""
+        batch, process = Batch.of(batch), field.process
         if self.at is None:
-            return field.process.sample(
-                batch.x1, x0=batch.x0, t=self.times, cond=batch.cond, generator=generator
+            path = draw_path(
+                process,
+                batch,
+                times=self.times,
+                weight=self.weight,
+                form="score",
+                generator=generator,
             )
-        t = batch.x1.new_full((len(batch),), self.at)
-        return PathSample(
-            field.process.noise_part,
-            t,
-            batch.x1,
-            None,
-            batch.x1,
-            None,
-            batch.cond,
-        )
+        else:
+            t = batch.x1.new_full((len(batch),), self.at)
+            path = PathSample(process.noise_part, t, batch.x1, None, batch.x1, None, batch.cond)
+        return Directed(path, self._directions(path.x, generator))
 
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        sample = self.draw(field, batch, generator=generator)
-        return self.evaluate(field, sample, generator=generator)
-
-    def evaluate(
-        self, field: Field, sample: PathSample, *, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """The loss of each row on a given sample, ``(B,)``."""
-        x, directions = sample.x, self._directions(sample.x, generator)
-        k = x[0].numel() if directions is None else len(directions)
-        t, cond = repeat_rows(sample.t, k), map_rows(sample.cond, lambda rows: repeat_rows(rows, k))
+    def evaluate(self, field: Field, sample: Directed | PathSample) -> Tensor:
+        """The loss of each row, ``(B,)``; of a path sample, with directions drawn for it now."""
+        if isinstance(sample, PathSample):
+            sample = Directed(sample, self._directions(sample.x, None))
+        path, directions = sample.path, sample.directions
+        k = path.x[0].numel() if directions is None else len(directions)
+        t, cond = repeat_rows(path.t, k), map_rows(path.cond, lambda rows: repeat_rows(rows, k))
 
         def score(z: Tensor) -> Tensor:
             return field.quantity("score", t, z, cond, checked=False)
 
         graph = torch.is_grad_enabled()
-        value, forms = Directional(graph=graph).forms(score, x, directions)
+        value, forms = Directional(graph=graph).forms(score, path.x, directions)
         loss = self._combine(value, forms, directions)
         if self.weight is None:
             return loss
         if isinstance(self.weight, LossWeight):
-            return loss * self.weight(sample.noise_part.whole, sample.t, "score")
-        return loss * self.weight(sample.t)
+            return loss * self.weight(path.noise_part.whole, path.t, "score")
+        return loss * self.weight(path.t)
 
     @abstractmethod
     def _directions(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:

@@ -73,7 +73,8 @@ class VariationalLoss(Regression):
     ) -> None:
         weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
         super().__init__(times=GridTimes(weight.levels), weight=weight, antithetic=antithetic)
-        self.bound = weight
+        self.bound, self.levels = weight, weight.levels
+        self.reconstruction_std = reconstruction_std
 
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
         terms = len(self.bound.levels) * super().evaluate(field, sample)

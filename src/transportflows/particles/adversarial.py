@@ -14,6 +14,7 @@ from .._core.distributed import world
 from .._core.random import local
 from ..draws import Batch
 from ..fields.base import Field
+from ..losses import Undrawn
 from ..training.callbacks import Callback
 from .directions import DiscriminatorDifference
 from .flow import _positive_integer
@@ -77,14 +78,8 @@ class AdversarialLoss(MovedTargetLoss):
             )
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
 
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        batch = Batch.of(batch)
+    def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
+        batch = sample.batch
         if torch.is_grad_enabled() and field.training:
             if world().size > 1:
                 raise ValueError(
@@ -92,8 +87,8 @@ class AdversarialLoss(MovedTargetLoss):
                     " processes would part; train it in one process"
                 )
             for _ in range(self.inner_steps):
-                self._train(field, batch, local(generator, batch.x1.device))
-        return super().__call__(field, batch, generator=generator)
+                self._train(field, batch, local(sample.generator, batch.x1.device))
+        return super().evaluate(field, sample)
 
     def _train(self, field: Field, batch: Batch, generator: torch.Generator | None) -> None:
         maker = _generator(field)

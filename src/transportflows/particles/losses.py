@@ -30,9 +30,8 @@ from .._core.tensor import sum_events
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.empirical import Empirical
-from ..draws import Batch
 from ..fields.base import Field
-from ..losses import Loss
+from ..losses import Loss, Undrawn
 from ..training.callbacks import Callback
 from .directions import Direction, KernelDifference, Swarm
 from .flow import _positive_integer
@@ -113,17 +112,10 @@ class MovedTargetLoss(Loss):
         self.u: float | None = None
         self._radius: float | None = None
 
-    def __call__(
-        self,
-        field: Field,
-        batch: Batch | Tensor | tuple[Tensor, Tensor],
-        *,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        batch = Batch.of(batch)
+    def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
+        batch = sample.batch
         maker = _generator(field)
-        device = batch.x1.device
-        own = local(generator, device)
+        own = local(sample.generator, batch.x1.device)
         xi = maker.latents(len(batch), generator=own)
         y = maker(xi, **batch.cond)
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -71,14 +70,6 @@ class TimeSampler(ABC):
     def margins(self, margin: Margin = (0.0, 0.0)) -> Margin:
         """Its own margins, or those given where it has none."""
         return self.margin if self.margin is not None else margin
-
-    def within(self, margin: Margin) -> TimeSampler:
-        """The sampler with these margins, where it has none of its own."""
-        if self.margin is not None or margin == (0.0, 0.0):
-            return self
-        other = copy.copy(self)
-        other.margin = margin
-        return other
 
     def bind(self, process: HasPart) -> TimeSampler:
         """The sampler for one process: itself, unless its times depend on the path."""

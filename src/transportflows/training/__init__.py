@@ -4,9 +4,11 @@ from .._core.distributed import WorkerError, local_device
 from .adam import FusedAdam
 from .callbacks import Callback, CSVLog, EarlyStop, TensorBoardLog
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
-from .data import Epochs, Rows
+from .data_rows import DataRows
 from .ema import EMA
+from .epochs import Epochs
 from .history import Curve, History, NonFiniteLossError, Pace, Series, TimeProfile
+from .run import Run
 from .schedules import ConstantRate, CosineRate, RateSchedule, StepRate
 from .source import Source
 from .trainer import Trainer
@@ -20,6 +22,7 @@ __all__ = [
     "ConstantRate",
     "CosineRate",
     "Curve",
+    "DataRows",
     "EarlyStop",
     "Epochs",
     "FusedAdam",
@@ -28,7 +31,7 @@ __all__ = [
     "Pace",
     "RateSchedule",
     "ResumeError",
-    "Rows",
+    "Run",
     "Series",
     "Source",
     "StepRate",

@@ -19,24 +19,26 @@ from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..draws import Batch
 from ..fields.base import Field
-from ..losses import Loss, Regression, SumLoss
+from ..losses import Loss, SumLoss, default_loss
+from ..losses.base import as_loss
 from .adam import FusedAdam
-from .data import Epochs, Rows
-from .indexed import Indexed
-from .laws import Drawn
+from .data_rows import DataRows
+from .epochs import Epochs
+from .from_law import FromLaw
+from .iterable import FromIterable, FromLoader
+from .map_style import MapStyle
 from .schedules import ConstantRate, RateSchedule, as_schedule
 from .source import Source
-from .streams import Loaded, Streamed
 
 __all__ = [
     "BATCH_SIZE",
     "DEFAULT_LR",
     "as_autocast",
-    "as_loss",
     "as_optimizer",
     "as_scheduler",
     "as_source",
     "compile_networks",
+    "loss_of",
     "trainable",
 ]
 
@@ -44,23 +46,21 @@ DEFAULT_LR = 1e-3
 BATCH_SIZE = 256
 
 
-def as_loss(given: Any, field: Field) -> Loss:
-    """A loss, or a sequence of regressions as their sum, that covers what the field predicts."""
-    loss: Loss = SumLoss(*given) if isinstance(given, (tuple, list)) else given
-    if not isinstance(loss, Loss):
-        name = getattr(given, "__name__", type(given).__name__)
-        raise TypeError(
-            f"loss must be a Loss such as VelocityLoss() or a list of regressions, got {name}"
+def loss_of(given: Any, field: Field) -> Loss:
+    """The loss to train a field with: given, the sum of a list of regressions, or its default.
+
+    Raises:
+        ValueError: if it is a regression of other quantities than a pair predicts.
+    """
+    if given is None:
+        return default_loss(field)
+    loss = as_loss(SumLoss(*given) if isinstance(given, (tuple, list)) else given)
+    if loss.quantities and len(field.outputs) > 1 and set(loss.quantities) != set(field.outputs):
+        raise ValueError(
+            f"{type(field).__name__} predicts {names(field.outputs)} and the loss is for"
+            f" {names(loss.quantities)}; give one for each: Trainer(field, [VelocityLoss(),"
+            " NoiseLoss()]), or train a network alone: Velocity(net, process)"
         )
-    if isinstance(loss, (Regression, SumLoss)) and len(field.outputs) > 1:
-        parts = loss.losses if isinstance(loss, SumLoss) else [loss]
-        covered = [part.quantity for part in parts]
-        if set(covered) != set(field.outputs):
-            raise ValueError(
-                f"{type(field).__name__} predicts {names(field.outputs)} and the loss is for"
-                f" {names(covered)}; give one for each: Trainer(field, [VelocityLoss(),"
-                " NoiseLoss()]), or train a network alone: Velocity(net, process)"
-            )
     return loss
 
 
@@ -121,8 +121,8 @@ def as_scheduler(
         return as_schedule(given, int(warmup))
     if warmup:
         raise ValueError(
-            f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or warm"
-            " up in the torch scheduler (LinearLR in a SequentialLR)"
+            f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or"
+            " warm up in the torch scheduler (LinearLR in a SequentialLR)"
         )
     if isinstance(given, RateSchedule):
         return given
@@ -130,14 +130,14 @@ def as_scheduler(
         raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")
     if not isinstance(given, LRScheduler) and not callable(given):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
-            f" got {given!r}"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make"
+            f" one, got {given!r}"
         )
     scheduler = given if isinstance(given, LRScheduler) else given(optimizer)
     if not isinstance(scheduler, LRScheduler):
         raise TypeError(
-            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make one,"
-            f" got {type(scheduler).__name__}"
+            "scheduler must be a name such as 'cosine', a RateSchedule, a torch scheduler, or make"
+            f" one, got {type(scheduler).__name__}"
         )
     if scheduler.optimizer is not optimizer:
         raise ValueError(
@@ -190,8 +190,8 @@ def as_source(
     """Where batches come from: tensors, a law, a dataset or a loader."""
     if isinstance(cond, str):
         raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
-    names = () if cond is None or isinstance(cond, Mapping) else tuple(cond)
     rows = cond if isinstance(cond, Mapping) else None
+    names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
         given, names, workers = _tensors(given, names, field), (), 0
     if isinstance(given, (Tensor, tuple, list, Batch)):
@@ -201,9 +201,8 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        whole = Rows.of(given, field, rows, name=name)  # type: ignore[arg-type]
-        return Epochs(whole, batch_size or BATCH_SIZE)
-    kind = type(given).__name__
+        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)  # type: ignore[arg-type]
+    kind, size = type(given).__name__, batch_size or BATCH_SIZE
     if rows is not None:
         raise ValueError(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
@@ -217,18 +216,18 @@ def as_source(
                 " dataset"
             )
         _no_workers(workers, kind, name)
-        return Loaded(given, field, names, world, name)
+        return FromLoader(given, field, names, world, name)
     if isinstance(given, Distribution) or callable(getattr(given, "sample", None)):
         if names or isinstance(field.process.coupling, Paired):
             raise ValueError(
                 f"{name} is a law of x1 alone, a {kind}; for pairs or conditions give a dataset"
             )
         _no_workers(workers, kind, name)
-        return Drawn(as_distribution(given), batch_size or BATCH_SIZE, field, name)
+        return FromLaw(as_distribution(given), size, field, name)
     if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         if len(given) == 0:
             raise ValueError(f"{name} is empty: the {kind} has no items")
-        return Indexed(given, batch_size or BATCH_SIZE, field, names, workers, world, name)
+        return MapStyle(given, size, field, names, workers, world, name)
     if isinstance(given, Iterator):
         raise TypeError(
             f"{name} is a {kind}, which can be read only once; give an IterableDataset, whose"
@@ -236,7 +235,7 @@ def as_source(
         )
     if not array and isinstance(given, Iterable):
         _no_workers(workers, kind, name)
-        return Streamed(given, batch_size or BATCH_SIZE, field, names, world, name)
+        return FromIterable(given, size, field, names, world, name)
     raise TypeError(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"

@@ -13,21 +13,22 @@ import itertools
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from .history import History
 from .recorder import WINDOW
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
+from .run import Run
 
 __all__ = ["CSVLog", "Callback", "EarlyStop", "TensorBoardLog"]
 
 
 class Callback:
     """Something that is told of a run; subclasses write the methods that they need.
+
+    Each is given the :class:`Trainer`, of which it needs what a :class:`Run` has: its step, field,
+    history, averages, and ``stop``.
 
     Attributes:
         every: after how many steps (as counted by ``trainer.step``) to call :meth:`on_step`;
@@ -36,22 +37,22 @@ class Callback:
 
     every: int | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Run) -> None:
         """A fit begins; a resumed one with its ``trainer.step``."""
 
-    def on_step(self, trainer: Trainer) -> None:
+    def on_step(self, trainer: Run) -> None:
         """Another ``every`` steps are done. Reading a value from the device makes the loop wait."""
 
-    def on_read(self, trainer: Trainer, new: History) -> None:
+    def on_read(self, trainer: Run, new: History) -> None:
         """Losses were read, at least every 50 steps: ``new`` is the history since the last time."""
 
-    def on_validation(self, trainer: Trainer, loss: float) -> None:
+    def on_validation(self, trainer: Run, loss: float) -> None:
         """A validation was made, after step ``trainer.step``."""
 
-    def on_checkpoint(self, trainer: Trainer, path: Path) -> None:
+    def on_checkpoint(self, trainer: Run, path: Path) -> None:
         """A checkpoint was written."""
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: Run) -> None:
         """The fit ends, also by an error; close what is open. The last to begin ends first."""
 
     def state(self) -> dict[str, Any]:
@@ -81,13 +82,13 @@ class EarlyStop(Callback):
         self.patience, self.least = patience, least
         self.best, self.waited = float("inf"), 0
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Run) -> None:
         if not trainer.validates:
             raise ValueError("EarlyStop follows the validation loss; give fit(validation=...)")
         if not trainer.resuming:
             self.best, self.waited = float("inf"), 0
 
-    def on_validation(self, trainer: Trainer, loss: float) -> None:
+    def on_validation(self, trainer: Run, loss: float) -> None:
         if loss < self.best - self.least:
             self.best, self.waited = loss, 0
             return
@@ -139,10 +140,10 @@ class CSVLog(Callback):
         self.path = Path(path)
         self._file: TextIO | None = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Run) -> None:
         if not trainer.world.first:
             return
-        columns = ["step", "loss", *(f"loss_{name}" for name in trainer.terms)]
+        columns = ["step", "loss", *(f"loss_{name}" for name in trainer.loss.names)]
         columns += ["learning_rate", "gradient_norm", "validation", "step_time", "rows_per_second"]
         kept: list[dict[str, str]] = []
         if self.path.exists():
@@ -167,7 +168,7 @@ class CSVLog(Callback):
         self._file = open(self.path, "a", newline="")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
 
-    def on_read(self, trainer: Trainer, new: History) -> None:
+    def on_read(self, trainer: Run, new: History) -> None:
         if self._file is not None:
             try:
                 self._writer.writerows(_rows(new))
@@ -179,7 +180,7 @@ class CSVLog(Callback):
                     stacklevel=2,
                 )
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: Run) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -200,7 +201,7 @@ class TensorBoardLog(Callback):
         self.folder = os.fspath(folder)
         self._writer: Any = None
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: Run) -> None:
         if not trainer.world.first:
             return
         try:
@@ -211,7 +212,7 @@ class TensorBoardLog(Callback):
             ) from error
         self._writer = SummaryWriter(self.folder, purge_step=trainer.step + 1)
 
-    def on_read(self, trainer: Trainer, new: History) -> None:
+    def on_read(self, trainer: Run, new: History) -> None:
         if self._writer is None:
             return
         for row in _rows(new):
@@ -231,7 +232,7 @@ class TensorBoardLog(Callback):
                     self._writer.add_scalar(f"loss_by_time/{name}", loss, step)
         self._writer.flush()
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: Run) -> None:
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -70,6 +70,11 @@ class Checkpoints:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         self.every, self.keep = every, keep
 
+    def __repr__(self) -> str:
+        files = self.files()
+        newest = f", newest {files[-1].name}" if files else ""
+        return f"Checkpoints({str(self.folder)!r}, every={self.every}, keep={self.keep}{newest})"
+
     @classmethod
     def of(cls, given: Checkpoints | str | os.PathLike[str]) -> Checkpoints:
         """The checkpoints of a folder, or those given."""

@@ -84,8 +84,8 @@ class History:
         terms: for a sum of losses, each of them by name, ``(n,)``.
         gradient_norm: Euclidean norm of the whole gradient, before any clipping: at every step
             where the gradient is clipped, and otherwise at every tenth.
-        by_time: the loss by time, or None where the loss does not tell the times of its rows (a
-            :class:`Regression` or a sum of them does).
+        by_time: the loss by time, or None where the loss does not tell the times of its rows (one
+            that draws them for the whole batch does, such as a regression).
         pace: seconds, steps and rows.
     """
 
@@ -108,7 +108,7 @@ class History:
     def __repr__(self) -> str:
         if len(self) == 0:
             return "History(no steps)"
-        shown = f"{len(self)} steps, loss {self.loss[-50:].mean():.4g}"
+        shown = f"{len(self)} steps, last loss {self.loss[-1]:.4g}"
         if len(self.validation.step):
             shown += f", validation {self.validation.loss[-1]:.4g}"
         return f"History({shown})"

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,395 +25,266 @@ from tqdm import tqdm
 from .._core.random import mix
 from .arguments import trainable
 from .callbacks import Callback
-from .checkpoints import Checkpoints
-from .contexts import HeldInterrupts, mode, swapped
-from .history import NonFiniteLossError
+from .contexts import HeldInterrupts, borrowed_generator, mode
+from .failures import non_finite
 from .objective import Objective
+from .plan import Plan
+from .run import Run
 from .schedules import RateSchedule
 from .snapshots import check_storable, snapshot
-from .source import Source
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
-__all__ = ["Loop", "Plan"]
+__all__ = ["Loop"]
 
 _STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _READ_EVERY = 50
 _READ_SECONDS = 0.5
 _NORM_EVERY = 10
-_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What one fit is to do.
-
-    Attributes:
-        source: where batches come from.
-        last: how many steps there are in all when it ends.
-        held_out: rows to validate on.
-        validation_every: steps between validations.
-        chunk: rows that a validation evaluates at once.
-        checkpoints: where to leave them.
-        callbacks: whom to tell.
-    """
-
-    source: Source
-    last: int
-    held_out: Source | None
-    validation_every: int
-    chunk: int
-    checkpoints: Checkpoints | None
-    callbacks: Sequence[Callback]
 
 
 class Loop:
     """The steps of one fit.
 
     Args:
-        trainer: what is trained, and how.
+        run: what is trained, and how; callbacks are given it.
         plan: what to do.
-        generator: torch's own generator of the device, lent.
-        bar: shows progress.
+        progress: show a progress bar, where there is a terminal.
     """
 
-    def __init__(
-        self, trainer: Trainer, plan: Plan, generator: torch.Generator, bar: tqdm[Any]
-    ) -> None:
-        self.trainer, self.plan, self.generator, self.bar = trainer, plan, generator, bar
-        self.world = trainer.world
-        self.objective = Objective(
-            trainer.loss, trainer.accumulate, trainer.autocast, trainer.world
-        )
-        self.recorder = trainer._recorder
-        self.parameters = trainer.parameters
+    generator: torch.Generator  # torch's own generator of the device, while the loop goes
+    bar: tqdm[Any]
+    interrupts: HeldInterrupts
+
+    def __init__(self, run: Run, plan: Plan, progress: bool) -> None:
+        self.run, self.plan, self.progress = run, plan, progress
+        self.world, self.recorder = run.world, run.recorder
+        self.parameters = run.parameters
         mine = {id(parameter) for parameter in self.parameters}
-        every = trainable(trainer.field)
-        self.only = None if all(id(p) in mine for p in every) else tuple(self.parameters)
+        inside = all(id(parameter) in mine for parameter in trainable(run.field))
+        self.objective = Objective(
+            run.loss,
+            run.field,
+            accumulate=run.accumulate,
+            autocast=run.autocast,
+            world=run.world,
+            parameters=self.parameters,
+            only=None if inside else tuple(self.parameters),
+        )
+        scheduler = run.scheduler
+        self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
+        self.plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
+        each = isinstance(scheduler, LRScheduler) and self.plateau is None
+        self.scheduler: Any = scheduler if each else None  # stepped after each step
+        self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
         self.watching = [c for c in plan.callbacks if _writes(c, "on_validation")]
         self.reading = [c for c in plan.callbacks if _writes(c, "on_read")]
         # Processes must read in step, so they do not look at the clock.
         self.patience = _READ_SECONDS if self.world.size == 1 else math.inf
-        self.used: list[bool] | None = None  # which parameters get a gradient
-        self.share: Tensor | None = None
-        self.shared_by = 0
+        self.first = run.step + 1
         self.saved_at = self.validated_at = -1
-        self.told_to = trainer.step
-        self.rows = 0
+        self.told_to = run.step  # the step up to which the readers know the history
+        self.rows = 0  # since losses were read
+        self.since = 0.0  # when losses were read, not counting validations and files
 
-    def run(self) -> None:
-        """Do the steps."""
-        with HeldInterrupts() as interrupts:
-            self._run(interrupts)
-
-    def _run(self, interrupts: HeldInterrupts) -> None:
-        trainer, plan, recorder = self.trainer, self.plan, self.recorder
-        optimizer, scheduler, ema = trainer.optimizer, trainer.scheduler, trainer.ema
-        schedule = scheduler if isinstance(scheduler, RateSchedule) else None
-        torchs = scheduler if isinstance(scheduler, LRScheduler) else None
-        plateau = torchs if isinstance(torchs, ReduceLROnPlateau) else None
-        field, generator, last, parameters = (
-            trainer.field,
-            self.generator,
-            plan.last,
-            self.parameters,
-        )
-        clip, source, values_of = trainer.clip, plan.source, self.objective.values
-        foreach = True if generator.device.type in ("cpu", "cuda") else None
-        group = optimizer.param_groups[0]
-        saving = math.inf if plan.checkpoints is None else plan.checkpoints.every
-        validating = math.inf if plan.held_out is None else plan.validation_every
-        key = trainer.key
-        assert key is not None
-        for parameter in parameters:
-            parameter.grad = None
-        began = trainer.step + 1
-        self.since = time.perf_counter()
-        while trainer.step < last and trainer.stopped is None:
-            step = trainer.step
-            if schedule is not None:
-                factor = schedule.factor(step, last)
-                for one in optimizer.param_groups:
-                    one["lr"] = one["initial_lr"] * factor
-            seed = mix(key, _STEPS, step)
-            generator.manual_seed(seed)
-            batch = source.batch(step, last)
-            rows = len(batch)
-            seen = []
-            for values, times in values_of(field, batch, generator, seed):
-                # The gradient of the mean over rows; with ``inputs``, of nothing else.
-                torch.autograd.backward((values,), (self._share(values, rows),), inputs=self.only)
-                seen.append((values.detach(), times))
-            if self.world.size > 1:
-                self._sum_gradients()
-            norm = None
-            if clip is not None:
-                norm = nn.utils.clip_grad_norm_(parameters, clip, foreach=foreach)
-            elif (step + 1) % _NORM_EVERY == 0:
-                norm = _norm([p.grad for p in parameters if p.grad is not None])
-            rate = group["lr"]
-            interrupts.held = True
-            optimizer.step()
-            for parameter in parameters:
-                parameter.grad = None
-            if ema is not None:
-                ema.update()
-            trainer.step = step = step + 1
-            self.rows += rows
-            values, times = seen[0] if len(seen) == 1 else self._joined(seen)
-            recorder.add(
-                step,
-                values,
-                rate.clone() if isinstance(rate, Tensor) else rate,
-                times=times,
-                rows=rows,
-                norm=norm,
-            )
-            if torchs is not None and plateau is None:
-                torchs.step()
-            interrupts.release()
-            if step == began and plan.checkpoints is not None:
-                check_storable(trainer, plan.callbacks)  # now the optimizer has its memory
-            done = step == last
-            if validating < math.inf and (step % validating == 0 or done):
-                score = self._validate()
-                if plateau is not None:
-                    plateau.step(score)
-            if (
-                recorder.waiting >= _READ_EVERY
-                or done
-                or time.perf_counter() - self.since > self.patience
-            ):
-                self._read()
-            due = [c for c in self.stepped if c.every is not None and step % c.every == 0]
-            if due:
-                self._tell(due)
-            if step % saving == 0:
+    def go(self) -> None:
+        """Do the steps that the plan has left."""
+        run, plan = self.run, self.plan
+        run.validates = plan.held_out is not None
+        with self._prepared():
+            self.since = time.perf_counter()
+            while run.step < plan.last and run.stopped is None:
+                self._step()
+                self._after_step()
+            if run.validates and self.validated_at != run.step:
+                self._validate()
+            self._read()
+            if plan.checkpoints is not None and self.saved_at != run.step:
                 self._save()
-        if plan.held_out is not None and self.validated_at != trainer.step:
-            self._validate()
-        self._read()
-        if plan.checkpoints is not None and self.saved_at != trainer.step:
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        """With all that the steps need; at the end everything is as it was, whatever happened."""
+        run, plan = self.run, self.plan
+        with ExitStack() as ends:  # each of them is left, whatever another raises
+            ends.enter_context(mode(run.field, True))
+            self.generator = ends.enter_context(borrowed_generator(self.parameters[0].device))
+            self.bar = ends.enter_context(
+                tqdm(
+                    total=plan.last,
+                    initial=run.step,
+                    disable=None if self.progress and self.world.first else True,
+                    desc="fit",
+                    unit="step",
+                )
+            )
+            ends.callback(plan.source.close)
+            for callback in plan.callbacks:
+                ends.callback(callback.on_end, run)
+                callback.on_start(run)
+            ends.callback(self._drain)
+            ends.callback(self._forget_gradients)
+            self._forget_gradients()
+            self.interrupts = ends.enter_context(HeldInterrupts())
+            yield
+
+    # -------------------------------------------------------------------------------- a step
+
+    def _step(self) -> None:
+        """Draw, differentiate, move; an interruption comes before it or after it."""
+        run, step, last = self.run, self.run.step, self.plan.last
+        groups = run.optimizer.param_groups
+        if self.schedule is not None:
+            factor = self.schedule.factor(step, last)
+            for group in groups:
+                group["lr"] = group["initial_lr"] * factor
+        seed = mix(run.key, _STEPS, step)  # type: ignore[arg-type]
+        self.generator.manual_seed(seed)
+        batch = self.plan.source.batch(step, last)
+        values, times = self.objective.backward(batch, self.generator, seed)
+        norm = None
+        if run.clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters, run.clip, foreach=self.foreach)
+        elif (step + 1) % _NORM_EVERY == 0:
+            norm = _norm([p.grad for p in self.parameters if p.grad is not None])
+        rate = groups[0]["lr"]
+        self.interrupts.held = True
+        run.optimizer.step()
+        self._forget_gradients()
+        if run.ema is not None:
+            run.ema.update()
+        run.step = step + 1
+        rows = len(batch)
+        self.rows += rows
+        if isinstance(rate, Tensor):
+            rate = rate.clone()
+        self.recorder.add(run.step, values, rate, times=times, rows=rows, norm=norm)
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.interrupts.release()
+
+    def _after_step(self) -> None:
+        """What is done after some steps: validate, read, tell, save."""
+        run, plan = self.run, self.plan
+        step, done = run.step, run.step == plan.last
+        if step == self.first and plan.checkpoints is not None:
+            check_storable(run, plan.callbacks)  # now the optimizer has its memory
+        if plan.held_out is not None and (step % plan.validation_every == 0 or done):
+            score = self._validate()
+            if self.plateau is not None:
+                self.plateau.step(score)
+        late = time.perf_counter() - self.since > self.patience
+        if late or done or self.recorder.waiting >= _READ_EVERY:
+            self._read()
+        if self.stepped:
+            self._tell([c for c in self.stepped if step % (c.every or 1) == 0])
+        if plan.checkpoints is not None and step % plan.checkpoints.every == 0:
             self._save()
 
-    # --------------------------------------------------------------------------- parts of a step
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
 
-    def _share(self, values: Tensor, rows: int) -> Tensor:
-        """The share of each row in the mean over the batch, for rows of a new number checked."""
-        share = self.share
-        if share is None or share.shape != values.shape or self.shared_by != rows:
-            self._check(values, rows)
-            share = torch.full_like(values, 1 / rows, requires_grad=False)
-            self.share, self.shared_by = share, rows
-        return share
-
-    def _check(self, values: Any, rows: int) -> None:
-        """Refuse what a loss must not give."""
-        name, names = type(self.trainer.loss).__name__, self.trainer.terms
-        low, high = self.world.slice(rows)
-        parts = self.trainer.accumulate
-        whole = self.world.size == parts == 1
-        needed = (len(names), rows) if names else (rows,)
-        fits = isinstance(values, Tensor) and (
-            values.shape == needed
-            if whole
-            else values.shape[:-1] == needed[:-1] and 0 < values.shape[-1] <= high - low
-        )
-        if not fits:
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
-                f"{name} must give one value a row, ({rows},), and it gave {got}; sum over events,"
-                " not over rows, and take no mean"
-            )
-        if not values.requires_grad:
-            raise ValueError(
-                f"the value of {name} depends on no trained parameter; is the network called under"
-                " no_grad, or frozen since the Trainer was made?"
-            )
-
-    def _joined(self, seen: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-        """The parts of a step as one; of a process that had no rows of a short batch, none."""
-        if not seen:
-            names = self.trainer.terms
-            shape = (len(names), 0) if names else (0,)
-            like = self.parameters[0]
-            return torch.zeros(shape, device=like.device), (
-                torch.zeros(0, device=like.device) if self.objective.splits else None
-            )
-        values = torch.cat([values for values, _ in seen], dim=-1)
-        times = [t for _, t in seen if t is not None]
-        return values, torch.cat(times) if times else None
-
-    def _sum_gradients(self) -> None:
-        """Make the gradients those of the whole batch, on every process."""
-        have = [p.grad is not None for p in self.parameters]
-        if self.used is None:  # a process may have no rows of the first batch
-            everywhere = self.world.all_values(have if any(have) else None)
-            self.used = next((flags for flags in everywhere if flags is not None), have)
-        if have != self.used and any(have):
-            raise ValueError(
-                "other parameters have a gradient at this step than at the first one, and processes"
-                " must agree on which have; let the network use all its parameters at every step"
-            )
-        gradients = []
-        for parameter, used in zip(self.parameters, self.used, strict=True):
-            if used and parameter.grad is None:  # of a process without a row
-                parameter.grad = torch.zeros_like(parameter)
-            if used and parameter.grad is not None:
-                gradients.append(parameter.grad)
-        self.world.sum_gradients(gradients)
-
-    def _agree_to_stop(self) -> None:
-        """Where a callback of any process asked to stop, all stop."""
-        if self.world.size > 1:
-            reasons = self.world.all_values(self.trainer.stopped)
-            self.trainer.stopped = next((why for why in reasons if why is not None), None)
-
-    # ------------------------------------------------------------------- what is done at some
+    # ----------------------------------------------------------------- what is done after some
 
     def _validate(self) -> Tensor:
         """Mean loss over the held-out rows, ``()``; tell those who watch."""
-        trainer, plan = self.trainer, self.plan
+        run, plan, began = self.run, self.plan, time.perf_counter()
         assert plan.held_out is not None
-        began = time.perf_counter()
-        score = self._mean_loss(plan.held_out)
-        self.recorder.add_validation(trainer.step, score)
-        self.validated_at = trainer.step
+        self._agree_on_buffers()
+        with run.evaluating():
+            score = self.objective.mean(plan.held_out.chunks(plan.chunk), self.generator)
+        self.recorder.add_validation(run.step, score)
+        self.validated_at = run.step
         self.since += time.perf_counter() - began
         if self.watching:
             self._read()
             for callback in self.watching:
-                callback.on_validation(trainer, float(score))
+                callback.on_validation(run, float(score))
             self._agree_to_stop()
             self.since = time.perf_counter()
         return score
 
-    def _mean_loss(self, rows: Source) -> Tensor:
-        """The same draws each time; the next step seeds the generator anew."""
-        field, generator = self.trainer.field, self.generator
-        self._agree_on_buffers()
-        total: Tensor | None = None
-        start = 0
-        with mode(field, False), swapped(self.trainer.ema):
-            for batch in rows.chunks(self.plan.chunk):
-                seed = mix(_VALIDATION_KEY, start)
-                generator.manual_seed(seed)
-                # With autograd on: a loss may need it (sliced score matching).
-                for values, _ in self.objective.values(field, batch, generator, seed):
-                    part = values.detach().double().sum()
-                    total = part if total is None else total + part
-                start += len(batch)
-        if start == 0:
-            raise ValueError("validation is empty; give at least one row")
-        if total is None:
-            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
-        self.world.sum_(total)
-        return total / start
-
     def _agree_on_buffers(self) -> None:
         """Running statistics are those of process 0, as in torch's own data-parallel training."""
         if self.world.size > 1:
-            self.world.broadcast_(list(self.trainer.field.buffers()))
+            self.world.broadcast_(list(self.run.field.buffers()))
 
-    def _tell(self, due: Sequence[Callback]) -> None:
+    def _agree_to_stop(self) -> None:
+        """Where a callback of any process asked to stop, all stop."""
+        if self.world.size > 1:
+            reasons = self.world.all_values(self.run.stopped)
+            self.run.stopped = next((why for why in reasons if why is not None), None)
+
+    def _tell(self, due: list[Callback]) -> None:
         """Tell those who are due of the step."""
+        if not due:
+            return
         began = time.perf_counter()
         for callback in due:
-            callback.on_step(self.trainer)
+            callback.on_step(self.run)
         self._agree_to_stop()
         self.since += time.perf_counter() - began
 
     def _read(self) -> None:
-        """Read the losses that wait; stop where one is not finite."""
-        recorder, trainer = self.recorder, self.trainer
+        """Read the losses that wait, and hand them on; stop where one is not finite."""
+        run, recorder = self.run, self.recorder
         steps = recorder.waiting
         losses = recorder.read()
         now = time.perf_counter()
         if steps:
-            recorder.add_pace(trainer.step, now - self.since, steps, self.rows)
+            recorder.add_pace(run.step, now - self.since, steps, self.rows)
             self.rows = 0
         self.bar.update(len(losses))
         if len(losses):
-            self.bar.set_postfix_str(self._postfix(float(losses.mean())), refresh=False)
+            score = recorder.last_validation
+            shown = f"loss={float(losses.mean()):.4g}"
+            shown += "" if score is None else f", validation={score:.4g}"
+            self.bar.set_postfix_str(shown, refresh=False)
         if steps:
             self._show()
         bad = recorder.first_bad(losses)
         if bad is not None:
-            raise self._non_finite(f"the loss became NaN or infinite at step {bad}", bad)
+            what = f"the loss became NaN or infinite at step {bad}"
+            raise non_finite(run, self.plan.checkpoints, what, bad)
         self.since = time.perf_counter()
 
     def _show(self) -> None:
         """Hand what was read to those who read it."""
         if not self.reading:
             return
-        new, self.told_to = self.recorder.history(after=self.told_to), self.trainer.step
+        new, self.told_to = self.recorder.history(after=self.told_to), self.run.step
         for callback in self.reading:
-            callback.on_read(self.trainer, new)
+            callback.on_read(self.run, new)
         self._agree_to_stop()
 
-    def drain(self) -> None:
-        """Read what waits where the steps were broken off."""
-        if self.world.size > 1:  # reading sums over the processes, and one may be gone
-            return
-        if self.recorder.waiting:
+    def _drain(self) -> None:
+        """Read what waits where the steps were broken off."""  # one of several may be gone
+        if self.world.size == 1 and self.recorder.waiting:
             self.recorder.read()
             self._show()
 
     def _save(self) -> None:
         """Write a checkpoint, if the weights are finite."""
-        trainer, plan = self.trainer, self.plan
+        run, plan = self.run, self.plan
         assert plan.checkpoints is not None
         self._read()
         began = time.perf_counter()
-        finite = torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()
-        if not bool(finite):
-            raise self._non_finite(
-                f"parameters became NaN or infinite at step {trainer.step}", trainer.step
-            )
+        if not bool(torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()):
+            what = f"parameters became NaN or infinite at step {run.step}"
+            raise non_finite(run, plan.checkpoints, what, run.step)
         self._agree_on_buffers()
-        self.saved_at = trainer.step
+        self.saved_at = run.step
         path: Path | None = None
         if self.world.first:
-            header, state = snapshot(trainer, plan.source.state(), plan.callbacks)
-            path = plan.checkpoints.write(trainer.step, header, state)
+            header, state = snapshot(run, plan.source.state(), plan.callbacks)
+            path = plan.checkpoints.write(run.step, header, state)
         if plan.callbacks:
             path = self.world.agreed(path)
         for callback in plan.callbacks if path is not None else ():
-            callback.on_checkpoint(trainer, path)  # type: ignore[arg-type]
+            callback.on_checkpoint(run, path)  # type: ignore[arg-type]
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
-
-    def _postfix(self, loss: float) -> str:
-        validation = self.recorder.last_validation
-        return f"loss={loss:.4g}" + ("" if validation is None else f", validation={validation:.4g}")
-
-    def _non_finite(self, what: str, bad: int) -> NonFiniteLossError:
-        trainer, checkpoints = self.trainer, self.plan.checkpoints
-        count = sum(not bool(torch.isfinite(p).all()) for p in self.parameters)
-        weights = (
-            f"{count} of the {len(self.parameters)} parameter tensors now hold NaN or infinite"
-            " values"
-            if count
-            else "the parameters are finite, but were moved by that loss"
-        )
-        files = [] if checkpoints is None else checkpoints.files()
-        if files:
-            cure = f"so go on from {files[-1]}, the last good checkpoint (trainer.load)"
-        elif checkpoints is not None:
-            cure = "and no checkpoint was written before, so train a new network"
-        else:
-            cure = "so train a new network"
-        return NonFiniteLossError(
-            f"{what}, and the run stopped after step {trainer.step}; {weights}, {cure}: with a"
-            " smaller lr, with clip=1.0, or, if the loss has a weight or a target that is infinite"
-            " at an end of time, with margins in its time sampler. The history is in this error"
-            " and in trainer.history",
-            bad,
-            trainer.history,
-        )
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
@@ -421,9 +292,9 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
         norms = [norm.double() for norm in norms]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total
+    return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
 
 def _writes(callback: Callback, method: str) -> bool:
+    """Whether a callback has a method of its own."""
     return getattr(type(callback), method) is not getattr(Callback, method)

@@ -1,15 +1,16 @@
-"""The loss of a step, in parts: the rows of this process, a few at a time.
+"""The mean of a loss over a batch, and its gradient: a few rows at a time, on several processes.
 
-A regression splits into drawing and evaluating. It draws for the whole batch, on every process
-alike, and each evaluates its own rows of what was drawn; so the sum over processes and parts is
-that of one process in one part, to rounding, with minibatch optimal transport and antithetic or
-stratified draws too. A loss that does not split is given its rows of the batch, and draws for them
-from a stream of its own.
+The loss draws for the whole batch, on every process alike, and each process evaluates its own rows
+of what was drawn, perhaps in parts. So the sum over processes and parts is that of one process in
+one part, to rounding, with minibatch optimal transport and antithetic or stratified draws too. A
+loss that draws only when it is evaluated draws for its own rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,93 +18,185 @@ from torch import Tensor
 
 from .._core.distributed import World
 from .._core.random import mix
-from ..draws import Batch, PathSample
+from ..draws import Batch
 from ..fields.base import Field
-from ..losses import Loss, Regression, SumLoss
+from ..losses import Loss
 
 __all__ = ["Objective"]
 
+_VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
+Valued = tuple[Tensor, Tensor | None]
+
 
 class Objective:
-    """A loss, and how a batch is divided over processes and parts.
+    """A loss of a field, and how a batch is divided over processes and parts.
 
     Args:
         loss: the loss.
+        field: what is trained.
         accumulate: parts into which the rows of a process are divided.
-        autocast: dtype of the network's matrix products; None for its own.
+        autocast: dtype of the networks' matrix products; None for their own.
         world: the processes of the run.
+        parameters: what is trained.
+        only: those among which the gradient is to stay, where the loss depends on others; None for
+            no such limit.
     """
 
     def __init__(
-        self, loss: Loss, accumulate: int, autocast: torch.dtype | None, world: World
+        self,
+        loss: Loss,
+        field: Field,
+        *,
+        accumulate: int = 1,
+        autocast: torch.dtype | None = None,
+        world: World | None = None,
+        parameters: Sequence[Tensor] = (),
+        only: Sequence[Tensor] | None = None,
     ) -> None:
-        self.loss, self.parts, self.world = loss, accumulate, world
-        self.autocast = autocast
-        kind = type(loss)
-        # A subclass that writes these itself is asked itself.
-        whole = SumLoss if isinstance(loss, SumLoss) else Regression
-        self.splits = isinstance(loss, whole) and all(
-            getattr(kind, name) is getattr(whole, name)
-            for name in ("__call__", "terms")
-            if hasattr(whole, name)
-        )
+        self.loss, self.field, self.accumulate = loss, field, accumulate
+        self.world = World() if world is None else world
+        self.parameters, self.only = list(parameters), only
+        self._evaluate = loss.terms if loss.names else loss.evaluate
+        device = field.reference().device.type
+        self._precision: Any = nullcontext()
+        if autocast is not None:
+            self._precision = torch.autocast(device, autocast)
+        self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
+        self._share_of = 0
+        self._used: list[bool] | None = None  # which parameters get a gradient
+        self._timed = True  # whether the loss tells the times of its rows
 
-    def values(
-        self, field: Field, batch: Batch, generator: torch.Generator, seed: int
-    ) -> Iterable[tuple[Tensor, Tensor | None]]:
+    def values(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Valued]:
         """Losses of this process's rows, part by part, with their times where they are known.
 
         Args:
-            field: the field.
             batch: the whole batch.
             generator: in the state that ``seed`` gives it.
             seed: of the step.
 
         Returns:
-            For each part losses ``(b,)``, or terms ``(K, b)``; and times ``(b,)``.
+            For each part losses ``(b,)``, or terms ``(K, b)``; and times ``(b,)`` or None.
         """
-        sample = self._draw(field, batch, generator) if self.splits else None
-        if self.world.size == 1 and self.parts == 1:
-            return (self._evaluate(field, batch, sample, generator),)
+        valued = []
+        for sample in self._parts(batch, generator, seed):
+            with self._precision:
+                valued.append((self._evaluate(self.field, sample), _times(sample)))
+        return valued
+
+    def mean(self, batches: Iterable[Batch], generator: torch.Generator) -> Tensor:
+        """The mean over all rows of some batches, ``()``, with the same draws at every call.
+
+        Raises:
+            ValueError: if there are no rows.
+        """
+        total: Tensor | None = None
+        start = 0
+        for batch in batches:
+            seed = mix(_VALIDATION_KEY, start)
+            generator.manual_seed(seed)
+            # With autograd on: a loss may need it (sliced score matching).
+            for values, _ in self.values(batch, generator, seed):
+                part = values.detach().double().sum()
+                total = part if total is None else total + part
+            start += len(batch)
+        if start == 0:
+            raise ValueError("validation is empty; give at least one row")
+        if total is None:  # of a process that had none
+            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+        self.world.sum_(total)
+        return total / start
+
+    def backward(self, batch: Batch, generator: torch.Generator, seed: int) -> Valued:
+        """Add the gradient of the mean over the batch to the parameters; see :meth:`values`.
+
+        Returns:
+            Losses of this process's rows, detached, and their times.
+        """
+        rows, seen = len(batch), []
+        for sample in self._parts(batch, generator, seed):
+            with self._precision:
+                values = self._evaluate(self.field, sample)
+            share = self._share
+            if share is None or share.shape != values.shape or self._share_of != rows:
+                share = self._new_share(values, rows)
+            torch.autograd.backward((values,), (share,), inputs=self.only)
+            seen.append((values.detach(), _times(sample)))
+        if self.world.size > 1:
+            self._sum_gradients()
+        return seen[0] if len(seen) == 1 else self._joined(seen)
+
+    def _parts(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Any]:
+        """What was drawn for the batch: of this process's rows, in parts."""
+        sample = self.loss.draw(self.field, batch, generator=generator)
+        if self.world.size == 1 and self.accumulate == 1:
+            return [sample]
         if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own
             generator.manual_seed(mix(seed, self.world.rank))
-        return self._parts(field, batch, sample, generator)
-
-    def _parts(
-        self,
-        field: Field,
-        batch: Batch,
-        sample: PathSample | None,
-        generator: torch.Generator,
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        self._timed = getattr(sample, "t", None) is not None
         low, high = self.world.slice(len(batch))
-        parts = min(self.parts, high - low)
-        for k in range(parts):
-            rows = low + (high - low) * k // parts, low + (high - low) * (k + 1) // parts
-            part = None if sample is None else sample.rows(*rows)
-            yield self._evaluate(field, batch.rows(*rows), part, generator)
+        parts = min(self.accumulate, high - low)
+        ends = [low + (high - low) * k // parts for k in range(parts + 1)] if parts else []
+        return [sample.rows(a, b) for a, b in pairwise(ends)]
 
-    def _draw(self, field: Field, batch: Batch, generator: torch.Generator) -> PathSample:
-        if isinstance(self.loss, SumLoss):
-            return self.loss.losses[0].draw(field, batch, generator=generator)
-        assert isinstance(self.loss, Regression)
-        return self.loss.draw(field, batch, generator=generator)
+    def _new_share(self, values: Any, rows: int) -> Tensor:
+        """The share of each row in the mean; refuse values that are none of rows."""
+        name, names = self.loss.title, self.loss.names
+        low, high = self.world.slice(rows)
+        whole = self.world.size == self.accumulate == 1
+        needed = (len(names), rows) if names else (rows,)
+        fits = isinstance(values, Tensor) and (
+            values.shape == needed
+            if whole
+            else values.shape[:-1] == needed[:-1] and 0 < values.shape[-1] <= high - low
+        )
+        if not fits:
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{name} must give one value a row, ({rows},), and it gave {got}; sum over events,"
+                " not over rows, and take no mean"
+            )
+        if not values.requires_grad:
+            raise ValueError(
+                f"the value of {name} depends on no trained parameter; is the network called under"
+                " no_grad, or frozen since the Trainer was made?"
+            )
+        self._share = torch.full_like(values, 1 / rows, requires_grad=False)
+        self._share_of = rows
+        return self._share
 
-    def _evaluate(
-        self, field: Field, batch: Batch, sample: PathSample | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        if self.autocast is None:
-            return self._plainly(field, batch, sample, generator)
-        with torch.autocast(batch.x1.device.type, self.autocast):
-            return self._plainly(field, batch, sample, generator)
+    def _joined(self, seen: list[Valued]) -> Valued:
+        """The parts of a step as one; of a process that had no rows of a short batch, none."""
+        if not seen:
+            names = self.loss.names
+            device = self.parameters[0].device
+            nothing = torch.zeros(0, device=device)
+            shape = (len(names), 0) if names else (0,)
+            return torch.zeros(shape, device=device), nothing if self._timed else None
+        values = torch.cat([values for values, _ in seen], dim=-1)
+        times = [t for _, t in seen if t is not None]
+        return values, torch.cat(times) if times else None
 
-    def _plainly(
-        self, field: Field, batch: Batch, sample: PathSample | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        loss: Any = self.loss
-        if sample is None:
-            call = loss.terms if isinstance(loss, SumLoss) else loss
-            return call(field, batch, generator=generator), None
-        times = sample.t[: len(sample)] if sample.antithetic else sample.t
-        evaluate = loss.evaluate_terms if isinstance(loss, SumLoss) else loss.evaluate
-        return evaluate(field, sample), times
+    def _sum_gradients(self) -> None:
+        """Make the gradients those of the whole batch, on every process."""
+        have = [p.grad is not None for p in self.parameters]
+        if self._used is None:  # a process may have no rows of the first batch
+            everywhere = self.world.all_values(have if any(have) else None)
+            self._used = next((flags for flags in everywhere if flags is not None), have)
+        if have != self._used and any(have):
+            raise ValueError(
+                "other parameters have a gradient at this step than at the first one, and processes"
+                " must agree on which have; let the network use all its parameters at every step"
+            )
+        gradients = []
+        for parameter, used in zip(self.parameters, self._used, strict=True):
+            if used and parameter.grad is None:  # of a process without a row
+                parameter.grad = torch.zeros_like(parameter)
+            if used and parameter.grad is not None:
+                gradients.append(parameter.grad)
+        self.world.sum_gradients(gradients)
+
+
+def _times(sample: Any) -> Tensor | None:
+    """The times of the rows; an antithetic sample holds them twice."""
+    t = getattr(sample, "t", None)
+    return None if t is None else t[: len(sample)]

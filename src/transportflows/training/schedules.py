@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from .._core.spelling import spelled_call
+
 __all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
 
 
@@ -29,8 +31,7 @@ class RateSchedule(ABC):
         self.warmup = warmup
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value!r}" for name, value in sorted(vars(self).items()))
-        return f"{type(self).__name__}({settings})"
+        return spelled_call(self)
 
     @abstractmethod
     def decay(self, step: int, last: int) -> float:
@@ -104,6 +105,10 @@ class StepRate(RateSchedule):
         self.every: int | list[int] = int(at[0]) if single else [int(n) for n in at]
         self.by = factor
 
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this schedule."""
+        return {"every": self.every, "factor": self.by, "warmup": self.warmup}
+
     def decay(self, step: int, last: int) -> float:
         if isinstance(self.every, int):
             return float(self.by ** (step // self.every))
@@ -118,8 +123,8 @@ def as_schedule(name: str, warmup: int) -> RateSchedule:
     if name not in SCHEDULES:
         known = ", ".join(map(repr, SCHEDULES))
         raise ValueError(
-            f"unknown scheduler {name!r}; known: {known}, a RateSchedule such as CosineRate(floor=0.1), or"
-            " a torch scheduler"
+            f"unknown scheduler {name!r}; known: {known}, a RateSchedule such as"
+            " CosineRate(floor=0.1), or a torch scheduler"
         )
     schedule: RateSchedule = SCHEDULES[name](warmup=warmup)
     return schedule

@@ -1,4 +1,4 @@
-"""A trainer as what a checkpoint holds, and back."""
+"""A run as what a checkpoint holds, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,128 +16,91 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
 from .._core.registry import told
+from .._core.version import __version__
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture
-from .schedules import RateSchedule
-from .source import Source
+from .run import Run
 
-if TYPE_CHECKING:
-    from .trainer import Trainer
-
-__all__ = ["check_storable", "described", "restore", "settings", "snapshot"]
-
-
-def settings(optimizer: Optimizer) -> list[dict[str, str]]:
-    """The hyperparameters of each group, as a schedule that moves them finds them."""
-    return [
-        {
-            name: str(group.get("initial_lr", value) if name == "lr" else value)
-            for name, value in group.items()
-            if name not in ("params", "initial_lr")
-        }
-        for group in optimizer.param_groups
-    ]
-
-
-def described(trainer: Trainer, source: Source) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was begun."""
-    scheduler = trainer.scheduler
-    kind = None if scheduler is None else type(scheduler).__name__
-    return {
-        "data": source.describe(),
-        "batch_size": source.batch_size,
-        "world_size": trainer.world.size,
-        "accumulate": trainer.accumulate,
-        "autocast": None if trainer.autocast is None else str(trainer.autocast),
-        "loss": type(trainer.loss).__name__,
-        "terms": list(trainer.terms),
-        "optimizer": type(trainer.optimizer).__name__,
-        "settings": trainer._settings,
-        "scheduler": str(scheduler) if isinstance(scheduler, RateSchedule) else kind,
-        "ema": None if trainer.ema is None else trainer.ema.decay,
-        "clip": trainer.clip,
-    }
+__all__ = ["check_storable", "restore", "snapshot"]
 
 
 def snapshot(
-    trainer: Trainer, position: Any, callbacks: Sequence[Callback]
+    run: Run, position: Any, callbacks: Sequence[Callback]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Header and state of a checkpoint of now.
 
     Args:
-        trainer: the trainer.
+        run: the run.
         position: state of the source; None where steps tell it.
         callbacks: whose state goes with it.
     """
-    import transportflows
-
-    field, ema = trainer.field, trainer.ema
-    losses = trainer._recorder.history(after=trainer.step - 50).loss
+    field, ema = run.field, run.ema
+    losses = run.recorder.history(after=run.step - 50).loss
     header = {
-        "transportflows": transportflows.__version__,
+        "transportflows": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "step": trainer.step,
+        "step": run.step,
         "loss": float(losses.mean()) if len(losses) else None,
-        "validation": trainer._recorder.last_validation,
+        "validation": run.recorder.last_validation,
         "field": {
             "class": type(field).__name__,
             "outputs": list(field.outputs),
             "networks": [told(net) for net in field.networks],
-            "parameters": sum(p.numel() for p in trainer.parameters),
+            "parameters": sum(p.numel() for p in run.parameters),
             "transform": told(field.transform),
         },
         "process": told(field.process),
-        "device": str(trainer.parameters[0].device),
+        "device": str(run.parameters[0].device),
         "threads": torch.get_num_threads(),
-        "key": str(trainer.key),
-        "run": trainer._run,
+        "key": str(run.key),
+        "run": run.description,
     }
     state = {
-        "step": trainer.step,
-        "key": trainer.key,
-        "stopped": trainer.stopped,
-        "begun": trainer._begun,
+        "step": run.step,
+        "key": run.key,
+        "stopped": run.stopped,
+        "begun": run.begun,
         "field": dict(field.state_dict()),
-        "parameters": _outside(trainer),
+        "parameters": _outside(run),
         "buffers": _unlisted(field),
         "averages": None if ema is None else ema.averages,
         "updates": None if ema is None else ema.updates,
-        "optimizer": trainer.optimizer.state_dict(),
-        "scheduler": _of_scheduler(trainer),
+        "optimizer": run.optimizer.state_dict(),
+        "scheduler": _of_scheduler(run),
         "source": position,
-        "history": trainer._recorder.state(),
+        "history": run.recorder.state(),
         "callbacks": [[type(callback).__name__, callback.state()] for callback in callbacks],
     }
     return header, state
 
 
-def check_storable(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+def check_storable(run: Run, callbacks: Sequence[Callback]) -> None:
     """Refuse at once what could not be written later.
 
     Raises:
         TypeError: if a state holds something that a file without code cannot; it names the place.
     """
-    container.check(_of_scheduler(trainer), "the state of the scheduler")
-    container.check(trainer.optimizer.state_dict(), "the state of the optimizer")
+    container.check(_of_scheduler(run), "the state of the scheduler")
+    container.check(run.optimizer.state_dict(), "the state of the optimizer")
     for callback in callbacks:
         container.check(callback.state(), f"the state of {type(callback).__name__}")
 
 
 def restore(
-    trainer: Trainer,
+    run: Run,
     path: Path,
     header: dict[str, Any],
     state: dict[str, Any],
     callbacks: Sequence[Callback] = (),
 ) -> None:
-    """Make a trainer the one that a checkpoint is of.
+    """Make a run the one that a checkpoint is of.
 
     Raises:
         ResumeError: if it is of another architecture; nothing is changed then.
     """
-    field, outside, ema = trainer.field, _outside(trainer), trainer.ema
+    field, outside, ema = run.field, _outside(run), run.ema
     pairs = [
         (field.state_dict(), state["field"]),
         (_numbered("parameter", outside), _numbered("parameter", state["parameters"])),
@@ -147,7 +110,7 @@ def restore(
         pairs.append((_numbered("average", ema.averages), _numbered("average", state["averages"])))
     for own, saved in pairs:
         check_architecture(path, own, saved)
-    _restore_optimizer(trainer, path, header, state)
+    _restore_optimizer(run, path, header, state)
     field.load_state_dict(state["field"])
     with torch.no_grad():
         for own, saved in pairs[1:]:
@@ -157,11 +120,11 @@ def restore(
         ema.restart()
     elif ema is not None:
         ema.updates = state["updates"]
-    trainer.step, trainer.key, trainer.stopped = state["step"], state["key"], state["stopped"]
-    trainer._begun, trainer._told = state["begun"], trainer.step
-    trainer._position, trainer._source = state["source"], None
-    if list(state["history"]["terms"]) == list(trainer.terms):
-        trainer._recorder.restore(state["history"])
+    run.step, run.key, run.stopped = state["step"], state["key"], state["stopped"]
+    run.begun, run.told = state["begun"], run.step
+    run.position, run.source = state["source"], None
+    if list(state["history"]["terms"]) == list(run.loss.names):
+        run.recorder.restore(state["history"])
     kept = list(state["callbacks"])
     for callback in callbacks:
         for k, (name, memory) in enumerate(kept):
@@ -171,15 +134,13 @@ def restore(
                 break
 
 
-def _restore_optimizer(
-    trainer: Trainer, path: Path, header: dict[str, Any], state: dict[str, Any]
-) -> None:
+def _restore_optimizer(run: Run, path: Path, header: dict[str, Any], state: dict[str, Any]) -> None:
     """The optimizer's memory and, if the settings are those of before, where its schedule is.
 
-    With other settings (a smaller learning rate, say) those of the trainer hold.
+    With other settings (a smaller learning rate, say) those of the run hold.
     """
-    optimizer, run = trainer.optimizer, header["run"]
-    before, now = run.get("optimizer"), type(optimizer).__name__
+    optimizer, begun = run.optimizer, header["run"]
+    before, now = begun.get("optimizer"), type(optimizer).__name__
     if before != now:
         warnings.warn(
             f"{path} has the state of {before}, and the optimizer is {now}, which begins anew",
@@ -196,13 +157,13 @@ def _restore_optimizer(
             " optimizer it was begun with"
         ) from error
     _as_saved(optimizer, state["optimizer"])
-    same = run.get("settings") == trainer._settings
+    same = begun.get("settings") == run.settings
     if not same:
         for group, mine in zip(optimizer.param_groups, own, strict=True):
             group.update(mine)
-    scheduler = trainer.scheduler
+    scheduler = run.scheduler
     if isinstance(scheduler, LRScheduler) and state["scheduler"] is not None:
-        if run.get("scheduler") == type(scheduler).__name__ and same:
+        if begun.get("scheduler") == type(scheduler).__name__ and same:
             scheduler.load_state_dict(state["scheduler"])
         else:
             warnings.warn(
@@ -229,16 +190,16 @@ def _unlisted(field: nn.Module) -> list[torch.Tensor]:
     return [buffer for buffer in field.buffers() if id(buffer) not in known]
 
 
-def _outside(trainer: Trainer) -> list[nn.Parameter]:
+def _outside(run: Run) -> list[nn.Parameter]:
     """Trained parameters that the field does not hold."""
-    held = {id(p) for p in trainer.field.parameters()}
-    return [p for p in trainer.parameters if id(p) not in held]
+    held = {id(p) for p in run.field.parameters()}
+    return [p for p in run.parameters if id(p) not in held]
 
 
 def _numbered(what: str, tensors: Sequence[Any]) -> dict[str, Any]:
     return {f"{what} {k}": tensor for k, tensor in enumerate(tensors)}
 
 
-def _of_scheduler(trainer: Trainer) -> Any:
-    scheduler = trainer.scheduler
+def _of_scheduler(run: Run) -> Any:
+    scheduler = run.scheduler
     return scheduler.state_dict() if isinstance(scheduler, LRScheduler) else None

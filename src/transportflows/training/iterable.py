@@ -1,9 +1,14 @@
-"""Data that are read from the front, epoch after epoch: iterable datasets and data loaders.
+"""Data that can only be read from their beginning: iterable datasets and data loaders.
 
-The generators of torch, numpy and Python that such data see are the source's own: seeded at the
-start of each epoch from ``(key, epoch)``, and put in place only while it reads. So an epoch is a
-function of ``(key, epoch)``, and a place in it, once lost, is found again by reading up to it; with
-a ``state_dict`` of the data's own that is not needed.
+Such data are read epoch after epoch, and where a run is in them cannot be computed from the step.
+So the *position* is kept: the epoch, and how many items were read in it. It goes into checkpoints,
+and a resumed run finds it again by reading, from the start of that epoch, as many items as before
+(or at once, where the data have ``state_dict`` and ``load_state_dict`` of their own).
+
+For that the items must come again as they were, though the data may shuffle and augment. What they
+draw comes from the global generators of torch, numpy and Python. The source therefore keeps states
+of these three for the data alone: seeded at the start of each epoch from ``(key, epoch)``, put in
+place while the data are read, and taken out again after each batch.
 """
 
 from __future__ import annotations
@@ -21,39 +26,56 @@ from .._core.distributed import World
 from .._core.random import mix
 from ..draws import Batch
 from ..fields.base import Field
-from .ambient import ambient, ambient_from, ambient_to, get_ambient, seed_ambient, set_ambient
-from .collated import BRANCHES, VALIDATION_KEY, Collated
-from .data import digest
+from .data_rows import digest
+from .from_items import BRANCHES, VALIDATION_KEY, FromItems
+from .global_random import (
+    from_storable,
+    get_states,
+    preserved_states,
+    seed_all,
+    set_states,
+    to_storable,
+)
 
-__all__ = ["Loaded", "Streamed"]
+__all__ = ["FromIterable", "FromLoader", "ReadInOrder"]
+
+_END = object()  # what an iterator gives when it has nothing more
 
 
-class _Read(Collated):
-    """What is read, with the place in it: the epoch, and how much of it was given out."""
+class ReadInOrder(FromItems):
+    """What is read in order, and the position in it.
 
-    exact = True  # whether reading up to a place finds it
+    Args:
+        data: an iterable dataset or a loader; ``iter(data)`` begins an epoch.
+        field: the field to train.
+        names: of the conditions.
+        world: the processes of the run. Each reads everything and works on its slice of a batch.
+        what: what to call the data in messages.
+    """
+
+    kind = ""  # in the description of a run
+    exact = True  # whether the data give the same items when they are read again
 
     def __init__(
         self, data: Any, field: Field, names: Sequence[str], world: World, what: str
     ) -> None:
         super().__init__(field, names, what)
         self.data, self.world, self.key = data, world, 0
-        self._compared = world.size == 1
+        self._compared = world.size == 1  # whether all processes were seen to read the same
         self._begin(0)
 
     @abstractmethod
     def _next(self) -> Any:
         """What the next batch is made of."""
 
-    # ------------------------------------------------------------------------------- the place
-
     def _begin(self, epoch: int) -> None:
-        self._epoch, self._used = epoch, 0
+        """Stand at the start of an epoch, with nothing read."""
+        self._epoch, self._read = epoch, 0
         self._iterator: Iterator[Any] | None = None
-        self._ambient: Any = None
-        self._at_end = False  # whether the data were put at the end of an epoch, and may say so
-        self._place = (epoch, 0)  # after the last whole batch
-        self._last: tuple[int, Batch] | None = None
+        self._states: Any = None  # of the global generators, as the data left them
+        self._at_end = False  # the data may say that the epoch is over before they give anything
+        self._delivered = (epoch, 0)  # the position after the last whole batch
+        self._last: tuple[int, Batch] | None = None  # that batch and its step
 
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
         if state is None and key == self.key and self._last is not None:
@@ -77,9 +99,9 @@ class _Read(Collated):
                     stacklevel=5,
                 )
         elif knows:
-            with self._reading():
+            with self._own_randomness():
                 self._start()
-            self._used, self._ambient = int(state["used"]), ambient_from(state["ambient"])
+            self._read, self._states = int(state["used"]), from_storable(state["random"])
         elif self.exact:
             self._read_up_to(state["used"])
         else:
@@ -90,46 +112,45 @@ class _Read(Collated):
                 " (torchdata's StatefulDataLoader)",
                 stacklevel=5,
             )
-        self._place = (self._epoch, self._used)
+        self._delivered = (self._epoch, self._read)
 
-    def _read_up_to(self, used: int) -> None:
-        with self._reading():
-            while self._used < used:
+    def _read_up_to(self, count: int) -> None:
+        """Read until ``count`` items of the epoch were read, and drop them."""
+        with self._own_randomness():
+            while self._read < count:
                 self._take()
 
-    def taken_from(self, other: _Read) -> None:
-        """Go on with what another source of the same data reads, in the same process."""
+    def taken_from(self, other: ReadInOrder) -> None:
+        """Go on reading where another source of the same data, of an earlier fit, stopped."""
         self.key, self._compared = other.key, other._compared
         if other._iterator is None:  # it broke off within a batch
-            self._begin(other._place[0])
-            self._read_up_to(other._place[1])
-            self._place = other._place
+            self._begin(other._delivered[0])
+            self._read_up_to(other._delivered[1])
+            self._delivered = other._delivered
         else:
-            self._epoch, self._used, self._place = other._epoch, other._used, other._place
-            self._iterator, self._ambient = other._iterator, other._ambient
-            self._at_end = other._at_end
+            self._epoch, self._read = other._epoch, other._read
+            self._delivered, self._at_end = other._delivered, other._at_end
+            self._iterator, self._states = other._iterator, other._states
         self._last = other._last
 
     def state(self) -> Any:
         has = hasattr(self.data, "state_dict") and hasattr(self.data, "load_state_dict")
         return {
             "epoch": self._epoch,
-            "used": self._used,
-            "whole": self._used > 0 and self._used == self._length(),
-            "inner": self.data.state_dict() if has and self._used else None,
-            "ambient": None if self._ambient is None else ambient_to(self._ambient),
+            "used": self._read,
+            "whole": self._read > 0 and self._read == self._length(),
+            "inner": self.data.state_dict() if has and self._read else None,
+            "random": None if self._states is None else to_storable(self._states),
         }
-
-    # ------------------------------------------------------------------------------- reading
 
     def batch(self, step: int, last: int | None = None) -> Batch:
         if self._last is not None and self._last[0] == step:  # a step that was interrupted
             return self._last[1]
         try:
-            with self._reading():
+            with self._own_randomness():
                 given = self._next()
         except BaseException:
-            self._iterator = None  # which may be dead, and has given what was not used
+            self._iterator = None  # it may be dead, and some of what it gave was not used
             raise
         batch = self.ready(given)
         if not self._compared:
@@ -139,49 +160,47 @@ class _Read(Collated):
                 " give every process the whole)",
                 {"its first batch": digest(batch)},
             )
-        self._place, self._last = (self._epoch, self._used), (step, batch)
+        self._delivered, self._last = (self._epoch, self._read), (step, batch)
         return batch
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """With the source's own generators in place."""
-        with ambient():
-            if self._ambient is not None:
-                set_ambient(self._ambient)
+    def _own_randomness(self) -> Iterator[None]:
+        """Read with the global generators in the states kept for the data, and keep them anew."""
+        with preserved_states():
+            if self._states is not None:
+                set_states(self._states)
             try:
                 yield
             finally:
-                self._ambient = get_ambient()
+                self._states = get_states()
 
     def _start(self) -> None:
-        """Begin to read an epoch, with generators that it alone decides."""
+        """Begin an epoch, whose random draws its number and the key alone decide."""
         seed = mix(self.key, BRANCHES["epochs"], self._epoch)
-        seed_ambient(seed)
+        seed_all(seed)
         _seed_own(self.data, seed)
         self._iterator = iter(self.data)
 
     def _take(self) -> Any:
-        """The next thing; at the end of an epoch the first of the next one."""
+        """The next item; at the end of an epoch the first of the next one."""
         for _ in range(3):
             if self._iterator is None:
                 self._start()
             assert self._iterator is not None
-            thing = next(self._iterator, _END)
-            if thing is not _END:
-                self._used += 1
+            item = next(self._iterator, _END)
+            if item is not _END:
+                self._read += 1
                 self._at_end = False
-                return thing
-            if self._used == 0 and not self._at_end:
+                return item
+            if self._read == 0 and not self._at_end:
                 break
-            last, place = self._last, self._place
-            self._begin(self._epoch + (self._used > 0))
-            self._last, self._place = last, place
+            last, delivered = self._last, self._delivered
+            self._begin(self._epoch + (self._read > 0))
+            self._last, self._delivered = last, delivered
         raise ValueError(
             f"{self.what} is empty: the {type(self.data).__name__} gave nothing in epoch"
             f" {self._epoch}"
         )
-
-    # ------------------------------------------------------------------------------- telling
 
     def _length(self) -> int | None:
         try:
@@ -191,14 +210,11 @@ class _Read(Collated):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "kind": type(self).__name__.lower(),
+            "kind": self.kind,
             "class": type(self.data).__name__,
             "length": self._length(),
             "conditions": sorted(self.names),
         }
-
-
-_END = object()
 
 
 def _seed_own(data: Any, seed: int) -> None:
@@ -211,12 +227,14 @@ def _seed_own(data: Any, seed: int) -> None:
             generator.manual_seed(seed)
 
 
-class Streamed(_Read):
-    """Batches of an iterable dataset: B items of the stream that its epochs make together.
+class FromIterable(ReadInOrder):
+    """Batches of an iterable dataset: B items of its epochs, one after another.
 
-    Every process of a data-parallel run reads the whole stream and works on its slice.
+    A batch that meets the end of an epoch goes on in the next. For the arguments see
+    :class:`ReadInOrder`.
     """
 
+    kind = "iterable dataset"
     batch_size: int
 
     def __init__(
@@ -236,8 +254,8 @@ class Streamed(_Read):
 
     def chunks(self, size: int) -> Iterator[Batch]:
         items = []
-        with ambient():
-            seed_ambient(VALIDATION_KEY)
+        with preserved_states():
+            seed_all(VALIDATION_KEY)
             for item in self.data:
                 items.append(item)
                 if len(items) == size:
@@ -247,9 +265,16 @@ class Streamed(_Read):
             yield self.ready(default_collate(items))
 
 
-class Loaded(_Read):
-    """The batches of a data loader as they are; its settings decide their size and their order."""
+class FromLoader(ReadInOrder):
+    """The batches of a data loader as they are; its settings decide their size and their order.
 
+    For the arguments see :class:`ReadInOrder`.
+
+    Raises:
+        ValueError: if its sampler splits the data between processes, which the trainer does.
+    """
+
+    kind = "data loader"
     batch_size = None
     exact = False
 
@@ -264,12 +289,11 @@ class Loaded(_Read):
             )
         super().__init__(data, field, names, world, what)
 
-    def _next(self) -> Any:
-        return self._take()
+    _next = ReadInOrder._take
 
     def chunks(self, size: int) -> Iterator[Batch]:
-        with ambient():
-            seed_ambient(VALIDATION_KEY)
+        with preserved_states():
+            seed_all(VALIDATION_KEY)
             _seed_own(self.data, VALIDATION_KEY)
             for given in self.data:
                 yield self.ready(given)

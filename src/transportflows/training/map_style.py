@@ -1,4 +1,4 @@
-"""Batches of a map-style dataset."""
+"""Batches of a map-style dataset: one with ``len(dataset)`` and ``dataset[i]``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .._core.distributed import World
 from .._core.random import mix
 from ..draws import Batch
 from ..fields.base import Field
-from .ambient import ambient, seed_ambient
-from .collated import BRANCHES, VALIDATION_KEY, Collated
-from .data import Order
+from .epochs import Order
+from .from_items import BRANCHES, VALIDATION_KEY, FromItems
+from .global_random import preserved_states, seed_all
 
-__all__ = ["Indexed"]
+__all__ = ["MapStyle"]
 
 
-class Indexed(Collated):
+class MapStyle(FromItems):
     """Batches of a map-style dataset, in a random order, epoch by epoch.
 
     Each process of a data-parallel run loads its slice of a batch; the batch is then gathered.
@@ -62,13 +62,14 @@ class Indexed(Collated):
 
     def batch(self, step: int, last: int | None = None) -> Batch:
         if self.workers == 0:
-            return self._shared(_Fetch(self.dataset, self.key)[self._requests(step)])
+            return self._gathered(_Fetch(self.dataset, self.key)[self._requests(step)])
         if self._loading is None or step != self._next:
             self._loading = self._load(step, last)
         self._next = step + 1
-        return self._shared(next(self._loading))
+        return self._gathered(next(self._loading))
 
     def _load(self, step: int, last: int | None) -> Iterator[Any]:
+        """What worker processes fetch for the steps from this one on."""
         steps = range(step, step + 2**40 if last is None else last)
         loader: DataLoader[Any] = DataLoader(
             _Fetch(self.dataset, self.key),
@@ -76,13 +77,14 @@ class Indexed(Collated):
             sampler=map(self._requests, steps),
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            # Its seed; what is drawn with it is seeded again, row by row.
+            # A loader draws a seed for its workers; the items are seeded anew, one by one.
             generator=torch.Generator().manual_seed(0),
             collate_fn=_as_it_is,
         )
         return iter(loader)
 
-    def _shared(self, fetched: Any) -> Batch:
+    def _gathered(self, fetched: Any) -> Batch:
+        """The whole batch, of which each process has fetched its slice."""
         batch = self.ready(fetched)
         if self.world.size == 1:
             return batch
@@ -97,7 +99,7 @@ class Indexed(Collated):
 
     def describe(self) -> dict[str, Any]:
         return {
-            "kind": "dataset",
+            "kind": "map-style dataset",
             "class": type(self.dataset).__name__,
             "rows": len(self.dataset),
             "conditions": sorted(self.conditions),
@@ -107,8 +109,9 @@ class Indexed(Collated):
 class _Requests:
     """Which rows of a step this process loads.
 
-    (An object of its own, because a loader that held its source would be in a cycle with it, and
-    be ended late, by the garbage collector, which takes its workers seconds.)
+    An object of its own rather than a method of the source: a loader that holds the source which
+    holds it is freed only by the garbage collector, some time later, and meanwhile its worker
+    processes live on.
     """
 
     def __init__(self, order: Order, world: World) -> None:
@@ -122,7 +125,7 @@ class _Requests:
 
 
 class _Fetch(Dataset[Any]):
-    """A dataset of requests: the items of some rows, collated; each a function of its place."""
+    """The items of some rows, collated; what is random in each is a function of its place."""
 
     def __init__(self, dataset: Any, key: int) -> None:
         self.dataset, self.key = dataset, key
@@ -130,12 +133,12 @@ class _Fetch(Dataset[Any]):
     def __getitem__(self, request: tuple[int, list[int]]) -> Any:
         place, rows = request
         items = []
-        with ambient():
+        with preserved_states():
             for k, row in enumerate(rows):
-                seed_ambient(mix(self.key, BRANCHES["items"], place + k))
+                seed_all(mix(self.key, BRANCHES["items"], place + k))
                 items.append(self.dataset[row])
         return default_collate(items)
 
 
-def _as_it_is(fetched: Any) -> Any:
+def _as_it_is(fetched: Any) -> Any:  # a lambda could not be sent to a worker
     return fetched

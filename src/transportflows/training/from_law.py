@@ -1,4 +1,4 @@
-"""Batches drawn from a law."""
+"""Batches drawn from a law: data without end, of which no row comes twice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .._core.random import mix, stream
 from ..distributions.base import Distribution
 from ..draws import Batch
 from ..fields.base import Field
-from .collated import BRANCHES, Collated
+from .from_items import BRANCHES, FromItems
 
-__all__ = ["Drawn"]
+__all__ = ["FromLaw"]
 
 
-class Drawn(Collated):
+class FromLaw(FromItems):
     """Batches drawn from a law, fresh ones at every step."""
 
     batch_size: int

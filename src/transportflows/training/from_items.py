@@ -1,13 +1,14 @@
-"""Batches from things that are not tensors of all rows: what they have in common.
+"""What the sources have in common whose data are not tensors of all rows: items become batches.
 
-What is random in a user's dataset (an augmentation, a shuffle) draws from the generators of torch,
-numpy and Python. While the library asks a dataset for something, these are seeded from the key of
-the run and from the place of what is asked for, and afterwards given back as they were found. So
-the items of step n are a function of ``(key, n)`` here too, with any number of worker processes.
+**The form of an item.** An item of a dataset, or a batch of a loader, is a tensor x1; a tuple
+``(x1, c, ...)`` whose further members are conditions, named by ``cond=("label", ...)``; with a
+:class:`Paired` coupling ``(x0, x1, c, ...)``; a dict with ``"x1"``, perhaps ``"x0"``, and
+conditions; or, from a loader, a :class:`Batch`.
 
-An item, or a batch of a loader, is a tensor x1; a tuple ``(x1, c, ...)`` whose further members are
-conditions, named by ``cond=("label", ...)``; with a :class:`Paired` coupling ``(x0, x1, c, ...)``;
-a dict with ``"x1"``, perhaps ``"x0"``, and conditions; or, from a loader, a :class:`Batch`.
+**Reproducible augmentations.** What is random in a user's dataset draws from the global generators
+of torch, numpy and Python (:mod:`transportflows.training.global_random`). Before the library asks
+for an item it seeds them from the key of the run and the place of the item, so that the items of
+step n are a function of ``(key, n)``, with any number of worker processes.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from .._core.checks import check_finite_rows
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
-from .data import checked, standardised, target_device
+from .checking import checked, standardised, target_device
 from .source import Source
 
-__all__ = ["BRANCHES", "VALIDATION_KEY", "Collated"]
+__all__ = ["BRANCHES", "VALIDATION_KEY", "FromItems"]
 
-BRANCHES = {"draws": 2, "items": 3, "epochs": 4}  # of the key
+# Of the key; 0 seeds the steps and 1 the order of rows.
+BRANCHES = {"draws": 2, "items": 3, "epochs": 4}
 VALIDATION_KEY = 0x76616C6964617465
 
 
-class Collated(Source):
-    """A source that makes batches of collated things.
+class FromItems(Source):
+    """A source whose batches are made of items: each checked, standardised and sent to the field.
 
     Args:
         field: the field to train.
@@ -49,7 +51,7 @@ class Collated(Source):
         self._kind: Any = None  # of the batches that were checked
 
     def ready(self, given: Any) -> Batch:
-        """The batch made of a collated thing, checked, standardised and sent to the field."""
+        """The batch that some collated items make, checked, standardised and sent to the field."""
         batch = _as_batch(given, self.names, self.paired, self.what)
         kind = _kind(batch)
         if kind != self._kind:

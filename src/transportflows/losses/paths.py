@@ -1,0 +1,86 @@
+"""Draws from a process for a loss: at which times, how far from the ends, with which density.
+
+Here the times of a loss are decided, once: a sampler is bound to the process, its margins are
+found, and the same margins serve the draw and the density by which an importance weight divides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .._core.random import local
+from ..draws import Batch, PathSample
+from ..process import Process
+from ..times.base import Margin, TimeSampler, UniformTimes
+from .weights import LossWeight
+
+__all__ = ["draw_path", "margins"]
+
+Weight = LossWeight | Callable[[Tensor], Tensor] | None
+_UNIFORM = UniformTimes()
+
+
+def margins(process: Process, times: TimeSampler, weight: Weight, form: str) -> Margin:
+    """How far from the ends of time a loss keeps: the sampler's own margins, if it has any.
+
+    Otherwise 1e-4 from an end where the target ``ẋ`` or the weight is infinite.
+
+    Args:
+        process: the law of x_t.
+        times: the sampler.
+        weight: of the loss; a function of times has no margins.
+        form: the quantity in whose form the weight is taken.
+    """
+    if times.margin is not None:
+        return times.margin
+    low, high = process.target_margin
+    if isinstance(weight, LossWeight):
+        own = weight.margin(process.part, form)
+        return max(low, own[0]), max(high, own[1])
+    return low, high
+
+
+def draw_path(
+    process: Process,
+    batch: Batch,
+    *,
+    times: TimeSampler | None,
+    weight: Weight,
+    form: str,
+    antithetic: bool = False,
+    importance: bool = False,
+    generator: torch.Generator | None = None,
+) -> PathSample:
+    """Draw x_t for a batch: first the times, then what the process draws.
+
+    Args:
+        process: the law of x_t.
+        batch: data, pairs, conditions.
+        times: sampler of t; None for uniform times.
+        weight: see :func:`margins`.
+        form: see :func:`margins`.
+        antithetic: draw each latent with both signs.
+        importance: give the sample the density of its times, by which the loss is then divided.
+        generator: source of randomness.
+    """
+    x1 = batch.x1
+    generator = local(generator, x1.device)
+    bound = (_UNIFORM if times is None else times).bind(process)
+    margin = margins(process, bound, weight, form)
+    t = bound.sample(
+        len(batch),
+        margin=margin,
+        generator=generator,
+        device=x1.device,
+        dtype=x1.dtype if x1.is_floating_point() else torch.float32,  # and refused by the process
+    )
+    sample = process.sample(
+        x1, x0=batch.x0, t=t, antithetic=antithetic, cond=batch.cond, generator=generator
+    )
+    if importance:
+        sample = replace(sample, density=bound.density(sample.t, margin=margin))
+    return sample

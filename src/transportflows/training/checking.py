@@ -1,0 +1,120 @@
+"""Whether a field can be trained on a batch, and the batch in the field's units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.checks import check_finite_rows, check_same_kind
+from ..couplings.base import Paired
+from ..draws import Batch
+from ..fields.base import Field
+
+__all__ = ["checked", "standardised", "target_device"]
+
+
+def checked(batch: Batch, field: Field, name: str) -> Batch:
+    """A batch, detached, if it is one that a field can be trained on; see :meth:`DataRows.of`."""
+    x1_name = name if batch.x0 is None else f"x1 of {name}"
+    _check_kind(batch.x1, field, x1_name)
+    check_finite_rows(batch.x1, x1_name)
+    if batch.x0 is not None:
+        check_finite_rows(batch.x0, f"x0 of {name}")
+        check_same_kind(batch.x0, batch.x1, "x0", "x1")
+    _check_pairs(batch, field, name)
+    _check_shape(batch, field, name)
+    for key, value in batch.cond.items():
+        _check_condition(key, value, batch.x1, name)
+    return batch.map(Tensor.detach)
+
+
+def standardised(batch: Batch, field: Field) -> Batch:
+    """Both members of a batch in the field's units."""
+    if field.transform is None:
+        return batch
+    with torch.no_grad():
+        x0 = None if batch.x0 is None else field.transform(batch.x0)
+        return Batch(field.transform(batch.x1), x0, batch.cond)
+
+
+def target_device(field: Field, x: Tensor) -> torch.device:
+    """Where batches go: to the networks' device, where they have one, else where x is."""
+    modules = [net for net in field.networks if isinstance(net, nn.Module)]
+    known = any(True for net in modules for _ in (*net.parameters(), *net.buffers()))
+    return field.reference().device if known else x.device
+
+
+def _check_kind(x: Tensor, field: Field, name: str) -> None:
+    """Refuse data of another dtype or device than the networks, where these have one."""
+    modules = [net for net in field.networks if isinstance(net, nn.Module)]
+    tensors = [t for net in modules for t in (*net.parameters(), *net.buffers())]
+    known = any(t.is_floating_point() for t in tensors)
+    if not known or not isinstance(x, Tensor) or not x.is_floating_point():
+        return
+    reference = field.reference()
+    if x.dtype != reference.dtype:
+        raise ValueError(
+            f"{name} is {x.dtype} and the field's network {reference.dtype}; write"
+            f" x.to({reference.dtype}), or field.to({x.dtype}) before making the Trainer"
+        )
+    if x.device not in (reference.device, torch.device("cpu")):  # from the host, rows are sent
+        raise ValueError(
+            f"{name} is on {x.device} and the field on {reference.device}; write"
+            f" x.to({str(reference.device)!r}), or field.to({str(x.device)!r}) before making the"
+            " Trainer"
+        )
+
+
+def _check_pairs(batch: Batch, field: Field, name: str) -> None:
+    coupling = field.process.coupling
+    if batch.x0 is None and isinstance(coupling, Paired) and field.process.interpolant.uses_base:
+        raise ValueError(
+            f"the coupling is Paired, and {name} has no x0; give pairs (x0, x1), or a process"
+            " without coupling=Paired(), which draws x0 from its base"
+        )
+    if batch.x0 is not None and not isinstance(coupling, Paired):
+        raise ValueError(
+            f"{name} is a pair (x0, x1), but the coupling is {type(coupling).__name__}, which"
+            " pairs by itself; write Process(interpolant, coupling=Paired()), or give x1 alone"
+        )
+
+
+def _check_shape(batch: Batch, field: Field, name: str) -> None:
+    if batch.x0 is not None and batch.x0.shape != batch.x1.shape:
+        raise ValueError(
+            f"x0 of {name} is {tuple(batch.x0.shape)} and x1 is {tuple(batch.x1.shape)}; the rows"
+            " of a pair belong together and have one shape"
+        )
+    shape, event = field.process.shape, batch.x1.shape[1:]
+    if shape is not None and shape != event:
+        whose = "base" if field.process.base is not None else "process"
+        raise ValueError(
+            f"{name} has events of shape {tuple(event)}, and the {whose} has {tuple(shape)}; write"
+            f" base=Gaussian({tuple(event)}), or reshape the data"
+        )
+
+
+def _check_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"condition {key!r} of {name} must be a tensor with a row for each row of data, got"
+            f" {type(value).__name__}; write torch.as_tensor(...)"
+        )
+    if value.ndim == 0 or value.shape[0] != x1.shape[0]:
+        raise ValueError(
+            f"condition {key!r} of {name} has shape {tuple(value.shape)}, and there are"
+            f" {x1.shape[0]} rows of data; give one row for each (value.expand(N, ...) for all)"
+        )
+    if value.device != x1.device:
+        raise ValueError(
+            f"condition {key!r} of {name} is on {value.device} and the data on {x1.device}; write"
+            f" {key}.to({str(x1.device)!r})"
+        )
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        bad = (~torch.isfinite(value)).flatten(1).any(1) if value.ndim > 1 else ~value.isfinite()
+        raise ValueError(
+            f"condition {key!r} of {name} holds NaN or infinite values in {int(bad.sum())} of"
+            f" {x1.shape[0]} rows (first row {int(bad.nonzero()[0, 0])}); drop them"
+        )

@@ -1,0 +1,123 @@
+"""The order of rows: a random permutation for each epoch, and batches along it.
+
+Rows are drawn without replacement. The permutation of epoch e is a function of ``(key, e)``, and
+the epochs follow one another without a gap, so the rows of step n are a function of ``(key, n)``
+alone. A run is therefore resumed from two integers, and the processes of a data-parallel run agree
+on the batch of a step without talking to each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.random import mix, stream
+from ..draws import Batch
+from .data_rows import DataRows, digest
+from .source import Source
+
+__all__ = ["Epochs", "Order"]
+
+_ORDER = 1  # the branch of the key that orders rows; the steps themselves are branch 0
+_AHEAD_STEPS, _AHEAD_BYTES = 64, 2**24
+
+
+class Order:
+    """The order of N rows: step n takes places ``n B`` to ``(n + 1) B`` of a chain of permutations.
+
+    Every row is drawn once an epoch. All batches have B rows; one that meets the end of an epoch
+    goes on in the next. With more places than rows, ``B > N``, a batch holds every row ``⌊B/N⌋``
+    or ``⌈B/N⌉`` times.
+
+    Args:
+        n: N.
+        batch_size: B.
+        key: the key of the run.
+        device: where the permutations are made; they depend on its kind.
+    """
+
+    def __init__(
+        self, n: int, batch_size: int, key: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.n, self.batch_size, self.key, self.device = n, batch_size, key, device
+        self._epoch, self._permuted = -1, torch.empty(0)
+
+    def index(self, step: int, steps: int = 1) -> Tensor:
+        """The rows of some steps, ``(steps * B,)`` integers."""
+        epoch, place = divmod(step * self.batch_size, self.n)
+        parts, missing = [], steps * self.batch_size
+        while missing > 0:
+            parts.append(self._permutation(epoch)[place : place + missing])
+            missing -= parts[-1].shape[0]
+            epoch, place = epoch + 1, 0
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = stream(mix(self.key, _ORDER, epoch), device=self.device)
+            self._permuted = torch.randperm(self.n, generator=generator, device=self.device)
+            self._epoch = epoch
+        return self._permuted
+
+
+class Epochs(Source):
+    """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
+
+    They are gathered some way ahead, in one call for up to 64 steps or 16 MB of them, so that a
+    step only takes the next of them.
+
+    Args:
+        rows: N rows.
+        batch_size: B.
+        key: the key of the run.
+    """
+
+    batch_size: int
+
+    def __init__(self, rows: DataRows, batch_size: int, key: int = 0) -> None:
+        self.rows, self.batch_size = rows, batch_size
+        self.conditions = tuple(rows.cond)
+        tensors = [rows.x1, *([] if rows.x0 is None else [rows.x0]), *rows.cond.values()]
+        size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
+        self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
+        self.open(key)
+
+    def open(self, key: int, step: int = 0, state: Any = None) -> None:
+        self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
+        self._first, self._batches = 0, list[Batch]()
+
+    def batch(self, step: int, last: int | None = None) -> Batch:
+        place = step - self._first
+        if not 0 <= place < len(self._batches):
+            ahead = self._ahead if last is None else max(1, min(self._ahead, last - step))
+            self._first, place = step, 0
+            self._batches = self._gather(step, ahead)
+        return self._batches[place]
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        for start in range(0, len(self.rows), size):
+            yield self.rows.slice(start, start + size)
+
+    def describe(self) -> dict[str, Any]:
+        rows = self.rows
+        return {
+            "kind": "rows" if rows.x0 is None else "pairs",
+            "rows": len(rows),
+            "event": list(rows.x1.shape[1:]),
+            "dtype": str(rows.x1.dtype),
+            "conditions": sorted(rows.cond),
+            "sum": digest(Batch(rows.x1, rows.x0, rows.cond)),
+        }
+
+    def _gather(self, step: int, steps: int) -> list[Batch]:
+        block, size = self.rows.take(self.order.index(step, steps)), self.batch_size
+        x1 = torch.split(block.x1, size)
+        x0 = [None] * steps if block.x0 is None else torch.split(block.x0, size)
+        cond = {name: torch.split(value, size) for name, value in block.cond.items()}
+        return [
+            Batch(x1[n], x0[n], {name: parts[n] for name, parts in cond.items()})
+            for n in range(steps)
+        ]

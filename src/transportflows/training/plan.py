@@ -1,0 +1,131 @@
+"""What one fit is to do: its arguments, checked, before anything is trained."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from .._core.distributed import World
+from ..draws import Batch
+from .arguments import BATCH_SIZE, as_source
+from .callbacks import Callback
+from .checkpoints import Checkpoints
+from .iterable import ReadInOrder
+from .run import Run
+from .snapshots import check_storable
+from .source import Source
+
+__all__ = ["Plan", "count", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one fit is to do.
+
+    Attributes:
+        source: where batches come from.
+        last: how many steps there are in all when it ends.
+        held_out: rows to validate on.
+        validation_every: steps between validations.
+        chunk: rows that a validation evaluates at once.
+        checkpoints: where to leave them.
+        callbacks: whom to tell.
+        resume: whether to go on from a checkpoint; ``"anyway"``: even from one of another run.
+    """
+
+    source: Source
+    last: int
+    held_out: Source | None
+    validation_every: int
+    chunk: int
+    checkpoints: Checkpoints | None
+    callbacks: Sequence[Callback]
+    resume: bool | str = False
+
+
+def make_plan(
+    run: Run,
+    data: Any,
+    *,
+    begun: int,
+    steps: int,
+    batch_size: int | None,
+    cond: Any,
+    validation: Any,
+    validation_every: int,
+    checkpoints: Any,
+    resume: Any,
+    callbacks: Sequence[Callback],
+    workers: int,
+) -> Plan:
+    """Check all that this process can check by itself, and open what the loop needs.
+
+    For the arguments see :meth:`Trainer.fit`; ``begun`` is the step from which ``steps`` count.
+    """
+    steps = count("steps", steps)
+    batch_size = None if batch_size is None else count("batch_size", batch_size)
+    validation_every = count("validation_every", validation_every)
+    workers = count("workers", workers) if workers else 0
+    if run.ema is not None and run.ema.swapped:
+        raise ValueError("fit would train the averages; leave averaged() first")
+    if resume not in (True, False, "anyway"):
+        raise ValueError(f"resume is True, False or 'anyway', got {resume!r}")
+    if resume and checkpoints is None:
+        raise ValueError("resume needs a folder: fit(..., checkpoints='runs/a', resume=True)")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            given = getattr(callback, "__name__", type(callback).__name__)
+            raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
+        if callback.every is not None:
+            count(f"every of {type(callback).__name__}", callback.every)
+    source = as_source(data, run.field, batch_size, cond, workers, run.world)
+    if source.batch_size is not None and source.batch_size < run.world.size:
+        raise ValueError(
+            f"batch_size={source.batch_size} leaves some of {run.world.size} processes without a"
+            " row; it is the size of the batch over all of them"
+        )
+    chunk = source.batch_size or BATCH_SIZE
+    held_out = _held_out(run, validation, source, cond, chunk)
+    folder = None if checkpoints is None else Checkpoints.of(checkpoints)
+    if folder is not None and run.world.first:
+        folder.prepare()
+        check_storable(run, callbacks)
+    return Plan(
+        source, begun + steps, held_out, validation_every, chunk, folder, tuple(callbacks), resume
+    )
+
+
+def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) -> Source | None:
+    """The rows to validate on, seen to be usable."""
+    if validation is None:
+        if isinstance(run.scheduler, ReduceLROnPlateau):
+            raise ValueError("ReduceLROnPlateau follows the validation loss; give validation=")
+        return None
+    tensors = isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch))
+    names = None if tensors else cond
+    held_out = as_source(validation, run.field, None, names, 0, World(), "validation")
+    if isinstance(held_out, ReadInOrder) and getattr(source, "data", None) is held_out.data:
+        raise ValueError(
+            "validation is the object that the data are read from, and reading it would move"
+            " it; make another one"
+        )
+    for _ in held_out.chunks(chunk):  # now is the time to see that they can be used
+        break
+    if source.conditions and set(held_out.conditions) != set(source.conditions):
+        raise ValueError(
+            f"the data have conditions {list(source.conditions)} and validation"
+            f" {list(held_out.conditions)}; write validation=Batch(x1, cond={{...}})"
+        )
+    return held_out
+
+
+def count(name: str, number: Any) -> int:
+    """A positive integer, or a refusal that names it."""
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
+        raise ValueError(f"{name} must be a positive integer, got {number!r}")
+    return int(number)
