@@ -24,9 +24,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ENTRIES", "compare", "entry", "find", "load", "record", "seeded", "store", "tpf"]
+__all__ = [
+    "ENTRIES",
+    "compare",
+    "entry",
+    "find",
+    "load",
+    "record",
+    "seeded",
+    "store",
+    "times_of_sigma",
+    "tpf",
+]
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "Exponential": "samplers.ExponentialIntegrator",
+    "Constant": "training.ConstantRate",
+    "Cosine": "training.CosineRate",
+    "StepDecay": "training.StepRate",
+    "Schedule": "training.RateSchedule",
+    "Rows": "training.DataRows",
+    "EntropicTransport": "plans.EntropicPlan",
+    "langevin": "langevin.langevin",
+}
 
 # --------------------------------------------------------------------------------------- names
 
@@ -90,12 +110,19 @@ def loss_values(loss: Any, field: Any, rows: Tensor, seed: int) -> Tensor:
 
 def twice_excess(field: Any, exact: Any, sample: Any, quantity: str) -> Tensor:
     """``excess`` as it was: f̂² - 2 f·f̂ minus that of the exact field."""
-    return tpf.losses.squared_error(field, exact, sample, quantity)
+    own = getattr(importlib.import_module("transportflows"), "excess", None)
+    return (tpf.squared_error if own is None else own)(field, exact, sample, quantity)
+
+
+def times_of_sigma(process: Any, sigmas: Any) -> Tensor:
+    """``time_of_sigma(process, sigmas)``, which is a method of the Gaussian part now."""
+    part = getattr(process, "part", None)
+    return tpf.time_of_sigma(process, sigmas) if part is None else part.time_of_sigma(sigmas)
 
 
 def few_step(name: str) -> Any:
     """A few-step scheme by name."""
-    return tpf.samplers.FEW_STEP[name]
+    return tpf.FEW_STEP[name]
 
 
 # --------------------------------------------------------------------------------- the entries

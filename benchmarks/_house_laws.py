@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from _house import entry, loss_values, predicted, seeded, tpf, twice_excess
+from _house import entry, loss_values, predicted, seeded, times_of_sigma, tpf, twice_excess
 
 __all__ = ["FIELDS", "PATHS", "N", "exact", "mixture", "net", "normal", "process", "transformed"]
 
@@ -20,9 +20,7 @@ def mixture() -> Any:
     roots = torch.tensor(
         [[[0.4, 0.0], [0.1, 0.3]], [[0.3, 0.0], [0.0, 0.5]], [[0.5, 0], [-0.2, 0.3]]]
     )
-    return tpf.distributions.GaussianMixture(
-        means, weights=[0.5, 0.3, 0.2], covariances=roots @ roots.mT
-    )
+    return tpf.GaussianMixture(means, weights=[0.5, 0.3, 0.2], covariances=roots @ roots.mT)
 
 
 def net(seed: int = 1, **kwargs: Any) -> Any:
@@ -39,12 +37,12 @@ PATHS = {
     "linear": lambda: (tpf.Linear(), normal()),
     "linear, mean and scale": lambda: (tpf.Linear(), normal(torch.tensor([1.0, -0.5]), 1.5)),
     "linear, Brownian": lambda: (tpf.Linear(tpf.Brownian(1.0)), normal()),
-    "linear, quadratic": lambda: (tpf.Linear(tpf.interpolants.Quadratic(0.8)), normal(0.3, 0.7)),
-    "linear, sine squared": lambda: (tpf.Linear(tpf.interpolants.SineSquared(0.8)), normal()),
-    "linear, sigmoid": lambda: (tpf.Linear(tpf.interpolants.Sigmoid(10.0)), normal()),
+    "linear, quadratic": lambda: (tpf.Linear(tpf.Quadratic(0.8)), normal(0.3, 0.7)),
+    "linear, sine squared": lambda: (tpf.Linear(tpf.SineSquared(0.8)), normal()),
+    "linear, sigmoid": lambda: (tpf.Linear(tpf.Sigmoid(10.0)), normal()),
     "trigonometric": lambda: (tpf.Trigonometric(), normal()),
     "trigonometric, scaled": lambda: (
-        tpf.Trigonometric(tpf.interpolants.Quadratic(0.8), scaled=True),
+        tpf.Trigonometric(tpf.Quadratic(0.8), scaled=True),
         normal(0.5),
     ),
     "encoder-decoder": lambda: (tpf.EncoderDecoder(), normal()),
@@ -55,11 +53,11 @@ PATHS = {
     "VE": lambda: (tpf.VE(0.02, 8.0), None),
     "VP": lambda: (tpf.VP(), None),
     "SubVP": lambda: (tpf.SubVP(), None),
-    "OU": lambda: (tpf.sdes.OrnsteinUhlenbeck(8.0), None),
-    "DDPM chain": lambda: (tpf.sdes.DDPMChain(levels=50), None),
-    "VE chain": lambda: (tpf.sdes.VEChain(0.05, 6.0, levels=30), None),
+    "OU": lambda: (tpf.OrnsteinUhlenbeck(8.0), None),
+    "DDPM chain": lambda: (tpf.DDPMChain(levels=50), None),
+    "VE chain": lambda: (tpf.VEChain(0.05, 6.0, levels=30), None),
     "of a process": lambda: (
-        tpf.sdes.InterpolantSDE(tpf.Process(tpf.Linear(), tpf.Gaussian((2,)))),
+        tpf.InterpolantSDE(tpf.Process(tpf.Linear(), tpf.Gaussian((2,)))),
         None,
     ),
 }
@@ -177,16 +175,16 @@ def grids(path: str) -> dict[str, Any]:
     own = process(path)
     sigmas = torch.tensor([0.2, 0.7, 1.5])
     return {
-        "karras": tpf.solve.noise_grid(own, 9),
+        "karras": tpf.noise_grid(own, 9),
         **_tried(
             {
-                s: lambda s=s: tpf.solve.noise_grid(own, 9, spacing=s)
+                s: lambda s=s: tpf.noise_grid(own, 9, spacing=s)
                 for s in ("uniform", "log_snr", "cosine", "quadratic")
             }
         ),
-        "time of sigma": tpf.time_of_sigma(own, sigmas),
-        "geometric levels": tpf.langevin.geometric_levels(own, 7),
-        "time grid": tpf.solve.time_grid(9, breakpoints=[0.5]),
+        "time of sigma": times_of_sigma(own, sigmas),
+        "geometric levels": tpf.geometric_levels(own, 7),
+        "time grid": tpf.time_grid(9, breakpoints=[0.5]),
     }
 
 

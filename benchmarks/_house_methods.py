@@ -31,26 +31,22 @@ def starts() -> Tensor:
 def langevin(score: Callable[[], Any], **kwargs: Any) -> dict[str, Any]:
     """``langevin`` along a score."""
     options = {"steps": 15, "step_size": 0.05, **kwargs}
-    found = tpf.langevin.langevin(score(), starts(), generator=seeded(3), **options)
+    found = tpf.langevin(score(), starts(), generator=seeded(3), **options)
     return moved(found, "step_size", "acceptance")
 
 
 def density() -> Any:
     """The score of a log-density."""
-    return tpf.langevin.score_of(mixture().log_prob)
+    return tpf.score_of(mixture().log_prob)
 
 
 def at_end() -> Any:
     """That of a field near the data."""
-    return tpf.langevin.score_at(exact("linear"), 0.9)
+    return tpf.score_at(exact("linear"), 0.9)
 
 
 entry("langevin: ULA", langevin, at_end)
-entry(
-    "langevin: ULA, network",
-    langevin,
-    lambda: tpf.langevin.score_at(tpf.Score(net(), process()), 1.0),
-)
+entry("langevin: ULA, network", langevin, lambda: tpf.score_at(tpf.Score(net(), process()), 1.0))
 entry(
     "langevin: temperature, saved, chunks",
     langevin,
@@ -82,7 +78,7 @@ def annealed(path: str, **kwargs: Any) -> dict[str, Any]:
     """``annealed_langevin`` of an exact field."""
     field = exact(path) if path != "network" else FIELDS["score"](process("VE"))
     options = {"levels": 4, "steps_per_level": 3, **kwargs}
-    return moved(tpf.langevin.annealed_langevin(field, N, generator=seeded(3), **options))
+    return moved(tpf.annealed_langevin(field, N, generator=seeded(3), **options))
 
 
 for path in ("VE", "VP", "linear", "network"):
@@ -100,13 +96,13 @@ entry("annealed Langevin: own levels", annealed, "VP", levels=[0.1, 0.4, 0.8, 0.
 entry(
     "ascent",
     lambda: moved(
-        tpf.langevin.ascend(at_end(), starts(), step_size=0.05, steps=20), "residual", "converged"
+        tpf.ascend(at_end(), starts(), step_size=0.05, steps=20), "residual", "converged"
     ),
 )
 entry(
     "ascent, saved, chunks",
     lambda: moved(
-        tpf.langevin.ascend(density(), starts(), step_size=0.02, steps=9, save_at=[0, 4], chunk=7)
+        tpf.ascend(density(), starts(), step_size=0.02, steps=9, save_at=[0, 4], chunk=7)
     ),
 )
 
@@ -114,7 +110,7 @@ entry(
 def hamiltonian(**kwargs: Any) -> dict[str, Any]:
     """``hamiltonian`` paths of the mixture."""
     options = {"step_size": 0.2, "steps": 6, "leapfrog": 4, **kwargs}
-    found = tpf.particles.hamiltonian(mixture(), starts(), generator=seeded(3), **options)
+    found = tpf.hamiltonian(mixture(), starts(), generator=seeded(3), **options)
     return moved(found, "acceptance")
 
 
@@ -153,40 +149,28 @@ def logit(x: Tensor) -> Tensor:
 
 def law() -> Any:
     """The target's law, smoothed."""
-    return tpf.particles.SmoothedLaw(mixture())
+    return tpf.SmoothedLaw(mixture())
 
 
 DIRECTIONS: dict[str, tuple[Callable[[], Any], Any]] = {
-    "kernels": (lambda: tpf.particles.KernelDifference(), target),
-    "data of a sample": (
-        lambda: tpf.particles.DataDifference(tpf.particles.SampleData(target())),
-        None,
-    ),
-    "data of a field": (
-        lambda: tpf.particles.DataDifference(tpf.particles.FieldData(exact("VE"))),
-        None,
-    ),
+    "kernels": (lambda: tpf.KernelDifference(), target),
+    "data of a sample": (lambda: tpf.DataDifference(tpf.SampleData(target())), None),
+    "data of a field": (lambda: tpf.DataDifference(tpf.FieldData(exact("VE"))), None),
     "data of a law and a sample": (
-        lambda: tpf.particles.DataDifference(mixture(), tpf.particles.SampleData(starts())),
+        lambda: tpf.DataDifference(mixture(), tpf.SampleData(starts())),
         None,
     ),
-    "scores": (lambda: tpf.particles.ScoreDifference(mixture()), None),
-    "scores of two laws": (
-        lambda: tpf.particles.ScoreDifference(mixture(), tpf.Gaussian((2,))),
-        None,
-    ),
-    "MMD": (lambda: tpf.particles.MMDGradient(), target),
-    "MMD, normalised, injected": (
-        lambda: tpf.particles.MMDGradient(normalized=True, injection=0.3),
-        target,
-    ),
-    "Stein": (lambda: tpf.particles.SteinDirection(mixture()), None),
-    "discriminator": (lambda: tpf.particles.DiscriminatorDifference(logit), None),
+    "scores": (lambda: tpf.ScoreDifference(mixture()), None),
+    "scores of two laws": (lambda: tpf.ScoreDifference(mixture(), tpf.Gaussian((2,))), None),
+    "MMD": (lambda: tpf.MMDGradient(), target),
+    "MMD, normalised, injected": (lambda: tpf.MMDGradient(normalized=True, injection=0.3), target),
+    "Stein": (lambda: tpf.SteinDirection(mixture()), None),
+    "discriminator": (lambda: tpf.DiscriminatorDifference(logit), None),
     "discriminator, non-saturating": (
-        lambda: tpf.particles.DiscriminatorDifference(logit, loss="non_saturating"),
+        lambda: tpf.DiscriminatorDifference(logit, loss="non_saturating"),
         None,
     ),
-    "loss": (lambda: tpf.particles.LossGradient(lambda x: x.square().sum(1)), None),
+    "loss": (lambda: tpf.LossGradient(lambda x: x.square().sum(1)), None),
 }
 for label, (make, goal) in DIRECTIONS.items():
     for noise in ("fresh", "carried"):
@@ -198,20 +182,20 @@ FLOWS: dict[str, dict[str, Any]] = {
     "saved": {"save_at": [0.0, 0.5, 1.0]},
     "automatic step": {"step": None},
     "cosine": {
-        "sigma": lambda: tpf.particles.CosineSigma(2.0, 0.4),
-        "step": lambda: tpf.particles.CosineStep(0.5, floor=0.2),
+        "sigma": lambda: tpf.CosineSigma(2.0, 0.4),
+        "step": lambda: tpf.CosineStep(0.5, floor=0.2),
     },
     "modified cosine": {
-        "sigma": lambda: tpf.particles.ModifiedCosineSigma(2.0, 0.4),
-        "step": lambda: tpf.particles.ExponentialStep(0.5),
+        "sigma": lambda: tpf.ModifiedCosineSigma(2.0, 0.4),
+        "step": lambda: tpf.ExponentialStep(0.5),
     },
     "exponential": {
-        "sigma": lambda: tpf.particles.ExponentialSigma(2.0, 0.4),
-        "step": lambda: tpf.particles.ConstantStep(0.5),
+        "sigma": lambda: tpf.ExponentialSigma(2.0, 0.4),
+        "step": lambda: tpf.ConstantStep(0.5),
     },
     "diffusion step": {
-        "sigma": lambda: tpf.particles.ExponentialSigma(2.0, 0.4),
-        "step": lambda: tpf.particles.DiffusionStep(),
+        "sigma": lambda: tpf.ExponentialSigma(2.0, 0.4),
+        "step": lambda: tpf.DiffusionStep(),
     },
     "tolerance": {"tolerance": 0.5, "every": 2, "steps": 30},
 }
@@ -222,7 +206,7 @@ entry("particles: a law", particles, None, mixture)
 
 def with_density(**kwargs: Any) -> dict[str, Any]:
     """``flow_with_log_density`` of a few rows."""
-    found = tpf.particles.flow_with_log_density(
+    found = tpf.flow_with_log_density(
         0.5 * starts()[:12],
         kwargs.pop("goal", target)(),
         log_prob=tpf.Gaussian((2,)),
@@ -235,7 +219,7 @@ def with_density(**kwargs: Any) -> dict[str, Any]:
 entry("flow with density: exact", with_density)
 entry("flow with density: hutchinson", with_density, divergence="hutchinson", probes=3)
 entry("flow with density: carried", with_density, noise="carried")
-entry("kernel mean", lambda: tpf.particles.kernel_mean(starts(), target(), 0.7))
+entry("kernel mean", lambda: tpf.kernel_mean(starts(), target(), 0.7))
 
 
 def smoothed() -> dict[str, Tensor]:
@@ -288,7 +272,7 @@ entry(
 
 def sampled_likelihood(field: Any, **kwargs: Any) -> dict[str, Any]:
     """``sample_with_log_likelihood``."""
-    found = tpf.likelihood.sample_with_log_likelihood(field(), 12, generator=seeded(2), **kwargs)
+    found = tpf.sample_with_log_likelihood(field(), 12, generator=seeded(2), **kwargs)
     return {"x": found.x, "log_prob": found.log_prob, "standard error": found.standard_error}
 
 
@@ -315,7 +299,7 @@ def bound(path: str, kind: str) -> dict[str, Any]:
     field = FIELDS[kind](process(path)) if kind in FIELDS else tpf.EDM(net(), process(path))
     x = mixture().sample(12, generator=seeded(6))
     levels = torch.linspace(0.02, 0.98, 9)
-    found = tpf.likelihood.variational_bound(field, x, levels, draws=2, generator=seeded(2))
+    found = tpf.variational_bound(field, x, levels, draws=2, generator=seeded(2))
     return {
         "reconstruction": found.reconstruction,
         "denoising": found.denoising,

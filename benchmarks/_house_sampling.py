@@ -53,11 +53,11 @@ for path in PATHS:
 
 EPSILONS = {
     "a function": lambda: lambda t: 0.3 + 0.2 * t,
-    "noise scale": lambda: tpf.solve.NoiseScaleEpsilon(0.7),
-    "noise variance": lambda: tpf.solve.NoiseVarianceEpsilon(0.7),
-    "Anderson": lambda: tpf.solve.AndersonEpsilon(),
-    "twice Anderson": lambda: tpf.solve.AndersonEpsilon(2.0),
-    "churn": lambda: tpf.solve.ChurnEpsilon(5.0),
+    "noise scale": lambda: tpf.NoiseScaleEpsilon(0.7),
+    "noise variance": lambda: tpf.NoiseVarianceEpsilon(0.7),
+    "Anderson": lambda: tpf.AndersonEpsilon(),
+    "twice Anderson": lambda: tpf.AndersonEpsilon(2.0),
+    "churn": lambda: tpf.ChurnEpsilon(5.0),
 }
 for label, schedule in EPSILONS.items():
     for path in ("linear", "VE", "linear, Brownian"):
@@ -71,7 +71,7 @@ for label, schedule in EPSILONS.items():
             lambda: exact("VP"),
             epsilon=lambda s=schedule: s(),
             steps=10,
-            scheme=lambda: tpf.samplers.ExponentialIntegrator(2),
+            scheme=lambda: tpf.Exponential(2),
         ),
     )
 
@@ -106,11 +106,11 @@ for name in FEW:
         ),
     )
 MORE = {
-    "Exponential(1)": lambda: tpf.samplers.ExponentialIntegrator(1),
-    "Exponential(3, noise)": lambda: tpf.samplers.ExponentialIntegrator(3, "noise"),
-    "Exponential(2, corrector)": lambda: tpf.samplers.ExponentialIntegrator(2, corrector=True),
-    "DDIM(0.5)": lambda: tpf.samplers.DDIM(0.5),
-    "Ancestral(large)": lambda: tpf.samplers.Ancestral("large"),
+    "Exponential(1)": lambda: tpf.Exponential(1),
+    "Exponential(3, noise)": lambda: tpf.Exponential(3, "noise"),
+    "Exponential(2, corrector)": lambda: tpf.Exponential(2, corrector=True),
+    "DDIM(0.5)": lambda: tpf.DDIM(0.5),
+    "Ancestral(large)": lambda: tpf.Ancestral("large"),
 }
 for name, make in MORE.items():
     for noisy in (0.0, 0.4):
@@ -148,7 +148,7 @@ def labels() -> dict[str, Tensor]:
 
 def uniform_pair() -> Any:
     """A base that is not Gaussian."""
-    own = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), tpf.distributions.Uniform((2,), -1.0, 2.0))
+    own = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), tpf.Uniform((2,), -1.0, 2.0))
     return tpf.FieldPair(velocity=net(), noise=net(2), process=own)
 
 
@@ -163,7 +163,7 @@ SAVED = {"save_at": [0.0, 0.3, 0.77, 1.0]}
 SINGLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "sweep": (
         lambda: exact("linear"),
-        {"epsilon": lambda: [0.0, 0.5, tpf.solve.NoiseScaleEpsilon(0.3), 0.0]},
+        {"epsilon": lambda: [0.0, 0.5, tpf.NoiseScaleEpsilon(0.3), 0.0]},
     ),
     "sweep, saved, chunks": (lambda: exact("VP"), {"epsilon": [0.2, 0.0], "chunk": 7, **SAVED}),
     "saved, ODE": (lambda: exact("linear"), SAVED),
@@ -179,26 +179,26 @@ SINGLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "window and margin": (lambda: exact("VP"), {"epsilon": 0.2, "parts": ("margin",)}),
     "Brownian path": (
         lambda: exact("linear"),
-        {"noise": lambda: tpf.solve.BrownianPath(), "epsilon": 0.4},
+        {"noise": lambda: tpf.BrownianPath(), "epsilon": 0.4},
     ),
     "Brownian path, rk4": (
         lambda: exact("linear"),
-        {"noise": lambda: tpf.solve.BrownianPath(), "epsilon": 0.4, "scheme": "rk4"},
+        {"noise": lambda: tpf.BrownianPath(), "epsilon": 0.4, "scheme": "rk4"},
     ),
     "corrector": (
         lambda: exact("VP"),
         {
-            "corrector": lambda: tpf.langevin.LangevinCorrector(snr=0.16),
-            "epsilon": lambda: tpf.solve.AndersonEpsilon(),
+            "corrector": lambda: tpf.LangevinCorrector(snr=0.16),
+            "epsilon": lambda: tpf.AndersonEpsilon(),
         },
     ),
     "corrector, ODE, two steps": (
         lambda: exact("linear"),
-        {"corrector": lambda: tpf.langevin.LangevinCorrector(snr=0.1, steps=2)},
+        {"corrector": lambda: tpf.LangevinCorrector(snr=0.1, steps=2)},
     ),
     "corrector, ddim": (
         lambda: exact("VE"),
-        {"corrector": lambda: tpf.langevin.LangevinCorrector(snr=0.1), "scheme": "ddim"},
+        {"corrector": lambda: tpf.LangevinCorrector(snr=0.1), "scheme": "ddim"},
     ),
     "conditions": (of_labels, {"cond": labels, "chunk": 10}),
     "conditions, sweep": (of_labels, {"cond": labels, "epsilon": [0.0, 0.4]}),
@@ -212,7 +212,7 @@ SINGLE: dict[str, tuple[Any, dict[str, Any]]] = {
     "start from a law": (lambda: exact("VE"), {"start": lambda: tpf.Gaussian((2,), 0.1, 8.0)}),
     "Karras grid": (
         lambda: exact("VE"),
-        {"t": lambda: tpf.solve.noise_grid(process("VE"), 10), "steps": 10, "epsilon": 0.1},
+        {"t": lambda: tpf.noise_grid(process("VE"), 10), "steps": 10, "epsilon": 0.1},
     ),
     "exponential spacing": (lambda: exact("linear"), {"spacing": "cosine"}),
 }
@@ -223,7 +223,7 @@ for label, (make, options) in SINGLE.items():
 def integrated(**kwargs: Any) -> dict[str, Any]:
     """``integrate`` along functions."""
     x = torch.randn(N, 2, generator=seeded(5))
-    grid = tpf.solve.time_grid(10)
+    grid = tpf.time_grid(10)
     found = tpf.integrate(
         lambda t, y: torch.sin(3 * t) * y.flip(1) - y, x, grid, generator=seeded(9), **kwargs
     )

@@ -106,7 +106,7 @@ LOSSES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "pair, a sum": (
         of("two heads", "linear, Brownian"),
-        lambda: tpf.losses.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss()),
+        lambda: tpf.SumLoss(tpf.MeanVelocityLoss(), tpf.NoiseLoss()),
     ),
     "pair, antithetic": (
         of("velocity and score", "linear, Brownian"),
@@ -114,40 +114,40 @@ LOSSES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "EDM": (
         edm("VE"),
-        lambda: tpf.DataLoss(weight=tpf.losses.EDMWeight(), times=tpf.times.EDMTimes()),
+        lambda: tpf.DataLoss(weight=tpf.EDMWeight(), times=tpf.EDMTimes()),
     ),
-    "autoencoder": (of("data", "linear"), lambda: tpf.losses.DenoisingAutoencoderLoss([0.3, 1.0])),
-    "implicit score": (of("score", "linear"), lambda: tpf.losses.ImplicitScoreLoss()),
-    "sliced score": (of("score", "linear"), lambda: tpf.losses.SlicedScoreLoss(probes=2)),
+    "autoencoder": (of("data", "linear"), lambda: tpf.DenoisingAutoencoderLoss([0.3, 1.0])),
+    "implicit score": (of("score", "linear"), lambda: tpf.ImplicitScoreLoss()),
+    "sliced score": (of("score", "linear"), lambda: tpf.SlicedScoreLoss(probes=2)),
     "sliced score, plain": (
         of("score", "linear"),
-        lambda: tpf.losses.SlicedScoreLoss(variance_reduced=False, probe_law="gaussian", at=0.9),
+        lambda: tpf.SlicedScoreLoss(variance_reduced=False, probe_law="gaussian", at=0.9),
     ),
-    "variational": (of("noise", "VP"), lambda: tpf.losses.VariationalLoss(LEVELS)),
+    "variational": (of("noise", "VP"), lambda: tpf.VariationalLoss(LEVELS)),
     "variational, data, antithetic": (
         of("data", "linear, Brownian"),
-        lambda: tpf.losses.VariationalLoss(LEVELS, antithetic=True),
+        lambda: tpf.VariationalLoss(LEVELS, antithetic=True),
     ),
-    "likelihood": (of("velocity"), lambda: tpf.likelihood.LikelihoodLoss(scheme="heun", steps=4)),
+    "likelihood": (of("velocity"), lambda: tpf.LikelihoodLoss(scheme="heun", steps=4)),
     "likelihood, exact": (
         of("velocity"),
-        lambda: tpf.likelihood.LikelihoodLoss(divergence="exact", scheme="rk4", steps=3),
+        lambda: tpf.LikelihoodLoss(divergence="exact", scheme="rk4", steps=3),
     ),
 }
 for label, (field, loss) in LOSSES.items():
     entry(f"fit: {label}", fitted, field, loss)
 
 for label, weight in {
-    "unit, data": lambda: tpf.losses.UnitWeight("data"),
-    "unit, velocity": lambda: tpf.losses.UnitWeight("velocity"),
-    "likelihood": lambda: tpf.losses.LikelihoodWeight(),
-    "min-SNR": lambda: tpf.losses.MinSNRWeight(),
-    "EDM": lambda: tpf.losses.EDMWeight(),
-    "variational": lambda: tpf.losses.VariationalWeight(LEVELS),
+    "unit, data": lambda: tpf.UnitWeight("data"),
+    "unit, velocity": lambda: tpf.UnitWeight("velocity"),
+    "likelihood": lambda: tpf.LikelihoodWeight(),
+    "min-SNR": lambda: tpf.MinSNRWeight(),
+    "EDM": lambda: tpf.EDMWeight(),
+    "variational": lambda: tpf.VariationalWeight(LEVELS),
     "a function": lambda: lambda t: 1 + t,
 }.items():
     for kind, make in (("noise", "NoiseLoss"), ("data", "DataLoss"), ("velocity", "VelocityLoss")):
-        grid = (lambda: tpf.times.GridTimes(LEVELS)) if label == "variational" else (lambda: None)
+        grid = (lambda: tpf.GridTimes(LEVELS)) if label == "variational" else (lambda: None)
         entry(
             f"fit: weight {label}, {kind}",
             fitted,
@@ -156,13 +156,13 @@ for label, weight in {
         )
 
 for label, times in {
-    "uniform": lambda: tpf.times.UniformTimes(margin=0.02),
-    "stratified": lambda: tpf.times.StratifiedTimes(),
-    "logit-normal": lambda: tpf.times.LogitNormalTimes(0.3, 1.2),
-    "grid": lambda: tpf.times.GridTimes(LEVELS),
-    "log-SNR": lambda: tpf.times.LogSNRTimes(),
-    "EDM": lambda: tpf.times.EDMTimes(),
-    "σ": lambda: tpf.times.SigmaTimes([0.3, 1.0, 2.0]),
+    "uniform": lambda: tpf.UniformTimes(margin=0.02),
+    "stratified": lambda: tpf.StratifiedTimes(),
+    "logit-normal": lambda: tpf.LogitNormalTimes(0.3, 1.2),
+    "grid": lambda: tpf.GridTimes(LEVELS),
+    "log-SNR": lambda: tpf.LogSNRTimes(),
+    "EDM": lambda: tpf.EDMTimes(),
+    "σ": lambda: tpf.SigmaTimes([0.3, 1.0, 2.0]),
 }.items():
     entry(
         f"fit: times {label}",
@@ -185,8 +185,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"clip": 0.05},
     "cosine": {"scheduler": "cosine", "warmup": 2},
     "step": {"scheduler": "step"},
-    "cosine with a floor": {"scheduler": lambda: tpf.training.CosineRate(floor=0.2, steps=9)},
-    "step decay": {"scheduler": lambda: tpf.training.StepRate(every=2, factor=0.5)},
+    "cosine with a floor": {"scheduler": lambda: tpf.Cosine(floor=0.2, steps=9)},
+    "step decay": {"scheduler": lambda: tpf.StepDecay(every=2, factor=0.5)},
     "accumulate": {"accumulate": 4},
     "all": {"ema": 0.99, "clip": 1.0, "scheduler": "cosine", "accumulate": 2, "lr": 3e-3},
 }
@@ -270,24 +270,21 @@ for method in ("exact", "sinkhorn"):
 
 def generator_of_particles() -> Any:
     """A network from latents to samples in one call."""
-    return tpf.particles.OneStepGenerator(layers(2, 8, 2), 2, shape=(2,))
+    return tpf.OneStepGenerator(layers(2, 8, 2), 2, shape=(2,))
 
 
 entry(
     "fit: moved targets",
     fitted,
     generator_of_particles,
-    lambda: tpf.particles.MovedTargetLoss(sigma=0.7, step=0.5),
+    lambda: tpf.MovedTargetLoss(sigma=0.7, step=0.5),
 )
 entry(
     "fit: moved targets, two scales, references",
     fitted,
     generator_of_particles,
-    lambda: tpf.particles.MovedTargetLoss(sigma=[0.4, 1.0], references=20, target=rows()),
+    lambda: tpf.MovedTargetLoss(sigma=[0.4, 1.0], references=20, target=rows()),
 )
 entry(
-    "fit: adversarial",
-    fitted,
-    generator_of_particles,
-    lambda: tpf.particles.AdversarialLoss(layers(2, 8, 1)),
+    "fit: adversarial", fitted, generator_of_particles, lambda: tpf.AdversarialLoss(layers(2, 8, 1))
 )

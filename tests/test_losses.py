@@ -79,7 +79,7 @@ def test_a_distance_keeps_weight_importance_and_antithetic_pairs(option):
         expected = expected - absolute(torch.zeros_like(sample.x), sample.velocity)
     weight = given.get("weight", torch.ones_like)
     if isinstance(weight, tpf.losses.LossWeight):
-        expected = expected * weight(field.process, sample.t, "velocity")
+        expected = expected * weight(field.process.part, sample.t, "velocity")
     else:
         expected = expected * weight(sample.t)
     if given.get("importance"):
@@ -129,7 +129,7 @@ def test_margins_of_the_draw_are_those_of_the_density(shared):
         tpf.ScoreLoss(times=times)(field, rows(), generator=gen())
     loss = tpf.ScoreLoss(weight=tpf.losses.LikelihoodWeight(), times=times, importance=True)
     sample = loss.draw(field, rows(4_000), generator=gen(3))
-    low, high = loss.weight.margin(process, "noise")
+    low, high = loss.weight.margin(process.part, "noise")
     assert max(low, high) == 1e-4
     bound = tpf.times.EDMTimes(std=4.0, margin=(low, high)).bind(process)
     drawn = bound.sample(4_000, generator=gen(3), dtype=F64)
