@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from transportflows.metrics import (
     wasserstein2,
 )
 from transportflows.metrics.energy import _energy, _split_sums
+
+OLD_POT = [int(part) for part in version("POT").split(".")[:3]] < [0, 9, 7]
 
 
 def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -82,9 +85,11 @@ class TestWasserstein:
         x[100:, 0] += distance
         y[100:, 0] += distance
         expected = math.sqrt((near[0] ** 2 + near[1] ** 2) / 2)
-        if distance < 1e9:
+        # POT alone gives more than twice the distance at 1e9, without a word. At 1e5 the solver of
+        # POT 0.9.4 leaves a gap that is refused too; that of 0.9.7 does not.
+        if distance < (1e5 if OLD_POT else 1e9):
             assert wasserstein2(x, y) == pytest.approx(expected, rel=1e-6)
-        else:  # POT alone gives more than twice the distance, without a word
+        else:
             with pytest.raises(RuntimeError, match="drop outliers"):
                 wasserstein2(x, y)
 

@@ -127,7 +127,7 @@ class NoisePart:
         # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
         curvature = 0.5 * time_derivative(self.scale_sq_dot, t)
         finite_limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
-        infinite = torch.copysign(half_dot.new_tensor(torch.inf), half_dot)
+        infinite = torch.copysign(torch.full_like(half_dot, torch.inf), half_dot)
         limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
         safe = torch.where(square > _ZERO_SQ, square, 1.0)
         return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)

@@ -20,11 +20,14 @@ def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Return ``df/dt`` at ``t`` for a function that acts on each time by itself.
 
     ``f`` maps a tensor of times to a tensor whose entries depend on one time each, so one
-    Jacobian-vector product with ones gives the derivative. :func:`torch.func.jvp` works under
-    ``no_grad`` and ``inference_mode`` and is itself differentiable, so parameters inside ``f``
-    receive gradients.
+    Jacobian-vector product with ones gives the derivative. It is itself differentiable, so
+    parameters inside ``f`` receive gradients, unless under ``no_grad`` or ``inference_mode``.
     """
-    if t.is_inference() and not torch.is_inference_mode_enabled():
+    if torch.is_inference_mode_enabled():
+        # There torch.func.jvp is silently 0 from torch 2.4 to 2.10, so the mode is left for it.
+        with torch.inference_mode(False), torch.no_grad():
+            return time_derivative(f, t.clone())
+    if t.is_inference():
         t = t.clone()
     t = t.contiguous()  # an expanded time cannot carry tangents
     derivative: Tensor = torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]

@@ -271,4 +271,5 @@ def _groups(t: Tensor) -> tuple[Tensor, Tensor, list[int]] | None:
     times, inverse, counts = torch.unique(t, return_inverse=True, return_counts=True)
     if len(times) > _FEW_TIMES or len(times) == len(t):
         return None
-    return times, inverse.argsort(stable=True), counts.tolist()
+    # tolist refuses what is made inside torch.func.jvp on torch 2.4; one copy, then numbers.
+    return times, inverse.argsort(stable=True), [int(count) for count in counts.cpu()]
