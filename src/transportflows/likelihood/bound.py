@@ -13,8 +13,8 @@ from .._core.checks import check_finite_rows
 from .._core.random import draw_key, stream
 from .._core.tensor import sum_events
 from ..fields.base import Field
+from ..losses.chain_weight import VariationalWeight
 from ..losses.variational import prior_matching, reconstruction_constant
-from ..losses.weights import VariationalWeight
 from .density import bits_per_dimension
 from .solver import check_field, log_scale, recording
 

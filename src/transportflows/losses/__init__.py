@@ -23,6 +23,7 @@ minimises. Each kind of field has a loss that is meant where none is given (:fun
 
 from .autoencoder import DenoisingAutoencoderLoss
 from .base import FunctionLoss, Loss, Undrawn
+from .chain_weight import VariationalWeight
 from .defaults import default_loss
 from .regressions import (
     DataLoss,
@@ -36,14 +37,7 @@ from .regressions import (
 )
 from .score_matching import Directed, ImplicitScoreLoss, SlicedScoreLoss
 from .variational import VariationalLoss
-from .weights import (
-    EDMWeight,
-    LikelihoodWeight,
-    LossWeight,
-    MinSNRWeight,
-    UnitWeight,
-    VariationalWeight,
-)
+from .weights import EDMWeight, LikelihoodWeight, LossWeight, MinSNRWeight, UnitWeight
 
 __all__ = [
     "DataLoss",

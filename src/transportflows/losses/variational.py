@@ -38,8 +38,8 @@ from ..fields import Field
 from ..gaussian_part import GaussianPart
 from ..process import Process
 from ..times.base import GridTimes
+from .chain_weight import VariationalWeight
 from .regressions import Regression
-from .weights import VariationalWeight
 
 __all__ = ["VariationalLoss", "prior_matching", "reconstruction_constant"]
 

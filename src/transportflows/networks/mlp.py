@@ -155,4 +155,6 @@ class _FromXT(nn.Module):
 
 def from_xt(net: Callable[..., Any]) -> nn.Module:
     """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``."""
+    if not callable(net):
+        raise TypeError(f"from_xt adapts a callable net(x, t), got {type(net).__name__}")
     return _FromXT(net)

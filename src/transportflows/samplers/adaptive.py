@@ -76,9 +76,8 @@ def stuck(
 def integrate_adaptive(
     velocity: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
+    ends: Tensor,
     *,
-    start: float,
-    stop: float,
     scheme: str,
     rtol: float,
     atol: float,
@@ -91,8 +90,7 @@ def integrate_adaptive(
     Args:
         velocity: ``b(t, x)``, t of shape ``()``.
         x: starting states ``(n, *)``.
-        start: first time.
-        stop: last time, before or after it.
+        ends: first and last time, float64 ``(2,)``.
         scheme: one of :data:`ADAPTIVE`.
         rtol: relative tolerance of each row, above 0.
         atol: absolute tolerance of each row, above 0.
@@ -105,6 +103,7 @@ def integrate_adaptive(
     """
     from torchdiffeq import odeint
 
+    start, stop = ends.tolist()
     check_tolerances(rtol, atol)
 
     calls, latest = 0, (torch.tensor(start), x)

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names
-from .._core.conditions import check_conditions, map_rows
+from .._core.conditions import check_conditions
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from ..distributions import Distribution
@@ -19,18 +18,18 @@ from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.grid import Spacing, as_margin, own_grid, time_grid, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
 from ..solve.loop import march
-from ..solve.noise import Increments, NoiseOfRows, NoiseSource
+from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
 from ..solve.stepper import Stepper
-from .adaptive import ADAPTIVE, chunked_velocity, integrate_adaptive
-from .ancestral import FEW_STEP
+from .adaptive import chunked_velocity, integrate_adaptive
+from .choices import as_scheme
 from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
 from .one_step import OneStep
-from .schemes import SCHEMES, Scheme, get_scheme
+from .schemes import Scheme
 from .starts import evaluating, starting_states
-from .sweep import gathered, sweep, together
+from .sweep import gathered, shared_rows, sweep, together
 
 __all__ = ["sample"]
 
@@ -128,7 +127,7 @@ def sample(
         torch.Size([2, 5, 2])
     """
     schedules, many = _as_schedules(field, epsilon)
-    scheme = _as_scheme(scheme, schedules, corrector, hooks)
+    scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
     with team.together(), evaluating(field):
@@ -138,12 +137,7 @@ def sample(
         given = check_conditions(cond, total, rows="samples")
         _check_shared(team, total, scheme, grid, saved, schedules, corrector)
         mates = World() if total < team.size else team  # too few rows to share: each solves all
-        source, normals = Increments() if noise is None else noise, Increments()
-        if mates.size > 1:
-            low, high = mates.slice(total)
-            x, given = x[low:high], map_rows(given, lambda rows: rows[low:high])
-            source = NoiseOfRows(source, low, high, total)
-            normals = NoiseOfRows(normals, low, high, total)
+        x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = in_units_of(field.transform, hooks)
         if corrector is not None:
             looks.insert(0, corrector.bound(field, normals, mix(key, 2), mates))
@@ -154,8 +148,7 @@ def sample(
                 solution = integrate_adaptive(
                     chunked_velocity(field, given, x, rows, margins),
                     x,
-                    start=float(grid[0]),
-                    stop=float(grid[-1]),
+                    grid,
                     scheme=scheme,
                     rtol=rtol,
                     atol=atol,
@@ -265,49 +258,3 @@ def _stepper(
     if isinstance(scheme, Multistep):
         return LinearStepper(field, members, scheme, margin=margin)
     return OneStep(FieldDynamics(field, members, margin=margin), scheme)
-
-
-def _as_scheme(
-    scheme: Any, schedules: Sequence[EpsilonSchedule], corrector: Any, hooks: Sequence[Hook]
-) -> str | Scheme | Multistep:
-    """A scheme that can do what is asked of it; adaptive ones stay names."""
-    noisy = any(not e.is_zero for e in schedules)
-    found = scheme
-    if isinstance(scheme, str):
-        found = FEW_STEP.get(scheme, SCHEMES.get(scheme, scheme))
-        if found is scheme and scheme not in ADAPTIVE:
-            raise ValueError(
-                f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *FEW_STEP])}, and for"
-                f" epsilon=0 {names(ADAPTIVE)}"
-            )
-    if isinstance(found, str):
-        if noisy:
-            raise ValueError(
-                f"the adaptive scheme {found!r} solves ODEs, and epsilon > 0 was given; use"
-                " 'heun' or 'rk4', or epsilon=0"
-            )
-        if corrector is not None or hooks:
-            raise ValueError(
-                "an adaptive scheme has no steps of its own to act after; use a fixed-step one,"
-                f" such as 'heun', with {'the corrector' if corrector is not None else 'hooks'}"
-            )
-    elif isinstance(found, Multistep):
-        found.check(schedules)
-    elif isinstance(found, Scheme):
-        get_scheme(found, noisy=noisy)
-    else:
-        raise TypeError(
-            f"scheme is a name, a Scheme, or a few-step scheme such as ExponentialIntegrator(2),"
-            f" got {scheme if isinstance(scheme, type) else type(scheme).__name__}"
-        )
-    if corrector is not None and not isinstance(corrector, Corrector):
-        raise TypeError(
-            f"corrector must be a LangevinCorrector(snr=0.16), got {type(corrector).__name__}"
-        )
-    if corrector is not None and isinstance(found, Multistep) and found.remembers:
-        raise ValueError(
-            f"{found.name} remembers predictions at states that a Langevin correction then moves,"
-            " and takes the jumps for a trend, so that the law is wrong; use a one-step scheme with"
-            " the corrector: 'ddim', 'ancestral', 'heun' or 'euler_maruyama'"
-        )
-    return found

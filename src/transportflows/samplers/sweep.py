@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from .._core.conditions import map_rows
 from .._core.distributed import World
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.noise import Increments, NoiseOfRows, NoiseSource
 from ..solve.solution import Solution
 
-__all__ = ["gathered", "sweep", "together"]
+__all__ = ["gathered", "shared_rows", "sweep", "together"]
+
+
+def shared_rows(
+    team: World, x: Tensor, cond: Mapping[str, Any], noise: NoiseSource | None
+) -> tuple[Tensor, dict[str, Any], NoiseSource, NoiseSource]:
+    """What this process solves of a shared solve: rows, conditions, their noise, other normals."""
+    source, normals, n = Increments() if noise is None else noise, Increments(), len(x)
+    if team.size == 1:
+        return x, dict(cond), source, normals
+    low, high = team.slice(n)
+    given = map_rows(cond, lambda rows: rows[low:high])
+    own = [NoiseOfRows(each, low, high, n) for each in (source, normals)]
+    return x[low:high], given, own[0], own[1]
 
 
 def sweep(schedules: Sequence[EpsilonSchedule]) -> list[list[int]]:

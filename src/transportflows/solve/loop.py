@@ -68,20 +68,14 @@ def march(
         ValueError: if the states are no floating-point rows, do not divide into the groups, would
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
-    if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
-        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"x must be a floating-point tensor (n, *) of at least 2 dims, got {got}")
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
-    n = x.shape[0] // groups
-    if x.shape[0] == 0 or x.shape[0] % groups:
-        raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
-    cond = check_conditions(cond, n)
+    n = _check_rows(x, groups)
     prepared = stepper.prepare(times, x.detach()[:1])
     _check_bound(prepared, len(steps), max_nfe)
     noise = Increments() if noise is None else noise
     if prepared.noisy:
         noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
-    chunks = Chunks(x, chunk, cond, groups)
+    chunks = Chunks(x, chunk, check_conditions(cond, n), groups)
     for hook in hooks:
         if isinstance(hook, SolveHook):
             hook.begin(times, x.detach()[:n], chunks)
@@ -108,7 +102,7 @@ def march(
                 state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
             done += 1
             if hooks:
-                moment = Moment(done, len(steps), steps[done - 1][1], state, cond)
+                moment = Moment(done, len(steps), steps[done - 1][1], state, chunks.cond)
                 state = _hooked(stepper, hooks, moment)
                 stopped = moment.stopped
             finite[done - 1] = stepper.fine(prepared, state.detach())
@@ -116,11 +110,20 @@ def march(
                 trajectory[done] = state.clone()
             bar.update()
     solution = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
-    kept = [k for k in saved if k in trajectory]
-    if kept:
+    if kept := [k for k in saved if k in trajectory]:
         path = torch.stack([trajectory[k] for k in kept])
         solution = replace(solution, trajectory=path, saved_at=times[kept])
     return solution, memories
+
+
+def _check_rows(x: Any, groups: int) -> int:
+    """How many rows each group has."""
+    if not isinstance(x, Tensor) or x.ndim < 2 or not x.is_floating_point():
+        got = f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"x must be a floating-point tensor (n, *) of at least 2 dims, got {got}")
+    if x.shape[0] == 0 or x.shape[0] % groups:
+        raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
+    return x.shape[0] // groups
 
 
 def _check_bound(prepared: Prepared, steps: int, max_nfe: int | None) -> None:

@@ -92,19 +92,7 @@ def noise_grid(
     whole = time_grid(steps, start=start, stop=stop)  # checks steps, start and stop
     part = process.part
     reaches = spacing not in ("karras", "logsnr")  # the level 0
-    if isinstance(spacing, str):
-        if spacing not in NOISE_SPACINGS:
-            raise ValueError(
-                f"unknown spacing {spacing!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
-                " time_grid has the spacings of time"
-            )
-        if not (rho > 0 and scale > 0):
-            raise ValueError(f"rho and scale must be positive, got rho={rho}, scale={scale}")
-        spacing = {
-            "karras": lambda u: u ** (1 / rho),
-            "logsnr": torch.log,
-            "asinh": lambda u: torch.asinh(u / scale),
-        }[spacing]
+    own = _spacing(spacing, rho, scale) if isinstance(spacing, str) else spacing
     ends = whole[[0, -1]].to(part.device)
     level = part.scale(ends) / part.path.beta(ends)
     high, low = level.tolist()
@@ -120,14 +108,14 @@ def noise_grid(
     if extra and steps < 2:
         raise ValueError("a grid down to sigma_min and on to the end needs at least 2 steps")
     edge = torch.tensor([top, bottom], dtype=torch.float64)
-    first, last = spacing(edge)
+    first, last = own(edge)
     if not bool(torch.isfinite(first - last)) or bool(first == last):
         raise ValueError(
             f"the spacing is {float(first):g} and {float(last):g} at the levels {top:g} and"
             f" {bottom:g}; it must be finite and monotone between them. Give another sigma_min"
         )
     even = torch.linspace(0, 1, steps + (0 if extra else 1), dtype=torch.float64)
-    wanted = _levels(spacing, first + (last - first) * even, top, bottom)
+    wanted = _levels(own, first + (last - first) * even, top, bottom)
     grid = whole.clone()
     levels = wanted[1:].to(part.device)
     grid[1 : len(wanted)] = part.time_of(-levels.log(), start, stop).cpu()
@@ -139,6 +127,23 @@ def noise_grid(
             " a larger sigma_min"
         )
     return check_grid(grid)
+
+
+def _spacing(name: str, rho: float, scale: float) -> Callable[[Tensor], Tensor]:
+    """A named spacing as a function of u."""
+    if name not in NOISE_SPACINGS:
+        raise ValueError(
+            f"unknown spacing {name!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
+            " time_grid has the spacings of time"
+        )
+    if not (rho > 0 and scale > 0):
+        raise ValueError(f"rho and scale must be positive, got rho={rho}, scale={scale}")
+    known: dict[str, Callable[[Tensor], Tensor]] = {
+        "karras": lambda u: u ** (1 / rho),
+        "logsnr": torch.log,
+        "asinh": lambda u: torch.asinh(u / scale),
+    }
+    return known[name]
 
 
 def _levels(

@@ -219,9 +219,8 @@ def as_source(
         return FromLoader(given, field, names, world, name)
     if isinstance(given, Distribution) or callable(getattr(given, "sample", None)):
         if names or isinstance(field.process.coupling, Paired):
-            raise ValueError(
-                f"{name} is a law of x1 alone, a {kind}; for pairs or conditions give a dataset"
-            )
+            wanted = "for pairs or conditions give a dataset"
+            raise ValueError(f"{name} is a law of x1 alone, a {kind}; {wanted}")
         _no_workers(workers, kind, name)
         return FromLaw(as_distribution(given), size, field, name)
     if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):

@@ -1,0 +1,62 @@
+"""Which scheme a call of ``sample`` asks for, and whether it can do what is asked with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._core.checks import names
+from ..solve.epsilon import EpsilonSchedule
+from ..solve.hooks import Corrector, Hook
+from .adaptive import ADAPTIVE
+from .ancestral import FEW_STEP
+from .multistep import Multistep
+from .schemes import SCHEMES, Scheme, get_scheme
+
+__all__ = ["as_scheme"]
+
+
+def as_scheme(
+    scheme: Any, schedules: Sequence[EpsilonSchedule], corrector: Any, hooks: Sequence[Hook]
+) -> str | Scheme | Multistep:
+    """A scheme that can do what is asked of it; adaptive ones stay names."""
+    noisy = any(not e.is_zero for e in schedules)
+    found = scheme
+    if isinstance(scheme, str):
+        found = FEW_STEP.get(scheme, SCHEMES.get(scheme, scheme))
+        if found is scheme and scheme not in ADAPTIVE:
+            raise ValueError(
+                f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *FEW_STEP])}, and for"
+                f" epsilon=0 {names(ADAPTIVE)}"
+            )
+    if isinstance(found, str):
+        if noisy:
+            raise ValueError(
+                f"the adaptive scheme {found!r} solves ODEs, and epsilon > 0 was given; use"
+                " 'heun' or 'rk4', or epsilon=0"
+            )
+        if corrector is not None or hooks:
+            raise ValueError(
+                "an adaptive scheme has no steps of its own to act after; use a fixed-step one,"
+                f" such as 'heun', with {'the corrector' if corrector is not None else 'hooks'}"
+            )
+    elif isinstance(found, Multistep):
+        found.check(schedules)
+    elif isinstance(found, Scheme):
+        get_scheme(found, noisy=noisy)
+    else:
+        raise TypeError(
+            f"scheme is a name, a Scheme, or a few-step scheme such as ExponentialIntegrator(2),"
+            f" got {scheme if isinstance(scheme, type) else type(scheme).__name__}"
+        )
+    if corrector is not None and not isinstance(corrector, Corrector):
+        raise TypeError(
+            f"corrector must be a LangevinCorrector(snr=0.16), got {type(corrector).__name__}"
+        )
+    if corrector is not None and isinstance(found, Multistep) and found.remembers:
+        raise ValueError(
+            f"{found.name} remembers predictions at states that a Langevin correction then moves,"
+            " and takes the jumps for a trend, so that the law is wrong; use a one-step scheme with"
+            " the corrector: 'ddim', 'ancestral', 'heun' or 'euler_maruyama'"
+        )
+    return found
