@@ -14,7 +14,14 @@ from ..solve.rows import Chunks
 from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
 from .dynamics import regular_margin
 
-__all__ = ["ADAPTIVE", "check_tolerances", "integrate_adaptive", "step_ends", "stuck"]
+__all__ = [
+    "ADAPTIVE",
+    "check_tolerances",
+    "integrate_adaptive",
+    "solve_adaptively",
+    "step_ends",
+    "stuck",
+]
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2")
 """Adaptive schemes, by their names in torchdiffeq."""
@@ -149,14 +156,21 @@ def integrate_adaptive(
     )
 
 
-def chunked_velocity(
+def solve_adaptively(
     field: Field,
-    cond: Mapping[str, Any],
     x: Tensor,
-    chunk: int,
+    ends: Tensor,
+    scheme: str,
     margin: tuple[float, float] | None,
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The velocity in chunks of rows, for solvers that hold the whole state x."""
+    save_at: Sequence[float] | Tensor | None,
+    rtol: float,
+    atol: float,
+    *,
+    cond: Mapping[str, Any],
+    chunk: int,
+    max_nfe: int | None,
+) -> Solution:
+    """The probability flow of a field, by :func:`integrate_adaptive`, in chunks of rows."""
     low, high = regular_margin(field, margin)
     chunks = Chunks(x, chunk, cond)
 
@@ -165,4 +179,14 @@ def chunked_velocity(
         parts = [field.velocity(t, state[pick], rows.cond) for pick, rows in chunks.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)[: len(state)]
 
-    return velocity
+    return integrate_adaptive(
+        velocity,
+        x,
+        ends,
+        scheme=scheme,
+        rtol=rtol,
+        atol=atol,
+        breakpoints=field.process.interpolant.breakpoints,
+        save_at=save_at,
+        max_nfe=max_nfe,
+    )

@@ -59,8 +59,8 @@ class _Chain(Multistep):
                 f" {float(times[-1]):g}) goes towards the noise; use DDIM(eta=0), or"
                 " ExponentialIntegrator(1) with an epsilon"
             )
-        part = field.process.part
-        beta, sigma = part.path.beta(times), part.scale(times)
+        own = field.process.part
+        beta, sigma = own.path.beta(times), own.scale(times)
         ratio = (beta[:-1] / beta[1:]) * (sigma[1:] / sigma[:-1])  # u_t / u_s
         if not bool((ratio <= 1).all()):
             worst = int((~(ratio <= 1)).nonzero()[0])

@@ -21,7 +21,7 @@ def as_scheme(
 ) -> str | Scheme | Multistep:
     """A scheme that can do what is asked of it; adaptive ones stay names."""
     noisy = any(not e.is_zero for e in schedules)
-    found = scheme
+    found: str | Scheme | Multistep = scheme
     if isinstance(scheme, str):
         found = FEW_STEP.get(scheme, SCHEMES.get(scheme, scheme))
         if found is scheme and scheme not in ADAPTIVE:

@@ -22,7 +22,7 @@ from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
 from ..solve.stepper import Stepper
-from .adaptive import chunked_velocity, integrate_adaptive
+from .adaptive import solve_adaptively
 from .choices import as_scheme
 from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
@@ -142,34 +142,17 @@ def sample(
         if corrector is not None:
             looks.insert(0, corrector.bound(field, normals, mix(key, 2), mates))
         rows = default_chunk(field.networks, x) if chunk is None else chunk
+        limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
         solutions = []
         for members in sweep(schedules):
             if isinstance(scheme, str):
-                solution = integrate_adaptive(
-                    chunked_velocity(field, given, x, rows, margins),
-                    x,
-                    grid,
-                    scheme=scheme,
-                    rtol=rtol,
-                    atol=atol,
-                    breakpoints=field.process.interpolant.breakpoints,
-                    save_at=save_at,
-                    max_nfe=max_nfe,
-                )
+                told = (margins, save_at, rtol, atol)
+                solution = solve_adaptively(field, x, grid, scheme, *told, **limits)
             else:
-                solution, _ = march(
-                    _stepper(field, [schedules[k] for k in members], scheme, margins),
-                    x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims),
-                    grid,
-                    saved=saved,
-                    noise=source,
-                    hooks=looks,
-                    key=mix(key, 1),
-                    cond=given,
-                    chunk=rows,
-                    max_nfe=max_nfe,
-                    progress=progress and team.first,
-                )
+                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins)
+                states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
+                limits.update(saved=saved, key=mix(key, 1), progress=progress and team.first)
+                solution, _ = march(stepper, states, grid, noise=source, hooks=looks, **limits)
             solutions.append(solution)
         solution = together(solutions, schedules, len(x)) if many else solutions[0]
         solution = gathered(solution, mates, total, event_dims + 1)

@@ -76,17 +76,9 @@ def noise_grid(
         tensor([0.0000, 0.1773, 0.8227, 0.9901, 1.0000], dtype=torch.float64)
     """
     if start > stop:
-        return noise_grid(
-            process,
-            steps,
-            spacing=spacing,
-            rho=rho,
-            scale=scale,
-            sigma_min=sigma_min,
-            sigma_max=sigma_max,
-            start=stop,
-            stop=start,
-        ).flip(0)
+        range_of = {"sigma_min": sigma_min, "sigma_max": sigma_max, "start": stop, "stop": start}
+        forward = noise_grid(process, steps, spacing=spacing, rho=rho, scale=scale, **range_of)  # type: ignore[arg-type]
+        return forward.flip(0)
     if spacing == "quadratic":
         return time_grid(steps, start=start, stop=stop, spacing="late")
     whole = time_grid(steps, start=start, stop=stop)  # checks steps, start and stop
