@@ -45,7 +45,7 @@ class NoiseLevel:
 
     @cached_property
     def signal(self) -> Tensor:
-        """β²."""
+        """β², what the variance of x1 is multiplied by."""
         return self.beta.square()
 
     @cached_property
@@ -60,7 +60,7 @@ class NoiseLevel:
 
     @property
     def snr(self) -> Tensor:
-        """``β²/σ̂²``."""
+        """``β²/σ̂²``, the signal-to-noise ratio."""
         return self.signal / self.scale_sq
 
     @property
@@ -75,7 +75,7 @@ class NoiseLevel:
 
     @property
     def rate(self) -> Tensor:
-        """``λ̇``."""
+        """``λ̇``, the derivative of ``log(β/σ̂)`` in time."""
         return self.delta / (self.beta * self.scale_sq)
 
     @property

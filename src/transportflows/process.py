@@ -269,10 +269,6 @@ class Process(Storable, nn.Module):
             x = torch.addcmul(x, interpolant.gamma(wide), z)
         return PathSample(self.noise_part, t, x, x0, x1, z, cond, antithetic)
 
-    def forward(self, x1: Tensor, **kwargs: Any) -> PathSample:
-        """Same as :meth:`sample`."""
-        return self.sample(x1, **kwargs)
-
     def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.coupling, Paired):
             raise ValueError(

@@ -5,7 +5,7 @@ from .ancestral import DDIM, FEW_STEP, Ancestral
 from .dynamics import Dynamics, FieldDynamics, FunctionDynamics
 from .exponential import ExponentialIntegrator
 from .integrate import integrate
-from .multistep import Multistep
+from .multistep import Multistep, Table
 from .one_step import OneStep
 from .sample import sample
 from .schemes import SCHEMES, Scheme
@@ -23,6 +23,7 @@ __all__ = [
     "OneStep",
     "SCHEMES",
     "Scheme",
+    "Table",
     "integrate",
     "sample",
 ]

@@ -108,7 +108,7 @@ class DDIM(_Chain):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         return f"DDIM({self.eta:g})"
 
 
@@ -139,7 +139,7 @@ class Ancestral(_Chain):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         return "ancestral" if self.variance == "small" else "ancestral (large variance)"
 
     def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:

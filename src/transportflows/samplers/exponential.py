@@ -114,7 +114,7 @@ class ExponentialIntegrator(Multistep):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         shown = self.variable if isinstance(self.variable, str) else "own variable"
         end = ", corrector" if self.corrector else ""
         end += ", midpoint" if self.rule == "midpoint" else ""

@@ -14,17 +14,24 @@ from torch import Tensor
 from .._core.random import local
 from ..gaussian_part import GaussianPart
 
-__all__ = ["GridTimes", "LogitNormalTimes", "StratifiedTimes", "TimeSampler", "UniformTimes"]
+__all__ = [
+    "GridTimes",
+    "HasPart",
+    "LogitNormalTimes",
+    "StratifiedTimes",
+    "TimeSampler",
+    "UniformTimes",
+]
 
 Margin = tuple[float, float]
 
 
 class HasPart(Protocol):
-    """What times by noise level need of a process."""
+    """Anything with a Gaussian part, as a process: what times by noise level need of it."""
 
     @property
     def part(self) -> GaussianPart:
-        """Its Gaussian part, or a refusal."""
+        """The Gaussian part; where there is none, a refusal."""
 
 
 class TimeSampler(ABC):
