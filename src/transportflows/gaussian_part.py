@@ -24,13 +24,14 @@ latent ``γ z`` is Gaussian given the rest (:class:`NoisePart`): then ``σ̂ = �
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ._core.autodiff import time_derivative
+from ._core.reprs import summary
 from .interpolants import AffineInterpolant, Interpolant
 
 __all__ = ["ConversionError", "GaussianPart", "NoisePart"]
@@ -55,7 +56,7 @@ class NoisePart:
     """
 
     path: Interpolant
-    owner: str
+    owner: str = field(repr=False)
 
     base_scale = None
     base_mean = None
@@ -140,6 +141,8 @@ class NoisePart:
 
     def _latent_rate_limit(self, t: Tensor) -> Tensor:
         return self.scale_dot(t)
+
+    __repr__ = summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,3 +320,5 @@ class GaussianPart(NoisePart):
                 f" [{lowest:.3g}, {highest:.3g}] in float64, got {levels.tolist()}"
             )
         return self.time_of(-levels.log())
+
+    __repr__ = summary

@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ._core.reprs import summary
 from .gaussian_part import GaussianPart
 
 __all__ = ["NoiseLevel"]
@@ -82,3 +83,5 @@ class NoiseLevel:
     def diffusion_sq(self) -> Tensor:
         """``g² = 2 σ̂² λ̇``, of the forward SDE with these marginals."""
         return 2 * self.delta / self.beta
+
+    __repr__ = summary

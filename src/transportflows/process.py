@@ -23,6 +23,7 @@ from ._core.checks import check_same_kind
 from ._core.conditions import check_conditions, map_rows
 from ._core.random import local
 from ._core.registry import Storable
+from ._core.reprs import brief, call_lines
 from ._core.tensor import as_time, expand_time
 from .couplings.base import Coupling, Independent, Paired
 from .distributions.adapters import as_distribution
@@ -352,6 +353,14 @@ class Process(Storable, nn.Module):
             "coupling": self.coupling,
             "shape": None if self.shape is None else list(self.shape),
         }
+
+    def __repr__(self) -> str:
+        parts = [brief(self.interpolant)]
+        parts += [] if self.base is None else [f"base={brief(self.base)}"]
+        parts += [f"coupling={brief(self.coupling)}"]
+        if self.shape is not None and str(tuple(self.shape)) not in parts[1]:
+            parts += [f"shape={tuple(self.shape)}"]
+        return call_lines(type(self).__name__, parts)
 
 
 _UNIFORM = UniformTimes()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ._core.checks import check_finite_rows
 from ._core.registry import Storable
+from ._core.reprs import call
 
 __all__ = ["Standardize"]
 
@@ -78,3 +79,6 @@ class Standardize(Storable, nn.Module):
 
     def config(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
+
+    def __repr__(self) -> str:
+        return call(self)

@@ -24,6 +24,7 @@ from .._core import container
 from .._core.checks import check_state
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable, encode, told
+from .._core.reprs import brief, call_lines
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
@@ -224,6 +225,31 @@ class Field(Storable, nn.Module):
             "state": dict(self.state_dict()),
         }
         container.write(path, header, tree)
+
+    def __repr__(self) -> str:
+        nets, parts = self.networks, []
+        for name, value in self._told().items():
+            if any(value is net for net in nets):
+                parts.append(f"{name}={_sized(value)}")
+            elif value is not None and value is not self.process:
+                parts.append(f"{name}={brief(value)}")
+        law = repr(self.process).replace("\n", "\n    ")
+        return call_lines(type(self).__name__, [*parts, ""])[:-2] + f"\n    process={law})"
+
+    def _told(self) -> dict[str, Any]:
+        """What the repr tells beside the process: the arguments, where they are known."""
+        try:
+            return self.config()
+        except NotImplementedError:
+            return {}
+
+
+def _sized(net: Network) -> str:
+    """A network in a few characters: its name, and how many numbers it learns."""
+    name = getattr(net, "__name__", type(net).__name__)
+    if not isinstance(net, nn.Module):
+        return name
+    return f"<{name}, {sum(p.numel() for p in net.parameters()):,} parameters>"
 
 
 def check_network(net: Any) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
+from .._core.reprs import call
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -93,6 +94,9 @@ class LatentScale(Storable, nn.Module):
         if self._writes("gamma"):
             return time_derivative(self.gamma, t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
+
+    def __repr__(self) -> str:
+        return call(self)
 
 
 class Gamma(LatentScale):

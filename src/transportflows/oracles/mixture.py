@@ -124,6 +124,9 @@ class GaussianMixtureOracle(PairedComponents):
             )
         return base
 
+    def _told(self) -> dict[str, Any]:
+        return {"data": self.rho1}
+
     # ------------------------------------------------------------------------- the exact fields
 
     def predict(

@@ -44,6 +44,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.reprs import summary
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule
 from .multistep import Multistep, Table
@@ -130,6 +131,8 @@ class ExponentialIntegrator(Multistep):
     @torch.no_grad()
     def tabulate(self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor) -> Table:
         return _Tabulation(self, field, schedules, times).table()
+
+    __repr__ = summary
 
 
 class _Tabulation:

@@ -24,6 +24,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .._core.reprs import call
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -63,6 +64,9 @@ class EpsilonSchedule(ABC):
         """
         return self
 
+    def __repr__(self) -> str:
+        return call(self)
+
 
 class ConstantEpsilon(EpsilonSchedule):
     """ε constant.
@@ -86,9 +90,6 @@ class ConstantEpsilon(EpsilonSchedule):
     def is_zero(self) -> bool:
         return self.epsilon == 0
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g}"
-
 
 class NoiseScaleEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)``; ``ε/σ̂ = c``.
@@ -103,9 +104,6 @@ class NoiseScaleEpsilon(ConstantEpsilon):
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return torch.full_like(t, self.epsilon)
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} σ̂"
-
 
 class NoiseVarianceEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)²``; ``ε/σ̂ = c σ̂``, and a relaxation of constant rate c.
@@ -119,9 +117,6 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return self.epsilon * noise_scale
-
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} σ̂²"
 
 
 class AndersonEpsilon(ConstantEpsilon):
@@ -138,6 +133,7 @@ class AndersonEpsilon(ConstantEpsilon):
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(factor)
+        self.factor = self.epsilon
         self._part: GaussianPart | None = None
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
@@ -169,9 +165,6 @@ class AndersonEpsilon(ConstantEpsilon):
             )
         return self.epsilon * value.clamp(min=0)
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} g²/2"
-
 
 class ChurnEpsilon(ConstantEpsilon):
     r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
@@ -188,6 +181,7 @@ class ChurnEpsilon(ConstantEpsilon):
 
     def __init__(self, churn: float, *, sigma_range: tuple[float, float] = (0.0, math.inf)) -> None:
         super().__init__(churn)
+        self.churn = self.epsilon
         low, high = sigma_range
         if not 0 <= low < high:
             raise ValueError(f"sigma_range must be 0 <= low < high, got {sigma_range}")
@@ -218,9 +212,6 @@ class ChurnEpsilon(ConstantEpsilon):
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return self._per_step() * noise_scale
-
-    def __repr__(self) -> str:
-        return f"churn {self.epsilon:g}"
 
 
 class _CallableEpsilon(EpsilonSchedule):

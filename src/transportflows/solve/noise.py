@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import mix
+from .._core.reprs import call
 
 __all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
@@ -38,6 +39,9 @@ class NoiseSource(ABC):
         self, step: int, t0: float, t1: float, *, area: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Return ``ΔW`` over the step from t0 to t1 and, if ``area``, its H."""
+
+    def __repr__(self) -> str:
+        return call(self)
 
     def normal(self, *path: int) -> Tensor:
         """Standard normals beside the path, for all samples: a function of (key, path).

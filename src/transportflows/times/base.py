@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import local
+from .._core.reprs import call
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -110,6 +111,9 @@ class TimeSampler(ABC):
             f"{type(self).__name__} has no density to divide a loss by; leave importance=True out,"
             " use UniformTimes or LogSNRTimes, or write unit_density(u)"
         )
+
+    def __repr__(self) -> str:
+        return call(self)
 
 
 class UniformTimes(TimeSampler):
