@@ -150,7 +150,7 @@ class PathSample:
         if self.z is None:
             return centred / part.base_scale.to(x0)
         scale = part.scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
-        alpha = expand_time(part.path.alpha(self.t) / scale, self.x)
+        alpha = expand_time(part.whole.path.alpha(self.t) / scale, self.x)
         gamma = expand_time(part.path.gamma(self.t) / scale, self.x)
         return alpha * centred + gamma * self.z
 
