@@ -109,10 +109,10 @@ class Integrals:
             "velocity": ((beta_t + sigma_t) / (beta_s + sigma_s))[:, None].expand_as(lost),
         }
 
-    def variance(self, form: str) -> Tensor | None:
-        """The variance of the noise of each step, ``(S, G)``; None for an ODE."""
+    def variance(self, form: str) -> Tensor:
+        """The variance of the noise of each step, ``(S, G)``."""
         if self.relaxation is None:
-            return None
+            return torch.zeros_like(self.transfer[form])
         if form == "data":
             return -self.ends[3].square()[:, None] * torch.expm1(-2 * self.relaxation.whole)
         return self.ends[2].square()[:, None] * self.relaxation.variance
