@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .._core.conditions import NO_CONDITIONS
 from ..process import Process
 from ..transforms import Standardize
-from .base import Field, Network, accepted, called, check_network, check_process
+from .base import Field
+from .calls import Network, accepted, called, check_network, check_process
 
 __all__ = ["FieldPair"]
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .._core.checks import check_state
 from .._core.tensor import as_time
-from ..fields.base import Field, Network
+from ..fields.base import Field
+from ..fields.calls import Network
 from ..interpolants import AffineInterpolant
 from ..process import Process
 

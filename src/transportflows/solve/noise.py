@@ -44,13 +44,11 @@ class NoiseSource(ABC):
         return call(self)
 
     def normal(self, *path: int) -> Tensor:
-        """Standard normals beside the path, for all samples: a function of (key, path).
+        """Standard normals for all samples, which are a function of (key, path).
 
-        Paths begin with a number above 2 and go on with the step, to meet none of the source's own.
+        A method that needs noise beside that of the increments (a corrector) names it by a path
+        that begins with a number above 2 and goes on with the step, to meet none of the source's.
         """
-        return self._normal(*path)
-
-    def _normal(self, *path: int) -> Tensor:
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(
             self.shape, generator=self.generator, dtype=self.dtype, device=self.device
@@ -64,7 +62,7 @@ class Increments(NoiseSource):
         self, step: int, t0: float, t1: float, *, area: bool
     ) -> tuple[Tensor, Tensor | None]:
         h = abs(t1 - t0)
-        dw = self._normal(step).mul_(math.sqrt(h))
+        dw = self.normal(step).mul_(math.sqrt(h))
         if not area:
             return dw, None
         levy = torch.randn(
@@ -92,7 +90,7 @@ class BrownianPath(NoiseSource):
 
     def begin(self, key: int, like: Tensor, start: float) -> None:
         super().begin(key, like, start)
-        root = self._normal(0), self._normal(1).mul_(math.sqrt(1 / 12))
+        root = self.normal(0), self.normal(1).mul_(math.sqrt(1 / 12))
         # Intervals not yet passed, the next one last: (left, right, ΔW, H, level, place, cuts).
         self.ahead = [(0.0, 1.0, *root, 0, 0, 0)]
 

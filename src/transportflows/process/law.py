@@ -1,14 +1,4 @@
-r"""The process: an interpolant, a base and a coupling, which together are the law of ``x_t``.
-
-.. math:: x_t = I(t, x_0, x_1) + \gamma(t) z, \quad (x_0, x_1) \sim \text{coupling}, \;
-          z \sim N(0, \mathrm{Id})
-
-It draws training samples, and it knows the *Gaussian part* of ``x_t``: where x0 is N(m, σ0² Id)
-and independent of x1, or does not enter the path, ``x_t = α m + β x1 + σ̂ ẑ`` with
-``σ̂² = α² σ0² + γ²`` and ẑ standard normal. There every field (velocity, score, noise, data) can
-be had from every other. With another base or a dependent coupling only γ z is Gaussian, σ̂ = γ,
-and a velocity and a score are two fields to learn.
-"""
+"""The noun: what it is made of, what it knows, and what it draws."""
 
 from __future__ import annotations
 
@@ -19,24 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._core.checks import check_same_kind
-from ._core.conditions import check_conditions, map_rows
-from ._core.random import local
-from ._core.registry import Storable
-from ._core.reprs import brief, call_lines
-from ._core.tensor import as_time, expand_time
-from .couplings.base import Coupling, Independent, Paired
-from .distributions.adapters import as_distribution
-from .distributions.base import Distribution
-from .distributions.gaussian import Gaussian
-from .draws import PathSample
-from .gaussian_part import GaussianPart, NoisePart
-from .interpolants import AffineInterpolant, Interpolant, OneSided
-from .times.base import Margin, TimeSampler, UniformTimes
+from .._core.conditions import check_conditions, map_rows
+from .._core.random import local
+from .._core.registry import Storable
+from .._core.reprs import brief, call_lines
+from .._core.tensor import as_time, expand_time
+from ..couplings.base import Coupling, Independent, Paired
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..draws import PathSample
+from ..gaussian_part import GaussianPart, NoisePart
+from ..interpolants import AffineInterpolant, Interpolant, OneSided
+from ..times.base import Margin, TimeSampler, UniformTimes
+from .checks import check_data, check_ends, check_own_base, check_speed
 
 __all__ = ["Process"]
-
-_END_TOLERANCE = 1e-5
 
 
 class Process(Storable, nn.Module):
@@ -87,12 +75,14 @@ class Process(Storable, nn.Module):
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
-        self._ends_checked = False
         self._noise_part: NoisePart | None = None
+        self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
-            self._check_ends(probe, probe)
-        self._check_base()
+            check_ends(interpolant, probe, probe)
+        check_speed(self.noise_part, self.device)
+        if self._starts_gaussian and self.base is not None:
+            check_own_base(interpolant, self.base, self._start_scale)
 
     # ------------------------------------------------------------------ what kind of law it is
 
@@ -155,10 +145,6 @@ class Process(Storable, nn.Module):
         tensors = (*self.parameters(), *self.buffers())
         return tensors[0].device if tensors else torch.device("cpu")
 
-    @property
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=torch.float64, device=self.device)
-
     @cached_property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
@@ -196,7 +182,8 @@ class Process(Storable, nn.Module):
     def _start_scale(self) -> float:
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
-        return float(self.interpolant.gamma(self._zero))
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        return float(self.interpolant.gamma(zero))
 
     @property
     def _starts_gaussian(self) -> bool:
@@ -227,7 +214,7 @@ class Process(Storable, nn.Module):
             cond: conditions to carry along; tensors have B rows.
             generator: source of randomness.
         """
-        self._check_data(x1, x0)
+        check_data(x1, x0, self.shape, "process" if self.base is None else "base")
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
         generator = local(generator, device)
         if t is None or isinstance(t, TimeSampler):
@@ -263,7 +250,8 @@ class Process(Storable, nn.Module):
             x0 = None if x0 is None else torch.cat([x0, x0])
             cond = map_rows(cond, lambda rows: torch.cat([rows, rows]))
         if not self._ends_checked:
-            self._check_ends(x1[:2] if x0 is None else x0[:2], x1[:2])
+            check_ends(interpolant, x1[:2] if x0 is None else x0[:2], x1[:2])
+            self._ends_checked = True
         wide = expand_time(t, x1)
         x = interpolant.mean(wide, x0, x1)  # type: ignore[arg-type]
         if z is not None:
@@ -282,69 +270,6 @@ class Process(Storable, nn.Module):
                 " Process(interpolant, base=Gaussian(shape)), or coupling=Paired() and pairs"
             )
         return self.base.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-
-    # ------------------------------------------------------------------------------- refusals
-
-    def _check_data(self, x1: Tensor, x0: Tensor | None) -> None:
-        if not isinstance(x1, Tensor) or not x1.is_floating_point() or x1.ndim < 2:
-            given = f"{tuple(x1.shape)} {x1.dtype}" if isinstance(x1, Tensor) else type(x1).__name__
-            raise ValueError(
-                f"x1 must be a floating-point tensor (B, *) with at least 2 dimensions, got {given}"
-            )
-        if self.shape is not None and x1.shape[1:] != self.shape:
-            whose = "base" if self.base is not None else "process"
-            raise ValueError(
-                f"the data have event shape {tuple(x1.shape[1:])} and the {whose} has"
-                f" {tuple(self.shape)}; write base=Gaussian({tuple(x1.shape[1:])}), or reshape x1"
-            )
-        if x0 is not None:
-            if x0.shape != x1.shape:
-                raise ValueError(
-                    f"x0 is {tuple(x0.shape)} and x1 is {tuple(x1.shape)}; pairs have one shape"
-                )
-            check_same_kind(x0, x1, "x0", "x1")
-
-    def _check_ends(self, x0: Tensor, x1: Tensor) -> None:
-        with torch.no_grad():
-            errors = self.interpolant.end_errors(x0, x1)
-        wrong = {name: e for name, e in errors.items() if not e <= _END_TOLERANCE}
-        if wrong:
-            spelled = ", ".join(f"{name} = {error:.3g}" for name, error in wrong.items())
-            raise ValueError(
-                f"the ends of {type(self.interpolant).__name__} are wrong: {spelled}, where 0 is"
-                " needed. The path must start at x0 (t = 0), end at x1 (t = 1) and have γ = 0 at"
-                " both; tpf.testing.check_interpolant says more"
-            )
-        self._ends_checked = True
-
-    def _check_base(self) -> None:
-        interpolant, base = self.interpolant, self.base
-        if interpolant.uses_base and isinstance(interpolant, AffineInterpolant):
-            ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
-            with torch.no_grad():
-                bounded = bool(torch.isfinite(interpolant.alpha_dot(ends)).all())
-            part = self.noise_part
-            base_fits = isinstance(part, GaussianPart) and part.base_mean is None
-            if not bounded and not base_fits:
-                raise ValueError(
-                    f"α̇ of {type(interpolant).__name__} is infinite at an end, so the velocity"
-                    " diverges unless the base is Gaussian with mean zero, isotropic and"
-                    " independent; use Gaussian(shape), or an α with a finite derivative"
-                )
-        if self._starts_gaussian and base is not None:
-            scale = self._start_scale
-            if not (
-                isinstance(base, Gaussian)
-                and base.isotropic
-                and base.zero_mean
-                and abs(float(base.scale) - scale) <= 0.01 * scale
-            ):
-                raise ValueError(
-                    f"{type(interpolant).__name__} makes its own base, N(0, {scale:g}² Id); give"
-                    f" that (Gaussian(shape, scale={scale:g})) or none (shape=...). Another base"
-                    " needs a two-sided path such as Linear(gamma=Brownian()); another start for"
-                    " the sampler is sample(..., start=...)"
-                )
 
     def config(self) -> dict[str, Any]:
         return {
