@@ -27,6 +27,11 @@ from torch import Tensor
 __all__ = ["ENTRIES", "compare", "entry", "find", "load", "record", "seeded", "store", "tpf"]
 
 RENAMED: dict[str, str] = {}
+SPACES = {
+    *("couplings", "datasets", "distributions", "fields", "gaussian_part", "interpolants"),
+    *("langevin", "likelihood", "losses", "metrics", "networks", "noise_level", "oracles"),
+    *("particles", "plans", "plots", "samplers", "sdes", "solve", "testing", "times", "training"),
+}
 
 # --------------------------------------------------------------------------------------- names
 
@@ -61,12 +66,19 @@ def find(name: str) -> Any:
 
 
 class _Names:
-    """``tpf.X`` is ``find("X")``."""
+    """``tpf.X`` is ``find("X")``, and ``tpf.samplers.X`` too where samplers has no X (yet)."""
+
+    def __init__(self, space: str = "") -> None:
+        self._space = space
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return find(name)
+        if not self._space:
+            return _Names(name) if name in SPACES else find(name)
+        space = getattr(importlib.import_module("transportflows"), self._space, None)
+        own = isinstance(space, ModuleType) and hasattr(space, name)
+        return getattr(space, name) if own else find(name)
 
 
 tpf = _Names()
@@ -91,6 +103,13 @@ def loss_values(loss: Any, field: Any, rows: Tensor, seed: int) -> Tensor:
 def twice_excess(field: Any, exact: Any, sample: Any, quantity: str) -> Tensor:
     """``excess`` as it was: f̂² - 2 f·f̂ minus that of the exact field."""
     return tpf.losses.squared_error(field, exact, sample, quantity)
+
+
+def time_of_sigma(process: Any, sigma: Tensor) -> Tensor:
+    """The times at which a process has these noise levels; its Gaussian part knows them now."""
+    if hasattr(process, "part"):
+        return process.part.time_of_sigma(sigma)
+    return tpf.time_of_sigma(process, sigma)
 
 
 def few_step(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from _house import entry, loss_values, predicted, seeded, tpf, twice_excess
+from _house import entry, loss_values, predicted, seeded, time_of_sigma, tpf, twice_excess
 
 __all__ = ["FIELDS", "PATHS", "N", "exact", "mixture", "net", "normal", "process", "transformed"]
 
@@ -184,7 +184,7 @@ def grids(path: str) -> dict[str, Any]:
                 for s in ("uniform", "log_snr", "cosine", "quadratic")
             }
         ),
-        "time of sigma": tpf.time_of_sigma(own, sigmas),
+        "time of sigma": time_of_sigma(own, sigmas),
         "geometric levels": tpf.langevin.geometric_levels(own, 7),
         "time grid": tpf.solve.time_grid(9, breakpoints=[0.5]),
     }

@@ -68,20 +68,7 @@ class FieldPair(Field):
             )
         for name, part in given.items():
             if isinstance(part, Field):
-                if part.outputs != (name,):
-                    raise ValueError(f"{name}= was given a {type(part).__name__}")
-                if process is not None and part.process is not process:
-                    raise ValueError(
-                        "the fields of a pair must share one process object, and that of"
-                        f" {name}= is another"
-                    )
-                process = part.process
-                if transform is not None and part.transform not in (None, transform):
-                    raise ValueError(
-                        "the fields of a pair must share one transform object, and that of"
-                        f" {name}= is another: its network works in other units"
-                    )
-                transform = part.transform if transform is None else transform
+                process, transform = _shared(name, part, process, transform)
                 given[name] = part.net
         if process is None:
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
@@ -132,3 +119,21 @@ class FieldPair(Field):
                 f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
             )
         return tuple(accepted(head, self, self.heads, x) for head in both)
+
+
+def _shared(
+    name: str, part: Field, process: Process | None, transform: Standardize | None
+) -> tuple[Process, Standardize | None]:
+    """The process and transform of a field, if they agree with those that are known so far."""
+    if part.outputs != (name,):
+        raise ValueError(f"{name}= was given a {type(part).__name__}")
+    if process is not None and part.process is not process:
+        raise ValueError(
+            f"the fields of a pair must share one process object, and that of {name}= is another"
+        )
+    if transform is not None and part.transform not in (None, transform):
+        raise ValueError(
+            "the fields of a pair must share one transform object, and that of"
+            f" {name}= is another: its network works in other units"
+        )
+    return part.process, part.transform if transform is None else transform

@@ -38,7 +38,7 @@ _FOLLOWS = {
     "diffusion_sq": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion"),
     "diffusion": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion_sq"),
 }
-"""What a closed form for the first would be stale for, if the first is written anew."""
+"""By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
 class LatentScale(Storable, nn.Module):
