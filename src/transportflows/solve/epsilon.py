@@ -240,9 +240,6 @@ class _CallableEpsilon(EpsilonSchedule):
             )
         return value
 
-    def __repr__(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
-
 
 def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> EpsilonSchedule:
     """Return a number, a function of time or a schedule as a schedule.
