@@ -10,8 +10,8 @@ import torch
 from scipy.stats import chi2_contingency
 
 import transportflows as tpf
-from transportflows.plans.exact import best_permutation
 from families import INTERPOLANTS, OWN, Learned, mixture, name, process
+from transportflows.plans.exact import best_permutation
 
 
 def seeded(seed=0):

@@ -18,6 +18,8 @@ from .solution import NonFiniteStateError, Solution
 from .stepper import Stepper
 
 __all__ = [
+    "NOISE_SPACINGS",
+    "SPACINGS",
     "AndersonEpsilon",
     "BrownianPath",
     "ChurnEpsilon",
@@ -25,13 +27,11 @@ __all__ = [
     "Correction",
     "EpsilonSchedule",
     "Increments",
-    "NOISE_SPACINGS",
     "NoiseScaleEpsilon",
     "NoiseSource",
     "NoiseVarianceEpsilon",
     "NonFiniteStateError",
     "Rows",
-    "SPACINGS",
     "Solution",
     "Stepper",
     "march",
