@@ -1,4 +1,4 @@
-"""What a process refuses: data of another kind, a path with wrong ends, a base that does not fit."""
+"""What a process refuses: other data, a path with wrong ends, a base that does not fit."""
 
 from __future__ import annotations
 
