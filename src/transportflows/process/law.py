@@ -102,7 +102,7 @@ class Process(Storable, nn.Module):
 
     @property
     def noise_part(self) -> NoisePart:
-        """The noise in x_t, with its scale σ̂: the Gaussian part if there is one, else the latent.
+        """The noise in x_t and its scale σ̂, of the Gaussian part if there is one, else of the latent.
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """

@@ -88,7 +88,8 @@ class ExponentialIntegrator(Multistep):
     Example:
         >>> import transportflows as tpf
         >>> field = tpf.DataPredictor(tpf.networks.MLP(2), tpf.Process(tpf.VP(), shape=(2,)))
-        >>> tpf.sample(field, 5, scheme=tpf.ExponentialIntegrator(3, corrector=True), steps=8).nfe
+        >>> scheme = tpf.samplers.ExponentialIntegrator(3, corrector=True)
+        >>> tpf.sample(field, 5, scheme=scheme, steps=8).nfe
         8
     """
 
