@@ -132,12 +132,16 @@ class Source:
 
     @property
     def weighed(self) -> list[str]:
-        """Functions that call ``predict`` and weigh what it gives."""
+        """Functions that weigh predictions: ``Combination.of``, and all that call ``predict`` and
+        add up what it gives by themselves.
+        """
         found = []
         for name, node in self.functions():
             words = {_last(n) or "" for n in ast.walk(node)}
             weighs = words & {"zip", "accumulate"} or any(w.startswith("weight") for w in words)
-            if "predict" in words and weighs:
+            if ("predict" in words and weighs and "of" not in words) or name.endswith(
+                "Combination.of"
+            ):
                 found.append(name)
         return [name for name in found if ".losses." not in name]
 

@@ -344,7 +344,7 @@ def test_a_start_of_order_one_would_lose_the_third():
 
     class Bare(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
-            plan = _Tabulation(self, field, schedules, times)
+            plan = _Tabulation(self, field.process.part, schedules, times)
             plan.anew[0] = False
             return plan.table()
 
@@ -366,7 +366,7 @@ def test_a_kink_of_the_path_starts_the_method_anew():
 
     class Through(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
-            plan = _Tabulation(self, field, schedules, times)
+            plan = _Tabulation(self, field.process.part, schedules, times)
             plan.anew[1:] = [False] * (len(plan.anew) - 1)
             return plan.table()
 

@@ -210,8 +210,8 @@ def test_trajectories_callbacks_and_early_stops():
     assert float(short.t[-1]) == pytest.approx(0.3)
     assert torch.equal(short.x, whole.trajectory[1])
     settled = tpf.particle_flow(
-        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4), tolerance=1e-2,
-        every=10, generator=seeded(),
+        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4),
+        tolerance=1e-2, every=10, generator=seeded(),
     )  # fmt: skip
     assert 10 < settled.nfe < 400
     assert settled.nfe % 10 == 0

@@ -179,7 +179,8 @@ def test_a_resumed_gan_ends_with_the_same_bits(tmp_path):
         trainer = tpf.Trainer(field, loss)
         trainer.fit(
             data, steps=steps, batch_size=32, generator=seeded(), progress=False, resume=resume,
-            checkpoints=tpf.training.Checkpoints(folder, every=6), callbacks=[tpf.particles.DiscriminatorState(loss)],
+            checkpoints=tpf.training.Checkpoints(folder, every=6),
+            callbacks=[tpf.particles.DiscriminatorState(loss)],
         )  # fmt: skip
         return [*field.parameters(), *loss.discriminator.parameters()]
 

@@ -1,18 +1,18 @@
-"""What a notebook shows of couplings, distributions and results, and that they can be copied."""
+"""What a notebook shows of nouns and results, and that they can be copied."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 import torch
 
 import transportflows as tpf
-from families import mixture, process
+from families import GAMMAS, INTERPOLANTS, SDES, mixture, name, process
 
 M, D = tpf.metrics, tpf.distributions
 N = 1_000
@@ -80,6 +80,92 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "TransportPlan": lambda: M.optimal_pairs(X, Y),
     "TwoSampleTest": lambda: M.energy.TwoSampleTest(1.0, 0.5),
     "Digits": lambda: tpf.datasets.Digits(rows(1, 8, 8), LABELS),
+    "Batch": lambda: tpf.Batch(X, Y, {"label": LABELS}),
+    "LogLikelihood": lambda: tpf.log_likelihood(oracle(), X[:, :2], scheme="heun", steps=2),
+    "PathSample": lambda: oracle().process.sample(
+        X[:, :2], cond={"label": LABELS}, generator=seeded()
+    ),
+    "SampledLikelihood": lambda: tpf.likelihood.sample_with_log_likelihood(
+        oracle(), N, scheme="heun", steps=2, generator=seeded()
+    ),
+    "Solution": lambda: tpf.sample(oracle(), N, epsilon=0.5, steps=9, generator=seeded()),
+    "LangevinSolution": lambda: tpf.langevin.langevin(
+        lambda x: -x, X, step_size=0.1, steps=3, save_at=[1, 3], generator=seeded()
+    ),
+    "VariationalBound": lambda: tpf.likelihood.variational_bound(
+        denoiser(), X, torch.linspace(0.9, 0.1, 5), generator=seeded()
+    ),
+}
+PLAIN = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+IMAGES = tpf.Process(
+    tpf.Linear(tpf.Brownian()), tpf.Gaussian((3, 8, 8), scale=torch.rand(3, 8, 8) + 0.1),
+    tpf.MinibatchOT("sinkhorn"),
+)  # fmt: skip
+
+
+def mlp(**how: int) -> tpf.networks.MLP:
+    return tpf.networks.MLP(2, 8, 1, **how)
+
+
+class Swapped(torch.nn.Linear):
+    """A network of another library's order of arguments."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x) * t[:, None]
+
+
+def denoiser() -> tpf.oracles.EmpiricalOracle:
+    return tpf.oracle(tpf.Process(tpf.OneSidedLinear(), shape=(3,)), X)
+
+
+def scale() -> tpf.Standardize:
+    return tpf.Standardize(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0]))
+
+
+NOUNS: dict[str, Callable[[], Any]] = {
+    **{f"path {k} {name(path)}": lambda p=path: p for k, path in enumerate(INTERPOLANTS)},
+    **{f"gamma {k} {name(gamma)}": lambda g=gamma: g for k, gamma in enumerate(GAMMAS)},
+    "chain with a table": lambda: tpf.sdes.DDPMChain(torch.full((1_000,), 0.01)),
+    **{f"process {k} {name(sde)}": lambda s=sde: process(s) for k, sde in enumerate(SDES)},
+    "process": lambda: PLAIN,
+    "process of pairs": lambda: tpf.Process(tpf.Linear(), coupling=tpf.Paired()),
+    "process of images": lambda: IMAGES,
+    "GaussianPart": lambda: PLAIN.part,
+    "NoisePart": lambda: IMAGES.noise_part,
+    "NoiseLevel": lambda: tpf.noise_level.NoiseLevel.at(PLAIN.part, torch.rand(N)),
+    "Combination": lambda: oracle().weights("noise", torch.rand(N)),
+    "Velocity": lambda: tpf.Velocity(mlp(), PLAIN, transform=scale()),
+    "Velocity of images": lambda: tpf.Velocity(tpf.networks.MLP((3, 8, 8), 8, 1), IMAGES),
+    "FieldPair": lambda: tpf.FieldPair(
+        velocity=mlp(), noise=mlp(), process=PLAIN, transform=scale()
+    ),
+    "two heads": lambda: tpf.FieldPair(heads=mlp(heads=2), process=PLAIN, transform=scale()),
+    "EDM": lambda: tpf.EDM(mlp(), PLAIN),
+    "adapted network": lambda: tpf.Velocity(tpf.networks.from_xt(Swapped(2, 2)), PLAIN),
+    "oracle": oracle,
+    "empirical oracle": denoiser,
+    "Standardize": scale,
+    "Standardize of images": lambda: tpf.Standardize.fit(rows(3, 8, 8)),
+    "ConstantEpsilon": lambda: tpf.solve.ConstantEpsilon(0.5),
+    "NoiseScaleEpsilon": lambda: tpf.solve.NoiseScaleEpsilon(0.5),
+    "NoiseVarianceEpsilon": lambda: tpf.solve.NoiseVarianceEpsilon(0.5),
+    "AndersonEpsilon": lambda: tpf.solve.AndersonEpsilon(0.5),
+    "ChurnEpsilon": lambda: tpf.solve.ChurnEpsilon(40.0, sigma_range=(0.05, 50.0)),
+    "CosineSigma": lambda: tpf.particles.CosineSigma(2.0, 0.5),
+    "ConstantStep": lambda: tpf.particles.ConstantStep(None),
+    "ExponentialStep": lambda: tpf.particles.ExponentialStep(0.5, ratio=1e-4),
+    "Increments": tpf.solve.Increments,
+    "BrownianPath": tpf.solve.BrownianPath,
+    **{f"scheme {k}": lambda s=scheme: s for k, scheme in tpf.samplers.SCHEMES.items()},
+    **{f"scheme {k}": lambda s=scheme: s for k, scheme in tpf.samplers.FEW_STEP.items()},
+    "UniformTimes": tpf.times.UniformTimes,
+    "StratifiedTimes": lambda: tpf.times.StratifiedTimes(margin=0.1),
+    "LogitNormalTimes": tpf.times.LogitNormalTimes,
+    "GridTimes": lambda: tpf.times.GridTimes(torch.rand(N)),
+    "EDMTimes": tpf.times.EDMTimes,
+    "LogSNRTimes": tpf.times.LogSNRTimes,
+    "SigmaTimes": lambda: tpf.times.SigmaTimes([0.1, 0.2]),
+    "bound times": lambda: tpf.times.EDMTimes().bind(PLAIN),
 }
 
 
@@ -89,9 +175,9 @@ def diffusion_bias() -> Any:
 
 
 def test_every_result_is_shown() -> None:
-    public = {
+    public = {"Batch", "PathSample", "Solution"} | {
         name
-        for space in (M, tpf.plans)
+        for space in (M, tpf.plans, tpf.likelihood)
         for name in space.__all__
         if isinstance(getattr(space, name), type) and dataclasses.is_dataclass(getattr(space, name))
     }
@@ -106,7 +192,9 @@ def content(value: Any) -> Any:
         return {name: tensor.tolist() for name, tensor in value.named_buffers()}
     if isinstance(value, (tuple, list)):
         return [content(one) for one in value]
-    if isinstance(value, (float, int, str, type(None))):
+    if isinstance(value, Mapping):
+        return {key: content(one) for key, one in value.items()}
+    if isinstance(value, (float, int, str, torch.dtype, type(None))):
         return repr(value)
     return {name: content(part) for name, part in vars(value).items()}
 
@@ -124,6 +212,68 @@ def test_is_short_and_can_be_copied(name: str) -> None:
         assert type(again) is type(value)
         assert content(again) == content(value)
         assert repr(again) == text
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_a_noun_is_short_and_can_be_copied(name: str) -> None:
+    noun = NOUNS[name]()
+    text = repr(noun)
+    assert text.count("\n") <= 3, text
+    assert len(text) <= 400, text
+    assert " object at 0x" not in text
+    assert text.startswith(f"{type(noun).__name__}(")
+    for again in (copy.deepcopy(noun), pickle.loads(pickle.dumps(noun))):
+        assert type(again) is type(noun)
+        assert repr(again) == text
+        assert drawn(again) == drawn(noun)
+
+
+def drawn(noun: Any) -> Any:
+    """What an object does, as something that can be compared."""
+    t, x = torch.tensor([0.25, 0.75], dtype=torch.float64), rows(3)[:2, :2]
+    if isinstance(noun, tpf.Field):
+        shape = noun.process.shape
+        x = rows(*shape)[:2].float()
+        return noun.predict(t.float(), x)[0].tolist()
+    if isinstance(noun, tpf.Process):
+        x = rows(*(noun.shape or (2,)))[:8]
+        x0 = x if isinstance(noun.coupling, tpf.Paired) else None
+        return noun.sample(x, x0=x0, generator=seeded()).x.tolist()
+    if isinstance(noun, (tpf.Interpolant, tpf.interpolants.Gamma)):
+        return noun.gamma_sq(t).tolist(), noun.gamma_sq_dot(t).tolist()
+    if isinstance(noun, tpf.Standardize):
+        return noun(rows(*noun.mean.shape)).tolist()
+    if isinstance(noun, tpf.gaussian_part.NoisePart):
+        return noun.scale(t).tolist(), noun.signal(t).tolist()
+    if isinstance(noun, tpf.times.TimeSampler):
+        bound = noun.bind(PLAIN)
+        return bound.sample(9, margin=(0.01, 0.01), generator=seeded()).tolist()
+    if isinstance(noun, tpf.solve.EpsilonSchedule):
+        step = torch.tensor([0.5], dtype=torch.float64)
+        return noun.bound(PLAIN.part, t[None], step).value(t, PLAIN.part.scale(t)).tolist()
+    if isinstance(noun, tpf.solve.NoiseSource):
+        noun.begin(7, x, 0.0)
+        return [one.tolist() for one in noun.increment(0, 0.0, 0.3, area=True)]
+    if isinstance(noun, (tpf.samplers.Scheme, tpf.samplers.Multistep)):
+        field = tpf.oracle(PLAIN, tpf.Gaussian((2,), 1.0, 0.5))
+        return tpf.sample(field, scheme=noun, steps=3, start=x, generator=seeded()).x.tolist()
+    return content(noun)
+
+
+def test_what_a_notebook_shows() -> None:
+    assert repr(tpf.Linear(tpf.Brownian())) == "Linear(gamma=Brownian(a=1))"
+    assert repr(PLAIN) == (
+        "Process(Linear(), base=Gaussian((2,), mean=0, scale=1), coupling=Independent())"
+    )
+    assert repr(tpf.Process(tpf.VP(), shape=(3, 32, 32))) == (
+        "Process(VP(beta_min=0.1, beta_max=20), coupling=Independent(), shape=(3, 32, 32))"
+    )
+    assert repr(tpf.Velocity(mlp(), PLAIN)) == (
+        f"Velocity(net=<MLP, {sum(p.numel() for p in mlp().parameters())} parameters>,\n"
+        f"    process={PLAIN!r})"
+    )
+    assert repr(tpf.solve.AndersonEpsilon(2.0)) == "AndersonEpsilon(factor=2)"
+    assert repr(tpf.times.UniformTimes(margin=0.1)) == "UniformTimes(margin=(0.1, 0.1))"
 
 
 def test_the_event_shape_comes_first() -> None:

@@ -122,7 +122,7 @@ def test_a_jump_of_the_rate_is_met_by_a_breakpoint():
 def test_a_subclass_keeps_no_stale_coefficient():
     class Slower(tpf.VP):
         def drift_rate(self, tau):
-            return -0.25 * self._rate(tau)
+            return 0.5 * super().drift_rate(tau)
 
     class Own(tpf.VE):
         def sigma(self, tau):
@@ -132,6 +132,14 @@ def test_a_subclass_keeps_no_stale_coefficient():
     torch.testing.assert_close(Slower().a(tau), tpf.VP().a(tau).sqrt(), rtol=1e-12, atol=0)
     torch.testing.assert_close(Own().diffusion_sq(tau), 8 * (0.1 + 4 * tau), rtol=1e-12, atol=0)
     assert tpf.testing.check_interpolant(Own()).problems == []
+
+
+@pytest.mark.parametrize("sde", SDES, ids=name)
+def test_a_family_of_the_library_needs_no_quadrature(sde, monkeypatch):
+    """Marginals and coefficients are in closed form, and a class below keeps those it shares."""
+    monkeypatch.setattr(type(sde), "_quadrature", None)
+    for value in (sde.a, sde.a_dot, sde.sigma_sq, sde.sigma_sq_dot, sde.drift_rate):
+        assert bool(torch.isfinite(value(TAU[1:-1])).all())
 
 
 # -------------------------------------------------------------------------------- forward paths

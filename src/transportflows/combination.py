@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._core.reprs import summary
 from ._core.tensor import expand_time
 
 __all__ = ["Combination"]
@@ -163,3 +164,5 @@ class Combination:
         if out is None:
             return torch.zeros_like(x)
         return out if out.shape == x.shape else out.expand_as(x)
+
+    __repr__ = summary

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ._core.conditions import map_rows
+from ._core.reprs import summary
 from ._core.tensor import expand_time
 from .gaussian_part import NoisePart
 
@@ -60,6 +61,8 @@ class Batch:
         x0 = None if self.x0 is None else function(self.x0)
         cond = {k: function(v) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
         return Batch(function(self.x1), x0, cond)
+
+    __repr__ = summary
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ class PathSample:
         if self.z is None:
             return centred / part.base_scale.to(x0)
         scale = part.scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
-        alpha = expand_time(part.path.alpha(self.t) / scale, self.x)
+        alpha = expand_time(part.whole.path.alpha(self.t) / scale, self.x)
         gamma = expand_time(part.path.gamma(self.t) / scale, self.x)
         return alpha * centred + gamma * self.z
 
@@ -155,3 +158,5 @@ class PathSample:
     def data(self) -> Tensor:
         """``x1``, whose conditional mean is the data prediction d."""
         return self.x1
+
+    __repr__ = summary

@@ -24,19 +24,19 @@ latent ``γ z`` is Gaussian given the rest (:class:`NoisePart`): then ``σ̂ = �
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ._core.autodiff import time_derivative
+from ._core.reprs import summary
 from .interpolants import AffineInterpolant, Interpolant
 
 __all__ = ["ConversionError", "GaussianPart", "NoisePart"]
 
 _ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
-
 _TINY = 1e-60
 _NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
 
@@ -52,18 +52,19 @@ class NoisePart:
     Attributes:
         path: the interpolant.
         owner: the process it is of, in words, for messages.
+        base_scale: σ0, ``()``; None where x0 is no part of the noise.
+        base_mean: m, of the event shape, or ``(B, *)`` where each row has its own; None for zero.
     """
 
     path: Interpolant
-    owner: str
-
-    base_scale = None
-    base_mean = None
+    owner: str = field(repr=False)
+    base_scale: Tensor | None = None
+    base_mean: Tensor | None = None
 
     @property
     def exists(self) -> bool:
         """Whether there is any noise at all, so that ``x_t`` has a score."""
-        return self.path.has_latent
+        return self.base_scale is not None or self.path.has_latent
 
     @property
     def whole(self) -> GaussianPart:
@@ -88,15 +89,16 @@ class NoisePart:
         """
         if not self.exists:
             raise ConversionError(
-                f"{wanted} does not exist for this process: x_t has no Gaussian part ({self.owner})."
-                " Give the interpolant a latent, such as Linear(gamma=Brownian()), or use a"
-                " Gaussian base with the independent coupling"
+                f"{wanted} does not exist for this process: x_t has no Gaussian part"
+                f" ({self.owner}). Give the interpolant a latent, such as Linear(gamma=Brownian()),"
+                " or use a Gaussian base with the independent coupling"
             )
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers that the path holds are."""
+        """Where the numbers of the base and of the path are."""
         tensors = (*self.path.parameters(), *self.path.buffers())
+        tensors = tensors if self.base_scale is None else (self.base_scale,)
         return tensors[0].device if tensors else torch.device("cpu")
 
     @property
@@ -105,16 +107,22 @@ class NoisePart:
         return any(True for _ in self.path.parameters())
 
     def scale_sq(self, t: Tensor) -> Tensor:
-        """``σ̂²(t)``, of the shape of t."""
-        return self.path.gamma_sq(t)
+        """``σ̂²(t) = γ² + α² σ0²``, of the shape of t."""
+        square = self.path.gamma_sq(t)
+        if self.base_scale is None or not isinstance(self.path, AffineInterpolant):
+            return square
+        return square + self.path.alpha_sq(t) * self.base_scale.to(square).square()
 
     def scale_sq_dot(self, t: Tensor) -> Tensor:
         """The derivative of σ̂², which is ``2 σ̂ σ̂̇``, finite where σ̂̇ is not."""
-        return self.path.gamma_sq_dot(t)
+        dot = self.path.gamma_sq_dot(t)
+        if self.base_scale is None or not isinstance(self.path, AffineInterpolant):
+            return dot
+        return dot + self.path.alpha_sq_dot(t) * self.base_scale.to(dot).square()
 
     def signal(self, t: Tensor) -> Tensor:
         """What x1 is multiplied by apart from x0: β of a Gaussian part, 1 where x0 matters too."""
-        return torch.ones_like(t)
+        return self.path.beta(t) if isinstance(self, GaussianPart) else torch.ones_like(t)
 
     def scale(self, t: Tensor) -> Tensor:
         """``σ̂(t) ≥ 0``; ``s = -η̂ / σ̂``."""
@@ -135,11 +143,21 @@ class NoisePart:
     def latent_rate(self, t: Tensor) -> Tensor:
         """``γγ̇/σ̂``, the weight of the noise in ``b - v``, with its limit where σ̂ vanishes."""
         half_dot, scale = 0.5 * self.path.gamma_sq_dot(t), self.scale(t)
-        safe = torch.where(scale > 0, scale, 1.0)
-        return torch.where(scale > 0, half_dot / safe, self._latent_rate_limit(t))
+        ratio = half_dot / torch.where(scale > 0, scale, 1.0)
+        return torch.where(scale > 0, ratio, self._latent_rate_limit(t))
 
     def _latent_rate_limit(self, t: Tensor) -> Tensor:
-        return self.scale_dot(t)
+        """``γγ̇/σ̂`` at a common zero of γ and σ̂, by de l'Hôpital's rule."""
+        if self.base_scale is None:
+            return self.scale_dot(t)
+        if not self.path.has_latent:
+            return torch.zeros_like(t)
+        scale_dot, second = self.scale_dot(t), 0.5 * time_derivative(self.path.gamma_sq_dot, t)
+        finite = torch.isfinite(scale_dot) & (scale_dot != 0)
+        ratio = second / torch.where(finite, scale_dot, 1.0)
+        return torch.where(finite, ratio, torch.where(scale_dot == 0, 0.0, scale_dot))
+
+    __repr__ = summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,43 +169,15 @@ class GaussianPart(NoisePart):
 
     Attributes:
         path: an affine interpolant.
-        owner: the process it is of, in words, for messages.
-        base_scale: σ0, ``()``; None where x0 does not enter the path.
-        base_mean: m, of the event shape, or ``(B, *)`` where each row has its own; None for zero.
     """
 
     path: AffineInterpolant
-    base_scale: Tensor | None = None  # type: ignore[assignment]
-    base_mean: Tensor | None = None  # type: ignore[assignment]
 
     @property
     def whole(self) -> GaussianPart:
         return self
 
-    @property
-    def exists(self) -> bool:
-        return self.base_scale is not None or self.path.has_latent
-
-    @property
-    def device(self) -> torch.device:
-        return super().device if self.base_scale is None else self.base_scale.device
-
     # ------------------------------------------------------------------------------ the formulas
-
-    def scale_sq(self, t: Tensor) -> Tensor:
-        gamma_sq = self.path.gamma_sq(t)
-        if self.base_scale is None:
-            return gamma_sq
-        return gamma_sq + self.path.alpha_sq(t) * self.base_scale.to(gamma_sq).square()
-
-    def scale_sq_dot(self, t: Tensor) -> Tensor:
-        gamma_sq_dot = self.path.gamma_sq_dot(t)
-        if self.base_scale is None:
-            return gamma_sq_dot
-        return gamma_sq_dot + self.path.alpha_sq_dot(t) * self.base_scale.to(gamma_sq_dot).square()
-
-    def signal(self, t: Tensor) -> Tensor:
-        return self.path.beta(t)
 
     def delta(self, t: Tensor) -> Tensor:
         """``Δ = β̇ σ̂² - β σ̂σ̂̇ = β σ̂² λ̇``, of the shape of t."""
@@ -214,21 +204,6 @@ class GaussianPart(NoisePart):
         if self.base_mean is None:
             return None
         return self.path.alpha(t).to(like) * self.base_mean.to(like)
-
-    def _latent_rate_limit(self, t: Tensor) -> Tensor:
-        """By de l'Hôpital's rule, at a common zero of γ and σ̂."""
-        if self.base_scale is None:
-            return self.scale_dot(t)
-        if not self.path.has_latent:
-            return torch.zeros_like(t)
-        scale_dot = self.scale_dot(t)
-        second = 0.5 * time_derivative(self.path.gamma_sq_dot, t)
-        finite = torch.isfinite(scale_dot) & (scale_dot != 0)
-        return torch.where(
-            finite,
-            second / torch.where(finite, scale_dot, 1.0),
-            torch.where(scale_dot == 0, 0.0, scale_dot),
-        )
 
     # ------------------------------------------------------------------- what is true of all times
 
@@ -317,3 +292,5 @@ class GaussianPart(NoisePart):
                 f" [{lowest:.3g}, {highest:.3g}] in float64, got {levels.tolist()}"
             )
         return self.time_of(-levels.log())
+
+    __repr__ = summary

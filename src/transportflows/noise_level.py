@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ._core.reprs import summary
 from .gaussian_part import GaussianPart
 
 __all__ = ["NoiseLevel"]
@@ -45,7 +46,7 @@ class NoiseLevel:
 
     @cached_property
     def signal(self) -> Tensor:
-        """β²."""
+        """β², what the variance of x1 is multiplied by."""
         return self.beta.square()
 
     @cached_property
@@ -60,7 +61,7 @@ class NoiseLevel:
 
     @property
     def snr(self) -> Tensor:
-        """``β²/σ̂²``."""
+        """``β²/σ̂²``, the signal-to-noise ratio."""
         return self.signal / self.scale_sq
 
     @property
@@ -75,10 +76,12 @@ class NoiseLevel:
 
     @property
     def rate(self) -> Tensor:
-        """``λ̇``."""
+        """``λ̇``, the derivative of ``log(β/σ̂)`` in time."""
         return self.delta / (self.beta * self.scale_sq)
 
     @property
     def diffusion_sq(self) -> Tensor:
         """``g² = 2 σ̂² λ̇``, of the forward SDE with these marginals."""
         return 2 * self.delta / self.beta
+
+    __repr__ = summary

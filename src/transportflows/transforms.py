@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from ._core.checks import check_finite_rows
 from ._core.registry import Storable
+from ._core.reprs import call
 
 __all__ = ["Standardize"]
 
 
 class Standardize(Storable, nn.Module):
     r"""The affine map ``y = (x - mean) / scale`` and its inverse.
+
+    Networks train best on numbers of unit size, while people think in the units of their data. A
+    field with a transform takes and gives data in their own units at its surface (``sample``,
+    ``log_likelihood``), and works in standardised ones inside.
 
     Args:
         mean: a number, or a tensor that broadcasts to the event shape.
@@ -47,13 +52,13 @@ class Standardize(Storable, nn.Module):
     def fit(cls, x: Tensor, *, shared: Sequence[int] | str = ()) -> Standardize:
         """Fit mean and standard deviation to rows ``x`` ``(N, *)``.
 
+        A coordinate that does not vary is centred and keeps scale 1.
+
         Args:
             x: finite data.
             shared: event dimensions, counted from 0 after the batch, over which one mean and one
                 scale are shared: ``(1, 2)`` for one a channel of ``(C, H, W)`` images, ``"all"``
                 for one in all. By default every coordinate has its own.
-
-        A coordinate that does not vary is centred and keeps scale 1.
         """
         check_finite_rows(x, "x")
         events = tuple(range(x.ndim - 1)) if shared == "all" else tuple(int(d) for d in shared)
@@ -78,3 +83,6 @@ class Standardize(Storable, nn.Module):
 
     def config(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
+
+    def __repr__(self) -> str:
+        return call(self)

@@ -31,7 +31,8 @@ def check_conditions(
         rows: what the rows are, for messages.
 
     Raises:
-        TypeError: if it is no mapping, a name is no text, or a value might be rows and is no tensor.
+        TypeError: if it is no mapping, a name is no text, or a value that might be rows is no
+            tensor.
         ValueError: if a name is taken, or a tensor has another number of rows.
     """
     if cond is None:

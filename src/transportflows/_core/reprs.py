@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["brief", "call_lines", "summary"]
+__all__ = ["brief", "call", "call_lines", "summary"]
 
 _LINE = 99  # characters
 _MOST = 300  # characters of a summary
@@ -29,6 +31,13 @@ def brief(value: Any, *, ranges: bool = True, shapes: bool = True) -> str:
             return f"<{len(value)} values>"
         text = ", ".join(brief(one, ranges=ranges, shapes=shapes) for one in value)
         return f"[{text}]" if isinstance(value, list) else f"({text})"
+    if isinstance(value, Mapping):
+        if len(value) > 4:
+            return f"<{len(value)} values>"
+        items = (f"{k!r}: {brief(v, ranges=ranges, shapes=shapes)}" for k, v in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, FunctionType):
+        return value.__name__
     text = repr(value)
     return text if len(text) <= 72 and "\n" not in text else f"<{type(value).__name__}>"
 
@@ -45,6 +54,24 @@ def call_lines(name: str, parts: Iterable[str]) -> str:
             line += " "
         line += part
     return "\n".join([*lines, line + ")"])
+
+
+def call(self: Any) -> str:
+    """The ``__repr__`` of an object that keeps its arguments: ``Name(argument=value, ...)``.
+
+    Arguments are told by ``config()`` where it knows them, and otherwise by the attributes of their
+    names. Those that are None, or not kept, are left out.
+    """
+    try:
+        kept = self.config()
+    except (AttributeError, NotImplementedError):
+        kept = {}
+    parts = []
+    for name in inspect.signature(type(self)).parameters:
+        value = kept.get(name, getattr(self, name, None))
+        if value is not None and not inspect.ismethod(value):
+            parts.append(f"{name}={brief(value)}")
+    return call_lines(type(self).__name__, parts)
 
 
 def summary(self: Any) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.registry import Storable
-from .._core.reprs import brief, call_lines
+from .._core.reprs import call
 
 __all__ = ["Coupling", "Independent", "Paired"]
 
@@ -32,8 +32,7 @@ class Coupling(Storable, ABC):
         """
 
     def __repr__(self) -> str:
-        parts = [f"{name}={brief(value)}" for name, value in self.config().items()]
-        return call_lines(type(self).__name__, parts)
+        return call(self)
 
 
 class Independent(Coupling):

@@ -7,14 +7,14 @@ quantity that the prediction determines, exactly, or refuses and names the cure
 them, oracles are fields without a network.
 
 Here ``noise`` is η̂, the conditional mean of the standard normal of the *whole* Gaussian part of
-x_t, so that ``score = -noise / process.noise_part.scale(t)`` for every process; where the base is not
-an independent Gaussian it is the papers' ``η = E[z | x_t]``.
+x_t, so that ``score = -noise / process.noise_part.scale(t)`` for every process; where the base is
+not an independent Gaussian it is the papers' ``η = E[z | x_t]``.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,18 +24,18 @@ from .._core import container
 from .._core.checks import check_state
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable, encode, told
+from .._core.reprs import brief, call_lines
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
+from .calls import Network, called, check_network, check_process, sized
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
 
 FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
-
-Network = Callable[..., Any]
 
 
 class Field(Storable, nn.Module):
@@ -225,64 +225,19 @@ class Field(Storable, nn.Module):
         }
         container.write(path, header, tree)
 
+    def __repr__(self) -> str:
+        nets, parts = self.networks, []
+        for name, value in self._told().items():
+            if any(value is net for net in nets):
+                parts.append(f"{name}={sized(value)}")
+            elif value is not None and value is not self.process:
+                parts.append(f"{name}={brief(value)}")
+        law = repr(self.process).replace("\n", "\n    ")
+        return call_lines(type(self).__name__, [*parts, ""])[:-2] + f"\n    process={law})"
 
-def check_network(net: Any) -> None:
-    if isinstance(net, Process) or not callable(net):
-        raise TypeError(
-            f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
-            " Velocity(net, process)"
-        )
-
-
-def check_process(process: Any) -> None:
-    if not isinstance(process, Process):
-        raise TypeError(
-            f"process must be a Process, got {type(process).__name__}; the order is"
-            " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
-        )
-
-
-def called(field: Field, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-    """``net(t, x, **cond)``, if it is of the shape and dtype of x.
-
-    Raises:
-        ValueError: if it is not; where dtypes or devices are why the network fails, it says so.
-    """
-    try:
-        prediction = net(t, x, **cond)
-    except RuntimeError as error:
-        own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
-        if own is not None and (own.dtype != x.dtype or own.device != x.device):
-            raise ValueError(
-                f"the states are {x.dtype} on {x.device} and the network is {own.dtype} on"
-                f" {own.device}; write x.to(dtype={own.dtype}, device={str(own.device)!r}), or"
-                f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
-            ) from error
-        raise
-    if (
-        isinstance(prediction, Tensor)
-        and prediction.shape == x.shape
-        and prediction.dtype == x.dtype
-    ):
-        return prediction
-    return accepted(prediction, field, net, x)
-
-
-def accepted(prediction: Any, field: Field, net: Network, x: Tensor) -> Tensor:
-    """A prediction of the shape of x; of another dtype only under autocast."""
-    kind = type(field).__name__
-    if isinstance(prediction, Tensor) and prediction.shape == x.shape:
-        if prediction.dtype == x.dtype:
-            return prediction
-        if torch.is_autocast_enabled(x.device.type):
-            return prediction.to(x.dtype)
-        raise ValueError(
-            f"the network of this {kind} gave {prediction.dtype} for states of {x.dtype}; write"
-            f" net.to({x.dtype}), or give it states of its own dtype"
-        )
-    name = getattr(net, "__name__", type(net).__name__)
-    got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
-    raise ValueError(
-        f"the network of this {kind} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
-        f" gave {got}"
-    )
+    def _told(self) -> dict[str, Any]:
+        """What the repr tells beside the process: the arguments, where they are known."""
+        try:
+            return self.config()
+        except NotImplementedError:
+            return {}

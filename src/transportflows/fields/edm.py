@@ -31,7 +31,7 @@ from .._core.tensor import expand_time
 from ..noise_level import NoiseLevel
 from ..process import Process
 from ..transforms import Standardize
-from .base import Network, called
+from .calls import Network, called
 from .kinds import DataPredictor
 
 __all__ = ["EDM", "EDMCoefficients"]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from .._core.conditions import NO_CONDITIONS
 from ..process import Process
 from ..transforms import Standardize
-from .base import Field, Network, accepted, called, check_network, check_process
+from .base import Field
+from .calls import Network, accepted, called, check_network, check_process
 
 __all__ = ["FieldPair"]
 
@@ -123,7 +124,7 @@ class FieldPair(Field):
 def _shared(
     name: str, part: Field, process: Process | None, transform: Standardize | None
 ) -> tuple[Process, Standardize | None]:
-    """The process and transform that a field has in common with the rest of a pair."""
+    """The process and transform of a field, if they agree with those that are known so far."""
     if part.outputs != (name,):
         raise ValueError(f"{name}= was given a {type(part).__name__}")
     if process is not None and part.process is not process:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
+from .._core.reprs import call
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -37,7 +38,7 @@ _FOLLOWS = {
     "diffusion_sq": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion"),
     "diffusion": ("a", "a_dot", "sigma", "sigma_sq", "sigma_sq_dot", "diffusion_sq"),
 }
-"""What a closed form for the first would be stale for, if the first is written anew."""
+"""By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
 class LatentScale(Storable, nn.Module):
@@ -93,6 +94,9 @@ class LatentScale(Storable, nn.Module):
         if self._writes("gamma"):
             return time_derivative(self.gamma, t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
+
+    def __repr__(self) -> str:
+        return call(self)
 
 
 class Gamma(LatentScale):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import draw_key, stream
+from .._core.reprs import summary
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..losses.chain_weight import VariationalWeight
@@ -56,6 +57,8 @@ class VariationalBound:
             level_width: in the units of the data; see :func:`bits_per_dimension`.
         """
         return bits_per_dimension(self.log_prob, self.shape, level_width=level_width)
+
+    __repr__ = summary
 
 
 def variational_bound(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import draw_key, mix, stream
+from .._core.reprs import summary
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..fields.base import Field
@@ -45,6 +46,8 @@ class LogLikelihood:
     nfe: int
     probes: int
 
+    __repr__ = summary
+
 
 @dataclass(frozen=True, eq=False)
 class SampledLikelihood:
@@ -63,6 +66,8 @@ class SampledLikelihood:
     standard_error: Tensor
     nfe: int
     probes: int
+
+    __repr__ = summary
 
 
 def log_likelihood(

@@ -1,4 +1,4 @@
-"""Maximum likelihood: the loss of a continuous normalising flow."""
+"""Maximum likelihood: the loss that makes a velocity a continuous normalising flow."""
 
 from __future__ import annotations
 

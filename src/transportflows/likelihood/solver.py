@@ -1,4 +1,9 @@
-"""The solve: states and the integrals of the divergence along the ODE."""
+"""The solve behind a log-density: a state and the integral of the divergence, moved together.
+
+The state is widened by K numbers, the running integrals of ``∇·b``: one for the exact divergence,
+one for each probe of Hutchinson's estimate. The wide state obeys an ODE of its own, and any solver
+of ODEs serves for it.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +46,10 @@ DIVERGENCES = ("exact", "hutchinson")
 
 
 class Solver(nn.Module):
-    """State and integrals of the divergence, ``(n, D + K)``, along the ODE.
+    """State and integrals of the divergence, ``(n, D + K)``, along the ODE of a field.
 
-    A module, since torchdiffeq's adjoint looks for parameters in one.
+    It is the right-hand side of that ODE too: called, it gives time derivatives. It is a module,
+    since torchdiffeq's adjoint method looks for the parameters in one.
     """
 
     def __init__(
@@ -115,6 +121,8 @@ class Solver(nn.Module):
 
         d = self.shape.numel()
 
+        # Tolerances hold row by row, and for the integrals in nats: so the error's norm is that of
+        # the worst row, and not the root mean square of all.
         def worst_row(error: Tensor) -> Tensor:
             rows = error.reshape(-1, state.shape[1])
             size = rows[:, :d].square().mean(1).sqrt()
@@ -203,7 +211,7 @@ class Solver(nn.Module):
 
 @contextmanager
 def recording(field: Field, gradients: bool) -> Iterator[None]:
-    """With a graph; or without one, and the networks in evaluation mode."""
+    """Keep a graph of what is computed; or keep none, with the networks in evaluation mode."""
     if gradients:
         yield
         return
@@ -238,7 +246,7 @@ def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
 
 
 def log_scale(field: Field, x: Tensor) -> float | Tensor:
-    """``Σ log s`` over the event: what the transform takes from a log-density."""
+    """``Σ log s`` over the event, by which the transform's scales s lower a log-density."""
     if field.transform is None:
         return 0.0
     scale = field.transform.scale.to(x)

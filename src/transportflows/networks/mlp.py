@@ -154,7 +154,11 @@ class _FromXT(nn.Module):
 
 
 def from_xt(net: Callable[..., Any]) -> nn.Module:
-    """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``."""
+    """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
+
+    Raises:
+        TypeError: if it cannot be called.
+    """
     if not callable(net):
-        raise TypeError(f"from_xt adapts a callable net(x, t), got {type(net).__name__}")
+        raise TypeError(f"net must be a callable net(x, t, **cond), got {type(net).__name__}")
     return _FromXT(net)

@@ -1,4 +1,4 @@
-"""What the oracles share: a field without a network."""
+"""What the oracles share: a field that is computed, and has no network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .._core.checks import check_state
 from .._core.tensor import as_time
-from ..fields.base import Field, Network
+from ..fields.base import Field
+from ..fields.calls import Network
 from ..interpolants import AffineInterpolant
 from ..process import Process
 
@@ -17,7 +18,12 @@ __all__ = ["ExactField"]
 
 
 class ExactField(Field):
-    """A field without a network."""
+    """A field without a network: no parameters, and states of one event shape.
+
+    Args:
+        process: with an affine path.
+        shape: event shape of the data.
+    """
 
     _like: Tensor
 

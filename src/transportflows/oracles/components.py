@@ -1,7 +1,8 @@
 """Pairs of Gaussian components, one of the base and one of the data, and sums over them.
 
-Each pair makes one component of the law of x_t (formulas: :mod:`transportflows.oracles`). Where
-their covariances are diagonal in a common basis, that basis is found here, once.
+Each pair makes one component of the law of x_t, with the covariance ``Σ = α² C + β² S + γ² Id``
+(formulas: :mod:`transportflows.oracles`). Where C and S are diagonal in a common basis, so is Σ at
+every time, and solving with it is a division. That basis is found here, once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,18 @@ class PairedComponents(ExactField):
     def _diagonal_posterior(
         self, alpha: Tensor, beta: Tensor, squares: tuple[Tensor, Tensor, Tensor], x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-terms ``(K, B)`` and u in the common basis ``(K, d, B)``; all Σ are diagonal."""
+        """Where all Σ are diagonal: what the weights are made from, and u in the common basis.
+
+        Args:
+            alpha: α at the times, ``()`` or ``(B,)``.
+            beta: β, likewise.
+            squares: α², β² and γ², likewise, float64.
+            x: states, ``(B, d)``.
+
+        Returns:
+            Of each component log weight + log density, ``(K, B)``, and ``u = Σ⁻¹ (x - M)``,
+            ``(K, d, B)``.
+        """
         spread0, spread1 = self.spread0[:, :, None], self.spread1[:, :, None]
         a, b, c = squares
         variance = (a * spread0 + b * spread1 + c).to(x)
@@ -51,7 +63,7 @@ class PairedComponents(ExactField):
     def _full_posterior(
         self, alpha: Tensor, beta: Tensor, squares: tuple[Tensor, Tensor, Tensor], x: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same by Cholesky factors at the time, or the times of the rows."""
+        """The same for any Σ, by its Cholesky factors at the time, or at the times of the rows."""
         a, b, c = (square.reshape(-1, 1, 1, 1) for square in squares)
         eye = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
         factor = torch.linalg.cholesky(a * self.spread0 + b * self.spread1 + c * eye).to(x)
@@ -107,10 +119,21 @@ def components_of(law: Distribution, name: str) -> tuple[Tensor, Tensor, Tensor]
 def common_basis(
     cov0: Tensor, cov1: Tensor, latent: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor]:
-    """``into`` and ``back`` with ``C = back c backᵀ``, ``S = back s backᵀ``, and (c, s).
+    """A basis in which the covariances C and S of each pair are diagonal, if there is one.
 
-    Both are None where the given basis serves, and (c, s) are (C, S) themselves where, with a
-    latent, C and S share no orthogonal basis. Without one (γ = 0) any two do, by congruence.
+    Tried in turn: the given basis; the eigenvectors of a sum of C and S, which are those of both
+    where the two commute; and, where there is no latent (whose ``γ² Id`` must stay as it is), one
+    that is not orthogonal and in which C is the identity.
+
+    Args:
+        cov0: C, ``(K, d, d)``.
+        cov1: S, likewise.
+        latent: whether the path has a latent.
+
+    Returns:
+        ``into`` and ``back``, with ``C = back c backᵀ`` and ``S = back s backᵀ``, and the diagonals
+        c and s, ``(K, d)``. The first two are None where the given basis serves; they are None, and
+        c and s are C and S themselves, where no basis was found.
     """
 
     def diagonals(basis: Tensor, cov: Tensor) -> Tensor | None:

@@ -124,6 +124,9 @@ class GaussianMixtureOracle(PairedComponents):
             )
         return base
 
+    def _told(self) -> dict[str, Any]:
+        return {"data": self.rho1}
+
     # ------------------------------------------------------------------------- the exact fields
 
     def predict(
@@ -192,7 +195,11 @@ class GaussianMixtureOracle(PairedComponents):
     # ------------------------------------------------------------------------------- the work
 
     def _exact(self, t: Tensor, x: Tensor, *wanted: str) -> list[Tensor]:
-        """Compute what is wanted, in blocks of rows."""
+        """Compute what is wanted, in blocks of rows that fit a cache.
+
+        Where Σ must be factorised and the rows have few distinct times, rows of one time go
+        together: one factorisation serves them all.
+        """
         self._check(t, x)
         t = t.to(x.device, torch.float64)
         work = torch.promote_types(x.dtype, torch.float32)

@@ -135,8 +135,7 @@ class DataDifference(Direction):
     Args:
         data: D_p: a field of a one-sided process (learned or exact), a Gaussian or a mixture of
             them, a tensor of rows, or a function ``(z, sigma)``.
-        of_source: D_q, likewise; ``"sample"`` for the kernel mean of the particles; None for y
-            itself.
+        of_source: D_q, likewise; ``"sample"`` for the particles' kernel mean, None for y itself.
 
     Source: Weber (2023), equations 15 and 16.
     """

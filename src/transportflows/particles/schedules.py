@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.reprs import call
+
 __all__ = [
     "ConstantSigma",
     "ConstantStep",
@@ -65,8 +67,7 @@ class SigmaSchedule(ABC):
         return values
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{name}={value:g}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({settings})"
+        return call(self)
 
 
 class ConstantSigma(SigmaSchedule):
@@ -144,10 +145,7 @@ class _CallableSigma(SigmaSchedule):
         self.function = function
 
     def value(self, u: Tensor) -> Tensor:
-        return self.function(u)
-
-    def __repr__(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
+        return torch.as_tensor(self.function(u), dtype=u.dtype)
 
 
 class StepSchedule(ABC):
@@ -171,7 +169,7 @@ class StepSchedule(ABC):
         return self.factor(torch.linspace(0, 1, len(sigma), dtype=torch.float64))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
+        return call(self)
 
 
 class ConstantStep(StepSchedule):

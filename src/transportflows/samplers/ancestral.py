@@ -41,8 +41,8 @@ class _Chain(Multistep):
         if not all(s.is_zero for s in schedules):
             raise ValueError(
                 f"{self.name} has a noise of its own, and epsilon > 0 was given; leave epsilon out,"
-                " or use ExponentialIntegrator(1), which takes any epsilon (AndersonEpsilon() for that of the"
-                " chain)"
+                " or use ExponentialIntegrator(1), which takes any epsilon (AndersonEpsilon() for"
+                " that of the chain)"
             )
 
     def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:
@@ -69,18 +69,18 @@ class _Chain(Multistep):
                 f" from t = {float(times[worst]):g} to {float(times[worst + 1]):g}; use"
                 " ExponentialIntegrator(1) with an epsilon"
             )
-        part = (1 - ratio) * (1 + ratio)
-        posterior, forward = sigma[1:].square() * part, sigma[:-1].square() * part
+        added = (1 - ratio) * (1 + ratio)
+        posterior, forward = sigma[1:].square() * added, sigma[:-1].square() * added
         kept = (sigma[1:].square() - self.eta**2 * posterior).clamp(min=0).sqrt()
         state = kept / sigma[:-1]
         weight = beta[1:] - state * beta[:-1]
-        added = self._added(posterior, forward).sqrt()
+        noise = self._added(posterior, forward).sqrt()
         groups = len(schedules)
         return Table(
             ["data"] * (len(times) - 1),
             list(state[:, None].expand(-1, groups)),
             list(weight[:, None, None].expand(-1, -1, groups)),
-            list(added[:, None].expand(-1, groups)),
+            list(noise[:, None].expand(-1, groups)),
         )
 
 
@@ -108,7 +108,7 @@ class DDIM(_Chain):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         return f"DDIM({self.eta:g})"
 
 
@@ -139,7 +139,7 @@ class Ancestral(_Chain):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         return "ancestral" if self.variance == "small" else "ancestral (large variance)"
 
     def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:

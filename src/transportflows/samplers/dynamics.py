@@ -1,26 +1,33 @@
-r"""Dynamics: what a solve needs of a field, tabulated before the loop.
+r"""Dynamics: what a solve needs of a field, tabulated before its loop.
 
-The sampling dynamics of a field, for a step of sign ± in time, has the drift ``b ± ε s``, which is
-linear in x and in the network's outputs:
+A field is sampled by the ODE or SDE ``dX = (b ± ε s) dt + √(2ε) dW``, with + forward in time and −
+backward. Velocity b and score s are conversions of what the networks predict, and all conversions
+are linear, so the drift is a linear combination of the state, the base's mean and the predictions:
 
 .. math:: b \pm \varepsilon s = A(t)\, x + C(t)\, m + \sum_k B_k(t) f_k(t, x).
 
-The coefficients are formed in float64 for all times of the grid at once, after cancellation, so
-that the loop holds network calls and fused updates only. A step that touches a time at which the
-score's weights exceed a bound (an end where σ̂ vanishes) is made with ε = 0: a *window*. The
-marginals do not depend on ε, so this leaves them exact. It is the whole step that goes as an ODE:
-with ε = 0 at the singular stage alone, ε would fall by O(1) within a step, and a scheme of order 2
-make an error of O(h²) there instead of O(h³).
+A, B and C depend on time alone. They are formed for all times of the grid at once, in float64, with
+b and s added up first, since large parts of them may cancel. So the loop itself holds network calls
+and fused additions only.
 
-A step is in the window too where h ε/σ̂² exceeds 4 and the score is not itself an output: on data
-near a manifold that is the relaxation's rate, and no explicit scheme is stable there.
+**Ends of time.** Weights may be infinite there, and then the grid still goes to the end: starting
+or stopping short of it would leave the law of another time. Two devices serve, one for each of the
+two terms.
 
-Where the velocity's own weights are singular, the field is evaluated a *margin* away from the end.
-The grid still reaches the end: starting or stopping at the margin would leave the law of another
-time. At a root (γ̇ η of a Brownian γ) the margin is 1e-4. At a pole (a noise prediction where
-β = 0, a data prediction where σ̂ = 0) what a weight multiplies is the error of a learned field, so
-a solve that starts there looks half a step away, and a step that ends there has one slope, that of
-its regular side: it lands on the data prediction. That costs an error of O(h²) once.
+*A window for the score.* Where the weights of ``ε s`` exceed a bound (an end where σ̂ vanishes), the
+step that touches the time is made with ε = 0. The law of x_t does not depend on ε, so this costs
+nothing. The whole step goes as an ODE: were ε 0 at the singular stage alone, it would fall by O(1)
+within the step, and a scheme of order 2 would make an error of O(h²) there instead of O(h³). Steps
+are in the window too where ``h ε/σ̂²``, the relaxation within a step, exceeds 4 (on data near a
+manifold, say), since no explicit scheme is stable there. Not so where the score is itself an
+output: then nothing is divided by σ̂.
+
+*A margin for the velocity.* Where the velocity's own weights are infinite at an end, the field is
+evaluated a little way off. If they grow like a root (γ̇ η of a Brownian γ), 1e-4 is enough. If they
+have a pole (a noise prediction where β = 0, a data prediction where σ̂ = 0), they multiply the error
+of a learned field without bound. So a solve that starts there looks half a step away; and a step
+that ends there takes one slope, that of its regular side, and so lands on the data prediction. That
+costs an error of O(h²), once.
 """
 
 from __future__ import annotations
@@ -43,12 +50,8 @@ __all__ = ["Drift", "Dynamics", "FieldDynamics", "FunctionDynamics", "regular_ma
 BOUND = 1e4
 """Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
 
-
-_STIFF = 4.0
-
-
-_MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}
-
+_STIFF = 4.0  # relaxation within a step, h ε/σ̂², above which explicit schemes are unstable
+_MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}  # by what the velocity has at an end
 
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
@@ -171,7 +174,7 @@ class FieldDynamics(Dynamics):
     def _keep_off(
         self, times: Tensor, widths: Tensor, like: Tensor
     ) -> tuple[Tensor, tuple[float, float], int | None]:
-        """Stage times off singular ends, how far, and the step that lands on a pole, if any."""
+        """Stage times a margin off singular ends, the margin, and the step that ends at a pole."""
         if self.given_margin is not None:
             low, high = self.given_margin
             return times.clamp(low, 1 - high), (low, high), None
@@ -191,7 +194,11 @@ class FieldDynamics(Dynamics):
     def _relaxed(
         self, velocity: Combination, stages: Tensor, widths: Tensor, landing: int | None
     ) -> tuple[Combination, Tensor, tuple[tuple[float, float], ...] | None]:
-        """``b ± ε s``, from the score or the noise, whichever is regular; ε; and the window."""
+        """``b ± ε s``, ε on the CPU, both with ε = 0 in the window; and the window.
+
+        ``ε s`` is formed twice, as ``ε · score`` and as ``-(ε/σ̂) · noise``: the score's weights may
+        be infinite where the ratio ε/σ̂ is not. Of the two the one within bounds is taken.
+        """
         field, part, t = self.field, self.field.process.noise_part, stages.reshape(-1)
         scale = part.scale(t)
         by_score, by_noise = field.weights("score", t), field.weights("noise", t)
@@ -201,9 +208,8 @@ class FieldDynamics(Dynamics):
         ratio = torch.stack([e.over_noise_scale(t, scale) for e in schedules], -1)
         by_score = by_score.map(lambda w: w.double().unsqueeze(-1) * epsilon)
         by_noise = by_noise.map(lambda w: w.double().unsqueeze(-1) * -ratio)
-        shape = (*stages.shape, self.groups)
-        sign = 1 if float(widths[0]) > 0 else -1
         use_score = by_score.within(BOUND)
+        shape = (*stages.shape, self.groups)
         singular = (~use_score & ~by_noise.within(BOUND)).view(shape).any(1, keepdim=True)
         if "score" not in field.outputs:
             rate = (epsilon / scale.square().unsqueeze(-1)).view(shape)  # NaN where both vanish
@@ -219,6 +225,7 @@ class FieldDynamics(Dynamics):
                 " leaves the end"
             )
         singular = singular.expand(shape).reshape(-1, self.groups)
+        sign = 1 if float(widths[0]) > 0 else -1
         relaxation = by_score.where(use_score, by_noise).map(
             lambda w: torch.where(singular, 0.0, sign * w)
         )

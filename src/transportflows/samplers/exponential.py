@@ -1,11 +1,14 @@
-r"""ExponentialIntegrator integrators: few-step sampling of one-sided processes.
+r"""Exponential integrators: few-step sampling of processes with a Gaussian part.
 
-Along a one-sided process the sampling equation is linear in x but for the prediction, so its linear
-part is solved exactly, and only the prediction, which changes slowly, is interpolated over a step
-(:mod:`transportflows.samplers.quadrature` has the formulas). Through the newest value alone that is
-DDIM; through the newest p values it is a multistep method of order p, at one network call a step.
-Its kinds differ in what they take to vary slowly (*prediction*) and in what it is a polynomial of
-(*variable*):
+**The idea.** Where ``x_t = α m + β x1 + σ̂ ẑ``, the equation that is sampled is linear in x but for
+one term, the network's prediction. The linear part is solved exactly, whatever the length of a
+step. The prediction changes slowly with time; it is taken for a polynomial through the values that
+the network gave at the last few times (:mod:`transportflows.samplers.quadrature` has the
+formulas). Through one value that is DDIM; through p values it is a multistep method of order p, at
+one network call a step.
+
+The methods of the literature differ in *what* is taken to vary slowly (``prediction``), and in what
+it is a polynomial *of* (``variable``):
 
 =====================  ==========  ===========  ==================================================
 name                   prediction  variable     source
@@ -16,35 +19,37 @@ name                   prediction  variable     source
 ``"unipc2"``, ``3``    data        λ            UniPC, Zhao et al. (2023), corrector of order p + 1
 =====================  ==========  ===========  ==================================================
 
-All weights are exact, where the sources approximate some, and hold for any ε ≥ 0: with ε > 0 the
-relaxation, however stiff, and its noise are part of what is solved exactly, so that a constant ε
-needs no window. ε = κ σ̂² λ̇ (:class:`AndersonEpsilon`) gives the SDE-DPM-Solvers at κ = 1.
-DPM-Solver++(2M) and UniPC-2 take the interpolant at the middle of a step for all of it:
-``rule="midpoint"``.
+The sources approximate some weights; here all are exact. DPM-Solver++(2M) and UniPC-2 take the
+polynomial's value at the middle of a step for all of it: ``rule="midpoint"``.
 
-**The order is kept at the ends of time.** Where σ̂ = 0 at the last time, λ is infinite there; the
-step is interpolated in t instead, and lands on the data prediction extrapolated from p values. A
-solve from β = 0 likewise. A form that is singular over a step (the noise where β = 0, the data
-backward from σ̂ = 0) is replaced there by one that is not, and the method starts anew behind it.
+**With ε > 0** the relaxation and its noise are part of what is solved exactly, however fast the
+relaxation is, so that a constant ε needs no window. :class:`AndersonEpsilon` gives the
+SDE-DPM-Solvers. Since predictions then differ from step to step by their share of the noise, of
+size √h, paths have order 1 whatever p is. Laws still gain from p = 2: the noise in
+``f_n - f_{n-1}`` belongs to the step before, not to this one, and over two steps it evens out.
 
-**The start** has one value only. A first step of order 1 would make an error of O(h²) and leave a
-method of order 3 at order 2; it is corrected by the second value, at no call.
+**At the ends of time** the order is kept. Where σ̂ = 0 at the last time, λ is infinite: that step is
+interpolated in t instead, and lands on the data prediction, extrapolated from p values. A solve
+from β = 0 likewise. A prediction that is singular over a step (the noise where β = 0, the data
+backward from σ̂ = 0) is replaced there by another one, and the method starts anew behind it.
 
-**With ε > 0** predictions differ from step to step by their share of the noise, O(√h), so paths
-have order 1 whatever p is. Laws gain from p = 2: the noise of ``f_n - f_{n-1}`` is that of the step
-before instead of that of this step, and over two steps this evens out.
+**The first step** knows one value only. Left at order 1 it would make an error of O(h²), and a
+method of order 3 one of order 2. So once the second value is known the first step is corrected, at
+no further call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.reprs import summary
 from ..fields.base import Field
+from ..gaussian_part import GaussianPart
 from ..solve.epsilon import EpsilonSchedule
 from .multistep import Multistep, Table
 from .quadrature import FORMS, VARIABLES, Integrals, Variable, integrals, levels
@@ -53,10 +58,12 @@ __all__ = ["ExponentialIntegrator"]
 
 _MAX_ORDER = 4
 
+Schedules = Sequence[EpsilonSchedule]
+
 
 @dataclass(frozen=True)
 class ExponentialIntegrator(Multistep):
-    """A multistep exponential integrator, for ``sample(field, n, scheme=ExponentialIntegrator(2))``.
+    """A multistep exponential integrator: ``sample(field, n, scheme=ExponentialIntegrator(2))``.
 
     It takes one network call a step, forward or backward in time, with any ε (``"velocity"``: with
     ε = 0).
@@ -81,7 +88,8 @@ class ExponentialIntegrator(Multistep):
     Example:
         >>> import transportflows as tpf
         >>> field = tpf.DataPredictor(tpf.networks.MLP(2), tpf.Process(tpf.VP(), shape=(2,)))
-        >>> tpf.sample(field, 5, scheme=tpf.ExponentialIntegrator(3, corrector=True), steps=8).nfe
+        >>> scheme = tpf.samplers.ExponentialIntegrator(3, corrector=True)
+        >>> tpf.sample(field, 5, scheme=scheme, steps=8).nfe
         8
     """
 
@@ -114,7 +122,7 @@ class ExponentialIntegrator(Multistep):
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        """As in :class:`Solution`."""
+        """The name of the scheme, as a :class:`Solution` tells it."""
         shown = self.variable if isinstance(self.variable, str) else "own variable"
         end = ", corrector" if self.corrector else ""
         end += ", midpoint" if self.rule == "midpoint" else ""
@@ -133,70 +141,68 @@ class ExponentialIntegrator(Multistep):
 
     @torch.no_grad()
     def tabulate(self, field: Field, schedules: Sequence[EpsilonSchedule], times: Tensor) -> Table:
-        return _Tabulation(self, field, schedules, times).table()
+        return _Tabulation(self, field.process.part, schedules, times).table()
+
+    __repr__ = summary
 
 
 class _Tabulation:
-    """The numbers of an exponential integrator on a grid."""
+    """The numbers of an exponential integrator on a grid.
+
+    Step i goes from ``times[i]``, where the network is called, to ``times[i + 1]``.
+    """
 
     def __init__(
-        self,
-        scheme: ExponentialIntegrator,
-        field: Field,
-        schedules: Sequence[EpsilonSchedule],
-        times: Tensor,
+        self, scheme: ExponentialIntegrator, part: GaussianPart, schedules: Schedules, times: Tensor
     ) -> None:
-        self.scheme, self.part, self.times = scheme, field.process.part, times
+        self.scheme, self.part, self.times = scheme, part, times
         own = scheme.variable
         self.variable = VARIABLES[own] if isinstance(own, str) else own
         self.noisy = not all(s.is_zero for s in schedules)
-        self.beta = self.part.path.beta(times)
-        self.sigma = self.part.scale(times)
+        self.beta, self.sigma = part.path.beta(times), part.scale(times)
         empty = (self.beta == 0) | (self.sigma == 0)
         self.singular = (empty[:-1] | empty[1:]).tolist()
         self.lands = (self.sigma[1:] == 0).tolist()
         self.steps = len(times) - 1
-        self.place: list[tuple[Integrals, int]] = [None] * self.steps  # type: ignore[list-item]
-        for members in self._batches():
+        self.place = self._integrated(schedules)  # of each step: the integrals, and its row in them
+        self.forms = self._forms()
+        starts, kinks = times.tolist()[:-1], part.path.breakpoints
+        self.anew = [
+            i == 0 or any(abs(t - b) < 1e-9 for b in kinks) for i, t in enumerate(starts)
+        ]  # whether the predictions before it are of no use
+
+    def _integrated(self, schedules: Schedules) -> list[tuple[Integrals, int]]:
+        """Tabulate steps together: all of them with ε > 0, since a schedule may know the grid."""
+        batches = [list(range(self.steps))]
+        if not self.noisy:
+            kinds = (False, True)
+            batches = [[i for i in batches[0] if self.singular[i] is kind] for kind in kinds]
+        found: dict[int, tuple[Integrals, int]] = {}
+        for members in filter(None, batches):
             singular = any(self.singular[i] for i in members)
-            index = torch.tensor(members, device=times.device)
-            part = integrals(
+            index = torch.tensor(members, device=self.times.device)
+            table = integrals(
                 self.part,
                 schedules,
-                times[index],
-                times[index + 1],
+                self.times[index],
+                self.times[index + 1],
                 halvings=levels(noisy=self.noisy, singular=singular),
                 open_ends=singular,
             )
-            for k, i in enumerate(members):
-                self.place[i] = (part, k)
-        self.forms = self._forms(field)
-        kinks = self.part.path.breakpoints
-        self.anew = [
-            i == 0 or any(abs(t - b) < 1e-9 for b in kinks)
-            for i, t in enumerate(times.tolist()[:-1])
-        ]
+            found.update({i: (table, k) for k, i in enumerate(members)})
+        return [found[i] for i in range(self.steps)]
 
-    def _batches(self) -> list[list[int]]:
-        """Steps that are tabulated together: all of them with ε > 0, which may know the grid."""
-        if self.noisy:
-            return [list(range(self.steps))]
-        kinds = (
-            [i for i in range(self.steps) if self.singular[i] is kind] for kind in (False, True)
-        )
-        return [members for members in kinds if members]
-
-    def _forms(self, field: Field) -> list[str]:
+    def _forms(self) -> list[str]:
         """The prediction of each step: the one asked for, unless it is singular there."""
         asked = self.scheme.prediction
-        parts = {id(part): part for part, _ in self.place}
-        if all(bool(part.usable(asked).all()) for part in parts.values()):
+        tables = {id(table): table for table, _ in self.place}
+        if all(bool(table.usable(asked).all()) for table in tables.values()):
             return [asked] * self.steps
         wanted = [asked, *(form for form in ("velocity", "data", "noise") if form != asked)]
         usable = {}
         for form in wanted:
-            found = {key: part.usable(form).tolist() for key, part in parts.items()}
-            usable[form] = [found[id(part)][k] for part, k in self.place]
+            found = {key: table.usable(form).tolist() for key, table in tables.items()}
+            usable[form] = [found[id(table)][k] for table, k in self.place]
         forms: list[str] = []
         for i in range(self.steps):
             fit = next((form for form in wanted if usable[form][i]), None)
@@ -211,75 +217,74 @@ class _Tabulation:
         return forms
 
     def table(self) -> Table:
-        """All steps: weights, corrections, and the two put together."""
-        scheme, last = self.scheme, self.steps - 1
-        seen, since = [], 0
-        for i in range(self.steps):
-            since = 1 if self.anew[i] else since + 1
-            most = scheme.order + (scheme.corrector and self.lands[i])
-            seen.append(min(most, since))
-        corrected = [
-            i < last
-            and (
-                scheme.corrector
-                or (self.anew[i] and (scheme.order > 2 or (scheme.order == 2 and self.singular[i])))
-            )
-            for i in range(self.steps)
-        ]
-        predicted = self._weights(seen, [True] * self.steps, ahead=0)
-        with_next = self._weights([p + 1 for p in seen], corrected, ahead=1)
+        """All steps, and what corrects each of them.
 
-        state = [part.transfer[self.forms[i]][k] for i, (part, k) in enumerate(self.place)]
-        weights: list[Tensor] = []
-        fixes: dict[int, Tensor] = {}
-        for i, own in enumerate(predicted):
-            assert own is not None
-            total = own
-            change = with_next[i - 1] if i > 0 else None
-            if change is not None:
-                before = predicted[i - 1]
-                assert before is not None
-                change = torch.cat([change[:1], change[1:] - before])
+        Step i can be corrected once the prediction at its end is known, which is when step i + 1 is
+        made. So step i + 1 carries it: its own weights, and what is left after it (``state``) of
+        the corrected weights of step i less the ones that were used.
+        """
+        seen = self._seen()
+        used = self._weights(dict(enumerate(seen)), ahead=0)
+        better = self._weights({i: seen[i] + 1 for i in self._corrected()}, ahead=1)
+        state = [table.transfer[form][k] for (table, k), form in self._each()]
+        weights, fixes = [], {}
+        for i in range(self.steps):
+            total = used[i]
+            if i - 1 in better:
+                change = better[i - 1]
+                change = torch.cat([change[:1], change[1:] - used[i - 1]])
                 if self.forms[i] != self.forms[i - 1]:
                     fixes[i] = change
                 else:
-                    total = torch.zeros(
-                        max(len(own), len(change)), own.shape[1], dtype=own.dtype, device=own.device
-                    )
-                    total[: len(own)] += own
+                    total = total.new_zeros(max(len(used[i]), len(change)), total.shape[1])
+                    total[: len(used[i])] += used[i]
                     total[: len(change)] += state[i] * change
             weights.append(total)
-        noise = None
-        if self.noisy:
-            noise = []
-            for i, (part, k) in enumerate(self.place):
-                variance = part.variance(self.forms[i])
-                assert variance is not None
-                noise.append(variance[k].clamp(min=0).sqrt())
-        return Table(self.forms, state, weights, noise, fixes)
+        noise = [table.variance(form)[k].clamp(min=0).sqrt() for (table, k), form in self._each()]
+        return Table(self.forms, state, weights, noise if self.noisy else None, fixes)
 
-    def _weights(
-        self, counts: Sequence[int], wanted: Sequence[bool], *, ahead: int
-    ) -> list[Tensor | None]:
-        """``(J, G)`` of each wanted step, through as many nodes up to the one that is ahead."""
-        found: list[Tensor | None] = [None] * self.steps
+    def _each(self) -> Iterator[tuple[tuple[Integrals, int], str]]:
+        return zip(self.place, self.forms, strict=True)
+
+    def _seen(self) -> list[int]:
+        """How many predictions each step is made from: fewer behind a start or a breakpoint."""
+        seen, since = [], 0
+        for i in range(self.steps):
+            since = 1 if self.anew[i] else since + 1
+            most = self.scheme.order + (self.scheme.corrector and self.lands[i])
+            seen.append(min(most, since))
+        return seen
+
+    def _corrected(self) -> list[int]:
+        """The steps to correct: all, if that is asked for, or first ones that would cost an order.
+
+        The last step is not: the prediction at its end would be a call of its own.
+        """
+        order, most = self.scheme.order, range(self.steps - 1)
+        if self.scheme.corrector:
+            return list(most)
+        return [i for i in most if self.anew[i] and order >= (2 if self.singular[i] else 3)]
+
+    def _weights(self, counts: dict[int, int], *, ahead: int) -> dict[int, Tensor]:
+        """``(J, G)`` of some steps, by the number J of predictions each is made from.
+
+        They are made at J times up to ``times[i + ahead]``, the newest first.
+        """
         groups: dict[tuple[int, str, int], list[int]] = {}
-        for i, count in enumerate(counts):
-            if wanted[i]:
-                key = (id(self.place[i][0]), self.forms[i], count)
-                groups.setdefault(key, []).append(i)
+        for i, count in counts.items():
+            key = id(self.place[i][0]), self.forms[i], count
+            groups.setdefault(key, []).append(i)
+        found: dict[int, Tensor] = {}
         for (_, form, count), members in groups.items():
-            part = self.place[members[0]][0]
             index = torch.tensor(members, device=self.times.device)[:, None]
             nodes = index + ahead - torch.arange(count, device=self.times.device)
             pick = torch.tensor([self.place[i][1] for i in members], device=self.times.device)
-            values = part.weights(
+            values = self.place[members[0]][0].weights(
                 form,
                 self.variable,
                 (self.times[nodes], self.beta[nodes], self.sigma[nodes]),
                 pick,
                 midpoint=self.scheme.rule == "midpoint" and ahead == 0,
             )
-            for k, i in enumerate(members):
-                found[i] = values[k]
+            found.update(zip(members, values, strict=True))
         return found

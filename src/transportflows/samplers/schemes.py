@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.reprs import summary
 
 __all__ = ["SCHEMES", "Scheme", "get_scheme"]
 
@@ -50,7 +51,7 @@ class Scheme:
     """
 
     name: str
-    step: Step
+    step: Step = field(repr=False)
     nodes: tuple[float, ...]
     quadrature: tuple[float, ...]
     order: float
@@ -63,6 +64,8 @@ class Scheme:
     def noisy(self) -> bool:
         """Whether the scheme takes noise."""
         return self.weak_order is not None
+
+    __repr__ = summary
 
 
 def _add(x: Tensor, slope: Tensor, h: float, n: Tensor | None = None) -> Tensor:

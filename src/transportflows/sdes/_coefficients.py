@@ -1,8 +1,13 @@
-r"""Marginals from coefficients, by Gauss-Legendre quadrature in float64.
+r"""The scale and noise of ``dX = f X dτ + g dW`` from f and g, by quadrature in float64.
 
-With ``M(τ) = ∫ f``, ``a = e^M`` and ``σ² = a² (σ(0)² + ∫ g² e^{-2M})``. [0, 1] is cut into panels.
-On each, f and g² are taken at Gauss nodes, M at the nodes follows from the integrals of their
-Lagrange basis, and the rest is a weighted sum.
+An equation with a linear drift has ``X_τ = a(τ) x1 + σ(τ) z``, where, with the integral
+``M(τ) = ∫_0^τ f`` of the drift's rate,
+
+.. math:: a = e^M, \qquad \sigma^2 = a^2 \Big(\sigma(0)^2 + \int_0^\tau g^2 e^{-2M}\Big).
+
+So there are two integrals, one inside the other. [0, 1] is cut into panels, and f and g² are
+evaluated at ten Gauss-Legendre nodes of each. The polynomial through the values of f gives M at the
+nodes, and with it the outer integral is a weighted sum.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ _PANELS = 64
 
 
 def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes c on [0, 1], weights w, and ``A[i, j] = ∫_0^{c_i} l_j``."""
+    """Nodes c on [0, 1], weights w, and the integral ``A[i, j]`` from 0 to c_i of basis j."""
     legendre = np.polynomial.legendre
     points, weights = legendre.leggauss(_NODES)
     # Coefficients of the Lagrange basis in Legendre polynomials: exact by the rule itself.

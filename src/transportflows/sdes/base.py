@@ -66,20 +66,18 @@ class ForwardSDE(OneSided):
     def _has(self, name: str) -> bool:
         return getattr(type(self), name) is not getattr(ForwardSDE, name)
 
-    @property
-    def _by_coefficients(self) -> bool:
-        """Whether the marginals come from f and g by quadrature."""
+    def _check_coefficients(self) -> None:
+        """Refuse an SDE that writes neither pair; asked where it does not write its marginals."""
         if not self._has("drift_rate") or not (self._has("diffusion_sq") or self._has("diffusion")):
             raise NotImplementedError(
                 f"{type(self).__name__} is not a forward SDE yet: write a(tau) and sigma_sq(tau),"
                 " or drift_rate(tau) and diffusion_sq(tau)"
             )
-        return True
 
     def _quadrature(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """A and σ² from f and g²."""
         if not self._has("a") and not self._has("sigma_sq") and not self._has("sigma"):
-            self._by_coefficients  # noqa: B018  (it refuses an SDE that writes neither pair)
+            self._check_coefficients()
         marginals = Marginals(
             self.drift_rate, self.diffusion_sq, self.initial_variance, self.tau_breakpoints
         )
@@ -116,7 +114,7 @@ class ForwardSDE(OneSided):
     def drift_rate(self, tau: Tensor) -> Tensor:
         """``f(τ) = ȧ / a``, the rate of the drift, per unit of τ; negative where data shrink."""
         if not self._has("a"):
-            self._by_coefficients  # noqa: B018
+            self._check_coefficients()
         return self.a_dot(tau) / self.a(tau)
 
     def diffusion_sq(self, tau: Tensor) -> Tensor:
@@ -124,7 +122,7 @@ class ForwardSDE(OneSided):
         if self._has("diffusion"):
             return self.diffusion(tau).square()
         if not self._has("sigma_sq") and not self._has("sigma"):
-            self._by_coefficients  # noqa: B018
+            self._check_coefficients()
         return self.sigma_sq_dot(tau) - 2 * self.drift_rate(tau) * self.sigma_sq(tau)
 
     def diffusion(self, tau: Tensor) -> Tensor:

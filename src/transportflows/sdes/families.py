@@ -91,11 +91,15 @@ class VP(ForwardSDE):
             )
         self.beta_min, self.beta_max = float(beta_min), float(beta_max)
 
-    def _rate(self, tau: Tensor) -> Tensor:
+    def _rate_integral(self, tau: Tensor) -> Tensor:
+        """``B(τ) = ∫_0^τ β``."""
+        return tau * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * tau)
+
+    def diffusion_sq(self, tau: Tensor) -> Tensor:
         return self.beta_min + (self.beta_max - self.beta_min) * tau
 
-    def _rate_integral(self, tau: Tensor) -> Tensor:
-        return tau * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * tau)
+    def drift_rate(self, tau: Tensor) -> Tensor:
+        return -0.5 * VP.diffusion_sq(self, tau)  # β, of which other diffusions are made too
 
     def a(self, tau: Tensor) -> Tensor:
         return torch.exp(-0.5 * self._rate_integral(tau))
@@ -104,16 +108,10 @@ class VP(ForwardSDE):
         return -torch.expm1(-self._rate_integral(tau))
 
     def a_dot(self, tau: Tensor) -> Tensor:
-        return -0.5 * self._rate(tau) * self.a(tau)
+        return self.drift_rate(tau) * self.a(tau)
 
     def sigma_sq_dot(self, tau: Tensor) -> Tensor:
-        return self._rate(tau) * torch.exp(-self._rate_integral(tau))
-
-    def drift_rate(self, tau: Tensor) -> Tensor:
-        return -0.5 * self._rate(tau)
-
-    def diffusion_sq(self, tau: Tensor) -> Tensor:
-        return self._rate(tau)
+        return -2 * self.drift_rate(tau) * torch.exp(-self._rate_integral(tau))
 
     @property
     def prior_scale(self) -> float:
@@ -162,6 +160,9 @@ class SubVP(VP):
         beta_max: see :class:`VP`.
     """
 
+    # As VP's, and named: else, with a diffusion_sq of its own, a would be found by quadrature.
+    a, a_dot, drift_rate = VP.a, VP.a_dot, VP.drift_rate
+
     def sigma(self, tau: Tensor) -> Tensor:
         return -torch.expm1(-self._rate_integral(tau))
 
@@ -170,13 +171,10 @@ class SubVP(VP):
 
     def sigma_sq_dot(self, tau: Tensor) -> Tensor:
         integral = self._rate_integral(tau)
-        return -2 * torch.expm1(-integral) * self._rate(tau) * torch.exp(-integral)
-
-    def drift_rate(self, tau: Tensor) -> Tensor:
-        return -0.5 * self._rate(tau)
+        return -2 * torch.expm1(-integral) * VP.diffusion_sq(self, tau) * torch.exp(-integral)
 
     def diffusion_sq(self, tau: Tensor) -> Tensor:
-        return -self._rate(tau) * torch.expm1(-2 * self._rate_integral(tau))
+        return -VP.diffusion_sq(self, tau) * torch.expm1(-2 * self._rate_integral(tau))
 
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:

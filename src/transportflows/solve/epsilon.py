@@ -1,16 +1,20 @@
-r"""Diffusion schedules ε(t), of ``dX = (b + ε s) dt + √(2ε) dW``.
+r"""Diffusion schedules: how much noise sampling adds, ε(t) in ``dX = (b + ε s) dt + √(2ε) dW``.
 
-Any ε ≥ 0 has the same marginals when the fields are exact: ε is chosen when sampling, not when
-training. What differs is how errors travel. With a learned noise η̂ the relaxation is
-``ε s = -(ε/σ̂) η̂``, so an error δ of η̂ becomes ``ε δ / σ̂``: a constant ε amplifies it without bound
-where σ̂ vanishes. Schedules proportional to σ̂ or σ̂² keep it bounded; they give the ratio ``ε/σ̂`` in
-closed form, so it is never 0/0. Prefer them for learned fields on data near a manifold, where the
-relaxation (of rate ε/σ̂²) is stiff besides.
+With exact fields the law of x_t is the same for every ε ≥ 0: the noise spreads it, and ``ε s`` (the
+*relaxation*) draws it together again by as much. So ε is chosen when sampling, not when training;
+with ε = 0 sampling is an ODE.
 
-Score-based diffusion is two points of this family. With ``λ = log(β/σ̂)``, half the logarithm of
-the signal-to-noise ratio, the reverse SDE of Anderson (1982) is ``ε = σ̂² λ̇ = g²/2``, and the
-probability flow is ε = 0 (:class:`AndersonEpsilon`, with a factor for what lies between and
-beyond). The churn of Karras et al. (2022) is ε proportional to σ̂² over the steps of a grid
+With learned fields the choice matters, since errors travel differently. An SDE forgets earlier
+errors, at the rate ε/σ̂². But where the noise is learned, ``s = -η̂/σ̂``, and an error δ in η̂ becomes
+an error ``ε δ/σ̂`` in the drift: with constant ε that grows without bound where σ̂ vanishes, as on
+data near a manifold. Schedules proportional to σ̂ (:class:`NoiseScaleEpsilon`) or σ̂²
+(:class:`NoiseVarianceEpsilon`) keep it bounded, and are to be preferred there. A schedule is asked
+for the ratio ``ε/σ̂`` too, so that these give it in closed form and never as 0/0.
+
+Score-based diffusion is a part of this family. With ``λ = log(β/σ̂)``, half the logarithm of the
+signal-to-noise ratio, ``ε = σ̂² λ̇ = g²/2`` is the time reversal of a forward SDE (Anderson 1982;
+:class:`AndersonEpsilon`, with a factor for what lies between it and the ODE, and beyond), and the
+"churn" of Karras et al. (2022) is ε proportional to σ̂² over the steps of a grid
 (:class:`ChurnEpsilon`).
 """
 
@@ -24,6 +28,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from .._core.reprs import call
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -38,14 +43,14 @@ __all__ = [
 
 
 class EpsilonSchedule(ABC):
-    """ε as a function of time and of the noise scale σ̂."""
+    """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
     @abstractmethod
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         """ε ≥ 0 at times ``t`` (float64), given σ̂ there."""
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        """``ε/σ̂``; override it where it is finite at σ̂ = 0."""
+        """``ε/σ̂``; override it where this is finite at σ̂ = 0, and a quotient would be 0/0."""
         return self.value(t, noise_scale) / noise_scale
 
     @property
@@ -54,14 +59,17 @@ class EpsilonSchedule(ABC):
         return False
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
-        """The schedule for a process and a grid; itself unless it depends on them.
+        """The schedule for a process and a grid: itself, unless it depends on them.
 
         Args:
-            part: the noise in x_t of the process that is sampled.
+            part: the noise in x_t, of the process that is sampled.
             stages: the stage times of each step, ``(steps, nodes)``, float64.
             widths: the signed widths of the steps, ``(steps,)``, float64.
         """
         return self
+
+    def __repr__(self) -> str:
+        return call(self)
 
 
 class ConstantEpsilon(EpsilonSchedule):
@@ -86,12 +94,9 @@ class ConstantEpsilon(EpsilonSchedule):
     def is_zero(self) -> bool:
         return self.epsilon == 0
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g}"
-
 
 class NoiseScaleEpsilon(ConstantEpsilon):
-    """``ε = c σ̂(t)``; ``ε/σ̂ = c``.
+    """``ε = c σ̂(t)``: an error in the noise prediction enters the drift with the weight c.
 
     Args:
         epsilon: the factor c, ≥ 0.
@@ -103,12 +108,9 @@ class NoiseScaleEpsilon(ConstantEpsilon):
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return torch.full_like(t, self.epsilon)
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} σ̂"
-
 
 class NoiseVarianceEpsilon(ConstantEpsilon):
-    """``ε = c σ̂(t)²``; ``ε/σ̂ = c σ̂``, and a relaxation of constant rate c.
+    """``ε = c σ̂(t)²``: a relaxation of constant rate ``ε/σ̂² = c``.
 
     Args:
         epsilon: the factor c, ≥ 0.
@@ -120,17 +122,14 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return self.epsilon * noise_scale
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} σ̂²"
-
 
 class AndersonEpsilon(ConstantEpsilon):
-    r"""``ε = c (σ̂² β̇/β - σ̂ σ̂̇)``, which is ``c g²/2`` of the process as a forward SDE.
+    r"""``ε = c g²/2``, where g is the diffusion of the forward SDE with the same marginals.
 
-    With c = 1 sampling is the time reversal of the forward SDE (Anderson 1982): not only the
-    marginals but the law of the whole path are its own. c = 0 is the probability flow. Where
-    β = 0, as for a linear path at t = 0, ε is infinite, and the step that touches it is made with
-    ε = 0.
+    With c = 1 sampling is the time reversal of that SDE (Anderson 1982): not only the law of each
+    x_t but that of the whole path is its own. c = 0 is the probability-flow ODE. In the terms of a
+    path, ``g²/2 = σ̂² β̇/β - σ̂ σ̂̇``. Where β = 0, as for a linear path at t = 0, that is infinite,
+    and the step that touches it is made with ε = 0.
 
     Args:
         factor: c ≥ 0.
@@ -138,6 +137,7 @@ class AndersonEpsilon(ConstantEpsilon):
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__(factor)
+        self.factor = self.epsilon
         self._part: GaussianPart | None = None
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
@@ -169,17 +169,14 @@ class AndersonEpsilon(ConstantEpsilon):
             )
         return self.epsilon * value.clamp(min=0)
 
-    def __repr__(self) -> str:
-        return f"{self.epsilon:g} g²/2"
-
 
 class ChurnEpsilon(ConstantEpsilon):
     r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
 
-    Their sampler adds, before each of N steps, noise that raises ``σ = σ̂/β`` by the factor
-    ``1 + κ``, ``κ = min(S/N, √2 - 1)``, where σ is in a range, and lets the step remove it again.
-    To first order that is ``ε = κ σ̂² / h`` over a step of width h, and as a schedule it has the
-    marginals of the process and the order of the scheme. On a uniform grid it is ``ε = S σ̂²``.
+    Before each of its N steps, their sampler adds noise that raises the noise level ``σ = σ̂/β`` by
+    the factor ``1 + κ``, ``κ = min(S/N, √2 - 1)``, where σ is in a range; the step then removes it
+    again. To first order in κ that is what ``ε = κ σ̂²/h`` does over a step of width h. Written as a
+    schedule it keeps the law of x_t and the order of the scheme. On a uniform grid ε is ``S σ̂²``.
 
     Args:
         churn: S ≥ 0, the expected number of times that the noise is renewed.
@@ -188,6 +185,7 @@ class ChurnEpsilon(ConstantEpsilon):
 
     def __init__(self, churn: float, *, sigma_range: tuple[float, float] = (0.0, math.inf)) -> None:
         super().__init__(churn)
+        self.churn = self.epsilon
         low, high = sigma_range
         if not 0 <= low < high:
             raise ValueError(f"sigma_range must be 0 <= low < high, got {sigma_range}")
@@ -219,9 +217,6 @@ class ChurnEpsilon(ConstantEpsilon):
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return self._per_step() * noise_scale
 
-    def __repr__(self) -> str:
-        return f"churn {self.epsilon:g}"
-
 
 class _CallableEpsilon(EpsilonSchedule):
     """A user's own function of time."""
@@ -244,9 +239,6 @@ class _CallableEpsilon(EpsilonSchedule):
                 f" t = {float(t[bad][0]):g}"
             )
         return value
-
-    def __repr__(self) -> str:
-        return getattr(self.function, "__name__", repr(self.function))
 
 
 def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> EpsilonSchedule:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import mix
+from .._core.reprs import call
 
 __all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
@@ -39,10 +40,14 @@ class NoiseSource(ABC):
     ) -> tuple[Tensor, Tensor | None]:
         """Return ``ΔW`` over the step from t0 to t1 and, if ``area``, its H."""
 
-    def normal(self, *path: int) -> Tensor:
-        """Standard normals beside the path, for all samples: a function of (key, path).
+    def __repr__(self) -> str:
+        return call(self)
 
-        Paths begin with a number above 2 and go on with the step, to meet none of the source's own.
+    def normal(self, *path: int) -> Tensor:
+        """Standard normals for all samples, which are a function of (key, path).
+
+        A method that needs noise beside that of the increments (a corrector) names it by a path
+        that begins with a number above 2 and goes on with the step, to meet none of the source's.
         """
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(

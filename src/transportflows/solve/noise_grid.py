@@ -83,13 +83,12 @@ def noise_grid(
         return time_grid(steps, start=start, stop=stop, spacing="late")
     whole = time_grid(steps, start=start, stop=stop)  # checks steps, start and stop
     part = process.part
-    reaches = spacing not in ("karras", "logsnr")  # the level 0
-    own = _spacing(spacing, rho, scale) if isinstance(spacing, str) else spacing
     ends = whole[[0, -1]].to(part.device)
-    level = part.scale(ends) / part.path.beta(ends)
-    high, low = level.tolist()
+    high, low = (part.scale(ends) / part.path.beta(ends)).tolist()
+    reaches = spacing not in ("karras", "logsnr")  # the level 0
     top = (high if math.isfinite(high) else 80.0) if sigma_max is None else float(sigma_max)
     bottom = (low if low > 0 or reaches else 0.002) if sigma_min is None else float(sigma_min)
+    even_in = _function(spacing, rho, scale)
     if not (low <= bottom < top <= high and bottom >= 0):
         raise ValueError(
             f"the levels must go from sigma_max down to sigma_min, within those of the process,"
@@ -99,18 +98,9 @@ def noise_grid(
     extra = bottom > low
     if extra and steps < 2:
         raise ValueError("a grid down to sigma_min and on to the end needs at least 2 steps")
-    edge = torch.tensor([top, bottom], dtype=torch.float64)
-    first, last = own(edge)
-    if not bool(torch.isfinite(first - last)) or bool(first == last):
-        raise ValueError(
-            f"the spacing is {float(first):g} and {float(last):g} at the levels {top:g} and"
-            f" {bottom:g}; it must be finite and monotone between them. Give another sigma_min"
-        )
-    even = torch.linspace(0, 1, steps + (0 if extra else 1), dtype=torch.float64)
-    wanted = _levels(own, first + (last - first) * even, top, bottom)
+    wanted = _levels(even_in, top, bottom, steps + (0 if extra else 1))
     grid = whole.clone()
-    levels = wanted[1:].to(part.device)
-    grid[1 : len(wanted)] = part.time_of(-levels.log(), start, stop).cpu()
+    grid[1 : len(wanted)] = part.time_of(-wanted[1:].to(part.device).log(), start, stop).cpu()
     grid[-1] = stop
     if not bool((grid.diff() > 0).all()):
         raise ValueError(
@@ -121,27 +111,36 @@ def noise_grid(
     return check_grid(grid)
 
 
-def _spacing(name: str, rho: float, scale: float) -> Callable[[Tensor], Tensor]:
-    """A named spacing as a function of u."""
-    if name not in NOISE_SPACINGS:
+def _function(
+    spacing: str | Callable[[Tensor], Tensor], rho: float, scale: float
+) -> Callable[[Tensor], Tensor]:
+    """The function of u in which a spacing is even."""
+    if not isinstance(spacing, str):
+        return spacing
+    if spacing not in NOISE_SPACINGS:
         raise ValueError(
-            f"unknown spacing {name!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
+            f"unknown spacing {spacing!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
             " time_grid has the spacings of time"
         )
     if not (rho > 0 and scale > 0):
         raise ValueError(f"rho and scale must be positive, got rho={rho}, scale={scale}")
-    known: dict[str, Callable[[Tensor], Tensor]] = {
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
         "karras": lambda u: u ** (1 / rho),
         "logsnr": torch.log,
         "asinh": lambda u: torch.asinh(u / scale),
     }
-    return known[name]
+    return functions[spacing]
 
 
-def _levels(
-    spacing: Callable[[Tensor], Tensor], values: Tensor, top: float, bottom: float
-) -> Tensor:
-    """The levels at which a monotone spacing has these values, by bisection in log u (or u)."""
+def _levels(spacing: Callable[[Tensor], Tensor], top: float, bottom: float, count: int) -> Tensor:
+    """Levels from top to bottom that are even in a spacing, by bisection in log u (or u)."""
+    first, last = spacing(torch.tensor([top, bottom], dtype=torch.float64))
+    if not bool(torch.isfinite(first - last)) or bool(first == last):
+        raise ValueError(
+            f"the spacing is {float(first):g} and {float(last):g} at the levels {top:g} and"
+            f" {bottom:g}; it must be finite and monotone between them. Give another sigma_min"
+        )
+    values = first + (last - first) * torch.linspace(0, 1, count, dtype=torch.float64)
     low, high = torch.full_like(values, bottom), torch.full_like(values, top)
     rising = bool(spacing(high[:1]) > spacing(low[:1]))
     for _ in range(_HALVINGS):

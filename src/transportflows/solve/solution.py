@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+
+from .._core.reprs import brief, call_lines
 
 __all__ = ["NonFiniteStateError", "Solution", "TooManyEvaluationsError", "check_finite"]
 
@@ -36,6 +39,25 @@ class Solution:
     window: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
     first_bad_step: int | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep the short repr in dataclasses below, which would get one with all numbers."""
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = Solution.__repr__  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        told = {
+            "x": self.x,
+            "steps": len(self.t) - 1,
+            "nfe": self.nfe,
+            "scheme": self.scheme,
+            "trajectory": self.trajectory,
+            "window": self.window,
+            "margin": self.margin if any(self.margin) else None,
+            "first_bad_step": self.first_bad_step,
+        }
+        parts = (f"{name}={brief(value)}" for name, value in told.items() if value is not None)
+        return call_lines(type(self).__name__, parts)
 
 
 class NonFiniteStateError(ArithmeticError):

@@ -8,12 +8,20 @@ Some laws are of t itself (:class:`UniformTimes`), others of the *noise level* t
 at t (:class:`LogSNRTimes`); the latter are bound to a process when drawn from.
 """
 
-from .base import GridTimes, LogitNormalTimes, StratifiedTimes, TimeSampler, UniformTimes
+from .base import (
+    GridTimes,
+    HasPart,
+    LogitNormalTimes,
+    StratifiedTimes,
+    TimeSampler,
+    UniformTimes,
+)
 from .levels import EDMTimes, LevelTimes, LogSNRTimes, SigmaTimes
 
 __all__ = [
     "EDMTimes",
     "GridTimes",
+    "HasPart",
     "LevelTimes",
     "LogSNRTimes",
     "LogitNormalTimes",

@@ -11,19 +11,27 @@ import torch
 from torch import Tensor
 
 from .._core.random import local
+from .._core.reprs import call
 from ..gaussian_part import GaussianPart
 
-__all__ = ["GridTimes", "LogitNormalTimes", "StratifiedTimes", "TimeSampler", "UniformTimes"]
+__all__ = [
+    "GridTimes",
+    "HasPart",
+    "LogitNormalTimes",
+    "StratifiedTimes",
+    "TimeSampler",
+    "UniformTimes",
+]
 
 Margin = tuple[float, float]
 
 
 class HasPart(Protocol):
-    """What times by noise level need of a process."""
+    """Anything with a Gaussian part, as a process: what times by noise level need of it."""
 
     @property
     def part(self) -> GaussianPart:
-        """Its Gaussian part, or a refusal."""
+        """The Gaussian part; where there is none, a refusal."""
 
 
 class TimeSampler(ABC):
@@ -94,6 +102,9 @@ class TimeSampler(ABC):
             f"{type(self).__name__} has no density to divide a loss by; leave importance=True out,"
             " use UniformTimes or LogSNRTimes, or write unit_density(u)"
         )
+
+    def __repr__(self) -> str:
+        return call(self)
 
 
 class UniformTimes(TimeSampler):

@@ -1,14 +1,4 @@
-r"""The process: an interpolant, a base and a coupling, which together are the law of ``x_t``.
-
-.. math:: x_t = I(t, x_0, x_1) + \gamma(t) z, \quad (x_0, x_1) \sim \text{coupling}, \;
-          z \sim N(0, \mathrm{Id})
-
-It draws training samples, and it knows the *Gaussian part* of ``x_t``: where x0 is N(m, σ0² Id)
-and independent of x1, or does not enter the path, ``x_t = α m + β x1 + σ̂ ẑ`` with
-``σ̂² = α² σ0² + γ²`` and ẑ standard normal. There every field (velocity, score, noise, data) can
-be had from every other. With another base or a dependent coupling only γ z is Gaussian, σ̂ = γ,
-and a velocity and a score are two fields to learn.
-"""
+"""The noun: what it is made of, what it knows, and what it draws."""
 
 from __future__ import annotations
 
@@ -19,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._core.conditions import check_conditions, map_rows
-from ._core.random import local
-from ._core.registry import Storable
-from ._core.tensor import as_time, expand_time
-from .couplings.base import Coupling, Independent, Paired
-from .distributions.adapters import as_distribution
-from .distributions.base import Distribution
-from .distributions.gaussian import Gaussian
-from .draws import PathSample
-from .gaussian_part import GaussianPart, NoisePart
-from .interpolants import AffineInterpolant, Interpolant, OneSided
-from .process_checks import check_base, check_data, check_ends
-from .times.base import Margin, TimeSampler, UniformTimes
+from .._core.conditions import check_conditions, map_rows
+from .._core.random import local
+from .._core.registry import Storable
+from .._core.reprs import brief, call_lines
+from .._core.tensor import as_time, expand_time
+from ..couplings.base import Coupling, Independent, Paired
+from ..distributions.adapters import as_distribution
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..draws import PathSample
+from ..gaussian_part import GaussianPart, NoisePart
+from ..interpolants import AffineInterpolant, Interpolant, OneSided
+from ..times.base import Margin, TimeSampler, UniformTimes
+from .checks import check_data, check_ends, check_own_base, check_speed
 
 __all__ = ["Process"]
 
@@ -84,13 +75,14 @@ class Process(Storable, nn.Module):
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
-        self._ends_checked = False
         self._noise_part: NoisePart | None = None
+        self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             check_ends(interpolant, probe, probe)
-            self._ends_checked = True
-        check_base(self.noise_part, self.base, self._start_scale if self._starts_gaussian else 0.0)
+        check_speed(self.noise_part, self.device)
+        if self._starts_gaussian and self.base is not None:
+            check_own_base(interpolant, self.base, self._start_scale)
 
     # ------------------------------------------------------------------ what kind of law it is
 
@@ -110,7 +102,7 @@ class Process(Storable, nn.Module):
 
     @property
     def noise_part(self) -> NoisePart:
-        """The noise in x_t, with its scale σ̂: the Gaussian part if there is one, else the latent.
+        """The noise in x_t, with its scale σ̂; the Gaussian part if there is one, else the latent.
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """
@@ -140,7 +132,7 @@ class Process(Storable, nn.Module):
 
     @property
     def part(self) -> GaussianPart:
-        """All of x_t but x1, where that is Gaussian: ``x_t = α m + β x1 + σ̂ ẑ``.
+        """All of x_t but x1, where ``x_t = α m + β x1 + σ̂ ẑ`` with a Gaussian ẑ.
 
         Raises:
             ConversionError: if it is not: the base is not Gaussian, or x0 depends on x1.
@@ -152,10 +144,6 @@ class Process(Storable, nn.Module):
         """Where the parameters and buffers of the process are."""
         tensors = (*self.parameters(), *self.buffers())
         return tensors[0].device if tensors else torch.device("cpu")
-
-    @property
-    def _zero(self) -> Tensor:
-        return torch.zeros((), dtype=torch.float64, device=self.device)
 
     @cached_property
     def target_margin(self) -> Margin:
@@ -194,7 +182,8 @@ class Process(Storable, nn.Module):
     def _start_scale(self) -> float:
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
-        return float(self.interpolant.gamma(self._zero))
+        zero = torch.zeros((), dtype=torch.float64, device=self.device)
+        return float(self.interpolant.gamma(zero))
 
     @property
     def _starts_gaussian(self) -> bool:
@@ -269,8 +258,6 @@ class Process(Storable, nn.Module):
             x = torch.addcmul(x, interpolant.gamma(wide), z)
         return PathSample(self.noise_part, t, x, x0, x1, z, cond, antithetic)
 
-    forward = sample
-
     def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.coupling, Paired):
             raise ValueError(
@@ -291,6 +278,14 @@ class Process(Storable, nn.Module):
             "coupling": self.coupling,
             "shape": None if self.shape is None else list(self.shape),
         }
+
+    def __repr__(self) -> str:
+        parts = [brief(self.interpolant)]
+        parts += [] if self.base is None else [f"base={brief(self.base)}"]
+        parts += [f"coupling={brief(self.coupling)}"]
+        if self.shape is not None and str(tuple(self.shape)) not in parts[1]:
+            parts += [f"shape={tuple(self.shape)}"]
+        return call_lines(type(self).__name__, parts)
 
 
 _UNIFORM = UniformTimes()

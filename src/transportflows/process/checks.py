@@ -1,0 +1,89 @@
+"""What a process refuses: other data, a path with wrong ends, a base that does not fit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._core.checks import check_same_kind
+from ..distributions.base import Distribution
+from ..distributions.gaussian import Gaussian
+from ..gaussian_part import GaussianPart, NoisePart
+from ..interpolants import AffineInterpolant, Interpolant
+
+__all__ = ["check_data", "check_ends", "check_own_base", "check_speed"]
+
+_END_TOLERANCE = 1e-5
+
+
+def check_data(x1: Tensor, x0: Tensor | None, shape: torch.Size | None, whose: str) -> None:
+    """Refuse data that are no rows of floats, of another shape, or unlike the x0 beside them.
+
+    Args:
+        x1: data.
+        x0: base samples paired with them, or None.
+        shape: the event shape, if it is known.
+        whose: what told it, for the message.
+    """
+    if not isinstance(x1, Tensor) or not x1.is_floating_point() or x1.ndim < 2:
+        given = f"{tuple(x1.shape)} {x1.dtype}" if isinstance(x1, Tensor) else type(x1).__name__
+        raise ValueError(
+            f"x1 must be a floating-point tensor (B, *) with at least 2 dimensions, got {given}"
+        )
+    if shape is not None and x1.shape[1:] != shape:
+        raise ValueError(
+            f"the data have event shape {tuple(x1.shape[1:])} and the {whose} has"
+            f" {tuple(shape)}; write base=Gaussian({tuple(x1.shape[1:])}), or reshape x1"
+        )
+    if x0 is not None:
+        if x0.shape != x1.shape:
+            raise ValueError(
+                f"x0 is {tuple(x0.shape)} and x1 is {tuple(x1.shape)}; pairs have one shape"
+            )
+        check_same_kind(x0, x1, "x0", "x1")
+
+
+@torch.no_grad()
+def check_ends(path: Interpolant, x0: Tensor, x1: Tensor) -> None:
+    """Refuse a path that does not start at x0 and end at x1."""
+    errors = path.end_errors(x0, x1)
+    wrong = {name: e for name, e in errors.items() if not e <= _END_TOLERANCE}
+    if wrong:
+        spelled = ", ".join(f"{name} = {error:.3g}" for name, error in wrong.items())
+        raise ValueError(
+            f"the ends of {type(path).__name__} are wrong: {spelled}, where 0 is"
+            " needed. The path must start at x0 (t = 0), end at x1 (t = 1) and have γ = 0 at"
+            " both; tpf.testing.check_interpolant says more"
+        )
+
+
+@torch.no_grad()
+def check_speed(part: NoisePart, device: torch.device) -> None:
+    """Refuse a base with which the velocity diverges, since α̇ is infinite at an end."""
+    path = part.path
+    if not (path.uses_base and isinstance(path, AffineInterpolant)):
+        return
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
+    bounded = bool(torch.isfinite(path.alpha_dot(ends)).all())
+    if not bounded and not (isinstance(part, GaussianPart) and part.base_mean is None):
+        raise ValueError(
+            f"α̇ of {type(path).__name__} is infinite at an end, so the velocity"
+            " diverges unless the base is Gaussian with mean zero, isotropic and"
+            " independent; use Gaussian(shape), or an α with a finite derivative"
+        )
+
+
+def check_own_base(path: Interpolant, base: Distribution, scale: float) -> None:
+    """Refuse a base that is not the Gaussian N(0, scale² Id) which the path makes itself."""
+    if not (
+        isinstance(base, Gaussian)
+        and base.isotropic
+        and base.zero_mean
+        and abs(float(base.scale) - scale) <= 0.01 * scale
+    ):
+        raise ValueError(
+            f"{type(path).__name__} makes its own base, N(0, {scale:g}² Id); give"
+            f" that (Gaussian(shape, scale={scale:g})) or none (shape=...). Another base"
+            " needs a two-sided path such as Linear(gamma=Brownian()); another start for"
+            " the sampler is sample(..., start=...)"
+        )
