@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -208,14 +208,13 @@ def sample_with_log_likelihood(
         True
     """
     check_field(field)
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    n = positive_integer("the number of samples", n)
     like = field.reference()
     like = like if dtype is None else like.to(dtype)
     law = field.process.start if base is None else as_distribution(base)
     key = draw_key(generator)
     start = law.sample(
-        int(n), generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
+        n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
         device=like.device,
     )  # fmt: skip
     solver = Solver(field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from .noise import NoiseSource
-from .rows import Chunks, Rows
 
 __all__ = ["Prepared", "Stepper"]
 
@@ -79,7 +78,7 @@ class Stepper(ABC):
         step: int,
         x: Tensor,
         memory: Any,
-        rows: Rows | Chunks,
+        rows: Any,
         draws: tuple[Tensor, ...],
     ) -> tuple[Tensor, Any]:
         """Move a chunk over a step.
@@ -89,7 +88,8 @@ class Stepper(ABC):
             step: counted from 0.
             x: states ``(rows, *)``, not to be changed.
             memory: of the chunk.
-            rows: which rows they are; for a whole stepper the :class:`Chunks` of all.
+            rows: which rows they are, a :class:`Rows`; for a whole stepper the :class:`Chunks` of
+                all.
             draws: what was drawn for these rows.
 
         Returns:
