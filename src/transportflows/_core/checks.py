@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ __all__ = [
     "check_state",
     "names",
     "positive_integer",
+    "positive_number",
     "step_numbers",
 ]
 
@@ -32,6 +34,13 @@ def positive_integer(name: str, value: Any) -> int:
     if not good:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
+
+
+def positive_number(name: str, value: float) -> float:
+    """The value as a float; refuse what is not positive and finite."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value:g}")
+    return float(value)
 
 
 def step_numbers(save_at: Sequence[int] | None, steps: int) -> list[int]:

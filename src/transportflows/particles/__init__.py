@@ -15,8 +15,8 @@ What moves them is a :class:`Direction`, in either: :class:`KernelDifference` an
 score-difference family, :class:`DataDifference` for a learned or exact data prediction (a field of
 this library, say), a discriminator's gradient, any loss's, or the flows that are set beside them:
 :class:`MMDGradient`, :class:`SteinDirection`, and, on a known score,
-:func:`~transportflows.langevin.langevin` and :func:`hamiltonian`. GANs and denoising diffusion are special
-cases; ``docs/particles.md`` says which.
+:func:`~transportflows.langevin.langevin` and :func:`hamiltonian`. GANs and denoising diffusion are
+special cases; ``docs/particles.md`` says which.
 
 The clock of a flow runs from 0 to 1 too, but it is the share of the steps that are done, and not
 the time of an interpolant: the laws in between are the flow's own.
@@ -27,14 +27,13 @@ from .density import FlowDensity, flow_with_log_density
 from .directions import (
     DataDifference,
     Direction,
-    DiscriminatorDifference,
     KernelDifference,
-    LossGradient,
     ScoreDifference,
     Swarm,
 )
 from .flow import particle_flow
 from .generator import OneStepGenerator
+from .gradients import DiscriminatorDifference, LossGradient
 from .hamiltonian import HamiltonianSolution, hamiltonian
 from .kernels import kernel_mean
 from .losses import FlowClock, MovedTargetLoss
@@ -42,14 +41,16 @@ from .mmd import MMDGradient, SteinDirection
 from .predictions import FieldData, SampleData, SmoothedLaw
 from .schedules import (
     ConstantSigma,
-    ConstantStep,
     CosineSigma,
-    CosineStep,
-    DiffusionStep,
     ExponentialSigma,
-    ExponentialStep,
     ModifiedCosineSigma,
     SigmaSchedule,
+)
+from .step_schedules import (
+    ConstantStep,
+    CosineStep,
+    DiffusionStep,
+    ExponentialStep,
     StepSchedule,
 )
 

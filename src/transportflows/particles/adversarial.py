@@ -16,9 +16,10 @@ from .._core.random import local
 from ..draws import Batch
 from ..fields.base import Field
 from ..training.callbacks import Callback
-from .directions import DiscriminatorDifference
+from .gradients import DiscriminatorDifference
 from .losses import MovedTargetLoss, _generator
-from .schedules import SigmaSchedule, StepSchedule
+from .schedules import SigmaSchedule
+from .step_schedules import StepSchedule
 
 __all__ = ["AdversarialLoss", "DiscriminatorState"]
 

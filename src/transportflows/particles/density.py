@@ -31,7 +31,8 @@ from .directions import Direction
 from .flow import flow_along
 from .flow_plan import FlowPlan
 from .flow_stepper import Carried, FlowStepper, Moved
-from .schedules import SigmaSchedule, StepSchedule
+from .schedules import SigmaSchedule
+from .step_schedules import StepSchedule
 
 __all__ = ["FlowDensity", "flow_with_log_density"]
 

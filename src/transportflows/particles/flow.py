@@ -34,7 +34,8 @@ from ..solve.solution import NonFiniteStateError, Solution
 from .directions import Direction
 from .flow_plan import FAR, FlowPlan
 from .flow_stepper import Carried, FlowStepper
-from .schedules import SigmaSchedule, StepSchedule
+from .schedules import SigmaSchedule
+from .step_schedules import StepSchedule
 
 __all__ = ["flow_along", "particle_flow"]
 
@@ -180,9 +181,9 @@ def _diverged(plan: FlowPlan, solution: Solution, carried: Carried) -> NonFinite
     eta = float(carried.size or 0.0) * plan.factors[step]
     return NonFiniteStateError(
         f"the particles diverged at step {step} of {plan.steps} (sigma ="
-        f" {plan.sigmas[step]:.3g}, step = {eta:.3g}): {done} steps in, {bad} of {len(solution.x)} rows"
-        f" are not finite or farther out than {plan.bound:.3g}, {FAR:g} times the size of"
-        " source and target. Take a smaller step (for score differences it should be below 2,"
+        f" {plan.sigmas[step]:.3g}, step = {eta:.3g}): {done} steps in, {bad} of"
+        f" {len(solution.x)} rows are not finite or farther out than {plan.bound:.3g},"
+        f" {FAR:g} times the size of source and target. Take a smaller step (for score differences it should be below 2,"
         " and 1 or less is usual), or let it fall (CosineStep); the rest is in error.solution",
         solution,
     )

@@ -13,7 +13,8 @@ from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from .directions import Direction, KernelDifference
 from .kernels import radius_of
-from .schedules import as_sigma, as_step
+from .schedules import as_sigma
+from .step_schedules import as_step
 
 __all__ = ["FAR", "FlowPlan"]
 
@@ -35,6 +36,10 @@ class FlowPlan:
         source: particles y, or the sample of q that stays, ``(M, *)``.
         target: the sample of p, ``(N, *)``, or a law; None where there is none.
         start: the particles that move.
+        moves_target: whether they are the target's.
+        noise: ``"fresh"``, ``"carried"`` or ``"none"``.
+        batch_size: rows that are drawn at each step; None for all.
+        move_all: whether all particles move where there is a batch.
         sigmas: σ of each step.
         levels: standard deviation of the noise of each step.
         schedule: of η; its factors are tabulated.

@@ -7,7 +7,6 @@ size h keep it up to O(h²), keep volume, and are reversible; a proposal is acce
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, positive_integer, step_numbers
+from .._core.checks import check_finite_rows, positive_integer, positive_number, step_numbers
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.tensor import expand_time, sum_events
@@ -97,8 +96,7 @@ def hamiltonian(
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     leapfrog = positive_integer("leapfrog", leapfrog)
-    if not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    step_size = positive_number("step_size", step_size)
     if log_prob is not None and not metropolis:
         raise ValueError("log_prob is for metropolis=True; leave it out, or ask for metropolis")
     density = log_prob if log_prob is not None else getattr(score, "log_prob", None)

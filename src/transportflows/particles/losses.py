@@ -38,7 +38,8 @@ from ..training.callbacks import Callback
 from .directions import Direction, KernelDifference, Swarm
 from .generator import OneStepGenerator
 from .kernels import radius_of
-from .schedules import SigmaSchedule, StepSchedule, as_sigmas, as_step
+from .schedules import SigmaSchedule, as_sigmas
+from .step_schedules import StepSchedule, as_step
 
 __all__ = ["FlowClock", "MovedTargetLoss"]
 
