@@ -345,6 +345,12 @@ def test_all_rows_of_all_epsilons_are_shown_whatever_the_chunks(chunk):
     torch.testing.assert_close(pinned.x[0], sampled(epsilon=0.2, chunk=chunk).x)
 
 
+def test_an_epsilon_of_0_is_shown_apart():
+    shapes = []
+    sampled(epsilon=[0.5, 0.0, 0.9], hooks=[lambda moment: shapes.append(tuple(moment.x.shape))])
+    assert shapes == [(N, 2)] * STEPS + [(2, N, 2)] * STEPS
+
+
 def test_samples_are_shown_and_clipped_in_the_units_of_the_data():
     transform = tpf.Standardize.fit(LAW.sample(200, generator=seeded()) * 3 + 5)
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))

@@ -211,8 +211,8 @@ def test_trajectories_hooks_and_early_stops():
     assert float(short.t[-1]) == pytest.approx(0.3)
     assert torch.equal(short.x, whole.trajectory[1])
     settled = tpf.particle_flow(
-        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4), tolerance=1e-2,
-        generator=seeded(),
+        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4),
+        tolerance=1e-2, generator=seeded(),
     )  # fmt: skip
     assert 50 < settled.nfe < 400
     assert settled.nfe % 50 == 0
@@ -224,6 +224,17 @@ def test_trajectories_hooks_and_early_stops():
     moved = [(last[1] - last[0]), (settled.x - last[2])]
     before, now = (float(m.norm(dim=1).mean()) for m in moved)
     assert now <= 1e-2 < before
+
+
+def test_the_tolerance_is_on_the_rows_that_move():
+    """With a still direction of length 1 every step moves its batch by η."""
+    y = normal(50, 2)
+    ahead = tpf.particles.ScoreDifference(lambda z, s: torch.ones_like(z) / 2**0.5, lambda z, s: 0)
+    options = {"direction": ahead, "steps": 200, "step": 0.1, "batch_size": 5}
+    for tolerance, steps in ((0.09, 200), (0.11, 50)):
+        for whole in (False, True):
+            run = tpf.particle_flow(y, tolerance=tolerance, move_all=whole, **options)
+            assert run.nfe == steps
 
 
 def test_nothing_is_read_from_the_device_in_a_step(monkeypatch):

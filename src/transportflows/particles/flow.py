@@ -182,9 +182,10 @@ def _diverged(plan: FlowPlan, solution: Solution, carried: Carried) -> NonFinite
     return NonFiniteStateError(
         f"the particles diverged at step {step} of {plan.steps} (sigma ="
         f" {plan.sigmas[step]:.3g}, step = {eta:.3g}): {done} steps in, {bad} of"
-        f" {len(solution.x)} rows are not finite or farther out than {plan.bound:.3g},"
-        f" {FAR:g} times the size of source and target. Take a smaller step (for score differences it should be below 2,"
-        " and 1 or less is usual), or let it fall (CosineStep); the rest is in error.solution",
+        f" {len(solution.x)} rows are not finite or farther out than {plan.bound:.3g}, {FAR:g}"
+        " times the size of source and target. Take a smaller step (for score differences it should"
+        " be below 2, and 1 or less is usual), or let it fall (CosineStep); the rest is in"
+        " error.solution",
         solution,
     )
 

@@ -40,8 +40,10 @@ class Moment:
         step: how many steps are done, from 1.
         steps: how many there are in all.
         t: the time reached.
-        x: the states of all rows, ``(n, *)``, or ``(K, n, *)`` for K epsilons, in the units of the
-            data where the solve has such.
+        x: the states of all rows, ``(n, *)``, or ``(K, n, *)`` for K epsilons above 0 (one that is
+            0 is solved apart from them), in the units of the data where the solve has such. The
+            next step may overwrite them: clone what is to be kept, and return other states instead
+            of writing into these.
         cond: the conditions.
         stopped: whether a hook has ended the solve.
     """

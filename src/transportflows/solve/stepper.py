@@ -62,7 +62,7 @@ class Stepper(ABC):
         """Make ready for the steps of a grid, float64 ``(steps + 1,)``, of states like ``like``."""
 
     def memory(self, prepared: Any, x: Tensor, rows: Any) -> Any:
-        """What is remembered of a chunk (of all rows, for a whole stepper) before the first step."""
+        """What is remembered of a chunk, or of all rows, before the first step."""
         return None
 
     def draw(
