@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,13 +59,7 @@ class AnnealedSteps(LangevinSteps):
         return x
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: Tensor,
-        rows: Chunks,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: Tensor, rows: Chunks, draws: Any
     ) -> tuple[Tensor, Tensor]:
         level, within = divmod(step, self.steps)
         if within == 0:

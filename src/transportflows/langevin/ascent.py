@@ -134,12 +134,6 @@ class AscentSteps(Stepper):
         return Prepared(before=1)  # the look at the residual, though it comes last
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: None,
-        rows: Chunks,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: None, rows: Chunks, draws: Any
     ) -> tuple[Tensor, None]:
         return x + self.step_size * check_score(rows.map(self.score, x), x), None

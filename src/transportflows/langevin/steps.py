@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,13 +83,7 @@ class UnadjustedSteps(LangevinSteps):
         self.score, self.step_size, self.temperature = score, step_size, temperature
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: None,
-        rows: Chunks,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: None, rows: Chunks, draws: Any
     ) -> tuple[Tensor, None]:
         s = check_score(rows.map(self.score, x), x)
         return langevin_step(x, s, self.step_size, *draws, temperature=self.temperature), None
@@ -152,13 +147,7 @@ class MetropolisSteps(LangevinSteps):
         return Chain(value, slope, self.step_size, x.new_zeros(len(x)))
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: Chain,
-        rows: Chunks,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: Chain, rows: Chunks, draws: Any
     ) -> tuple[Tensor, Chain]:
         """Propose, and accept or keep; a proposal at which anything is NaN is refused."""
         h, (z,) = memory.step_size, draws

@@ -155,13 +155,7 @@ class DensityStepper(FlowStepper):
         return CarriedDensity(**vars(super().memory(prepared, x, rows)), logs=self.logs)
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: CarriedDensity,
-        rows: Any,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: CarriedDensity, rows: Any, draws: Any
     ) -> tuple[Tensor, CarriedDensity]:
         moved = self.advance(step, x, memory)
         logs = memory.logs - self._change(step, x, moved)

@@ -72,13 +72,7 @@ class FlowStepper(Stepper):
         return Carried(None if size is None else x.new_tensor(size))
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: Any,
-        rows: Any,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: Any, rows: Any, draws: Any
     ) -> tuple[Tensor, Any]:
         moved = self.advance(step, x, memory)
         return moved.x, moved.carried

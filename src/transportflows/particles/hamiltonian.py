@@ -180,13 +180,7 @@ class HamiltonianSteps(Stepper):
         return Chain(self.score(x), energy, nothing)
 
     def step(
-        self,
-        prepared: Prepared,
-        step: int,
-        x: Tensor,
-        memory: Chain,
-        rows: Any,
-        draws: tuple[Tensor, ...],
+        self, prepared: Any, step: int, x: Tensor, memory: Chain, rows: Any, draws: Any
     ) -> tuple[Tensor, Chain]:
         own, h = stream(self.key, step, device=x.device), self.step_size
         r = torch.randn(x.shape, generator=own, dtype=x.dtype, device=x.device)
