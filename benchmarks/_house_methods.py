@@ -126,12 +126,27 @@ def target() -> Tensor:
     return mixture().sample(60, generator=seeded(42))
 
 
+def settled(tolerance: float, every: int, x: Tensor) -> Callable[[Any], None]:
+    """A hook that stops when the mean displacement of a step is small, looked at now and then."""
+    before = [x]
+
+    def stop(moment: Any) -> None:
+        displacement = (moment.x - before[0]).norm(dim=1).mean()
+        before[0] = moment.x
+        if moment.step % every == 0 and displacement <= tolerance:
+            moment.stop()
+
+    return stop
+
+
 def particles(
     direction: Callable[[], Any] | None = None, goal: Any = target, **kwargs: Any
 ) -> dict:
     """``particle_flow`` onto the mixture."""
     options = {"steps": 8, "sigma": 0.8, "step": 0.4, **kwargs}
     options = {k: v() if isinstance(v, type(particles)) else v for k, v in options.items()}
+    if "settled" in options:
+        options["hooks"] = [settled(*options.pop("settled"), starts())]
     found = tpf.particle_flow(
         starts(),
         None if goal is None else goal(),
@@ -197,7 +212,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "sigma": lambda: tpf.ExponentialSigma(2.0, 0.4),
         "step": lambda: tpf.DiffusionStep(),
     },
-    "tolerance": {"tolerance": 0.5, "every": 2, "steps": 30},
+    "tolerance": {"settled": (0.5, 2), "steps": 30},
 }
 for label, options in FLOWS.items():
     entry(f"particles: {label}", particles, None, **options)

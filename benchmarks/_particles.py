@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,18 +131,18 @@ def measured(
 ) -> Outcome:
     """Run a flow and look at where it ends."""
     points: list[tuple[int, float]] = []
-    watch: Callable[[int, Tensor], None] | None = None
     if curve:
+        points.append((0, case.distance(case.source)))
 
-        def watch(step: int, x: Tensor) -> None:
-            points.append((step, case.distance(x)))
+    def watch(moment: tpf.solve.Moment) -> None:
+        if moment.step % 10 == 0 or moment.step == moment.steps:
+            points.append((moment.step, case.distance(moment.x)))
 
     flow = tpf.particle_flow(
         case.source,
         case.target,
         steps=steps,
-        callback=watch,
-        every=10,
+        hooks=[watch] if curve else [],
         save_at=save_at,
         generator=torch.Generator().manual_seed(seed),
         **options,

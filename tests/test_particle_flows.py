@@ -191,7 +191,7 @@ def test_any_event_shape_and_dtype_and_the_same_seed_the_same_bits(shape, dtype)
 # --------------------------------------------------------------------------- what it returns
 
 
-def test_trajectories_callbacks_and_early_stops():
+def test_trajectories_hooks_and_early_stops():
     y, x = normal(50, 2), normal(60, 2, seed=1) + 3
     options = {"steps": 100, "sigma": 0.8, "step": 0.5}
     whole = tpf.particle_flow(y, x, save_at=[0.0, 0.3, 1.0], generator=seeded(), **options)
@@ -200,21 +200,41 @@ def test_trajectories_callbacks_and_early_stops():
     assert torch.equal(whole.trajectory[2], whole.x)
     seen = []
 
-    def watch(step, particles):
-        seen.append((step, particles))
-        return step == 30
+    def watch(moment):
+        seen.append(moment.step)
+        if moment.step == 30:
+            moment.stop()
 
-    short = tpf.particle_flow(y, x, callback=watch, every=10, generator=seeded(), **options)
-    assert [step for step, _ in seen] == [0, 10, 20, 30]
+    short = tpf.particle_flow(y, x, hooks=[watch], generator=seeded(), **options)
+    assert seen == list(range(1, 31))
     assert short.nfe == 30
     assert float(short.t[-1]) == pytest.approx(0.3)
     assert torch.equal(short.x, whole.trajectory[1])
     settled = tpf.particle_flow(
         y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4),
-        tolerance=1e-2, every=10, generator=seeded(),
+        tolerance=1e-2, generator=seeded(),
     )  # fmt: skip
-    assert 10 < settled.nfe < 400
-    assert settled.nfe % 10 == 0
+    assert 50 < settled.nfe < 400
+    assert settled.nfe % 50 == 0
+    last = tpf.particle_flow(
+        y, x, steps=400, sigma=0.8, step=tpf.particles.ExponentialStep(0.5, ratio=1e-4),
+        save_at=[(settled.nfe - 51) / 400, (settled.nfe - 50) / 400, (settled.nfe - 1) / 400],
+        generator=seeded(),
+    ).trajectory  # fmt: skip
+    moved = [(last[1] - last[0]), (settled.x - last[2])]
+    before, now = (float(m.norm(dim=1).mean()) for m in moved)
+    assert now <= 1e-2 < before
+
+
+def test_the_tolerance_is_on_the_rows_that_move():
+    """With a still direction of length 1 every step moves its batch by η."""
+    y = normal(50, 2)
+    ahead = tpf.particles.ScoreDifference(lambda z, s: torch.ones_like(z) / 2**0.5, lambda z, s: 0)
+    options = {"direction": ahead, "steps": 200, "step": 0.1, "batch_size": 5}
+    for tolerance, steps in ((0.09, 200), (0.11, 50)):
+        for whole in (False, True):
+            run = tpf.particle_flow(y, tolerance=tolerance, move_all=whole, **options)
+            assert run.nfe == steps
 
 
 def test_nothing_is_read_from_the_device_in_a_step(monkeypatch):

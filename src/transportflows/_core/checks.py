@@ -2,15 +2,53 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["check_finite_rows", "check_same_kind", "check_state", "names"]
+__all__ = [
+    "check_finite_rows",
+    "check_same_kind",
+    "check_state",
+    "names",
+    "positive_integer",
+    "positive_number",
+    "step_numbers",
+]
 
 
 def names(options: object) -> str:
     """Spell a collection of names for a message: ``'a', 'b', 'c'``."""
     return ", ".join(repr(option) for option in options)  # type: ignore[attr-defined]
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """The value as an integer of at least 1; refuse what is none."""
+    try:
+        good = not isinstance(value, bool) and int(value) == value and value >= 1
+    except (TypeError, ValueError, OverflowError):  # of a word, of NaN, of infinity
+        good = False
+    if not good:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def positive_number(name: str, value: float) -> float:
+    """The value as a float; refuse what is not positive and finite."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value:g}")
+    return float(value)
+
+
+def step_numbers(save_at: Sequence[int] | None, steps: int) -> list[int]:
+    """The numbers of steps after which to save, none if None; refuse what lies outside."""
+    given = [] if save_at is None else list(save_at)
+    if any(not (0 <= k <= steps and int(k) == k) for k in given):
+        raise ValueError(f"save_at holds numbers of steps in 0 .. {steps}, got {given}")
+    return [int(k) for k in given]
 
 
 def check_state(t: Tensor, x: Tensor) -> None:

@@ -31,6 +31,7 @@ prediction ``E[x1 | x_t]``, and so takes the last level's noise off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,22 +39,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from .._core.checks import positive_integer
 from .._core.conditions import check_conditions
 from .._core.random import draw_key, mix
 from ..distributions.base import Distribution
 from ..fields.base import Field
-from ..process import Process
 from ..samplers.starts import evaluating, starting_states
-from ..solve.noise import Increments
+from ..solve.hooks import Hook, in_units_of
+from ..solve.loop import march
 from ..solve.rows import Chunks, default_chunk
-from ..solve.solution import NonFiniteStateError, Solution
-from .curvature import stable_step
-from .langevin import check_steps
-from .levels import geometric_levels
+from ..solve.solution import Solution
+from .annealed_steps import AnnealedSteps
+from .levels import as_levels
 from .scores import FieldTable
-from .steps import langevin_step
 
 __all__ = ["annealed_langevin"]
 
@@ -71,6 +70,7 @@ def annealed_langevin(
     start: Distribution | Tensor | Any | None = None,
     save_levels: bool = False,
     cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
@@ -95,13 +95,17 @@ def annealed_langevin(
             units; by default the process's law at t = 0.
         save_levels: save the states at the end of each level, before ``denoise``.
         cond: conditions for the network, as for :func:`sample`.
+        hooks: called after each step, as for :func:`sample`, with the states in the units of the
+            data and the level as the time: to look at them, to end the solve (``denoise`` then
+            acts at the level reached), or to return others.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         dtype: of the states; that of the network by default.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it.
 
     Returns:
-        The samples; ``t`` are the levels, ``nfe`` is levels x steps, plus one for ``denoise``.
+        The samples; ``t`` are the levels reached, ``nfe`` is the number of steps, plus one for
+        ``denoise``.
 
     Raises:
         ConversionError: if the field has no score, or no data prediction for ``denoise``.
@@ -121,121 +125,41 @@ def annealed_langevin(
     """
     if not isinstance(field, Field):
         raise TypeError(f"annealed_langevin moves along a Field, got {type(field).__name__}")
-    steps = check_steps(steps_per_level)
-    times = _check_levels(field.process, levels)
+    steps = positive_integer("steps_per_level", steps_per_level)
+    levels = as_levels(field.process, levels)
     key = draw_key(generator)
     x = starting_states(field, n, start, 0.0, dtype, key)
-    sizes = _step_sizes(field.process, times, step_size)
-    table = FieldTable(field, "score", times)
-    data = FieldTable(field, "data", times[-1:]) if denoise else None
-    _check_finite(field, times, table, data)
-    scales, shifts = _moves(field.process, times, x) if rescale else ([1.0] * len(times), None)
-    rows = Chunks(
-        x,
-        default_chunk(field.networks, x) if chunk is None else chunk,
-        check_conditions(cond, len(x)),
-    )
-    source = Increments()
-    source.begin(mix(key, 1), x, 0.0)
-
-    state, saved = x.clone(), list[Tensor]()
-    whole, good = torch.ones((), dtype=torch.bool, device=x.device), state
-    finite = torch.ones(len(times) * steps, dtype=torch.bool, device=x.device)
+    stepper = AnnealedSteps(field, levels, steps, step_size, x, rescale=rescale)
+    data = FieldTable(field, "data", levels[-1:]) if denoise else None
+    _check_finite(field, levels, stepper.table, data)
+    chunk = default_chunk(field.networks, x) if chunk is None else chunk
+    ends = torch.cat([levels[:1], levels.repeat_interleave(steps)])
     with evaluating(field):
-        bar = tqdm(range(len(finite)), disable=None if progress else True, desc="annealed")
-        for k in bar:
-            level = k // steps
-            if k % steps == 0:
-                state = state if scales[level] == 1.0 else state * scales[level]
-                state = state if shifts is None else state + shifts[level]
-                good = torch.where(whole, state, good)  # where the first bad level began
-            z, _ = source.increment(k, 0.0, 1.0, area=False)
-            state = langevin_step(state, rows.map(partial(table, level), state), sizes[level], z)
-            finite[k] = torch.isfinite(state).all()
-            whole = whole & finite[k]
-            if save_levels and (k + 1) % steps == 0:
-                saved.append(state)
-        bad_step = None if bool(whole) else int((~finite).nonzero()[0])
-        final = state if data is None else rows.map(partial(data, 0), state)
-        path = torch.stack(saved) if saved else None
+        solution, (good,) = march(
+            stepper,
+            x,
+            ends,
+            saved=range(steps, len(ends), steps) if save_levels else (),
+            hooks=in_units_of(field.transform, hooks),
+            key=mix(key, 1),
+            cond=cond,
+            chunk=chunk,
+            progress=progress,
+        )
+        rows = Chunks(x, chunk, check_conditions(cond, len(x)))
+        reached = math.ceil((len(solution.t) - 1) / steps)
+        states, path, nfe = solution.x, solution.trajectory, solution.nfe
+        if reached < len(levels) and data is not None:  # a hook ended the solve
+            data = FieldTable(field, "data", levels[reached - 1 : reached])
+        if data is not None and data.finite[0]:
+            states, nfe = rows.map(partial(data, 0), states), nfe + 1
         if field.transform is not None:
-            final = field.transform.invert(final)
+            states = field.transform.invert(states)
             path = None if path is None else field.transform.invert(path)
-        solution = Solution(
-            x=final,
-            t=times,
-            nfe=len(finite) + denoise,
-            scheme="annealed_langevin",
-            trajectory=path,
-            saved_at=times if saved else None,
-            first_bad_step=bad_step,
-        )
-        if bad_step is not None:
-            raise _diverged(solution, bad_step, steps, sizes, table, rows, good, state)
-    return solution
-
-
-def _check_levels(process: Process, levels: int | Sequence[float] | Tensor) -> Tensor:
-    if isinstance(levels, int):
-        return geometric_levels(process, levels)
-    times = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
-    if times.ndim != 1 or len(times) < 1 or bool((times.diff() <= 0).any()):
-        raise ValueError(
-            "levels are increasing times, from much noise to little (t = 0 is the base, t = 1 the"
-            f" data), got {levels}"
-        )
-    if not (float(times[0]) >= 0 and float(times[-1]) <= 1):
-        raise ValueError(f"levels must lie in [0, 1], got {float(times[0])} .. {float(times[-1])}")
-    return times
-
-
-def _step_sizes(
-    process: Process, times: Tensor, rule: float | Callable[[Tensor], Tensor]
-) -> list[float]:
-    part = process.noise_part
-    scale = part.scale(times.to(part.device)).cpu()
-    if bool((scale <= 0).any()):
-        bad = float(times[scale <= 0][0])
-        raise ValueError(
-            f"there is no noise at the level t = {bad:g}, where Langevin steps have no scale to go"
-            " by; end the levels earlier, where σ̂ is small beside the data's scale, and let"
-            " denoise=True do the rest"
-        )
-    if callable(rule):
-        sizes = torch.as_tensor(rule(scale), dtype=torch.float64)
-        if sizes.shape not in (scale.shape, torch.Size(())):
-            raise ValueError(
-                f"step_size was called with {len(scale)} noise scales and gave shape"
-                f" {tuple(sizes.shape)}; it must give one step size for each"
-            )
-        sizes = sizes.expand(len(scale))
-        if not bool((torch.isfinite(sizes) & (sizes > 0)).all()):
-            raise ValueError(f"step sizes must be finite and > 0, got {sizes.tolist()}")
-    else:
-        if not 0 < float(rule) < 2:
-            raise ValueError(
-                f"step_size is r in h = r σ̂², and steps are stable for 0 < r < 2 only, got {rule};"
-                " a function of the noise scales gives h itself"
-            )
-        sizes = float(rule) * scale.square()
-    values: list[float] = sizes.tolist()
-    return values
-
-
-def _moves(process: Process, times: Tensor, x: Tensor) -> tuple[list[float], Tensor | None]:
-    """Factor and shift of the state before each level, that keep ``(x - α m)/β``."""
-    if len(times) < 2:
-        return [1.0], None
-    part = process.noise_part
-    t = times.to(part.device)
-    beta = part.signal(t)
-    ratio = torch.where(beta[:-1] != 0, beta[1:] / beta[:-1], 1.0)
-    scales: list[float] = [1.0, *ratio.tolist()]
-    if part.base_mean is None:
-        return scales, None
-    alpha = part.whole.path.alpha(t)
-    shift = torch.cat([torch.zeros_like(alpha[:1]), alpha[1:] - ratio * alpha[:-1]]).to(x)
-    return scales, shift.view(-1, *(1,) * (x.ndim - 1)) * part.base_mean.to(x)
+        told = replace(solution, x=states, t=levels[:reached], nfe=nfe, trajectory=path)
+        if solution.first_bad_step is not None:
+            raise stepper.diverged(solution, good, rows, told)
+    return told
 
 
 def _check_finite(field: Field, times: Tensor, table: FieldTable, data: FieldTable | None) -> None:
@@ -246,31 +170,3 @@ def _check_finite(field: Field, times: Tensor, table: FieldTable, data: FieldTab
                 f"the {target} of this {type(field).__name__} is singular at the level t = {bad:g};"
                 " move that level inwards"
             )
-
-
-def _diverged(
-    solution: Solution,
-    step: int,
-    steps: int,
-    sizes: list[float],
-    table: FieldTable,
-    rows: Chunks,
-    good: Tensor,
-    state: Tensor,
-) -> NonFiniteStateError:
-    level, within = divmod(step, steps)
-    bad = (~torch.isfinite(state)).flatten(1).any(1)
-    index = bad.nonzero().flatten()[:64]
-    try_, met = stable_step(
-        partial(table, level), rows.take(index, good), good[index], sizes[level], 1.0
-    )
-    scale = float(table.field.process.noise_part.scale(table.times[level]))
-    return NonFiniteStateError(
-        f"Langevin steps diverged: states stopped being finite at step {within} of level {level}"
-        f" (t = {float(solution.t[level]):.4g}, σ̂ = {scale:.3g}), and at the end"
-        f" {int(bad.sum())} of {len(bad)} rows are not. There steps are stable below 2/L, with the"
-        f" curvature L of log p up to {met:.3g} = {met * scale**2:.3g} / σ̂² (an exact score's is at"
-        f" most 1 / σ̂²), and h was {sizes[level]:.3g} = {sizes[level] / scale**2:.3g} σ̂². Try"
-        f" step_size={try_ / scale**2:.2g}, in h = step_size · σ̂²; the rest is in error.solution",
-        replace(solution, first_bad_step=step),
-    )

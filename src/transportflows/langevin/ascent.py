@@ -18,21 +18,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.conditions import check_conditions
+from .._core.reprs import summary
 from .._core.tensor import expand_time, sum_events
+from ..solve.hooks import Hook
+from ..solve.loop import march
 from ..solve.rows import Chunks
 from ..solve.solution import Solution
+from ..solve.stepper import Prepared, Stepper
 from .curvature import diverged
-from .langevin import as_step_size, check_save_at, check_steps
+from .langevin import as_step_size
 from .scores import ScoreFunction, check_score
 
 __all__ = ["AscentSolution", "ascend"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AscentSolution(Solution):
     """Where the ascent ended.
 
@@ -47,6 +50,8 @@ class AscentSolution(Solution):
     residual: Tensor | None = None
     converged: Tensor | None = None
 
+    __repr__ = summary
+
 
 @torch.no_grad()
 def ascend(
@@ -58,6 +63,7 @@ def ascend(
     tolerance: float = 1e-4,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     progress: bool = False,
 ) -> AscentSolution:
@@ -71,6 +77,8 @@ def ascend(
         tolerance: the length of a step, in units of x, from which on a row counts as arrived.
         save_at: numbers of steps after which to save the states, in 0 .. steps.
         cond: conditions for the score; tensors of n rows go with their rows.
+        hooks: called after each step, as for :func:`sample`: to look at the states, to end the
+            ascent, or to return other states.
         chunk: rows in one call of the score; all at once if None.
         progress: show a progress bar.
 
@@ -86,33 +94,46 @@ def ascend(
         (tensor([[3.0000, 3.0000]]), tensor([True]))
     """
     check_finite_rows(x, "x")
-    steps = check_steps(steps)
+    steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise ValueError(f"tolerance must be finite and > 0, got {tolerance}")
-    saved = check_save_at(save_at, steps)
-    rows = Chunks(x, chunk, check_conditions(cond, len(x)))
-    state, finite = x.clone(), torch.ones(steps, dtype=torch.bool, device=x.device)
-    trajectory = {0: state} if 0 in saved else {}
     h: float | Tensor = float(size) if size.ndim == 0 else expand_time(size.to(x), x)
-    for k in tqdm(range(steps), disable=None if progress else True, desc="ascent"):
-        state = state + h * check_score(rows.map(score, state), state)
-        finite[k] = torch.isfinite(state).all()
-        if k + 1 in saved:
-            trajectory[k + 1] = state
-    residual = sum_events((h * rows.map(score, state)).square()).sqrt()
-    counts = torch.arange(steps + 1, dtype=torch.float64)
-    solution = AscentSolution(
-        x=state,
-        t=counts,
-        nfe=steps + 1,
-        scheme="ascent",
-        trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
-        saved_at=counts[saved] if saved else None,
-        first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
-        residual=residual,
-        converged=residual <= tolerance,
+    solution, _ = march(
+        AscentSteps(score, h),
+        x,
+        torch.arange(steps + 1, dtype=torch.float64),
+        saved=step_numbers(save_at, steps),
+        hooks=hooks,
+        cond=cond,
+        chunk=chunk,
+        progress=progress,
     )
+    rows = Chunks(x, chunk, check_conditions(cond, len(x)))
+    residual = sum_events((h * rows.map(score, solution.x)).square()).sqrt()
+    solution = AscentSolution(**vars(solution), residual=residual, converged=residual <= tolerance)
     if solution.first_bad_step is not None:
-        raise diverged("gradient ascent", score, x, solution, rows, size, 0.0)
+        raise diverged("gradient ascent", score, x, solution, cond, size, 0.0)
     return solution
+
+
+class AscentSteps(Stepper):
+    """Steps ``x + h s(x)``.
+
+    Args:
+        score: ``s(x, **cond)``.
+        step_size: h, a number, or one a row in the shape of the states.
+    """
+
+    name, whole = "ascent", True
+
+    def __init__(self, score: ScoreFunction, step_size: float | Tensor) -> None:
+        self.score, self.step_size = score, step_size
+
+    def prepare(self, times: Tensor, like: Tensor) -> Prepared:
+        return Prepared(before=1)  # the look at the residual, though it comes last
+
+    def step(
+        self, prepared: Any, step: int, x: Tensor, memory: None, rows: Chunks, draws: Any
+    ) -> tuple[Tensor, None]:
+        return x + self.step_size * check_score(rows.map(self.score, x), x), None

@@ -50,7 +50,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import names, positive_integer
 from .._core.distributed import World
 from .._core.tensor import sum_events
 from ..fields.base import Field
@@ -96,12 +96,11 @@ class LangevinCorrector(Corrector):
                 f"snr must lie in (0, 1), got {self.snr}: with h = 2 snr² σ̂² on pure noise, steps"
                 " are stable below 1 only; Song et al. take 0.16"
             )
-        if isinstance(self.steps, bool) or int(self.steps) != self.steps or self.steps < 1:
-            raise ValueError(f"steps must be a positive integer, got {self.steps}")
+        positive_integer("steps", self.steps)
         if self.norm not in _NORMS:
             raise ValueError(f"unknown norm {self.norm!r}; known: {names(_NORMS)}")
 
-    def bound(self, field: Field, noise: NoiseSource, key: int, team: World) -> LangevinCorrection:
+    def bound(self, field: Field, noise: NoiseSource, key: int, team: World) -> SolveHook:
         return LangevinCorrection(self, field, noise, key, team)
 
 

@@ -9,10 +9,13 @@ variance along that direction is a third too large (``1/(1 - hL/2)``), and less 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._core.conditions import check_conditions
 from .._core.tensor import expand_time, sum_events
 from ..solve.rows import Chunks
 from ..solve.solution import NonFiniteStateError, Solution
@@ -85,7 +88,7 @@ def diverged(
     score: ScoreFunction,
     x: Tensor,
     solution: Solution,
-    rows: Chunks,
+    cond: Mapping[str, Any] | None,
     step_size: Tensor,
     temperature: float,
 ) -> NonFiniteStateError:
@@ -96,14 +99,15 @@ def diverged(
         score: the score.
         x: states at the start.
         solution: what was computed.
-        rows: the rows of x.
+        cond: conditions of these.
         step_size: what was given, ``()`` or ``(n,)``.
         temperature: that of the steps.
     """
     bad = (~torch.isfinite(solution.x)).flatten(1).any(1)
     index = bad.nonzero().flatten()[:_ROWS]
     used = float(step_size.expand(len(x))[index].max())
-    try_, met = stable_step(score, rows.take(index, x), x[index], used, temperature)
+    rows = Chunks(x, None, check_conditions(cond, len(x))).take(index, x)
+    try_, met = stable_step(score, rows, x[index], used, temperature)
     return NonFiniteStateError(
         f"{what} diverged: states stopped being finite at step {solution.first_bad_step} of"
         f" {len(solution.t) - 1}, and at the end {int(bad.sum())} of {len(bad)} rows are not. Steps"

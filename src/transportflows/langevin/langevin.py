@@ -32,25 +32,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from .._core.checks import check_finite_rows
-from .._core.conditions import check_conditions
+from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.random import draw_key, mix
-from ..solve.noise import Increments
-from ..solve.rows import Chunks
+from .._core.reprs import summary
+from ..solve.hooks import Hook
+from ..solve.loop import march
 from ..solve.solution import Solution
+from ..solve.stepper import Stepper
 from .curvature import diverged
-from .scores import ScoreFunction, check_score
-from .steps import MetropolisSteps, langevin_step
+from .scores import ScoreFunction
+from .steps import MetropolisSteps, UnadjustedSteps
 
-__all__ = ["LangevinSolution", "langevin", "langevin_step"]
-
-_TARGET = 0.574
-"""The acceptance rate at which MALA mixes fastest in high dimension (Roberts & Rosenthal 1998)."""
+__all__ = ["LangevinSolution", "langevin"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LangevinSolution(Solution):
     """Where chains are, and how they got there.
 
@@ -60,11 +57,13 @@ class LangevinSolution(Solution):
         step_size: h of the last step, ``()`` or ``(n,)``: what was given, or what the warm-up
             made of it.
         acceptance: share of the proposals that each chain accepted after the warm-up, ``(n,)``;
-            all ones for the unadjusted chain.
+            all ones for the unadjusted chain, NaN if a hook ended the chain in the warm-up.
     """
 
     step_size: Tensor | None = None
     acceptance: Tensor | None = None
+
+    __repr__ = summary
 
 
 @torch.no_grad()
@@ -80,6 +79,7 @@ def langevin(
     warmup: int = 0,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
@@ -106,6 +106,9 @@ def langevin(
         save_at: numbers of steps after which to save the states, in 0 .. steps, such as
             ``range(100, 1001, 10)``.
         cond: conditions for the score; tensors of n rows go with their rows.
+        hooks: called after each step, as for :func:`sample`: to look at the states, to end the
+            chain, or to return other states; a Metropolis-adjusted chain, which remembers the
+            density of the states that it left, refuses the last.
         chunk: rows in one call of the score; all at once if None.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it, and noise is a function of
@@ -127,8 +130,42 @@ def langevin(
         (torch.Size([500, 2]), True)
     """
     check_finite_rows(x, "x")
-    steps = check_steps(steps)
+    steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)
+    _check_options(steps, temperature, warmup, metropolis, log_prob)
+    key = draw_key(generator)
+    h: float | Tensor = float(size) if size.ndim == 0 and not warmup else size.to(x)
+    stepper: Stepper = (
+        MetropolisSteps(score, log_prob, h, temperature, warmup, key)
+        if metropolis
+        else UnadjustedSteps(score, h, temperature)
+    )
+    solution, (chain,) = march(
+        stepper,
+        x,
+        torch.arange(steps + 1, dtype=torch.float64),
+        saved=step_numbers(save_at, steps),
+        hooks=hooks,
+        key=mix(key, 0),
+        cond=cond,
+        chunk=chunk,
+        progress=progress,
+    )
+    if metropolis:
+        h, counted = chain.step_size, max(0, len(solution.t) - 1 - warmup)
+    solution = LangevinSolution(
+        **vars(solution),
+        step_size=torch.as_tensor(h, dtype=torch.float64, device=x.device),
+        acceptance=chain.accepted / counted if metropolis else x.new_ones(len(x)),
+    )
+    if solution.first_bad_step is not None:
+        raise diverged("Langevin steps", score, x, solution, cond, size, temperature)
+    return solution
+
+
+def _check_options(
+    steps: int, temperature: float, warmup: int, metropolis: bool, log_prob: Any
+) -> None:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(
             f"temperature must be finite and > 0, got {temperature}; for temperature 0 use ascend"
@@ -142,54 +179,6 @@ def langevin(
         )
     if log_prob is not None and not metropolis:
         raise ValueError("log_prob is for metropolis=True; leave it out, or ask for metropolis")
-    saved = check_save_at(save_at, steps)
-
-    key = draw_key(generator)
-    source = Increments()
-    source.begin(mix(key, 0), x, 0.0)
-    rows = Chunks(x, chunk, check_conditions(cond, len(x)))
-    state, finite = x.clone(), torch.ones(steps, dtype=torch.bool, device=x.device)
-    trajectory = {0: state} if 0 in saved else {}
-    chain = MetropolisSteps(score, log_prob, rows, state, temperature, key) if metropolis else None
-    h: float | Tensor = float(size) if size.ndim == 0 and not warmup else size.to(x)
-    for k in tqdm(range(steps), disable=None if progress else True, desc="langevin"):
-        z, _ = source.increment(k, 0.0, 1.0, area=False)
-        if chain is None:
-            s = check_score(rows.map(score, state), state)
-            state = langevin_step(state, s, h, z, temperature=temperature)
-        else:
-            state, accepted = chain.step(k, state, h, z)
-            if k < warmup:
-                gain = (k + 1) ** -0.6
-                h = h * torch.exp(gain * (accepted.to(x.dtype).mean() - _TARGET))
-            else:
-                chain.accepted += accepted
-        finite[k] = torch.isfinite(state).all()
-        if k + 1 in saved:
-            trajectory[k + 1] = state
-
-    counts = torch.arange(steps + 1, dtype=torch.float64)
-    solution = LangevinSolution(
-        x=state,
-        t=counts,
-        nfe=steps + metropolis,
-        scheme="mala" if metropolis else "langevin",
-        trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
-        saved_at=counts[saved] if saved else None,
-        first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
-        step_size=torch.as_tensor(h, dtype=torch.float64, device=x.device),
-        acceptance=x.new_ones(len(x)) if chain is None else chain.accepted / (steps - warmup),
-    )
-    if solution.first_bad_step is not None:
-        raise diverged("Langevin steps", score, x, solution, rows, size, temperature)
-    return solution
-
-
-def check_steps(steps: int) -> int:
-    """Refuse a number of steps that is not a positive integer."""
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps must be a positive integer, got {steps}")
-    return int(steps)
 
 
 def as_step_size(step_size: float | Tensor, x: Tensor) -> Tensor:
@@ -206,14 +195,3 @@ def as_step_size(step_size: float | Tensor, x: Tensor) -> Tensor:
             f"step_size must be finite and > 0, got {float(size[~good].reshape(-1)[0])}"
         )
     return size
-
-
-def check_save_at(save_at: Sequence[int] | None, steps: int) -> list[int]:
-    """The steps to save after, or refuse them."""
-    saved = [] if save_at is None else [int(k) for k in save_at]
-    outside = [k for k in saved if not 0 <= k <= steps]
-    if outside or (save_at is not None and saved != [float(k) for k in save_at]):
-        raise ValueError(
-            f"save_at holds numbers of steps in 0 .. {steps}, got {list(save_at or [])}"
-        )
-    return saved

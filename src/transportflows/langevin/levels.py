@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_integer
 from ..process import Process
 
-__all__ = ["geometric_levels"]
+__all__ = ["as_levels", "geometric_levels"]
 
 _HIGHEST = 100.0
 _LOWEST = 0.01
@@ -38,8 +40,7 @@ def geometric_levels(
         >>> geometric_levels(tpf.Process(tpf.OneSidedLinear()), 3, high=9.0, low=1 / 9)
         tensor([0.1000, 0.5000, 0.9000], dtype=torch.float64)
     """
-    if isinstance(count, bool) or int(count) != count or count < 1:
-        raise ValueError(f"count must be a positive integer, got {count}")
+    count = positive_integer("count", count)
     part = process.part
 
     def ratio(t: Tensor) -> Tensor:
@@ -55,13 +56,26 @@ def geometric_levels(
             f"levels go from a high ratio of noise to signal to a low one, within the process's"
             f" own, {first:.4g} at t = 0 and {last:.4g} at t = 1; got high={high:g}, low={low:g}"
         )
-    wanted = torch.exp(
-        torch.linspace(math.log(high), math.log(low), int(count), dtype=torch.float64)
-    )
+    wanted = torch.exp(torch.linspace(math.log(high), math.log(low), count, dtype=torch.float64))
     times = part.time_of(-wanted.log().to(part.device)).cpu()
     if bool((times.diff() <= 0).any()) or bool((ratio(times) / wanted - 1).abs().gt(1e-4).any()):
         raise ValueError(
             f"the ratio σ̂/β of this process ({type(process.interpolant).__name__}) does not fall"
             " steadily from high to low; give the times yourself"
         )
+    return times
+
+
+def as_levels(process: Process, levels: int | Sequence[float] | Tensor) -> Tensor:
+    """A caller's levels, or a number of geometric ones, as increasing times; float64 on the CPU."""
+    if isinstance(levels, int):
+        return geometric_levels(process, levels)
+    times = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+    if times.ndim != 1 or len(times) < 1 or bool((times.diff() <= 0).any()):
+        raise ValueError(
+            "levels are increasing times, from much noise to little (t = 0 is the base, t = 1 the"
+            f" data), got {levels}"
+        )
+    if not (float(times[0]) >= 0 and float(times[-1]) <= 1):
+        raise ValueError(f"levels must lie in [0, 1], got {float(times[0])} .. {float(times[-1])}")
     return times

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.tensor import sum_events
@@ -108,8 +108,7 @@ def variational_bound(
     """
     check_field(field)
     check_finite_rows(x, "x")
-    if isinstance(draws, bool) or int(draws) != draws or draws < 1:
-        raise ValueError(f"draws must be a positive integer, got {draws}")
+    draws = positive_integer("draws", draws)
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
     process, cond = field.process, dict(cond or {})
     table = weight.of_levels(process.part, x.dtype)

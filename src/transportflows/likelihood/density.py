@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..fields.base import Field
+from ..solve.hooks import Hook
 from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
 
 __all__ = [
@@ -85,6 +86,7 @@ def log_likelihood(
     atol: float = 1e-6,
     margin: float | tuple[float, float] | None = None,
     cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     gradients: bool = False,
     adjoint: bool = True,
@@ -120,6 +122,8 @@ def log_likelihood(
         atol: absolute tolerance, above 0; for the log-density, in nats.
         margin: as in :func:`sample`.
         cond: conditions for the network; tensors of n rows go with their rows.
+        hooks: called after each step of a fixed-step scheme, as for :func:`sample`, to look at the
+            states; neither other states nor an early end would have a density.
         chunk: rows in one network call, the repeated ones counted; chosen if None.
         gradients: keep the graph, so that the result can be differentiated in x, the parameters
             and the conditions. Networks are then left in the mode that they are in.
@@ -150,7 +154,7 @@ def log_likelihood(
     if not 0 < t <= 1:
         raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
     solver = Solver(field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
-    solver.configure(cond, chunk, gradients, adjoint, generator)
+    solver.configure(cond, chunk, gradients, adjoint, generator, hooks)
     with recording(field, gradients):
         state = x if field.transform is None else field.transform(x)
         latent, integrals = solver.solve(state, float(t), 0.0)
@@ -174,6 +178,7 @@ def sample_with_log_likelihood(
     atol: float = 1e-6,
     margin: float | tuple[float, float] | None = None,
     cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
@@ -194,6 +199,7 @@ def sample_with_log_likelihood(
         atol: absolute tolerance.
         margin: as in :func:`sample`.
         cond: conditions for the network.
+        hooks: as in :func:`log_likelihood`.
         chunk: rows in one network call.
         dtype: of the states; that of the network by default.
         generator: source of the starts and of the probes.
@@ -213,18 +219,17 @@ def sample_with_log_likelihood(
         True
     """
     check_field(field)
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    n = positive_integer("the number of samples", n)
     like = field.reference()
     like = like if dtype is None else like.to(dtype)
     law = field.process.start if base is None else as_distribution(base)
     key = draw_key(generator)
     start = law.sample(
-        int(n), generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
+        n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
         device=like.device,
     )  # fmt: skip
     solver = Solver(field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
-    solver.configure(cond, chunk, False, False, stream(mix(key, 1)))
+    solver.configure(cond, chunk, False, False, stream(mix(key, 1)), hooks)
     with recording(field, False):
         state = start if field.transform is None or base is None else field.transform(start)
         log_base = log_base_of(field, base, state)

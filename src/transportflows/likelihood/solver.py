@@ -29,6 +29,7 @@ from ..samplers.integrate import integrate
 from ..samplers.schemes import SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
+from ..solve.hooks import Hook, Moment
 from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution
 
@@ -85,8 +86,15 @@ class Solver(nn.Module):
         gradients: bool,
         adjoint: bool,
         generator: torch.Generator | None,
+        hooks: Sequence[Hook] = (),
     ) -> None:
         """What goes with the states, and how the result is to be differentiated."""
+        if hooks and self.scheme in ADAPTIVE:
+            raise ValueError(
+                f"the adaptive scheme {self.scheme!r} has no steps of its own to act after; use a"
+                " fixed-step one, such as scheme='rk4', with hooks"
+            )
+        self.hooks = [self._looking(hook) for hook in hooks]
         self.cond, self.chunk = dict(cond or {}), chunk
         # The adjoint method differentiates in the state and in a module's parameters only.
         differentiable = any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values())
@@ -109,10 +117,27 @@ class Solver(nn.Module):
             end = self._adaptive(state, start, stop, breakpoints)
         else:
             grid = time_grid(self.steps, start=start, stop=stop, breakpoints=breakpoints)
-            solution = integrate(self, state, grid, scheme=self.scheme)
+            solution = integrate(self, state, grid, scheme=self.scheme, hooks=self.hooks)
             self._check_finite(solution)
             end = solution.x
         return end[:, :d].reshape(x.shape), end[:, d:]
+
+    def _looking(self, hook: Hook) -> Hook:
+        """A hook that is shown the states without the integrals, in the units of the data."""
+
+        def look(moment: Moment) -> None:
+            x = moment.x[:, : self.shape.numel()].reshape(-1, *self.shape)
+            transform = self.field.transform
+            x = x if transform is None else transform.invert(x)
+            seen = replace(moment, x=x, cond=self.cond)
+            if hook(seen) is not None or seen.stopped:
+                raise ValueError(
+                    "a hook of a log-density may look at the states only: the density of states"
+                    " that it changed, or left before the end, is not known; let it return None,"
+                    " and do not stop"
+                )
+
+        return look
 
     def _adaptive(
         self, state: Tensor, start: float, stop: float, breakpoints: Sequence[float]

@@ -57,7 +57,7 @@ class Directed:
 
     @property
     def t(self) -> Tensor:
-        """Times, ``(B,)``."""
+        """Times of the path sample, ``(B,)``."""
         return self.path.t
 
     def __len__(self) -> int:

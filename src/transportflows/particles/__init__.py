@@ -27,14 +27,13 @@ from .density import FlowDensity, flow_with_log_density
 from .directions import (
     DataDifference,
     Direction,
-    DiscriminatorDifference,
     KernelDifference,
-    LossGradient,
     ScoreDifference,
     Swarm,
 )
 from .flow import particle_flow
 from .generator import OneStepGenerator
+from .gradients import DiscriminatorDifference, LossGradient
 from .hamiltonian import HamiltonianSolution, hamiltonian
 from .kernels import kernel_mean
 from .losses import FlowClock, MovedTargetLoss
@@ -42,14 +41,16 @@ from .mmd import MMDGradient, SteinDirection
 from .predictions import FieldData, SampleData, SmoothedLaw
 from .schedules import (
     ConstantSigma,
-    ConstantStep,
     CosineSigma,
-    CosineStep,
-    DiffusionStep,
     ExponentialSigma,
-    ExponentialStep,
     ModifiedCosineSigma,
     SigmaSchedule,
+)
+from .step_schedules import (
+    ConstantStep,
+    CosineStep,
+    DiffusionStep,
+    ExponentialStep,
     StepSchedule,
 )
 

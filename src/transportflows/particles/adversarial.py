@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
+from .._core.checks import positive_integer
 from .._core.distributed import world
 from .._core.random import local
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Undrawn
 from ..training.callbacks import Callback
-from .directions import DiscriminatorDifference
-from .flow import _positive_integer
+from .gradients import DiscriminatorDifference
 from .losses import MovedTargetLoss, _generator
-from .schedules import SigmaSchedule, StepSchedule
+from .schedules import SigmaSchedule
+from .step_schedules import StepSchedule
 
 __all__ = ["AdversarialLoss", "DiscriminatorState"]
 
@@ -68,7 +69,7 @@ class AdversarialLoss(MovedTargetLoss):
                 f"discriminator must be an nn.Module, got {type(discriminator).__name__}"
             )
         super().__init__(DiscriminatorDifference(discriminator, loss=loss), sigma=sigma, step=step)
-        _positive_integer("inner_steps", inner_steps)
+        positive_integer("inner_steps", inner_steps)
         self.discriminator, self.inner_steps = discriminator, inner_steps
         parameters = [p for p in discriminator.parameters() if p.requires_grad]
         if not parameters:

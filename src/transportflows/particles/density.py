@@ -13,20 +13,26 @@ noise is drawn, it is the density given the noise that the particle has seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
+from .._core.reprs import summary
 from ..distributions.base import Distribution
+from ..solve.hooks import Hook
 from ..solve.solution import Solution
+from ..solve.stepper import Prepared
 from .directions import Direction
-from .flow import Flow, Moved, _positive_integer
-from .schedules import SigmaSchedule, StepSchedule
+from .flow import flow_along
+from .flow_plan import FlowPlan
+from .flow_stepper import Carried, FlowStepper, Moved
+from .schedules import SigmaSchedule
+from .step_schedules import StepSchedule
 
 __all__ = ["FlowDensity", "flow_with_log_density"]
 
@@ -45,7 +51,10 @@ class FlowDensity:
     solution: Solution
     log_prob: Tensor
 
+    __repr__ = summary
 
+
+@torch.no_grad()
 def flow_with_log_density(
     source: Tensor | Distribution,
     target: Tensor | Distribution | Any | None = None,
@@ -60,6 +69,7 @@ def flow_with_log_density(
     noise: str = "fresh",
     n: int | None = None,
     batch_size: int | None = None,
+    hooks: Sequence[Hook] = (),
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> FlowDensity:
@@ -84,6 +94,8 @@ def flow_with_log_density(
         noise: ``"fresh"``, ``"carried"`` or ``"none"``.
         n: number of particles, where the source is a law.
         batch_size: rows that stand for p and q; all particles move.
+        hooks: called after each step, as for :func:`sample`, to look at the particles or to end
+            the flow; one that returns others is refused, since their density is not known.
         progress: show a progress bar.
         generator: source of all randomness.
 
@@ -96,32 +108,87 @@ def flow_with_log_density(
         raise ValueError(
             f"unknown divergence {divergence!r}; known: 'exact', 'trace', 'hutchinson'"
         )
-    _positive_integer("probes", probes)
+    probes = positive_integer("probes", probes)
     key = draw_key(generator)
-    flow = Flow(
+    plan = FlowPlan(
         source, target, direction=direction, steps=steps, sigma=sigma, step=step, noise=noise, n=n,
         batch_size=batch_size, move_all=True, moves="source", generator=stream(mix(key, 0)),
     )  # fmt: skip
-    x = flow.start
     if log_prob is None and isinstance(source, Tensor):
         raise ValueError(
             "the log-density at the start is not known of a tensor; give log_prob=, the law that"
             " its rows were drawn from or a number for each"
         )
-    logs = _first(source if log_prob is None else log_prob, x).to(x)
-    for i in tqdm(range(steps), disable=None if progress else True, desc=flow.name, unit="step"):
-        with torch.no_grad():
-            moved = flow.advance(i, x)
-            if divergence == "hutchinson":
-                own = stream(mix(key, 1, i), device=x.device)
-                logs = logs - moved.eta * _estimated(flow, moved, x, probes, own)
-            else:
-                logs = logs - _change(flow, moved, x, exact=divergence == "exact")
-        x = moved.x
-        if (i + 1) % 50 == 0 or i + 1 == steps:
-            flow.check_health(x, i + 1)
-    times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return FlowDensity(Solution(x=x, t=times, nfe=steps, scheme=flow.name), logs)
+    logs = _first(source if log_prob is None else log_prob, plan.start).to(plan.start)
+    stepper = DensityStepper(plan, logs, divergence, probes, key)
+    solution, carried = flow_along(stepper, hooks=hooks, progress=progress)
+    return FlowDensity(solution, carried.logs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CarriedDensity(Carried):
+    """What a flow remembers, and the log-densities of its particles, ``(M,)``."""
+
+    logs: Tensor
+
+
+class DensityStepper(FlowStepper):
+    """Steps of a flow that carry a log-density along.
+
+    Args:
+        plan: what the flow is made of.
+        logs: log-densities at the start, ``(M,)``.
+        divergence: ``"exact"``, ``"trace"`` or ``"hutchinson"``.
+        probes: for the last.
+        key: of the probes.
+    """
+
+    remembers = True
+
+    def __init__(
+        self, plan: FlowPlan, logs: Tensor, divergence: str, probes: int, key: int
+    ) -> None:
+        super().__init__(plan)
+        self.logs, self.divergence, self.probes, self.key = logs, divergence, probes, key
+
+    def memory(self, prepared: Prepared, x: Tensor, rows: Any) -> CarriedDensity:
+        return CarriedDensity(**vars(super().memory(prepared, x, rows)), logs=self.logs)
+
+    def step(
+        self, prepared: Any, step: int, x: Tensor, memory: CarriedDensity, rows: Any, draws: Any
+    ) -> tuple[Tensor, CarriedDensity]:
+        moved = self.advance(step, x, memory)
+        logs = memory.logs - self._change(step, x, moved)
+        return moved.x, CarriedDensity(**vars(moved.carried), logs=logs)
+
+    def _change(self, step: int, x: Tensor, moved: Moved) -> Tensor:
+        """``log |det(Id + η J)|`` of each row, or ``η tr J``, ``(M,)``."""
+        d = x[0].numel()
+        if self.divergence == "hutchinson":
+            own = stream(mix(self.key, 1, step), device=x.device)
+            shape = (len(x), self.probes, d)
+            signs = 2 * torch.randint(2, shape, generator=own, device=x.device).to(x) - 1
+            return moved.eta * (self._pushed(x, moved, signs) * signs).sum(2).mean(1)
+        basis = torch.eye(d, dtype=x.dtype, device=x.device)
+        # The rows of each matrix are the columns of J; neither trace nor determinant minds.
+        jacobian = self._pushed(x, moved, basis.expand(len(x), d, d))
+        if self.divergence == "trace":
+            return moved.eta * jacobian.diagonal(dim1=1, dim2=2).sum(1)
+        change: Tensor = torch.linalg.slogdet(basis + moved.eta * jacobian).logabsdet
+        return change
+
+    def _pushed(self, x: Tensor, moved: Moved, vectors: Tensor) -> Tensor:
+        """``J v`` for k vectors v of each row, ``(M, k, d)``; noise and samples are held."""
+        k = vectors.shape[1]
+        noise = (moved.z - x).repeat_interleave(k, 0)
+
+        def delta(rows: Tensor) -> Tensor:
+            return self.displace(rows + noise, moved.swarm.at(rows))
+
+        rows = x.repeat_interleave(k, 0)
+        tangents = vectors.reshape(rows.shape).contiguous()
+        found: Tensor = torch.func.jvp(delta, (rows,), (tangents,))[1]
+        return found.reshape(len(x), k, -1)
 
 
 def _first(given: Any, x: Tensor) -> Tensor:
@@ -134,47 +201,3 @@ def _first(given: Any, x: Tensor) -> Tensor:
         return given
     value: Tensor = given.log_prob(x)
     return value
-
-
-def _map(flow: Flow, moved: Moved, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Δ of repeated rows as a function of the particles, their noise and the samples held."""
-    noise = moved.z - x
-
-    def delta(rows: Tensor) -> Tensor:
-        shift = noise.repeat_interleave(len(rows) // len(x), 0)
-        return flow.displace(rows + shift, moved.swarm.at(rows))
-
-    return delta
-
-
-def _change(flow: Flow, moved: Moved, x: Tensor, *, exact: bool) -> Tensor:
-    """``log |det(Id + η J)|`` of each row, or ``η tr J``, ``(M,)``."""
-    d = x[0].numel()
-    basis = torch.eye(d, dtype=x.dtype, device=x.device)
-    jacobian = _pushed(flow, moved, x, basis.expand(len(x), d, d))  # (M, d, d): columns by row
-    if not exact:
-        return moved.eta * jacobian.diagonal(dim1=1, dim2=2).sum(1)
-    # Its rows are the columns of J; the determinant does not mind.
-    step_map: Tensor = basis + moved.eta * jacobian
-    change: Tensor = torch.linalg.slogdet(step_map).logabsdet
-    return change
-
-
-def _estimated(
-    flow: Flow, moved: Moved, x: Tensor, probes: int, generator: torch.Generator
-) -> Tensor:
-    signs = (
-        torch.randint(2, (len(x), probes, x[0].numel()), generator=generator, device=x.device).to(x)
-        * 2
-        - 1
-    )
-    return (_pushed(flow, moved, x, signs) * signs).sum(2).mean(1)
-
-
-def _pushed(flow: Flow, moved: Moved, x: Tensor, vectors: Tensor) -> Tensor:
-    """``J v`` for k vectors v of each row, ``(M, k, d)``."""
-    k = vectors.shape[1]
-    rows = x.repeat_interleave(k, 0)
-    tangents = vectors.reshape(rows.shape).contiguous()
-    found: Tensor = torch.func.jvp(_map(flow, moved, x), (rows,), (tangents,))[1]
-    return found.reshape(len(x), k, -1)

@@ -39,9 +39,7 @@ from .predictions import FieldData, SmoothedLaw, as_data
 __all__ = [
     "DataDifference",
     "Direction",
-    "DiscriminatorDifference",
     "KernelDifference",
-    "LossGradient",
     "ScoreDifference",
     "Swarm",
 ]
@@ -195,76 +193,6 @@ class ScoreDifference(Direction):
         else:
             behind = self.of_source(z, sigma)
         return (sigma**2 if sigma > 0 else 1.0) * (ahead - behind)
-
-
-class DiscriminatorDifference(Direction):
-    r""":math:`\nabla_z h(z)`, with h the logit of a discriminator (times σ² where σ is given).
-
-    The logit of an optimal one is ``log p - log q``, so its gradient is the score difference, of
-    the smoothed laws where it was trained on smoothed samples.
-
-    Args:
-        logit: h, ``(B, *)`` to ``(B,)`` or ``(B, 1)``: the output before the sigmoid.
-        loss: ``"alternative"`` for ``-h``, equation 32; ``"non_saturating"`` for ``-log f``,
-            equation 28, whose gradient is ``(1 - f) ∇h``.
-
-    Source: Weber (2023), equations 28 to 32.
-    """
-
-    needs_sigma = False
-
-    def __init__(self, logit: Callable[[Tensor], Tensor], *, loss: str = "alternative") -> None:
-        super().__init__()
-        if loss not in ("alternative", "non_saturating"):
-            raise ValueError(
-                f"unknown loss {loss!r}; known: 'alternative' (-h) and 'non_saturating' (-log f)"
-            )
-        self.logit, self.loss = logit, loss
-
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            h = self.logit(z)
-            if h.shape not in ((len(z),), (len(z), 1)):
-                raise ValueError(
-                    f"a discriminator must give one logit a row, ({len(z)},), and it gave"
-                    f" {tuple(h.shape)}"
-                )
-            value = h if self.loss == "alternative" else torch.nn.functional.logsigmoid(h)
-            gradient = torch.autograd.grad(value.sum(), z)[0]
-        return (swarm.sigma**2 if swarm.sigma > 0 else 1.0) * gradient
-
-
-class LossGradient(Direction):
-    r""":math:`-\partial L / \partial x` for any loss of the samples: the data step (19).
-
-    Regressed on, it is the gradient step of a generator on L itself (17 to 25).
-
-    Args:
-        loss: samples ``(B, *)`` to values ``(B,)``, of which L is the mean, or to L, ``()``. As
-            directions are a row's own, ``Δ_i = -B ∂L/∂x_i``.
-
-    Source: Weber (2023), section 4.1.
-    """
-
-    needs_sigma = False
-    perturbed = False
-
-    def __init__(self, loss: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            value = self.loss(z)
-            if value.shape not in ((), (len(z),)):
-                raise ValueError(
-                    f"a loss of samples gives one value, (), or one a row, ({len(z)},), and this"
-                    f" one gave {tuple(value.shape)}"
-                )
-            total = value.sum() if value.ndim else len(z) * value
-            return -torch.autograd.grad(total, z)[0]
 
 
 def _target(swarm: Swarm) -> Tensor:

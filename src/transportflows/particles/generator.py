@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
 from ..combination import Combination
@@ -116,8 +117,7 @@ class OneStepGenerator(Field):
             chunk: rows in one network call.
             generator: source of the latents.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"the number of samples must be a positive integer, got {n!r}")
+        n = positive_integer("the number of samples", n)
         key = draw_key(generator)
         device = self.reference().device
         modes = {module: module.training for module in self.modules()}

@@ -7,26 +7,27 @@ size h keep it up to O(h²), keep volume, and are reversible; a proposal is acce
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from .._core.checks import check_finite_rows
-from .._core.random import draw_key, mix
+from .._core.checks import check_finite_rows, positive_integer, positive_number, step_numbers
+from .._core.random import draw_key, stream
+from .._core.reprs import summary
 from .._core.tensor import expand_time, sum_events
+from ..solve.hooks import Hook
+from ..solve.loop import march
 from ..solve.solution import NonFiniteStateError, Solution
-from .flow import _positive_integer
+from ..solve.stepper import Prepared, Stepper
 from .predictions import as_score
 
 __all__ = ["HamiltonianSolution", "hamiltonian"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HamiltonianSolution(Solution):
     """Where chains are, and how they got there.
 
@@ -38,6 +39,8 @@ class HamiltonianSolution(Solution):
     """
 
     acceptance: Tensor | None = None
+
+    __repr__ = summary
 
 
 @torch.no_grad()
@@ -51,6 +54,7 @@ def hamiltonian(
     metropolis: bool = True,
     log_prob: Callable[[Tensor], Tensor] | None = None,
     save_at: Sequence[int] | None = None,
+    hooks: Sequence[Hook] = (),
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> HamiltonianSolution:
@@ -68,6 +72,9 @@ def hamiltonian(
         log_prob: the log-density, ``(n, *)`` to ``(n,)``, up to a constant, where the score is a
             function; for ``metropolis`` only.
         save_at: numbers of proposals after which to save the states, in 0 .. steps.
+        hooks: called after each step, as for :func:`sample`, to look at the states or to end the
+            chain; one that returns others is refused, since the chain remembers their energy and
+            score.
         progress: show a progress bar, where there is a terminal.
         generator: source of momenta and acceptances; one key is drawn from it.
 
@@ -87,10 +94,9 @@ def hamiltonian(
         0.5
     """
     check_finite_rows(x, "x")
-    _positive_integer("steps", steps)
-    _positive_integer("leapfrog", leapfrog)
-    if not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size must be positive and finite, got {step_size}")
+    steps = positive_integer("steps", steps)
+    leapfrog = positive_integer("leapfrog", leapfrog)
+    step_size = positive_number("step_size", step_size)
     if log_prob is not None and not metropolis:
         raise ValueError("log_prob is for metropolis=True; leave it out, or ask for metropolis")
     density = log_prob if log_prob is not None else getattr(score, "log_prob", None)
@@ -99,63 +105,102 @@ def hamiltonian(
             "metropolis=True needs the log-density: give log_prob=, or a law that has one for the"
             " score; from a score alone only metropolis=False is possible"
         )
-    if not metropolis:
-        density = None
-    pull = as_score(score)
-    saved = [] if save_at is None else [int(k) for k in save_at]
-    if saved != list(save_at or []) or any(not 0 <= k <= steps for k in saved):
-        raise ValueError(f"save_at holds numbers of proposals in 0 .. {steps}, got {save_at}")
-    key = draw_key(generator)
-    own = torch.Generator(x.device)
-    x = x.detach().clone()
-    energy = x.new_zeros(len(x)) if density is None else -density(x)
-    if not bool(torch.isfinite(energy).all()):
-        raise ValueError(
-            f"the log-density is not finite at {int((~energy.isfinite()).sum())} of {len(x)}"
-            " starting states; a chain must start where the density is positive"
-        )
-    force = pull(x)
-    accepted = x.new_zeros(len(x))
-    trajectory = {0: x} if 0 in saved else {}
-    bar = tqdm(range(steps), disable=None if progress else True, desc="hamiltonian")
-    for i in bar:
-        own.manual_seed(mix(key, i))
-        r = torch.randn(x.shape, generator=own, dtype=x.dtype, device=x.device)
-        u = torch.rand(len(x), generator=own, dtype=x.dtype, device=x.device)
-        before = 0.5 * sum_events(r.square())
-        new, pushed = x, force
-        for _ in range(leapfrog):
-            r = torch.add(r, pushed, alpha=0.5 * step_size)
-            new = torch.add(new, r, alpha=step_size)
-            pushed = pull(new)
-            r = torch.add(r, pushed, alpha=0.5 * step_size)
-        if density is None:
-            x, force = new, pushed
-        else:
-            new_energy = -density(new)
-            gain = energy + before - new_energy - 0.5 * sum_events(r.square())
-            chance = gain.clamp(max=0).exp().nan_to_num(0.0)
-            accepted += chance
-            taken = u < chance
-            wide = expand_time(taken, x)
-            x, force = torch.where(wide, new, x), torch.where(wide, pushed, force)
-            energy = torch.where(taken, new_energy, energy)
-        if i + 1 in saved:
-            trajectory[i + 1] = x
-    counts = torch.arange(steps + 1, dtype=torch.float64)
-    solution = HamiltonianSolution(
-        x=x,
-        t=counts,
-        nfe=1 + steps * leapfrog,
-        scheme="hamiltonian",
-        trajectory=torch.stack([trajectory[k] for k in saved]) if saved else None,
-        saved_at=counts[saved] if saved else None,
-        acceptance=torch.ones_like(accepted) if density is None else accepted / steps,
+    density = density if metropolis else None
+    solution, (chain,) = march(
+        HamiltonianSteps(as_score(score), density, step_size, leapfrog, draw_key(generator)),
+        x.detach(),
+        torch.arange(steps + 1, dtype=torch.float64),
+        saved=step_numbers(save_at, steps),
+        hooks=hooks,
+        progress=progress,
     )
-    if not bool(torch.isfinite(x).all()):
+    done = len(solution.t) - 1
+    acceptance = chain.accepted / done if metropolis else torch.ones_like(chain.accepted)
+    solution = HamiltonianSolution(**vars(solution), acceptance=acceptance)
+    if solution.first_bad_step is not None:
         raise NonFiniteStateError(
-            f"states stopped being finite with step_size = {step_size:g}: it must be below twice"
-            " the smallest scale of p; take a smaller one, or metropolis=True",
+            f"states stopped being finite at step {solution.first_bad_step} of {done} with"
+            f" step_size = {step_size:g}: it must be below twice the smallest scale of p; take a"
+            " smaller one, or metropolis=True",
             solution,
         )
     return solution
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """What a chain remembers.
+
+    Attributes:
+        force: scores of the current states, ``(n, *)``.
+        energy: minus their log-density, ``(n,)``; zeros where it is not known.
+        accepted: sum of the probabilities with which proposals were accepted, ``(n,)``.
+    """
+
+    force: Tensor
+    energy: Tensor
+    accepted: Tensor
+
+
+class HamiltonianSteps(Stepper):
+    """Proposals by leapfrog steps, and their acceptance.
+
+    Args:
+        score: ``∇ log p``.
+        density: ``log p``; None for proposals that are always taken.
+        step_size: h.
+        leapfrog: L.
+        key: of momenta and acceptances.
+    """
+
+    name, whole, remembers = "hamiltonian", True, True
+
+    def __init__(
+        self,
+        score: Callable[[Tensor], Tensor],
+        density: Callable[[Tensor], Tensor] | None,
+        step_size: float,
+        leapfrog: int,
+        key: int,
+    ) -> None:
+        self.score, self.density = score, density
+        self.step_size, self.leapfrog, self.key = step_size, leapfrog, key
+
+    def prepare(self, times: Tensor, like: Tensor) -> Prepared:
+        return Prepared(calls=self.leapfrog, before=1)
+
+    def memory(self, prepared: Prepared, x: Tensor, rows: Any) -> Chain:
+        nothing = x.new_zeros(len(x))
+        energy = nothing if self.density is None else -self.density(x)
+        if not bool(torch.isfinite(energy).all()):
+            raise ValueError(
+                f"the log-density is not finite at {int((~energy.isfinite()).sum())} of {len(x)}"
+                " starting states; a chain must start where the density is positive"
+            )
+        return Chain(self.score(x), energy, nothing)
+
+    def step(
+        self, prepared: Any, step: int, x: Tensor, memory: Chain, rows: Any, draws: Any
+    ) -> tuple[Tensor, Chain]:
+        own, h = stream(self.key, step, device=x.device), self.step_size
+        r = torch.randn(x.shape, generator=own, dtype=x.dtype, device=x.device)
+        u = torch.rand(len(x), generator=own, dtype=x.dtype, device=x.device)
+        kinetic = 0.5 * sum_events(r.square())
+        new, force = x, memory.force
+        for _ in range(self.leapfrog):
+            r = torch.add(r, force, alpha=0.5 * h)
+            new = torch.add(new, r, alpha=h)
+            force = self.score(new)
+            r = torch.add(r, force, alpha=0.5 * h)
+        if self.density is None:
+            return new, replace(memory, force=force)
+        energy = -self.density(new)
+        gain = memory.energy + kinetic - energy - 0.5 * sum_events(r.square())
+        chance = gain.clamp(max=0).exp().nan_to_num(0.0)
+        taken = u < chance
+        wide = expand_time(taken, x)
+        return torch.where(wide, new, x), Chain(
+            torch.where(wide, force, memory.force),
+            torch.where(taken, energy, memory.energy),
+            memory.accepted + chance,
+        )

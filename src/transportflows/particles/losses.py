@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_integer
 from .._core.random import local
 from .._core.tensor import sum_events
 from ..distributions.adapters import as_distribution
@@ -34,10 +35,10 @@ from ..fields.base import Field
 from ..losses import Loss, Undrawn
 from ..training.callbacks import Callback
 from .directions import Direction, KernelDifference, Swarm
-from .flow import _positive_integer
 from .generator import OneStepGenerator
 from .kernels import radius_of
-from .schedules import SigmaSchedule, StepSchedule, as_sigmas, as_step
+from .schedules import SigmaSchedule, as_sigmas
+from .step_schedules import StepSchedule, as_step
 
 __all__ = ["FlowClock", "MovedTargetLoss"]
 
@@ -97,7 +98,7 @@ class MovedTargetLoss(Loss):
         if self.schedule.size is None:
             raise ValueError("a loss has no first step to take its size from; give step= a size")
         if references is not None:
-            _positive_integer("references", references)
+            positive_integer("references", references)
             if target is None and self.direction.needs_target:
                 raise ValueError(
                     f"references = {references} rows for p come from a sample or a law; give"
@@ -196,7 +197,7 @@ class FlowClock(Callback):
     every = 1
 
     def __init__(self, loss: MovedTargetLoss, steps: int) -> None:
-        _positive_integer("steps", steps)
+        positive_integer("steps", steps)
         self.loss, self.steps = loss, steps
 
     def on_start(self, trainer: Any) -> None:

@@ -5,8 +5,7 @@ from .ancestral import DDIM, FEW_STEP, Ancestral
 from .dynamics import Drift, Dynamics, FieldDynamics, FunctionDynamics
 from .exponential import ExponentialIntegrator
 from .integrate import integrate
-from .multistep import LinearStepper, Multistep, Table
-from .one_step import OneStep
+from .multistep import Multistep, Table
 from .sample import sample
 from .schemes import SCHEMES, Scheme
 
@@ -21,9 +20,7 @@ __all__ = [
     "ExponentialIntegrator",
     "FieldDynamics",
     "FunctionDynamics",
-    "LinearStepper",
     "Multistep",
-    "OneStep",
     "Scheme",
     "Table",
     "integrate",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
@@ -41,8 +41,7 @@ def starting_states(
         raise ValueError("n is a number; to start from states of your own write start=x")
     if n is None:
         raise ValueError("give the number of samples: sample(field, n)")
-    if isinstance(n, bool) or int(n) != n or n < 1:
-        raise ValueError(f"the number of samples must be a positive integer, got {n}")
+    n = positive_integer("the number of samples", n)
     if start is None and first != 0:
         raise ValueError(
             f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
@@ -51,7 +50,7 @@ def starting_states(
     law = process.start if start is None else as_distribution(start)
     _check_shape(process.shape, torch.empty(1, *law.shape))
     generator = stream(mix(key, 0), device=like.device)
-    x = law.sample(int(n), generator=generator, dtype=like.dtype, device=like.device)
+    x = law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
     return x if field.transform is None or start is None else field.transform(x)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import names, positive_integer
 
 __all__ = ["SPACINGS", "time_grid", "with_times"]
 
@@ -51,8 +51,7 @@ def time_grid(
         >>> time_grid(4, spacing="late")
         tensor([0.0000, 0.4375, 0.7500, 0.9375, 1.0000], dtype=torch.float64)
     """
-    if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-        raise ValueError(f"steps must be a positive integer, got {steps}")
+    steps = positive_integer("steps", steps)
     if not (0 <= start <= 1 and 0 <= stop <= 1) or start == stop:
         raise ValueError(
             f"start and stop must be two different times in [0, 1], got {start} and {stop}"
@@ -62,7 +61,7 @@ def time_grid(
             raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
         spacing = SPACINGS[spacing]
     low, high = min(start, stop), max(start, stop)
-    unit = spacing(torch.linspace(0, 1, int(steps) + 1, dtype=torch.float64))
+    unit = spacing(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
     grid = low + (high - low) * unit
     grid[0], grid[-1] = low, high
     inside = sorted(b for b in breakpoints if low + _CLOSE < b < high - _CLOSE)

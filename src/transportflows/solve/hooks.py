@@ -19,9 +19,9 @@ A hook runs in the step loop: reading a value from the device in it makes the lo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -40,8 +40,10 @@ class Moment:
         step: how many steps are done, from 1.
         steps: how many there are in all.
         t: the time reached.
-        x: the states of all rows, ``(n, *)``, or ``(K, n, *)`` for K epsilons, in the units of the
-            data where the solve has such.
+        x: the states of all rows, ``(n, *)``, or ``(K, n, *)`` for K epsilons above 0 (one that is
+            0 is solved apart from them), in the units of the data where the solve has such. The
+            next step may overwrite them: clone what is to be kept, and return other states instead
+            of writing into these.
         cond: the conditions.
         stopped: whether a hook has ended the solve.
     """
@@ -58,7 +60,11 @@ class Moment:
         self.stopped = True
 
 
-Hook = Callable[[Moment], Tensor | None]
+class Hook(Protocol):
+    """What is called after each step: any function of a :class:`Moment`."""
+
+    def __call__(self, moment: Moment) -> Tensor | None:
+        """Look at the states, and return None; or return other states of their shape."""
 
 
 class SolveHook:

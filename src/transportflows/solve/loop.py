@@ -151,8 +151,8 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
         if stepper.remembers:
             raise ValueError(
                 f"a hook returned states, and {stepper.name} remembers earlier ones (or carries a"
-                " density along), which would not fit them; let the hook return None, or use a"
-                " one-step scheme such as 'heun'"
+                " density along), which would not fit them; let the hook return None, or use what"
+                " remembers nothing: a one-step scheme such as 'heun', an unadjusted chain"
             )
         if not isinstance(changed, Tensor) or changed.shape != moment.x.shape:
             got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__

@@ -62,7 +62,7 @@ class Stepper(ABC):
         """Make ready for the steps of a grid, float64 ``(steps + 1,)``, of states like ``like``."""
 
     def memory(self, prepared: Any, x: Tensor, rows: Any) -> Any:
-        """What is remembered of a chunk (of all rows, for a whole stepper) before the first step."""
+        """What is remembered of a chunk, or of all rows, before the first step."""
         return None
 
     def draw(
@@ -88,7 +88,7 @@ class Stepper(ABC):
             step: counted from 0.
             x: states ``(rows, *)``, not to be changed.
             memory: of the chunk.
-            rows: which rows they are, :class:`Rows`; for a whole stepper the :class:`Chunks` of
+            rows: which rows they are, a :class:`Rows`; for a whole stepper the :class:`Chunks` of
                 all.
             draws: what was drawn for these rows.
 

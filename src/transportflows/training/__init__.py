@@ -1,6 +1,6 @@
 """Training: the loop, its data, averages, schedules, checkpoints, callbacks and history."""
 
-from .._core.distributed import WorkerError, local_device
+from .._core.distributed import WorkerError, World, local_device
 from .adam import FusedAdam
 from .callbacks import Callback, CSVLog, EarlyStop, TensorBoardLog
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
@@ -39,6 +39,7 @@ __all__ = [
     "TimeProfile",
     "Trainer",
     "WorkerError",
+    "World",
     "local_device",
     "read_checkpoint",
 ]

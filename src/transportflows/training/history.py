@@ -63,7 +63,7 @@ class Pace:
 
     @property
     def step_time(self) -> Series:
-        """Seconds a step."""
+        """Seconds for each step, over time."""
         return Series(self.step, self.seconds / np.maximum(self.steps, 1))
 
     @property

@@ -1,0 +1,437 @@
+"""Hooks: what acts after a step looks, ends, changes or is refused, the same way in every solve."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import transportflows as tpf
+
+DOUBLE = torch.float64
+P, L = tpf.particles, tpf.langevin
+STEPS, N = 12, 30
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=seeded(seed), dtype=DOUBLE)
+
+
+def standard_log_prob(x):
+    return -0.5 * x.square().sum(1)
+
+
+def pull(x):
+    return -x
+
+
+def to_origin(z, sigma):
+    return torch.zeros_like(z)
+
+
+X, TARGET = normal(N, 2), normal(40, 2, seed=1) + 2
+LAW = tpf.Gaussian((2,), 1.0, 0.5)
+ORACLE = tpf.oracle(tpf.Process(tpf.OneSidedLinear(), shape=(2,)), LAW)
+
+
+def chain(steps=STEPS, **options):
+    return L.langevin(pull, X, **{"step_size": 0.2, "generator": seeded(), **options}, steps=steps)
+
+
+def adjusted(steps=STEPS, **options):
+    given = {"step_size": 0.9, "metropolis": True, "generator": seeded(), **options}
+    return L.langevin(L.score_of(standard_log_prob), X, steps=steps, **given)
+
+
+def climb(steps=STEPS, **options):
+    return L.ascend(pull, X, step_size=0.2, steps=steps, **options)
+
+
+def annealed(steps=STEPS, **options):
+    given = {"levels": 3, "denoise": False, "start": X, "dtype": DOUBLE, "generator": seeded()}
+    return L.annealed_langevin(ORACLE, steps_per_level=steps // 3, **{**given, **options})
+
+
+def flow(steps=STEPS, **options):
+    given = {"sigma": 1.0, "step": 0.4, "generator": seeded(), **options}
+    return tpf.particle_flow(X, TARGET, steps=steps, **given)
+
+
+def batches(steps=STEPS, **options):
+    return flow(steps, batch_size=7, **options)
+
+
+def moved_target(steps=STEPS, **options):
+    return tpf.particle_flow(
+        TARGET, X, sigma=1.0, step=0.4, moves="target", steps=steps, generator=seeded(), **options
+    )
+
+
+def carried(steps=STEPS, **options):
+    return flow(steps, direction=P.DataDifference(TARGET), noise="carried", **options)
+
+
+def with_density(steps=STEPS, **options):
+    given = {"log_prob": tpf.Gaussian((2,)), "generator": seeded(), **options}
+    return P.flow_with_log_density(X, TARGET, sigma=1.0, step=0.4, steps=steps, **given)
+
+
+def flow_of_density(steps=STEPS, **options):
+    return with_density(steps, **options).solution
+
+
+def hamiltonian(steps=STEPS, **options):
+    return P.hamiltonian(
+        tpf.Gaussian((2,)), X, step_size=0.3, leapfrog=3, steps=steps, generator=seeded(), **options
+    )
+
+
+def unadjusted_hamiltonian(steps=STEPS, **options):
+    return hamiltonian(steps, metropolis=False, **options)
+
+
+def sampled(steps=STEPS, **options):
+    given = {"start": X, "epsilon": 0.3, "scheme": "heun", "generator": seeded(), **options}
+    return tpf.sample(ORACLE, steps=steps, **given)
+
+
+def multistep(steps=STEPS, **options):
+    return sampled(steps, epsilon=0.0, scheme="dpm2m", **options)
+
+
+def first_order(steps=STEPS, **options):
+    return sampled(steps, epsilon=0.0, scheme="ddim", **options)
+
+
+def integrated(steps=STEPS, **options):
+    grid = torch.linspace(0, 1, steps + 1, dtype=DOUBLE)
+    return tpf.integrate(lambda t, x: -x, X, grid, generator=seeded(), **options)
+
+
+FREE = [
+    chain, climb, annealed, flow, batches, moved_target, carried, sampled, first_order, integrated,
+]  # fmt: skip
+REMEMBERING = [adjusted, flow_of_density, hamiltonian, unadjusted_hamiltonian, multistep]
+ALL = [*FREE, *REMEMBERING]
+# Those whose first steps do not depend on how many come after.
+OPEN = [chain, climb, adjusted, hamiltonian, unadjusted_hamiltonian, flow, batches, flow_of_density]
+
+
+def every(solves):
+    return pytest.mark.parametrize("solve", solves, ids=lambda solve: solve.__name__)
+
+
+@every(ALL)
+def test_a_hook_that_looks_changes_nothing(solve):
+    seen = []
+
+    def look(moment):
+        seen.append((moment.step, moment.steps, moment.t, moment.x.clone()))
+
+    run = solve(hooks=[look])
+    assert torch.equal(run.x, solve().x)
+    assert [(step, steps) for step, steps, _, _ in seen] == [
+        (k, STEPS) for k in range(1, STEPS + 1)
+    ]
+    assert torch.equal(seen[-1][3].reshape(run.x.shape), run.x)
+    assert not torch.equal(seen[0][3], seen[-1][3])
+    if solve is not annealed:  # which returns its levels
+        assert [t for _, _, t, _ in seen] == run.t[1:].tolist()
+
+
+@every(ALL)
+def test_a_hook_ends_the_solve(solve):
+    seen = []
+
+    def stop(moment):
+        seen.append(moment.x.clone())
+        if moment.step == 5:
+            moment.stop()
+
+    run = solve(hooks=[stop])
+    assert len(seen) == 5
+    assert torch.equal(run.x, seen[-1])
+    assert run.first_bad_step is None
+    if solve is annealed:
+        assert run.t.tolist() == annealed().t[:2].tolist()
+        assert run.nfe == 5
+    else:
+        assert torch.equal(run.t, solve().t[:6])
+        calls, before = solve().nfe - solve(STEPS - 1).nfe, solve(1).nfe
+        assert run.nfe == before + 4 * calls
+
+
+@every(OPEN)
+def test_what_was_ended_is_what_was_asked_to_be_short(solve):
+    def stop(moment):
+        if moment.step == 5:
+            moment.stop()
+
+    ended, short = solve(hooks=[stop]), solve(5)
+    assert torch.equal(ended.x, short.x)
+    assert ended.nfe == short.nfe
+    for name in ("acceptance", "residual", "step_size"):
+        assert torch.equal(getattr(ended, name, X), getattr(short, name, X))
+
+
+def test_states_saved_before_the_end_are_kept():
+    def stop(moment):
+        if moment.step == 5:
+            moment.stop()
+
+    run = chain(save_at=[0, 2, 5, 9], hooks=[stop])
+    assert run.saved_at.tolist() == [0, 2, 5]
+    assert torch.equal(run.trajectory, chain(save_at=[0, 2, 5]).trajectory)
+
+
+@every(FREE)
+def test_a_hook_gives_the_states_to_go_on_with(solve):
+    def pin(moment):
+        return torch.cat([torch.full_like(moment.x[:, :1], 0.25), moment.x[:, 1:]], 1)
+
+    run = solve(hooks=[pin])
+    assert bool((run.x[:, 0] == 0.25).all())
+    assert not bool((run.x[:, 1] == 0.25).any())
+    same = solve(hooks=[lambda moment: moment.x.clone()])
+    torch.testing.assert_close(same.x, solve().x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("solve", "factor"),
+    [
+        (chain, 0.8),
+        (climb, 0.8),
+        (lambda **options: flow(direction=P.DataDifference(to_origin), **options), 0.6),
+        (
+            lambda **options: flow(
+                direction=P.DataDifference(to_origin), noise="carried", **options
+            ),
+            0.6,
+        ),
+    ],
+    ids=["chain", "climb", "flow", "carried"],
+)
+def test_steps_go_on_from_what_a_hook_gave(solve, factor):
+    """Steps x -> (1 - h) x + noise: a shift after step 8 of 12 is (1 - h)^4 of it at the end."""
+    shifted = solve(hooks=[lambda moment: moment.x + 3.0 if moment.step == 8 else None])
+    expected = torch.full_like(X, 3.0 * factor**4)
+    torch.testing.assert_close(shifted.x - solve().x, expected, rtol=1e-10, atol=1e-12)
+
+
+@every(REMEMBERING)
+def test_a_hook_that_changes_states_is_refused_where_memories_would_not_fit(solve):
+    with pytest.raises(ValueError, match=r"a hook returned states, and .* remembers"):
+        solve(hooks=[lambda moment: moment.x.clone()])
+
+
+@every(FREE)
+@pytest.mark.parametrize("given", [lambda x: x[:-1], lambda x: x.flatten(), lambda x: 1.0])
+def test_states_of_another_shape_are_refused(solve, given):
+    with pytest.raises(ValueError, match="a hook must return None, or states of shape"):
+        solve(hooks=[lambda moment: given(moment.x)])
+
+
+def test_hooks_act_one_after_another_and_see_each_other():
+    seen = []
+    run = climb(
+        hooks=[
+            lambda moment: torch.ones_like(moment.x),
+            lambda moment: 2 * moment.x,
+            lambda moment: seen.append(moment.x),
+        ]
+    )
+    assert all(bool((x == 2).all()) for x in seen)
+    assert bool((run.x == 2).all())
+
+
+def test_conditions_are_shown():
+    seen = []
+    cond = {"c": normal(N, 2, seed=3)}
+    L.ascend(
+        lambda x, c: c - x, X, step_size=0.2, steps=2, cond=cond,
+        hooks=[lambda moment: seen.append(moment.cond["c"])],
+    )  # fmt: skip
+    assert torch.equal(seen[0], cond["c"])
+
+
+# --------------------------------------------------------------------------------------- chains
+
+
+def test_a_chain_that_ends_in_its_warmup_has_no_acceptance():
+    def stop(moment):
+        if moment.step == 5:
+            moment.stop()
+
+    run = adjusted(warmup=8, hooks=[stop])
+    assert bool(run.acceptance.isnan().all())
+    after = adjusted(warmup=3, hooks=[stop])
+    assert bool(((after.acceptance >= 0) & (after.acceptance <= 1)).all())
+    assert torch.equal(after.acceptance, adjusted(5, warmup=3).acceptance)
+
+
+def test_annealing_is_shown_in_the_units_of_the_data_with_the_level_as_the_time():
+    data = LAW.sample(200, generator=seeded(), dtype=DOUBLE) * 3 + 5
+    transform = tpf.Standardize.fit(data)
+    process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+    field = tpf.DataPredictor(tpf.networks.MLP(2, width=8, depth=1), process, transform=transform)
+    options = {"levels": [0.2, 0.5, 0.8], "steps_per_level": 2, "denoise": False}
+    seen = []
+
+    def look(moment):
+        seen.append((moment.t, moment.x))
+
+    run = L.annealed_langevin(field, 20, hooks=[look], generator=seeded(), **options)
+    assert [t for t, _ in seen] == [0.2, 0.2, 0.5, 0.5, 0.8, 0.8]
+    torch.testing.assert_close(seen[-1][1], run.x)
+    middle = float(run.x.mean())
+
+    def clip(moment):
+        return moment.x.clamp(max=middle) if moment.step == moment.steps else None
+
+    clipped = L.annealed_langevin(field, 20, hooks=[clip], generator=seeded(), **options)
+    torch.testing.assert_close(clipped.x, run.x.clamp(max=middle))
+
+
+def test_annealing_that_is_ended_is_denoised_at_its_level():
+    def stop(moment):
+        if moment.step == 6:  # in the second of three levels
+            moment.stop()
+
+    noisy = annealed(hooks=[stop])
+    clean = annealed(hooks=[stop], denoise=True)
+    assert clean.nfe == noisy.nfe + 1
+    torch.testing.assert_close(clean.x, ORACLE.data(noisy.t[1], noisy.x))
+
+
+# ----------------------------------------------------------------------------------------- flows
+
+
+def test_a_flow_that_a_hook_throws_out_is_told_of():
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="diverged at step 3") as caught:
+        flow(hooks=[lambda moment: moment.x * 1e9 if moment.step == 4 else None])
+    assert caught.value.solution.first_bad_step == 3
+
+
+def test_a_density_that_is_ended_is_that_of_the_steps_made():
+    def stop(moment):
+        if moment.step == 5:
+            moment.stop()
+
+    assert torch.equal(with_density(hooks=[stop]).log_prob, with_density(5).log_prob)
+
+
+# ---------------------------------------------------------------------------------------- sample
+
+
+@pytest.mark.parametrize("chunk", [None, 7, 100])
+def test_all_rows_of_all_epsilons_are_shown_whatever_the_chunks(chunk):
+    seen = []
+    run = sampled(
+        epsilon=[0.2, 0.5, 0.9], chunk=chunk, hooks=[lambda moment: seen.append(moment.x.clone())]
+    )
+    assert [tuple(x.shape) for x in seen] == [(3, N, 2)] * STEPS
+    assert torch.equal(seen[-1], run.x)
+    torch.testing.assert_close(run.x, sampled(epsilon=[0.2, 0.5, 0.9]).x)
+    pinned = sampled(
+        epsilon=[0.2, 0.5],
+        chunk=chunk,
+        hooks=[lambda moment: moment.x + torch.tensor([[[0.0]], [[1.0]]], dtype=DOUBLE)],
+    )
+    alone = sampled(epsilon=0.5, chunk=chunk, hooks=[lambda moment: moment.x + 1.0])
+    torch.testing.assert_close(pinned.x[1], alone.x)
+    torch.testing.assert_close(pinned.x[0], sampled(epsilon=0.2, chunk=chunk).x)
+
+
+def test_an_epsilon_of_0_is_shown_apart():
+    shapes = []
+    sampled(epsilon=[0.5, 0.0, 0.9], hooks=[lambda moment: shapes.append(tuple(moment.x.shape))])
+    assert shapes == [(N, 2)] * STEPS + [(2, N, 2)] * STEPS
+
+
+def test_samples_are_shown_and_clipped_in_the_units_of_the_data():
+    transform = tpf.Standardize.fit(LAW.sample(200, generator=seeded()) * 3 + 5)
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(tpf.networks.MLP(2, width=8, depth=1), process, transform=transform)
+    seen = []
+    hooks = [lambda moment: seen.append(moment.x)]
+    run = tpf.sample(field, 20, steps=4, hooks=hooks, generator=seeded())
+    torch.testing.assert_close(seen[-1], run.x)
+    middle = float(run.x.mean())
+
+    def clip(moment):
+        return moment.x.clamp(max=middle) if moment.step == moment.steps else None
+
+    clipped = tpf.sample(field, 20, steps=4, hooks=[clip], generator=seeded())
+    torch.testing.assert_close(clipped.x, run.x.clamp(max=middle))
+
+
+def test_inpainting_keeps_what_is_known():
+    """Known coordinates are set to x_t of the known data, and end at the data themselves."""
+    known, mask = torch.tensor([0.7, 0.0], dtype=DOUBLE), torch.tensor([True, False])
+    base = normal(N, 2, seed=8)
+
+    def inpaint(moment):
+        there = (1 - moment.t) * base + moment.t * known
+        return torch.where(mask, there, moment.x)
+
+    run = sampled(epsilon=0.0, steps=40, hooks=[inpaint])
+    assert torch.equal(run.x[:, 0], torch.full((N,), 0.7, dtype=DOUBLE))
+    # LAW has independent coordinates: the other one is sampled as if nothing was known.
+    torch.testing.assert_close(run.x[:, 1], sampled(epsilon=0.0, steps=40).x[:, 1])
+
+
+def test_adaptive_schemes_have_no_steps_to_act_after():
+    with pytest.raises(ValueError, match="no steps of its own"):
+        sampled(epsilon=0.0, scheme="dopri5", hooks=[lambda moment: None])
+    with pytest.raises(ValueError, match="no steps of its own"):
+        tpf.log_likelihood(ORACLE, X, hooks=[lambda moment: None])
+
+
+# ------------------------------------------------------------------------------------ likelihood
+
+
+def likelihood(**options):
+    return tpf.log_likelihood(ORACLE, X, scheme="rk4", steps=8, **options)
+
+
+def test_a_log_density_shows_its_states():
+    seen = []
+    found = likelihood(hooks=[lambda moment: seen.append((moment.t, moment.x))])
+    assert len(seen) == 8
+    assert seen[-1][0] == 0.0
+    assert torch.equal(seen[-1][1], found.latent)
+    assert torch.equal(found.log_prob, likelihood().log_prob)
+
+
+def test_a_log_density_shows_its_states_in_the_units_of_the_data():
+    transform = tpf.Standardize.fit(LAW.sample(200, generator=seeded()) * 3 + 5)
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(tpf.networks.MLP(2, width=8, depth=1), process, transform=transform)
+    seen = []
+    drawn = tpf.likelihood.sample_with_log_likelihood(
+        field, 5, scheme="heun", steps=4, generator=seeded(),
+        hooks=[lambda moment: seen.append(moment.x)],
+    )  # fmt: skip
+    torch.testing.assert_close(seen[-1], drawn.x)
+
+
+def test_a_log_density_needs_the_whole_way():
+    for hook in (lambda moment: moment.x, lambda moment: moment.stop()):
+        with pytest.raises(ValueError, match="may look at the states only"):
+            likelihood(hooks=[hook])
+
+
+# -------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize(
+    "make", [chain, adjusted, climb, hamiltonian, with_density], ids=lambda make: make.__name__
+)
+def test_results_are_shown_in_three_lines(make):
+    shown = repr(make())
+    assert shown.count("\n") < 3
+    assert len(shown) < 320
+    assert "tensor([" not in shown
