@@ -111,7 +111,7 @@ class Process(Storable, nn.Module):
 
     @property
     def noise_part(self) -> NoisePart:
-        """The noise in x_t, with its scale σ̂: the Gaussian part if there is one, else the latent.
+        """The noise in x_t and its scale σ̂, of the Gaussian part if there is one, else the latent.
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """
@@ -141,7 +141,7 @@ class Process(Storable, nn.Module):
 
     @property
     def part(self) -> GaussianPart:
-        """All of x_t but x1, where that is Gaussian: ``x_t = α m + β x1 + σ̂ ẑ``.
+        """All of ``x_t = α m + β x1 + σ̂ ẑ`` but x1, where that is Gaussian.
 
         Raises:
             ConversionError: if it is not: the base is not Gaussian, or x0 depends on x1.

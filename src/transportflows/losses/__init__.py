@@ -9,7 +9,7 @@ Vincent 2011). A regression splits into drawing a :class:`PathSample` and
 **Weights and times.** ``weight`` says how much each time counts: a function of t, or a
 :class:`LossWeight`, which knows the process and means the same for every target
 (:mod:`transportflows.losses.weights`). ``times`` says where to look
-(:mod:`transportflows.times`, :mod:`transportflows.snr`); with ``importance=True`` it changes the
+(:mod:`transportflows.times`); with ``importance=True`` it changes the
 variance only.
 
 **Score matching** without a target (:mod:`transportflows.losses.score_matching`), a **denoising
