@@ -1,4 +1,4 @@
-r"""ExponentialIntegrator integrators: few-step sampling of one-sided processes.
+r"""Exponential integrators: few-step sampling of one-sided processes.
 
 Along a one-sided process the sampling equation is linear in x but for the prediction, so its linear
 part is solved exactly, and only the prediction, which changes slowly, is interpolated over a step
@@ -81,7 +81,7 @@ class ExponentialIntegrator(Multistep):
     Example:
         >>> import transportflows as tpf
         >>> field = tpf.DataPredictor(tpf.networks.MLP(2), tpf.Process(tpf.VP(), shape=(2,)))
-        >>> tpf.sample(field, 5, scheme=tpf.ExponentialIntegrator(3, corrector=True), steps=8).nfe
+        >>> tpf.sample(field, 5, scheme=tpf.samplers.ExponentialIntegrator(3, corrector=True), steps=8).nfe
         8
     """
 
