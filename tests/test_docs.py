@@ -55,6 +55,11 @@ def test_the_files_that_pages_name_are_there():
             assert any(place.exists() for place in places), f"{page.name}: {name}"
 
 
+def test_the_readme_names_all_that_is_at_the_top():
+    named = re.findall(r"`(\w+)`", (DOCS.parent / "README.md").read_text().split("## Your own")[0])
+    assert set(tpf.__all__) <= set(named)
+
+
 def test_every_namespace_has_a_page_and_every_page_is_reached():
     index = (DOCS / "api" / "index.rst").read_text().split()
     pages = {path.stem for path in (DOCS / "api").glob("*.rst")} - {"index"}

@@ -56,7 +56,7 @@ _MAX_ORDER = 4
 
 @dataclass(frozen=True)
 class ExponentialIntegrator(Multistep):
-    """A multistep exponential integrator, for ``sample(field, n, scheme=ExponentialIntegrator(2))``.
+    """A multistep exponential integrator: ``sample(field, n, scheme=ExponentialIntegrator(2))``.
 
     It takes one network call a step, forward or backward in time, with any ε (``"velocity"``: with
     ε = 0).
@@ -81,7 +81,8 @@ class ExponentialIntegrator(Multistep):
     Example:
         >>> import transportflows as tpf
         >>> field = tpf.DataPredictor(tpf.networks.MLP(2), tpf.Process(tpf.VP(), shape=(2,)))
-        >>> tpf.sample(field, 5, scheme=tpf.samplers.ExponentialIntegrator(3, corrector=True), steps=8).nfe
+        >>> scheme = tpf.samplers.ExponentialIntegrator(3, corrector=True)
+        >>> tpf.sample(field, 5, scheme=scheme, steps=8).nfe
         8
     """
 
