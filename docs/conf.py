@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ ROOT = HERE.parent
 project = "transportflows"
 author = "The transportflows founders"
 project_copyright = "2026, the transportflows founders"
-release = transportflows.__version__
-version = release
+release = version = transportflows.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -120,6 +120,7 @@ NAMESPACES = [
 ]
 
 
+@cache
 def public_objects() -> dict[str, Any]:
     """Everything in the ``__all__`` of the package and of its namespaces, by full name."""
     return {
@@ -129,6 +130,7 @@ def public_objects() -> dict[str, Any]:
     }
 
 
+@cache
 def homes() -> dict[int, str]:
     """The name under which an object is documented: that of its namespace, else of the top."""
     names: dict[int, str] = {}
@@ -137,6 +139,7 @@ def homes() -> dict[int, str]:
     return names
 
 
+@cache
 def aliases() -> dict[str, str]:
     """The documented name, by every other one: at the top, and where the object is written."""
     home, found = homes(), {}
@@ -147,16 +150,16 @@ def aliases() -> dict[str, str]:
     return {name: target for name, target in found.items() if name != target}
 
 
-OTHER_NAMES = aliases()
-
-
 class Names(SphinxDirective):
     """``.. names:: losses.weights``: a module's text, then each public name written in it."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        module = importlib.import_module(f"transportflows.{self.arguments[0]}")
+        try:
+            module = importlib.import_module(f"transportflows.{self.arguments[0]}")
+        except ImportError as error:
+            raise self.error(f"no module to document: {error}") from error
         home = homes()
         names = [  # in the order in which they are written
             home[id(value)]
@@ -236,13 +239,16 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
         node["reftarget"] = ALIASES[target]  # for intersphinx, which is asked next
         return None
     owner, dot, member = target.rpartition(".")
-    if owner in OTHER_NAMES:
-        target = OTHER_NAMES[owner] + dot + member
-    target = OTHER_NAMES.get(target, target)
+    target = aliases().get(target, aliases().get(owner, owner) + dot + member)
     python = env.get_domain("py")
     matches = python.find_obj(env, None, None, target, None, 1)
     found = [name for name, entry in matches if not entry.aliased]
-    near = [name for name in found if name.startswith(f"{node.get('py:module')}.")]
+    module = node.get("py:module")
+    near = [name for name in found if name.startswith(f"{module}.")]
+    if node.get("py:class") and len(found) > 1:  # a docstring that a class inherits
+        owner = public_objects().get(f"{module}.{node['py:class']}", object)
+        bases = [homes().get(id(base)) for base in owner.__mro__]
+        near = [f"{base}.{target}" for base in bases if f"{base}.{target}" in found][:1] or near
     found = near or [name for name in found if name in public_objects()] or found
     if len(found) != 1:
         return None
