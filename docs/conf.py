@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 import transportflows
 
@@ -19,8 +22,7 @@ ROOT = HERE.parent
 project = "transportflows"
 author = "The transportflows founders"
 project_copyright = "2026, the transportflows founders"
-release = transportflows.__version__
-version = release
+release = version = transportflows.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
@@ -75,6 +77,7 @@ nitpicky = True
 nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks for classes
     ("py:class", "numpy.float64"),
     ("py:class", "numpy.int64"),
+    ("py:class", "transportflows._core.registry._Class"),  # a type variable
     ("py:class", "Figure"),  # Matplotlib's, whose inventory one name is not worth
 ]
 
@@ -110,56 +113,111 @@ napoleon_custom_sections = ["Source"]
 
 # ------------------------------------------------------------------- nothing public is left out
 
-PUBLIC = [
-    "",
-    "datasets",
-    "metrics",
-    "networks",
-    "oracles",
-    "plots",
-    "samplers",
-    "testing",
-    "training",
+NAMESPACES = [
+    getattr(transportflows, name)
+    for name in transportflows.__all__
+    if inspect.ismodule(getattr(transportflows, name))
 ]
 
 
+@cache
 def public_objects() -> dict[str, Any]:
-    """Everything in the ``__all__`` of the package and of its public namespaces, by full name."""
-    found = {}
-    for name in PUBLIC:
-        path = f"transportflows.{name}".rstrip(".")
-        module = importlib.import_module(path)
-        found.update({f"{path}.{key}": getattr(module, key) for key in module.__all__})
-    return found
+    """Everything in the ``__all__`` of the package and of its namespaces, by full name."""
+    return {
+        f"{module.__name__}.{key}": getattr(module, key)
+        for module in [*NAMESPACES, transportflows]
+        for key in module.__all__
+    }
+
+
+@cache
+def homes() -> dict[int, str]:
+    """The name under which an object is documented: that of its namespace, else of the top."""
+    names: dict[int, str] = {}
+    for name, value in public_objects().items():
+        names.setdefault(id(value), name)
+    return names
+
+
+@cache
+def aliases() -> dict[str, str]:
+    """The documented name, by every other one: at the top, and where the object is written."""
+    home, found = homes(), {}
+    for name, value in public_objects().items():
+        found[name] = home[id(value)]
+        if inspect.isroutine(value) or inspect.isclass(value):
+            found[f"{value.__module__}.{value.__qualname__}"] = home[id(value)]
+    return {name: target for name, target in found.items() if name != target}
+
+
+class Names(SphinxDirective):
+    """``.. names:: losses.weights``: a module's text, then each public name written in it."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            module = importlib.import_module(f"transportflows.{self.arguments[0]}")
+        except ImportError as error:
+            raise self.error(f"no module to document: {error}") from error
+        home = homes()
+        names = [  # in the order in which they are written
+            home[id(value)]
+            for value in vars(module).values()
+            if getattr(value, "__module__", None) == module.__name__ and id(value) in home
+        ]
+        lines = [f".. automodule:: {module.__name__}"]
+        if inspect.isroutine(public_objects().get(module.__name__)):  # samplers.sample is both
+            lines += ["   :no-index:"]
+        if names:
+            lines += ["", f".. currentmodule:: {names[0].rpartition('.')[0]}", ""]
+            lines += [".. autosummary::", "   :nosignatures:", ""]
+            lines += [f"   {name.rpartition('.')[2]}" for name in names]
+        for name in names:
+            value = public_objects()[name]
+            kind = "class" if inspect.isclass(value) else "function"
+            if kind == "class" and issubclass(value, BaseException):
+                kind = "exception"
+            lines += ["", f".. auto{kind}:: {name.rpartition('.')[2]}"]
+            lines += ["   :members:"] if kind != "function" else []
+            if hasattr(value, "_fields") and "Attributes:" in value.__doc__:
+                lines += [f"   :exclude-members: {', '.join(value._fields)}"]
+        return self.parse_text_to_nodes("\n".join(lines) + "\n")
+
+
+class Top(SphinxDirective):
+    """``.. top::``: the names at the top, by the page that has them."""
+
+    def run(self) -> list[nodes.Node]:
+        home = homes()
+        rooms: dict[str, list[str]] = {}
+        for name in transportflows.__all__:
+            value = getattr(transportflows, name)
+            if not inspect.ismodule(value):
+                room = home[id(value)].rpartition(".")[0].partition(".")[2] or "process"
+                rooms.setdefault(room, []).append(f":obj:`~{home[id(value)]}`")
+        lines = [f"- :doc:`{room}`: {', '.join(names)}" for room, names in sorted(rooms.items())]
+        return self.parse_text_to_nodes("\n".join(lines) + "\n")
 
 
 def missing_names(documented: set[str]) -> list[str]:
     """What is public and not among the documented names.
 
-    An object may be documented under any of the names by which it is public. A public method of a
-    class must be documented in it, or in a class that it inherits from.
+    A public method of a class must be documented in it, or in a class that it inherits from.
     """
-    objects = public_objects()
-    names: dict[int, list[str]] = {}
-    for name, value in objects.items():
-        names.setdefault(id(value), []).append(name)
-    homes = {
-        value: name
-        for name, value in objects.items()
-        if inspect.isclass(value) and name in documented
-    }
+    home = homes()
     missing = []
-    for same in names.values():
-        value = objects[same[0]]
-        if not inspect.ismodule(value) and not documented.intersection(same):
-            missing.append(same[0])
+    for name in sorted(set(home.values())):
+        value = public_objects()[name]
+        if not inspect.ismodule(value) and name not in documented:
+            missing.append(name)
         if not inspect.isclass(value):
             continue
         for key, member in vars(value).items():
             if key.startswith("_") or not (inspect.isroutine(member) or hasattr(member, "__get__")):
                 continue
-            if not any(f"{homes.get(base)}.{key}" in documented for base in value.__mro__):
-                missing.append(f"{same[0]}.{key}")
+            if not any(f"{home.get(id(base))}.{key}" in documented for base in value.__mro__):
+                missing.append(f"{name}.{key}")
     return sorted(missing)
 
 
@@ -172,7 +230,7 @@ def check_public(app: Sphinx, env: Any) -> None:
 def resolve(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     """Follow a name that docstrings use inside the package, or that another project hides.
 
-    Docstrings say ``Regression`` where the pages document ``transportflows.Regression``.
+    Docstrings say ``Regression`` where the pages document ``transportflows.losses.Regression``.
     """
     if node.get("refdomain") != "py":
         return None
@@ -180,11 +238,18 @@ def resolve(app: Sphinx, env: Any, node: Any, contnode: Any) -> Any:
     if target in ALIASES:
         node["reftarget"] = ALIASES[target]  # for intersphinx, which is asked next
         return None
+    owner, dot, member = target.rpartition(".")
+    target = aliases().get(target, aliases().get(owner, owner) + dot + member)
     python = env.get_domain("py")
     matches = python.find_obj(env, None, None, target, None, 1)
     found = [name for name, entry in matches if not entry.aliased]
-    near = [name for name in found if name.startswith(f"{node.get('py:module')}.")]
-    found = near or found
+    module = node.get("py:module")
+    near = [name for name in found if name.startswith(f"{module}.")]
+    if node.get("py:class") and len(found) > 1:  # a docstring that a class inherits
+        owner = public_objects().get(f"{module}.{node['py:class']}", object)
+        bases = [homes().get(id(base)) for base in owner.__mro__]
+        near = [f"{base}.{target}" for base in bases if f"{base}.{target}" in found][:1] or near
+    found = near or [name for name in found if name in public_objects()] or found
     if len(found) != 1:
         return None
     return python.resolve_xref(
@@ -196,6 +261,16 @@ def shorten_defaults(app: Sphinx, *described: Any) -> tuple[str | None, str | No
     """Write the default of a dataclass's field that a function makes as an ellipsis."""
     signature, returns = described[-2:]
     return signature and signature.replace("<factory>", "..."), returns
+
+
+def hide_private(app: Sphinx, name: str, obj: Any, options: Any, bases: list[Any]) -> None:
+    """Name no base of this package that is not public."""
+    known = homes()
+    bases[:] = [
+        base
+        for base in bases
+        if id(base) in known or not getattr(base, "__module__", "").startswith("transportflows.")
+    ] or [object]
 
 
 def hide_object(app: Sphinx, domain: str, kind: str, content: Any) -> None:
@@ -215,7 +290,10 @@ def bring_notebooks(app: Sphinx, config: Any) -> None:
 
 def setup(app: Sphinx) -> None:
     """Connect the checks."""
+    app.add_directive("names", Names)
+    app.add_directive("top", Top)
     app.connect("config-inited", bring_notebooks)
+    app.connect("autodoc-process-bases", hide_private)
     app.connect("autodoc-process-signature", shorten_defaults)
     app.connect("env-updated", check_public)
     app.connect("object-description-transform", hide_object)

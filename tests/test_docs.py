@@ -1,6 +1,7 @@
 """What the strict build of the documentation rests on, checked without Sphinx."""
 
 import ast
+import inspect
 import re
 import runpy
 from pathlib import Path
@@ -24,9 +25,46 @@ def test_the_picture_is_what_its_script_writes():
     assert (DOCS / "figures" / "flow.svg").read_text() == make["picture"]()
 
 
-def test_every_page_of_the_reference_is_reached():
+def test_the_picture_of_the_house_is_that_of_its_imports():
+    make = runpy.run_path(str(DOCS / "figures" / "make_house.py"))
+    assert make["imports"]().keys() == make["ROOMS"].keys()
+    written = (DOCS / "figures" / "house.svg").read_text()
+    assert written == make["picture"](), "run docs/figures/make_house.py"
+
+
+def test_a_room_is_drawn_below_what_it_imports(tmp_path):
+    make = runpy.run_path(str(DOCS / "figures" / "make_house.py"))
+    for name, text in {
+        "a.py": "",
+        "b/__init__.py": "",
+        "b/c.py": "from ..a import x\ndef f():\n    from .. import e\n",
+        "d.py": "from .b.c import f",
+        "e.py": "if TYPE_CHECKING:\n    from .b import c",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    make["imports"].__globals__["SOURCE"] = tmp_path
+    assert make["layers"]() == [["a"], ["b", "e"], ["d"]]
+
+
+def test_the_files_that_pages_name_are_there():
+    source = Path(tpf.__file__).parent
+    for page in (*DOCS.glob("*.md"), DOCS.parent / "README.md"):
+        for name in re.findall(r"`((?:\w+/)*\w+\.py)`", page.read_text()):
+            places = (source / name, DOCS.parent / name)
+            assert any(place.exists() for place in places), f"{page.name}: {name}"
+
+
+def test_the_readme_names_all_that_is_at_the_top():
+    named = re.findall(r"`(\w+)`", (DOCS.parent / "README.md").read_text().split("## Your own")[0])
+    assert set(tpf.__all__) <= set(named)
+
+
+def test_every_namespace_has_a_page_and_every_page_is_reached():
     index = (DOCS / "api" / "index.rst").read_text().split()
-    assert {path.stem for path in (DOCS / "api").glob("*.rst")} - {"index"} <= set(index)
+    pages = {path.stem for path in (DOCS / "api").glob("*.rst")} - {"index"}
+    assert {name for name in tpf.__all__ if inspect.ismodule(getattr(tpf, name))} <= pages
+    assert pages <= set(index)
 
 
 def test_no_property_is_read_as_a_type():

@@ -3,7 +3,7 @@ r"""Conversions between velocity, score, noise and data: each formula once, in o
 Everything here is linear. At a time t, with ``x' = x - α m`` and ``b' = b - α̇ m``, the Gaussian
 part of the process gives
 
-.. math:: x' = \beta d + \hat\sigma \hat\eta, \quad b' = \betȧ d + \dot{\hat\sigma} \hat\eta,
+.. math:: x' = \beta d + \hat\sigma \hat\eta, \quad b' = \dot\beta d + \dot{\hat\sigma} \hat\eta,
           \quad s = -\hat\eta / \hat\sigma,
 
 two equations in the two unknowns (d, η̂), so that x and one network output give everything else,
@@ -38,7 +38,8 @@ def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor
 
     Args:
         part: what is Gaussian in x_t, :attr:`Process.noise_part`.
-        outputs: what the networks predict, one or two of :data:`QUANTITIES`.
+        outputs: what the networks predict, one or two of ``QUANTITIES``, which are velocity, mean
+            velocity, score, noise and data.
         target: what is wanted.
         t: times, of any shape; float64 for tables.
 

@@ -1,8 +1,8 @@
 """Fields from files: rebuilt without running code from the file.
 
-A file holds tensors, numbers and strings (:mod:`transportflows._core.container` has the format). It
+A file holds tensors, numbers and strings (``_core/container.py`` has the format). It
 names classes and their constructor arguments, which are found among those that are known
-(:mod:`transportflows._core.registry`), never imported. Whoever made the file chose the arguments,
+(``_core/registry.py``), never imported. Whoever made the file chose the arguments,
 so they are built with a limit on memory, and what came out is checked again with the tensors in it.
 """
 
