@@ -60,6 +60,17 @@ BEFORE = HERE / "results" / "house_before.json"
 TOLERANCE = 1e-12
 QUICK = 0.3  # seconds
 
+# What is not as it was asked for, and why: told in the table, and not tested.
+FALLS_SHORT = {
+    "lines": "short: reprs, hooks, checks of files, refusals and docstrings outgrew what fell away",
+}
+# Entries that differ from the record, and why.
+REASONS = {
+    "fit: minibatch OT, exact": (
+        "a batch that meets the end of an epoch holds a row twice, so that two permutations are"
+        " optimal; the certified plan, of scaled costs, takes the other one"
+    ),
+}
 LIMITS: dict[str, tuple[str, float]] = {
     "fit: frames": ("frames of the library up to the network's first call: `fit`", 8),
     "sample: frames": ("the same: `sample(epsilon=0.5)`", 7),
@@ -135,7 +146,7 @@ def against(path: Path, tell: Callable[[str], None] = print) -> str:
     changed = {name: d for name, d in found.items() if d > TOLERANCE}
     for name, difference in sorted(changed.items(), key=lambda one: -one[1]):
         error = now["numbers"][name].get("error", "")
-        tell(f"{difference:9.2e}  {name}  {error}")
+        tell(f"{difference:9.2e}  {name}  {error}{REASONS.get(name, '')}")
     for name in missing:
         tell(f"  missing  {name}")
     same = [d for d in found.values() if d <= TOLERANCE]
@@ -156,6 +167,7 @@ def structure_rows(tell: Callable[[str], None] = print) -> list[tuple[object, ..
     rows: list[tuple[object, ...]] = []
     for name, (what, limit) in LIMITS.items():
         reach = "reported" if limit == float("inf") else f"≤ {limit:,}"
+        reach += f" ({FALLS_SHORT[name]})" if name in FALLS_SHORT else ""
         rows.append((what, _shown(before.get(name)), _shown(count(now[name])), reach))
         if (
             isinstance(now[name], list)
