@@ -435,3 +435,15 @@ def test_results_are_shown_in_three_lines(make):
     assert shown.count("\n") < 3
     assert len(shown) < 320
     assert "tensor([" not in shown
+
+
+def test_a_sweep_that_a_hook_ends_at_different_steps_is_refused():
+    """Its members would be at different times."""
+    field = tpf.oracle(tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))), tpf.Gaussian((2,), 3.0))
+
+    def stop(moment):
+        if moment.step == (3 if moment.x.ndim == 2 else 5):
+            moment.stop()
+
+    with pytest.raises(ValueError, match="no common time"):
+        tpf.sample(field, 5, epsilon=[0.0, 0.5, 1.0], steps=8, hooks=[stop])

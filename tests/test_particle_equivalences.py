@@ -501,7 +501,7 @@ def test_hamiltonian_refusals_and_trajectories():
         tpf.particles.hamiltonian(lambda y: -y, x, step_size=0.1, steps=5)
     with pytest.raises(ValueError, match="step_size must be positive"):
         tpf.particles.hamiltonian(law, x, step_size=-0.1, steps=5)
-    with pytest.raises(ValueError, match="numbers of steps in 0 .. 5"):
+    with pytest.raises(ValueError, match=r"numbers of steps in 0 \.\. 5"):
         tpf.particles.hamiltonian(law, x, step_size=0.1, steps=5, save_at=[7])
     with pytest.raises(ValueError, match="density is positive"):
         tpf.particles.hamiltonian(tpf.distributions.Uniform((2,)), x + 50, step_size=0.1, steps=5)

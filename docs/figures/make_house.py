@@ -57,7 +57,7 @@ ROOMS = {
     "plots": ["pictures of samples"],
     "process": ["interpolant + base + coupling: ρ_t"],
     "samplers": [
-        "x + h b + |h| ε s + noise: Euler, Heun, RK4;",
+        "x + h b + |h| ε s + noise: Heun, RK4;",
         "DDIM, DPM-Solver++, DEIS, UniPC; sample",
     ],
     "sdes": ["dX = f X dτ + g dW, τ = 1 − t:", "VP, VE, sub-VP, chains ᾱ_k"],

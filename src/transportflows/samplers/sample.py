@@ -77,9 +77,10 @@ def sample(
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
         scheme: ``"euler"``, ``"midpoint"`` (ODE only), ``"euler_maruyama"``, ``"heun"``,
-            ``"rk4"``; for few steps of a one-sided process a :class:`Multistep` scheme such as
-            ``ExponentialIntegrator(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and others; or
-            for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
+            ``"rk4"``; for few steps of a process with a Gaussian part a :class:`Multistep` scheme
+            such as ``ExponentialIntegrator(3)``, or its name, ``"ddim"``, ``"dpm2m"``,
+            ``"unipc3"`` and others; or for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"``
+            and others.
         steps: number of steps (fixed-step schemes).
         t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
             the caller's own, used as it is (with the breakpoints of the path inserted).

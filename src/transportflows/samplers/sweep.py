@@ -41,7 +41,17 @@ def sweep(schedules: Sequence[EpsilonSchedule]) -> list[list[int]]:
 def together(
     solutions: Sequence[Solution], schedules: Sequence[EpsilonSchedule], n: int
 ) -> Solution:
-    """The solution of all members, ``(K, n, *)``, from those of :func:`sweep`."""
+    """The solution of all members, ``(K, n, *)``, from those of :func:`sweep`.
+
+    Raises:
+        ValueError: if a hook ended them at different steps, so that they are at different times.
+    """
+    if len({len(solution.t) for solution in solutions}) > 1:
+        raise ValueError(
+            "a hook ended the solve with epsilon = 0 and that of the other epsilons at different"
+            " steps, so they have no common time; stop at a step, not by the states, or sample"
+            " the epsilons one by one"
+        )
     ode, sde, place = solutions[0], solutions[-1], 0
     parts: list[tuple[Solution, int]] = []
     for schedule in schedules:
