@@ -78,8 +78,8 @@ def sample(
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
         scheme: ``"euler"``, ``"midpoint"`` (ODE only), ``"euler_maruyama"``, ``"heun"``,
             ``"rk4"``; for few steps of a one-sided process a :class:`Multistep` scheme such as
-            ``ExponentialIntegrator(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and others; or
-            for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
+            ``ExponentialIntegrator(3)``, or its name, ``"ddim"``, ``"dpm2m"``, ``"unipc3"`` and
+            others; or for ε = 0 an adaptive solver of torchdiffeq, ``"dopri5"`` and others.
         steps: number of steps (fixed-step schemes).
         t: first and last time; ``(1.0, 0.0)`` runs backward. More than two times are a grid of
             the caller's own, used as it is (with the breakpoints of the path inserted).
@@ -116,8 +116,9 @@ def sample(
     Raises:
         ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
         NonFiniteStateError: if a state stops being finite (which step, how many rows).
+        TooManyEvaluationsError: if an adaptive scheme is not done after ``max_nfe`` evaluations.
         ValueError: for an unknown scheme, a negative ε, an ε for a deterministic scheme, a start
-            of the wrong shape, and so on.
+            of the wrong shape, steps that take more than ``max_nfe`` evaluations, and so on.
 
     Example:
         >>> import transportflows as tpf
