@@ -42,8 +42,8 @@ def default_loss(field: Field) -> Loss:
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
         >>> default_loss(tpf.Score(lambda t, x: -x, process))
         ScoreLoss()
-        >>> default_loss(tpf.EDM(lambda t, x: x, process, sigma_data=1.0))
-        DataLoss(times=EDMTimes(), weight=EDMWeight(sigma_data=1.0))
+        >>> default_loss(tpf.EDM(lambda t, x: x, process, sigma_data=1.0)).weight
+        EDMWeight(sigma_data=1.0)
     """
     unknown = [output for output in field.outputs if output not in _REGRESSIONS]
     if unknown:
