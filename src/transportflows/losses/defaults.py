@@ -42,8 +42,9 @@ def default_loss(field: Field) -> Loss:
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
         >>> default_loss(tpf.Score(lambda t, x: -x, process))
         ScoreLoss()
-        >>> default_loss(tpf.EDM(lambda t, x: x, process, sigma_data=1.0))
-        DataLoss(times=EDMTimes(), weight=EDMWeight(sigma_data=1.0))
+        >>> loss = default_loss(tpf.EDM(lambda t, x: x, process, sigma_data=1.0))
+        >>> [type(part).__name__ for part in (loss, loss.times, loss.weight)]
+        ['DataLoss', 'EDMTimes', 'EDMWeight']
     """
     unknown = [output for output in field.outputs if output not in _REGRESSIONS]
     if unknown:

@@ -117,8 +117,9 @@ def sample(
     Raises:
         ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
         NonFiniteStateError: if a state stops being finite (which step, how many rows).
+        TooManyEvaluationsError: if an adaptive scheme is not done after ``max_nfe`` evaluations.
         ValueError: for an unknown scheme, a negative ε, an ε for a deterministic scheme, a start
-            of the wrong shape, and so on.
+            of the wrong shape, steps that take more than ``max_nfe`` evaluations, and so on.
 
     Example:
         >>> import transportflows as tpf
