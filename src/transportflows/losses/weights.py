@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.spelling import spelled_call
 from ..conversions import QUANTITIES
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
@@ -68,6 +69,9 @@ class LossWeight(ABC):
     """
 
     form: str = "noise"
+
+    def __repr__(self) -> str:
+        return spelled_call(self)
 
     @abstractmethod
     def value(self, level: NoiseLevel) -> Tensor:
@@ -160,7 +164,7 @@ class UnitWeight(LossWeight):
     def __init__(self, of: str) -> None:
         if of not in _SCALES:
             raise ValueError(f"of must be one of {', '.join(_SCALES)}, got {of!r}")
-        self.form = of
+        self.form = self.of = of
 
     def value(self, level: NoiseLevel) -> Tensor:
         return torch.ones_like(level.t)
