@@ -447,3 +447,28 @@ def test_a_sweep_that_a_hook_ends_at_different_steps_is_refused():
 
     with pytest.raises(ValueError, match="no common time"):
         tpf.sample(field, 5, epsilon=[0.0, 0.5, 1.0], steps=8, hooks=[stop])
+
+
+def test_what_a_hook_returns_stays_as_it_is():
+    """The loop goes on with a copy, of expanded tensors too."""
+    field = tpf.oracle(tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))), tpf.Gaussian((2,), 3.0))
+    known, one = torch.full((4, 2), 7.0), torch.zeros(1, 2)
+    tpf.sample(field, 4, steps=3, hooks=[lambda m: known if m.step == 1 else None])
+    assert bool((known == 7).all())
+    tpf.sample(field, 4, steps=3, hooks=[lambda m: one.expand(4, 2)])
+    assert bool((one == 0).all())
+
+
+def test_the_bound_counts_the_corrector():
+    field = tpf.oracle(tpf.Process(tpf.VE(0.01, 10.0), shape=(2,)), tpf.Gaussian((2,)))
+    rule = tpf.langevin.LangevinCorrector(steps=5)
+    with pytest.raises(ValueError, match="max_nfe is 6"):
+        tpf.sample(field, 8, steps=5, scheme="euler", corrector=rule, max_nfe=6)
+
+
+def test_a_plain_function_is_given_the_conditions():
+    x, c = torch.zeros(6, 2), torch.arange(6.0)
+    drift = lambda t, x, c: c[:, None].expand_as(x)  # noqa: E731
+    for chunk in (None, 4):
+        end = tpf.integrate(drift, x, [0.0, 1.0], cond={"c": c}, chunk=chunk).x
+        torch.testing.assert_close(end, c[:, None].expand(6, 2))

@@ -130,7 +130,7 @@ class Combination:
     ) -> Tensor:
         """Add it up: a tensor of the shape of x, differentiable; none of its parts is changed.
 
-        Where one part with weight 1 is all there is, it is that part itself.
+        Where one prediction with weight 1 is all there is, it is that prediction itself.
 
         Args:
             x: states, ``(B, *)``.
@@ -163,6 +163,8 @@ class Combination:
             own = True
         if out is None:
             return torch.zeros_like(x)
+        if out is x:  # which a loop may go on to write into
+            return x.clone()
         return out if out.shape == x.shape else out.expand_as(x)
 
     __repr__ = summary

@@ -179,10 +179,13 @@ class GaussianPart(NoisePart):
 
     # ------------------------------------------------------------------------------ the formulas
 
-    def delta(self, t: Tensor) -> Tensor:
-        """``Δ = β̇ σ̂² - β σ̂σ̂̇ = β σ̂² λ̇``, of the shape of t."""
-        path = self.path
-        return path.beta_dot(t) * self.scale_sq(t) - path.beta(t) * (0.5 * self.scale_sq_dot(t))
+    def delta(
+        self, t: Tensor, beta: Tensor | None = None, scale_sq: Tensor | None = None
+    ) -> Tensor:
+        """``Δ = β̇ σ̂² - β σ̂σ̂̇ = β σ̂² λ̇``, of the shape of t; β and σ̂² may be given."""
+        beta = self.path.beta(t) if beta is None else beta
+        scale_sq = self.scale_sq(t) if scale_sq is None else scale_sq
+        return self.path.beta_dot(t) * scale_sq - beta * (0.5 * self.scale_sq_dot(t))
 
     def half_diffusion_sq(self, t: Tensor) -> Tensor:
         """``g²/2 = Δ/β = σ̂² λ̇``; infinite where β = 0."""

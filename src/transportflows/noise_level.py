@@ -57,7 +57,7 @@ class NoiseLevel:
     @cached_property
     def delta(self) -> Tensor:
         """``Δ = β σ̂² λ̇``."""
-        return self.part.delta(self.t)
+        return self.part.delta(self.t, self.beta, self.scale_sq)
 
     @property
     def snr(self) -> Tensor:

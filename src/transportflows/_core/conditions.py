@@ -17,7 +17,7 @@ __all__ = ["NO_CONDITIONS", "check_conditions", "map_rows"]
 
 NO_CONDITIONS: Mapping[str, Any] = {}
 
-_TAKEN = ("t", "x", "s")
+_TAKEN = ("t", "x", "s", "self")
 
 
 def check_conditions(

@@ -148,9 +148,10 @@ class LangevinCorrection(SolveHook):
         size = x[0].numel()
         self.length = math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
         self.nominal: list[float] = (2 * self.rule.snr**2 * scale.square()).tolist()
+        self.most = self.rule.steps * sum(self.active)
         self.noise.begin(self.key, x, 0.0)
 
-    def __call__(self, moment: Moment) -> Tensor | None:
+    def __call__(self, moment: Moment, /) -> Tensor | None:
         step = moment.step - 1
         if not self.active[step]:
             return None

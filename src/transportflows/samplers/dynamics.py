@@ -96,13 +96,13 @@ class FunctionDynamics(Dynamics):
     """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
 
     Args:
-        function: ``f(t, x)``, t of shape ``()``.
+        function: ``f(t, x, **cond)``, t of shape ``()``.
         epsilon: a number, function of time or schedule.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor, Tensor], Tensor],
+        function: Callable[..., Tensor],
         epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
     ) -> None:
         self.function = function
@@ -117,11 +117,11 @@ class FunctionDynamics(Dynamics):
 
 
 class _FunctionDrift(Drift):
-    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], times: Tensor) -> None:
+    def __init__(self, function: Callable[..., Tensor], times: Tensor) -> None:
         self.function, self.times = function, times
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        slope = self.function(self.times[step, node], x)
+        slope = self.function(self.times[step, node], x, **rows.cond)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ValueError(

@@ -22,7 +22,7 @@ __all__ = ["integrate"]
 
 
 def integrate(
-    dynamics: Dynamics | Callable[[Tensor, Tensor], Tensor],
+    dynamics: Dynamics | Callable[..., Tensor],
     x: Tensor,
     grid: Sequence[float] | Tensor,
     *,

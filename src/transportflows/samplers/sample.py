@@ -29,7 +29,7 @@ from .multistep import LinearStepper, Multistep
 from .one_step import OneStep
 from .schemes import Scheme
 from .starts import evaluating, starting_states
-from .sweep import gathered, shared_rows, sweep, together
+from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
 
@@ -137,10 +137,12 @@ def sample(
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
         given = check_conditions(cond, total, rows="samples")
-        _check_shared(team, total, scheme, grid, saved, schedules, corrector)
+        _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = in_units_of(field.transform, hooks)
+        if looks and mates.size > 1:
+            looks.append(stops_together(mates))
         if corrector is not None:
             looks.insert(0, corrector.bound(field, normals, mix(key, 2), mates))
         rows = default_chunk(field.networks, x) if chunk is None else chunk
@@ -208,6 +210,7 @@ def _check_shared(
     saved: Sequence[int],
     schedules: Sequence[EpsilonSchedule],
     corrector: Any,
+    hooks: int,
 ) -> None:
     """See that all processes of a shared solve make the same call."""
     team.check_same(
@@ -218,6 +221,7 @@ def _check_shared(
             "t": grid.tolist(),
             "epsilons": len(schedules),
             "corrector": repr(corrector),
+            "hooks": hooks,
             "save_at": list(saved),
         },
     )

@@ -12,10 +12,11 @@ from torch import Tensor
 from .._core.conditions import map_rows
 from .._core.distributed import World
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.hooks import Hook, Moment
 from ..solve.noise import Increments, NoiseOfRows, NoiseSource
 from ..solve.solution import Solution
 
-__all__ = ["gathered", "shared_rows", "sweep", "together"]
+__all__ = ["gathered", "shared_rows", "stops_together", "sweep", "together"]
 
 
 def shared_rows(
@@ -29,6 +30,16 @@ def shared_rows(
     given = map_rows(cond, lambda rows: rows[low:high])
     own = [NoiseOfRows(each, low, high, n) for each in (source, normals)]
     return x[low:high], given, own[0], own[1]
+
+
+def stops_together(team: World) -> Hook:
+    """A hook that ends the solve of every process where that of one was ended."""
+
+    def agree(moment: Moment, /) -> None:
+        if any(team.all_values(moment.stopped)):
+            moment.stop()
+
+    return agree
 
 
 def sweep(schedules: Sequence[EpsilonSchedule]) -> list[list[int]]:

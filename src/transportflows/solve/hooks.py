@@ -63,7 +63,7 @@ class Moment:
 class Hook(Protocol):
     """What is called after each step: any function of a :class:`Moment`."""
 
-    def __call__(self, moment: Moment) -> Tensor | None:
+    def __call__(self, moment: Moment, /) -> Tensor | None:
         """Look at the states, and return None; or return other states of their shape."""
 
 
@@ -73,10 +73,15 @@ class SolveHook:
     Attributes:
         name: told in ``Solution.scheme``.
         nfe: evaluations of the field for each row, so far.
+        most: how many they will be at most, once begun.
+
+    It works in the units of the solve, those of the field, where other hooks are given those of
+    the data.
     """
 
     name: str = "hook"
     nfe: int = 0
+    most: int = 0
 
     def begin(self, times: Tensor, x: Tensor, chunks: Chunks) -> None:
         """Make ready.
@@ -87,7 +92,7 @@ class SolveHook:
             chunks: how the rows of all groups are divided.
         """
 
-    def __call__(self, moment: Moment) -> Tensor | None:
+    def __call__(self, moment: Moment, /) -> Tensor | None:
         """Look at the states, or return others."""
         return None
 

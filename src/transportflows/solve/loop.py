@@ -71,7 +71,6 @@ def march(
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
     n = _check_rows(x, groups)
     prepared = stepper.prepare(times, x.detach()[:1])
-    _check_bound(prepared, len(steps), max_nfe)
     noise = Increments() if noise is None else noise
     if prepared.noisy:
         noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
@@ -79,6 +78,7 @@ def march(
     for hook in hooks:
         if isinstance(hook, SolveHook):
             hook.begin(times, x.detach()[:n], chunks)
+    _check_bound(prepared, hooks, len(steps), max_nfe)
 
     parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
     state = x.clone()
@@ -126,8 +126,11 @@ def _check_rows(x: Any, groups: int) -> int:
     return x.shape[0] // groups
 
 
-def _check_bound(prepared: Prepared, steps: int, max_nfe: int | None) -> None:
-    nfe = prepared.before + prepared.calls * steps
+def _check_bound(
+    prepared: Prepared, hooks: Sequence[Hook], steps: int, max_nfe: int | None
+) -> None:
+    most = sum(hook.most for hook in hooks if isinstance(hook, SolveHook))
+    nfe = prepared.before + prepared.calls * steps + most
     if max_nfe is not None and nfe > max_nfe:
         raise ValueError(
             f"{steps} steps take {nfe} evaluations of the field, and max_nfe is {max_nfe}; take"
@@ -159,7 +162,7 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             raise ValueError(
                 f"a hook must return None, or states of shape {tuple(moment.x.shape)}, got {got}"
             )
-        state = changed.to(state).reshape(state.shape)
+        state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
     moment.x = state
     return state
 
