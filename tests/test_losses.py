@@ -207,9 +207,10 @@ DEFAULTS = {
     "ScoreLoss()": lambda: tpf.Score(net(), one_sided()),
     "NoiseLoss()": lambda: tpf.NoisePredictor(net(), one_sided()),
     "DataLoss()": lambda: tpf.DataPredictor(net(), one_sided()),
-    "DataLoss(times=EDMTimes(), weight=EDMWeight(sigma_data=2.0))": lambda: tpf.EDM(
-        net(), one_sided(), sigma_data=2.0
-    ),
+    (
+        "DataLoss(times=EDMTimes(mean=-1.2, std=1.2, margin=(1e-06, 1e-06)),"
+        " weight=EDMWeight(sigma_data=2.0))"
+    ): lambda: tpf.EDM(net(), one_sided(), sigma_data=2.0),
     "SumLoss(MeanVelocityLoss(), ScoreLoss())": lambda: tpf.FieldPair(
         mean_velocity=net(), score=net(), process=two_sided(tpf.Brownian())
     ),
@@ -244,7 +245,10 @@ WRITTEN = {
     "VelocityLoss(times=UniformTimes(margin=(0.1, 0.1)), antithetic=True)": tpf.VelocityLoss(
         times=tpf.times.UniformTimes(margin=0.1), antithetic=True
     ),
-    "ScoreLoss(times=LogSNRTimes(), weight=LikelihoodWeight(), importance=True)": tpf.ScoreLoss(
+    (
+        "ScoreLoss(times=LogSNRTimes(margin=(0.001, 0.001)),"
+        " weight=LikelihoodWeight(), importance=True)"
+    ): tpf.ScoreLoss(
         times=tpf.times.LogSNRTimes(margin=1e-3),
         weight=tpf.losses.LikelihoodWeight(),
         importance=True,
