@@ -649,3 +649,14 @@ def test_check_field_accepts_and_says_what_is_wrong():
             tpf.testing.check_field(field, x, oracle=oracle)
     still = tpf.testing.check_field(tpf.Velocity(lambda t, x: x, law), x)
     assert still.notes == ["velocity does not depend on time"]
+
+
+def test_what_a_process_knows_follows_its_interpolant():
+    law = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    assert law.target_margin == (0.0, 0.0)
+    before = law.part
+    assert law.part is before
+    law.interpolant = tpf.Linear(gamma=tpf.Brownian())
+    assert law.target_margin == (1e-4, 1e-4)
+    assert law.part is not before
+    assert float(law.part.scale(torch.tensor(0.5))) > float(before.scale(torch.tensor(0.5)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -76,6 +75,7 @@ class Process(Storable, nn.Module):
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
         self._noise_part: NoisePart | None = None
+        self._margin: tuple[Interpolant, Margin] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
@@ -145,9 +145,14 @@ class Process(Storable, nn.Module):
         tensors = (*self.parameters(), *self.buffers())
         return tensors[0].device if tensors else torch.device("cpu")
 
-    @cached_property
+    @property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
+        if self._margin is None or self._margin[0] is not self.interpolant:
+            self._margin = (self.interpolant, self._margin_now())
+        return self._margin[1]
+
+    def _margin_now(self) -> Margin:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
             rates = [self.interpolant.gamma_dot(ends)]
