@@ -101,7 +101,7 @@ class NoisePart:
         tensors = tensors if self.base_scale is None else (self.base_scale,)
         return tensors[0].device if tensors else torch.device("cpu")
 
-    @property
+    @cached_property
     def learned(self) -> bool:
         """Whether the path has parameters, so that what is true of it now may change."""
         return any(True for _ in self.path.parameters())

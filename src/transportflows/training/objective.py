@@ -198,5 +198,7 @@ class Objective:
 
 def _times(sample: Any) -> Tensor | None:
     """The times of the rows; an antithetic sample holds them twice."""
-    t = getattr(sample, "t", None)
-    return None if t is None else t[: len(sample)]
+    t: Tensor | None = getattr(sample, "t", None)
+    if t is None or len(t) == len(sample):
+        return t
+    return t[: len(sample)]
