@@ -660,3 +660,24 @@ def test_what_a_process_knows_follows_its_interpolant():
     assert law.target_margin == (1e-4, 1e-4)
     assert law.part is not before
     assert float(law.part.scale(torch.tensor(0.5))) > float(before.scale(torch.tensor(0.5)))
+
+
+def test_a_coupling_sees_the_conditions():
+    """Sorted within each label, as a plan that does not mix labels would be."""
+
+    class Within(tpf.couplings.Coupling):
+        def pair(self, x0, x1, cond=None, *, generator=None):
+            x0 = x0.clone()
+            for label in cond["label"].unique():
+                own = cond["label"] == label
+                ranks = x1[own, 0].argsort().argsort()
+                x0[own] = x0[own].sort(0).values[ranks]
+            return x0, x1
+
+    law = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=Within())
+    x1, label = torch.randn(40, 1, generator=seeded()), torch.arange(40) % 2
+    drawn = law.sample(x1, cond={"label": label}, generator=seeded(1))
+    for k in (0, 1):
+        own = label == k
+        assert torch.equal(drawn.x0[own, 0].argsort(), x1[own, 0].argsort())
+    assert torch.equal(drawn.cond["label"], label)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable
 from .._core.reprs import call
 
@@ -24,11 +27,22 @@ class Coupling(Storable, ABC):
 
     @abstractmethod
     def pair(
-        self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the batch ``(x0, x1)``, each ``(B, *)``, paired row by row.
 
         The rows of x1 keep their order, so that labels and other conditions stay theirs.
+
+        Args:
+            x0: base samples.
+            x1: data.
+            cond: conditions of the data, by name; tensors have B rows.
+            generator: source of randomness.
         """
 
     def __repr__(self) -> str:
@@ -41,7 +55,12 @@ class Independent(Coupling):
     independent = True
 
     def pair(
-        self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         return x0, x1
 
@@ -50,6 +69,11 @@ class Paired(Coupling):
     """The user's own pairs ``(x0, x1)``, used as they are given (image to image, say)."""
 
     def pair(
-        self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         return x0, x1

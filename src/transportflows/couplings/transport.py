@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
 from ..plans import best_permutation, exact_plan
 from .base import Coupling
@@ -43,7 +45,12 @@ class MinibatchOT(Coupling):
         self.regularisation = regularisation
 
     def pair(
-        self, x0: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         if x0.shape != x1.shape:
             raise ValueError(

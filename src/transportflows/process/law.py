@@ -234,14 +234,14 @@ class Process(Storable, nn.Module):
                     f"got t of shape {tuple(t.shape)} for {n} rows; it must be () or ({n},)"
                 )
             t = t.expand(n)
+        cond = check_conditions(cond, n, rows="rows of data")
         interpolant = self.interpolant
         if interpolant.uses_base:
             if x0 is None:
                 x0 = self._draw_base(n, x1, generator)
-            x0, x1 = self.coupling.pair(x0, x1, generator=generator)
+            x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
         else:
             x0 = None
-        cond = check_conditions(cond, n, rows="rows of data")
         z = None
         if interpolant.has_latent:
             z = torch.randn(x1.shape, generator=generator, device=device, dtype=dtype)
