@@ -68,7 +68,7 @@ def same(a, b):
         if not isinstance(b, torch.Tensor) or a.dtype != b.dtype or a.shape != b.shape:
             return False
         # Bytes, since not every torch compares every dtype.
-        a, b = (x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
+        a, b = (x.resolve_conj().contiguous().reshape(-1).view(torch.uint8) for x in (a, b))
         return torch.equal(a, b)
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and np.array_equal(a, b)
