@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
 import transportflows as tpf
+from transportflows.samplers.sweep import stops_together
 
 DOUBLE = torch.float64
 P, L = tpf.particles, tpf.langevin
@@ -472,3 +475,23 @@ def test_a_plain_function_is_given_the_conditions():
     for chunk in (None, 4):
         end = tpf.integrate(drift, x, [0.0, 1.0], cond={"c": c}, chunk=chunk).x
         torch.testing.assert_close(end, c[:, None].expand(6, 2))
+
+
+@pytest.mark.parametrize(("reasons", "stopped"), [([False, True], True), ([False, False], False)])
+def test_processes_that_share_a_solve_stop_together(reasons, stopped):
+    """Where a hook of another process ended its solve, this one ends too."""
+
+    class Team:
+        def all_values(self, own):
+            assert own is False
+            return reasons
+
+    moment = tpf.solve.Moment(1, 4, 0.25, torch.zeros(2, 2))
+    stops_together(Team())(moment)
+    assert moment.stopped is stopped
+
+
+def test_a_hook_may_name_its_argument_as_it_likes():
+    """A type checker takes ``def look(m)`` for a hook only if the name is no part of it."""
+    (_, moment) = inspect.signature(tpf.solve.Hook.__call__).parameters.values()
+    assert moment.kind is inspect.Parameter.POSITIONAL_ONLY

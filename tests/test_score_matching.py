@@ -976,3 +976,11 @@ def test_a_trainer_learns_the_score(case):
             sample = law.sample(held, t=float(t), generator=gen(4))
             error = float(tpf.losses.squared_error(field, exact, sample, "noise").mean())
             assert error < 0.05 * 2, (float(t), error)
+
+
+def test_a_weight_is_finite_where_there_is_no_signal_yet():
+    """On an encoder-decoder β = 0 up to t = ½, and a regression must go on there."""
+    law = tpf.Process(tpf.EncoderDecoder(), tpf.Gaussian((2,)))
+    t = torch.tensor([0.1, 0.3, 0.49], dtype=F64)
+    for form in ("velocity", "noise", "data"):
+        assert bool(torch.isfinite(tpf.losses.MinSNRWeight()(law.part, t, form)).all())

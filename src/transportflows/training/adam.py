@@ -3,8 +3,7 @@
 ``torch.optim.Adam(fused=True).step()`` gathers the lists of its parameters, moments and step counts
 anew at every step. For a small network that takes a quarter of its time. Here they are gathered
 once and handed to the kernel, which torch has under a private name only; that is worth it while it
-shows: a whole training step of a 4 x 64 MLP at batch 256 takes 4 % longer without this class
-(``benchmarks/training_step.py`` has both), and torch's public functional form gains nothing.
+shows in a whole training step (``benchmarks/training_step.py`` measures it with and without).
 """
 
 from __future__ import annotations
