@@ -1,11 +1,10 @@
-"""The solve: states and the integrals of the divergence along the ODE.
-
-(A little longer than other files: what torchdiffeq's adjoint differentiates is to be one module.)
-"""
+"""The solve behind a log-density: a state and the integral of the divergence, moved together.
 
 The state is widened by K numbers, the running integrals of ``∇·b``: one for the exact divergence,
 one for each probe of Hutchinson's estimate. The wide state obeys an ODE of its own, and any solver
 of ODEs serves for it.
+
+(A little longer than other files: what torchdiffeq's adjoint differentiates is to be one module.)
 """
 
 from __future__ import annotations
