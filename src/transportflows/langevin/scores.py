@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import value_and_gradient
 from .._core.conditions import NO_CONDITIONS
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
@@ -35,16 +36,7 @@ class LogProbScore:
 
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            value = check_log_prob(self.log_prob(leaf, **cond), leaf)
-            if not value.requires_grad:
-                raise ValueError(
-                    "log_prob does not depend on x by operations that autograd follows, so it has"
-                    " no score; keep x a tensor throughout (no .detach(), .item() or numpy)"
-                )
-            (score,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), score
+        return value_and_gradient(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
 
     def __call__(self, x: Tensor, **cond: Any) -> Tensor:
         """The score, ``(B, *)``."""

@@ -54,11 +54,8 @@ class LikelihoodLoss(Loss):
         }
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
-        transform, field.transform = field.transform, None  # a trainer's batches are transformed
-        try:
-            return self._losses(field, sample.batch, sample.generator)
-        finally:
-            field.transform = transform
+        # A trainer's batches are in the field's units already.
+        return self._losses(field, sample.batch, sample.generator)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this loss."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
 from .._core.checks import names
 from .._core.conditions import check_conditions, map_rows
 from .._core.random import draw_key, stream
@@ -97,7 +97,8 @@ class Solver(nn.Module):
                 " fixed-step one, such as scheme='rk4', with hooks"
             )
         self.hooks = [self._looking(hook) for hook in hooks]
-        self.cond, self.chunk = dict(cond or {}), chunk
+        self.chunk = chunk
+        self.cond = {name: ordinary(value) for name, value in dict(cond or {}).items()}
         # The adjoint method differentiates in the state and in a module's parameters only.
         differentiable = any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values())
         self.gradients, self.adjoint = gradients, adjoint and not differentiable
@@ -113,7 +114,7 @@ class Solver(nn.Module):
             raise ValueError(f"chunk must be positive, got {self.chunk}")
         self.probes = None if self.exact else self._draw(x)
         columns = 1 if self.exact else self.count
-        state = torch.cat([x.flatten(1), x.new_zeros(n, columns)], 1)
+        state = torch.cat([ordinary(x).flatten(1), x.new_zeros(n, columns)], 1)
         breakpoints = self.field.process.interpolant.breakpoints
         if self.scheme in ADAPTIVE:
             end = self._adaptive(state, start, stop, breakpoints)
@@ -242,7 +243,7 @@ def recording(field: Field, gradients: bool) -> Iterator[None]:
     if gradients:
         yield
         return
-    with torch.no_grad(), evaluating(field):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(field):
         yield
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
 from .._core.checks import names
 from .._core.conditions import map_rows
 from .._core.random import local
@@ -109,7 +109,7 @@ class FromSamples(Loss, ABC):
             sample = Directed(sample, self._directions(sample.x, None))
         path, directions = sample.path, sample.directions
         k = path.x[0].numel() if directions is None else len(directions)
-        t, cond = repeat_rows(path.t, k), map_rows(path.cond, lambda rows: repeat_rows(rows, k))
+        t, cond = repeat_rows(path.t, k), map_rows(path.cond, lambda rows: ordinary(repeat_rows(rows, k)))
 
         def score(z: Tensor) -> Tensor:
             return field.quantity("score", t, z, cond, checked=False)

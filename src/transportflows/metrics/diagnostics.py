@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.autodiff import Directional
 from .._core.checks import check_finite_rows
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -129,7 +130,7 @@ def consistency(
         ValueError: if the data are not finite.
     """
     check_finite_rows(data, "data")
-    nodes, key = _midpoints(times), draw_key(generator)
+    nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
@@ -148,8 +149,8 @@ def consistency(
             draws = stream(key, k, 1, device=x.device)
             for _ in range(probes):
                 z = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x) * 2 - 1
-                change = torch.func.jvp(lambda y, s=time: field.velocity(s, y), (x,), (z,))[1]
-                terms = terms + sum_events(z * change) / probes
+                along = directional.forms(lambda y, s=time: field.velocity(s, y), x, z[None])[1]
+                terms = terms + along.squeeze(1) / probes
         terms = terms.double()
         table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
     columns = torch.tensor(table, dtype=torch.float64)

@@ -172,6 +172,8 @@ def oracle_errors(
     return OracleErrors(nodes, weights, b, s, c, b_error, s_error, margin)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def ode_kl_identity(
     field: Field,
     oracle: GaussianMixtureOracle,
