@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.random import draw_key
 from .._core.reprs import brief
+from .._core.shared import kept_generators
 from .._core.tensor import sum_events
 from .base import Distribution
 
@@ -43,7 +44,7 @@ class _Wrapped(Distribution):
         else:
             # Its draws come from torch's default generator: seed that from ours, then restore it.
             key = draw_key(generator)
-            with torch.random.fork_rng():
+            with kept_generators():
                 torch.manual_seed(key)
                 x = self.law.sample((n,) if self._takes_shape else n)
         if not isinstance(x, Tensor) or x.shape != (n, *self.shape):
@@ -91,6 +92,6 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
         if isinstance(law, torch.distributions.Distribution):
             shape = tuple(law.batch_shape) + tuple(law.event_shape)
         else:
-            with torch.random.fork_rng():
+            with kept_generators():
                 shape = tuple(law.sample(1).shape[1:])
     return _Wrapped(law, shape)

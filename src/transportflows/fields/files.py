@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from .._core import container
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
+from .._core.shared import kept_generators
 from ..process import Process
 from ..transforms import Standardize
 from .base import FILE_FORMAT, FILE_KIND, Field
@@ -70,7 +71,7 @@ def load_field(
     )
     if process is not None:
         arguments["process"] = process
-    with torch.random.fork_rng(devices=[]), _Limit(4 * os.path.getsize(path) + _SPARE):
+    with kept_generators(everywhere=False), _Limit(4 * os.path.getsize(path) + _SPARE):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"

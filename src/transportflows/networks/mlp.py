@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._core.registry import register
+from .._core.shared import kept_generators
 
 __all__ = ["MLP", "from_xt"]
 
@@ -69,7 +71,7 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation {activation!r}; known: {known}")
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        with nullcontext() if generator is None else kept_generators(everywhere=False):
             self._build()
         if generator is not None:
             self.reset_parameters(generator)

@@ -19,6 +19,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
+from ..samplers.starts import evaluating
 from ..transforms import Standardize
 
 __all__ = ["OneStepGenerator"]
@@ -120,13 +121,7 @@ class OneStepGenerator(Field):
         n = positive_integer("the number of samples", n)
         key = draw_key(generator)
         device = self.reference().device
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                xi = self.latents(n, generator=stream(key, device=device))
-                x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
-                return x if self.transform is None else self.transform.invert(x)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(self), torch.no_grad():
+            xi = self.latents(n, generator=stream(key, device=device))
+            x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
+            return x if self.transform is None else self.transform.invert(x)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core.distributed import World
+from .._core.shared import writing
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -109,8 +110,9 @@ class Run:
 
         Raises:
             ValueError: if there are no averages.
+            RuntimeError: if another thread samples the field.
         """
-        with self._averages().swap():
+        with writing(self.field.networks), self._averages().swap():
             yield
 
     @contextmanager
