@@ -103,9 +103,13 @@ class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
     A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
+
+    Attributes:
+        breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
     """
 
     _generic: ClassVar[bool] = True
+    breakpoints: tuple[float, ...] = ()
 
 
 class Brownian(Gamma):

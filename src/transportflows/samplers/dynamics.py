@@ -82,10 +82,12 @@ class Dynamics(ABC):
     Attributes:
         groups: number of epsilons; rows come in as many equal groups.
         ode: whether there is no noise.
+        breakpoints: times at which it is not smooth; a stage time there moves into its own step.
     """
 
     groups: int = 1
     ode: bool = False
+    breakpoints: Sequence[float] = ()
 
     @abstractmethod
     def prepare(self, times: Tensor, widths: Tensor, like: Tensor) -> Drift:
@@ -98,14 +100,17 @@ class FunctionDynamics(Dynamics):
     Args:
         function: ``f(t, x, **cond)``, t of shape ``()``.
         epsilon: a number, function of time or schedule.
+        breakpoints: times at which the function is not smooth; the grid should hold them.
     """
 
     def __init__(
         self,
         function: Callable[..., Tensor],
         epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
+        *,
+        breakpoints: Sequence[float] = (),
     ) -> None:
-        self.function = function
+        self.function, self.breakpoints = function, breakpoints
         self.epsilon = as_epsilon(epsilon)
         self.ode = self.epsilon.is_zero
 
@@ -152,6 +157,7 @@ class FieldDynamics(Dynamics):
         self.field = field
         self.epsilons = [as_epsilon(epsilon) for epsilon in epsilons]
         self.given_margin = margin
+        self.breakpoints = field.process.interpolant.breakpoints
         self.groups = len(self.epsilons)
         self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 

@@ -26,6 +26,7 @@ from ..combination import Combination
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.grid import on_their_side
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -177,7 +178,8 @@ class LinearStepper(Stepper):
         self, times: Tensor, like: Tensor, counts: dict[str, list[int]]
     ) -> tuple[Tensor, tuple[float, float], dict[str, list[Combination]]]:
         """Times off a pole at the start, how far, and how each form is made of the outputs."""
-        nodes = times[:-1].clone()
+        kinks = self.field.process.interpolant.breakpoints
+        nodes = on_their_side(times[:-1, None], times.diff(), kinks, like.dtype)[:, 0].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:
             first = [self._form(form, nodes[:1].to(like.device)) for form in _made_at(0, counts)]
