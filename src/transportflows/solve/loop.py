@@ -181,7 +181,7 @@ def _solution(
         t=times,
         nfe=prepared.before + prepared.calls * len(finite) + sum(hook.nfe for hook in own),
         scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
-        window=prepared.window,
+        limited=prepared.limited,
         margin=prepared.margin,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
     )
