@@ -29,13 +29,12 @@ from .arguments import (
     dtype_of,
     generator_of,
     integer,
-    names,
     number,
     shown,
 )
 from .checks import plain_tensor
 
-__all__ = ["checked", "check_call", "explained"]
+__all__ = ["check_call", "checked", "explained"]
 
 Check = Callable[[str, Any], Any]
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -301,7 +300,7 @@ def _evaluated(annotation: Any, known: dict[str, Any]) -> Any:
         return Any if annotation is inspect.Parameter.empty else annotation
     while True:
         try:
-            return eval(annotation, known)  # noqa: S307  (the library's own source)
+            return eval(annotation, known)
         except NameError as missing:  # imported for type checkers alone
             found = _CLASSES.get(missing.name) or _class_named(missing.name)
             if found is None:
