@@ -339,7 +339,8 @@ def campaign(seed: int, count: int, tell: Callable[[str], None] | None = None) -
             kind = "candidate" if why else found.kind
             counted[kind] += 1
             if tell is not None and kind not in ("refused", "python", "accepted"):
-                tell(f"{kind}\t{found.place}\t{why or found.words}\t{attack}\t{found.words}")
+                line = f"{kind}\t{found.place}\t{why}\t{attack}\t{found.words}"
+                tell(line.replace("\n", " "))
     finally:
         tempfile.tempdir = before
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .directions import Direction, Swarm
 
 __all__ = ["DiscriminatorDifference", "LossGradient"]
 
 
+@checked
 class DiscriminatorDifference(Direction):
     r""":math:`\nabla_z h(z)`, with h the logit of a discriminator (times σ² where σ is given).
 
@@ -50,6 +52,7 @@ class DiscriminatorDifference(Direction):
         return (swarm.sigma**2 if swarm.sigma > 0 else 1.0) * gradient
 
 
+@checked
 class LossGradient(Direction):
     r""":math:`-\partial L / \partial x` for any loss of the samples: the data step (19).
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -30,6 +31,7 @@ _LOG_2PI = math.log(2 * math.pi)
 Prediction = Callable[[Tensor, float], Tensor]
 
 
+@checked
 class SmoothedLaw(nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
@@ -93,6 +95,7 @@ class SmoothedLaw(nn.Module):
         return z + sigma**2 * self.score(z, sigma)
 
 
+@checked
 class SampleData(nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
@@ -111,6 +114,7 @@ class SampleData(nn.Module):
         return kernel_mean(z, self.rows, sigma)
 
 
+@checked
 class FieldData(nn.Module):
     r"""The data prediction of a field, at the time at which its process has the noise level σ.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names, positive_integer
+from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "time_grid", "with_times"]
 
@@ -26,6 +27,7 @@ SPACINGS: dict[str, Spacing] = {
 _CLOSE = 1e-9
 
 
+@checked
 def time_grid(
     steps: int,
     *,
