@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ._core.random import draw_key, local, stream
+from ._core.signatures import checked
 
 __all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
 
 
+@checked
 def checkerboard(
     n: int,
     *,
@@ -53,6 +55,7 @@ def checkerboard(
     return _cast(2 * (corner + _uniform(n, 2, generator)), dtype, device)
 
 
+@checked
 def two_moons(
     n: int,
     *,
@@ -92,6 +95,7 @@ def two_moons(
     return _cast(sign * upper + noise * _normal(n, generator), dtype, device)
 
 
+@checked
 def eight_gaussians(
     n: int,
     *,
@@ -132,6 +136,7 @@ def eight_gaussians(
     return _cast(centre + std * _normal(n, generator), dtype, device)
 
 
+@checked
 def swiss_roll(
     n: int,
     *,
@@ -212,6 +217,7 @@ class Digits(NamedTuple):
         )
 
 
+@checked
 def digits(
     *,
     flatten: bool = False,

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.random import draw_key
 from .._core.reprs import brief
 from .._core.shared import kept_generators
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from .base import Distribution
 
@@ -66,6 +67,7 @@ class _Wrapped(Distribution):
         return values if values.ndim == 1 else sum_events(values)
 
 
+@checked
 def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distribution:
     """Return ``law`` as a :class:`Distribution`.
 

@@ -7,11 +7,13 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
+from .._core.signatures import checked
 from .base import Distribution
 
 __all__ = ["Empirical"]
 
 
+@checked
 class Empirical(Distribution):
     """The empirical law of the rows of a tensor: each draw is one of them, with replacement.
 

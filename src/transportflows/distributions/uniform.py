@@ -11,11 +11,13 @@ from torch import Tensor
 
 from .._core.random import local
 from .._core.reprs import brief
+from .._core.signatures import checked
 from .base import Distribution
 
 __all__ = ["Uniform"]
 
 
+@checked
 class Uniform(Distribution):
     """The uniform law on the box ``[low, high)``.
 

@@ -21,6 +21,7 @@ from .._core import container
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
 from .._core.shared import kept_generators
+from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
 from .base import FILE_FORMAT, FILE_KIND, Field
@@ -35,6 +36,7 @@ _FROM_NUMBERS = {
 }
 
 
+@checked
 def load_field(
     path: str | os.PathLike[str],
     net: Any | tuple[Any, Any] | None = None,

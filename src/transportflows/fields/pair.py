@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS
+from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -16,6 +17,7 @@ from .calls import Network, accepted, called, check_network, check_process
 __all__ = ["FieldPair"]
 
 
+@checked
 class FieldPair(Field):
     """Two predictions, from two networks or from one with two heads: any base, any coupling.
 

@@ -43,6 +43,7 @@ from torch import Tensor
 from .._core.checks import positive_integer
 from .._core.conditions import check_conditions
 from .._core.random import draw_key, mix
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..samplers.starts import evaluating, starting_states
@@ -57,6 +58,7 @@ from .scores import FieldTable
 __all__ = ["annealed_langevin"]
 
 
+@checked
 @torch.no_grad()
 def annealed_langevin(
     field: Field,

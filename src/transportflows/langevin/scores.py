@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._core.autodiff import value_and_gradient
 from .._core.conditions import NO_CONDITIONS
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
@@ -24,6 +25,7 @@ __all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"
 ScoreFunction = Callable[..., Tensor]
 
 
+@checked
 class LogProbScore:
     """The score of a log-density, by autograd; see :func:`score_of`.
 
@@ -43,6 +45,7 @@ class LogProbScore:
         return self.with_value(x, **cond)[1]
 
 
+@checked
 def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     """Return the score ``x -> ∇ log p(x)`` of a log-density, by autograd.
 
@@ -60,6 +63,7 @@ def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     return LogProbScore(log_prob)
 
 
+@checked
 def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) -> ScoreFunction:
     """Return the score ``x -> s(t, x)`` of a field at one time, in the field's units.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..fields.base import Field
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """Log-densities of given states.
@@ -50,6 +52,7 @@ class LogLikelihood:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SampledLikelihood:
     """Samples with their log-densities.
@@ -71,6 +74,7 @@ class SampledLikelihood:
     __repr__ = summary
 
 
+@checked
 def log_likelihood(
     field: Field,
     x: Tensor,
@@ -164,6 +168,7 @@ def log_likelihood(
     return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
 
 
+@checked
 def sample_with_log_likelihood(
     field: Field,
     n: int,
@@ -240,6 +245,7 @@ def sample_with_log_likelihood(
     return SampledLikelihood(x, log_prob, error, solver.nfe, solver.count)
 
 
+@checked
 def bits_per_dimension(
     log_prob: Tensor, shape: Sequence[int], *, level_width: float = 1 / 256
 ) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@checked
 class Regression(Loss):
     r"""``½ w(t) |f̂(t, x_t) - T|²`` for a quantity f and its target T, summed over the event.
 
@@ -139,6 +141,7 @@ class Regression(Loss):
         return weight
 
 
+@checked
 class VelocityLoss(Regression):
     """``½|b̂(t, x_t) - ẋ_t|²``, ``ẋ_t = ∂t I + γ̇ z``: flow matching, the velocity b.
 
@@ -149,24 +152,28 @@ class VelocityLoss(Regression):
     quantity = "velocity"
 
 
+@checked
 class MeanVelocityLoss(Regression):
     """``½|v̂(t, x_t) - ∂t I|²``: the mean velocity v, whose target has no γ̇."""
 
     quantity = "mean_velocity"
 
 
+@checked
 class NoiseLoss(Regression):
     """``½|η̂(t, x_t) - ẑ|²``: noise prediction, positive sign."""
 
     quantity = "noise"
 
 
+@checked
 class DataLoss(Regression):
     """``½|d̂(t, x_t) - x1|²``: data prediction."""
 
     quantity = "data"
 
 
+@checked
 class ScoreLoss(Regression):
     r"""Denoising score matching, ``½ λ(t) |ŝ(t, x_t) + ẑ / σ̂|²`` (Vincent 2011).
 
@@ -197,6 +204,7 @@ class ScoreLoss(Regression):
         return weight / sample.noise_part.scale(sample.t).square()
 
 
+@checked
 class SumLoss(Loss):
     """The sum of regressions on one sample, with one call of the field: a loss for each output.
 
@@ -233,6 +241,7 @@ class SumLoss(Loss):
         return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
 
 
+@checked
 def squared_error(
     field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity"
 ) -> Tensor:

@@ -13,6 +13,7 @@ from .._core.autodiff import Directional
 from .._core.checks import check_finite_rows
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..fields.kinds import Velocity
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LossByTime:
     """A loss as a function of time.
@@ -44,6 +46,7 @@ class LossByTime:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Consistency:
     r"""Whether a velocity and a score belong to one law.
@@ -64,6 +67,7 @@ class Consistency:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def loss_by_time(
     field: Field,
@@ -103,6 +107,7 @@ def loss_by_time(
     return LossByTime(nodes, torch.stack(means).cpu(), torch.stack(errors).cpu())
 
 
+@checked
 def consistency(
     field: Field,
     data: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._core.registry import register
 from .._core.shared import kept_generators
+from .._core.signatures import checked
 
 __all__ = ["MLP", "from_xt"]
 
@@ -23,6 +24,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+@checked
 @register
 class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
@@ -155,6 +157,7 @@ class _FromXT(nn.Module):
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 
+@checked
 def from_xt(net: Callable[..., Any]) -> nn.Module:
     """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
 

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._core.signatures import checked
+
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
 
 _TILE_CPU, _TILE_CARD = 1 << 18, 1 << 25  # weights held at a time: they fit a cache, or fill a card
@@ -33,6 +35,7 @@ _ERROR = 1e-3  # of a log-weight
 _PROBES = 1024
 
 
+@checked
 def kernel_mean(
     z: Tensor, x: Tensor, sigma: float, *, radius: float | None = None, fused: bool = True
 ) -> Tensor:

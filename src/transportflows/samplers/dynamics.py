@@ -38,6 +38,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..combination import Combination
 from ..fields.base import Field
@@ -56,6 +57,7 @@ _MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}  # by what the velocity 
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
+@checked
 class Drift(ABC):
     """The drift of a dynamics, tabulated over the stage times of a grid.
 
@@ -76,6 +78,7 @@ class Drift(ABC):
         """The drift at a stage time for some rows of the state."""
 
 
+@checked
 class Dynamics(ABC):
     """A drift with its noise.
 
@@ -94,6 +97,7 @@ class Dynamics(ABC):
         """Tabulate for stage times ``(steps, nodes)`` of steps of signed widths ``(steps,)``."""
 
 
+@checked
 class FunctionDynamics(Dynamics):
     """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
 
@@ -136,6 +140,7 @@ class _FunctionDrift(Drift):
         return slope
 
 
+@checked
 class FieldDynamics(Dynamics):
     """The ODE or SDE of a field.
 

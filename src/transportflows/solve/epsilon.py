@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .._core.reprs import call
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 
+@checked
 class EpsilonSchedule(ABC):
     """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
@@ -72,6 +74,7 @@ class EpsilonSchedule(ABC):
         return call(self)
 
 
+@checked
 class ConstantEpsilon(EpsilonSchedule):
     """ε constant.
 
@@ -95,6 +98,7 @@ class ConstantEpsilon(EpsilonSchedule):
         return self.epsilon == 0
 
 
+@checked
 class NoiseScaleEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)``: an error in the noise prediction enters the drift with the weight c.
 
@@ -109,6 +113,7 @@ class NoiseScaleEpsilon(ConstantEpsilon):
         return torch.full_like(t, self.epsilon)
 
 
+@checked
 class NoiseVarianceEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)²``: a relaxation of constant rate ``ε/σ̂² = c``.
 
@@ -123,6 +128,7 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
         return self.epsilon * noise_scale
 
 
+@checked
 class AndersonEpsilon(ConstantEpsilon):
     r"""``ε = c g²/2``, where g is the diffusion of the forward SDE with the same marginals.
 
@@ -170,6 +176,7 @@ class AndersonEpsilon(ConstantEpsilon):
         return self.epsilon * value.clamp(min=0)
 
 
+@checked
 class ChurnEpsilon(ConstantEpsilon):
     r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
 

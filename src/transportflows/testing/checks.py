@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..conversions import QUANTITIES
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
@@ -22,6 +23,7 @@ __all__ = ["check_field", "check_interpolant"]
 # ------------------------------------------------------------------------------- interpolants
 
 
+@checked
 def check_interpolant(
     interpolant: Interpolant, *, base: Gaussian | None = None, shape: Sequence[int] = (3,)
 ) -> Report:
@@ -222,6 +224,7 @@ def _jumps(part: NoisePart) -> list[float]:
 # ------------------------------------------------------------------------------------- fields
 
 
+@checked
 def check_field(
     field: Field,
     x: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._core.random import local
 from .._core.reprs import call
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -34,6 +35,7 @@ class HasPart(Protocol):
         """The Gaussian part; where there is none, a refusal."""
 
 
+@checked
 class TimeSampler(ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
@@ -107,6 +109,7 @@ class TimeSampler(ABC):
         return call(self)
 
 
+@checked
 class UniformTimes(TimeSampler):
     """t uniform on [0, 1], margins aside."""
 
@@ -119,6 +122,7 @@ class UniformTimes(TimeSampler):
         return torch.ones_like(u)
 
 
+@checked
 class StratifiedTimes(TimeSampler):
     """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
 
@@ -132,6 +136,7 @@ class StratifiedTimes(TimeSampler):
         return torch.ones_like(u)
 
 
+@checked
 class LogitNormalTimes(TimeSampler):
     """``t = S(m + s z)`` with S the logistic function (Esser et al. 2024): the middle of time.
 
@@ -161,6 +166,7 @@ class LogitNormalTimes(TimeSampler):
         return normal / (u * (1 - u))
 
 
+@checked
 class GridTimes(TimeSampler):
     """t uniform on a finite grid (the levels of a discrete chain, say).
 

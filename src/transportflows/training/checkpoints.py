@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container
+from .._core.signatures import checked
 
 __all__ = [
     "CheckpointWarning",
@@ -48,6 +49,7 @@ class ResumeError(ValueError):
     """A run cannot be resumed from what is there; the message says what differs."""
 
 
+@checked
 class Checkpoints:
     """The folder of a run's checkpoints.
 
@@ -173,6 +175,7 @@ class Checkpoints:
         return None
 
 
+@checked
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     """The header and the state of a checkpoint; tensors on the CPU.
 

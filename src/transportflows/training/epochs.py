@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import mix, stream
+from .._core.signatures import checked
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source
@@ -63,6 +64,7 @@ class Order:
         return self._permuted
 
 
+@checked
 class Epochs(Source):
     """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
 

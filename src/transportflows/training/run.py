@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core.distributed import World
 from .._core.shared import writing
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -30,6 +31,7 @@ from .source import Source
 __all__ = ["Run"]
 
 
+@checked
 class Run:
     """What the loop, the checkpoints and the callbacks of a training run share.
 

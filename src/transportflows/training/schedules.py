@@ -13,11 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
 __all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
 
 
+@checked
 class RateSchedule(ABC):
     """A factor of the learning rate for each step.
 
@@ -48,6 +50,7 @@ class RateSchedule(ABC):
         return rise * self.decay(step, last)
 
 
+@checked
 class ConstantRate(RateSchedule):
     """``f = 1``: with a warm-up, or none."""
 
@@ -55,6 +58,7 @@ class ConstantRate(RateSchedule):
         return 1.0
 
 
+@checked
 class CosineRate(RateSchedule):
     r"""``f = m + ½ (1 - m) (1 + cos(π n / N))``: from 1 down to ``m`` (Loshchilov & Hutter 2017).
 
@@ -81,6 +85,7 @@ class CosineRate(RateSchedule):
         return self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * done))
 
 
+@checked
 class StepRate(RateSchedule):
     """``f = q^⌊n / k⌋``: times q every k steps; or times q at each of some steps.
 
