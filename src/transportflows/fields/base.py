@@ -44,8 +44,9 @@ class Field(Storable, nn.Module):
     Subclasses name what the network predicts in ``outputs``.
 
     Args:
-        net: ``net(t, x, **cond)`` with t ``()`` or ``(B,)`` and x ``(B, *)``, giving the shape of
-            x; any callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``.
+        net: ``net(t, x, **cond)`` with t ``(B,)`` and x ``(B, *)``, giving the shape of x; any
+            callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``. One with an attribute
+            ``takes_one_time = True`` is given a time ``()`` where all rows have the same.
         process: the law of x_t.
         transform: standardising transform between the data's units and the network's; the trainer
             applies it to the data, ``sample`` undoes it. The methods here work in standardised

@@ -124,7 +124,7 @@ class FieldTable:
         table = weights.map(lambda w: w.double().expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
-    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
         combination = self.combinations[k]
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)

@@ -45,6 +45,8 @@ class MLP(nn.Module):
         torch.Size([4, 1, 8, 8])
     """
 
+    takes_one_time = True  # its features of time are then computed once for all rows
+
     def __init__(
         self,
         shape: int | Sequence[int],
