@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._core.conditions import NO_CONDITIONS
+from .._core.conditions import NO_CONDITIONS, Condition
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -66,9 +66,12 @@ class FieldPair(Field):
                 "a FieldPair is one of velocity or mean_velocity and one of noise or score, in"
                 f" this order; got {list(names)}"
             )
+        known: Mapping[str, Condition] | None = None
         for name, part in given.items():
             if isinstance(part, Field):
                 process, transform = _shared(name, part, process, transform)
+                if part.conditions is not None:
+                    known = {**(known or {}), **part.conditions}
                 given[name] = part.net
         if process is None:
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
@@ -76,6 +79,7 @@ class FieldPair(Field):
         self.outputs = names
         self.process = process
         self.transform = transform
+        self.conditions = known
         if heads is not None:
             check_network(heads)
             self.heads = heads

@@ -96,7 +96,12 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
             " left there; take an earlier time"
         )
-    return lambda x, **more: table(0, x, **cond, **more)
+
+    def score(x: Tensor, **more: Any) -> Tensor:
+        given = field.check_conditions({**cond, **more}, len(x), ranges=False, device=x.device)
+        return table(0, x, **given)
+
+    return score
 
 
 class FieldTable:

@@ -110,7 +110,7 @@ def variational_bound(
     check_finite_rows(x, "x")
     draws = positive_integer("draws", draws)
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
-    process, cond = field.process, dict(cond or {})
+    process, cond = field.process, field.check_conditions(cond, len(x), device=x.device)
     table = weight.of_levels(process.part, x.dtype)
     key = draw_key(generator)
     with recording(field, False):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
 from .._core.checks import names
-from .._core.conditions import check_conditions, map_rows
+from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
 from ..distributions.adapters import as_distribution
 from ..fields.base import Field
@@ -97,16 +97,17 @@ class Solver(nn.Module):
                 " fixed-step one, such as scheme='rk4', with hooks"
             )
         self.hooks = [self._looking(hook) for hook in hooks]
-        self.cond, self.chunk = dict(cond or {}), chunk
-        # The adjoint method differentiates in the state and in a module's parameters only.
-        differentiable = any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values())
-        self.gradients, self.adjoint = gradients, adjoint and not differentiable
+        self.given, self.chunk = cond, chunk
+        self.gradients, self.adjoint = gradients, adjoint
         self.generator = generator
 
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
-        self.cond = check_conditions(self.cond, n)
+        self.cond = self.field.check_conditions(self.given, n, device=x.device)
+        # The adjoint method differentiates in the state and in a module's parameters only.
+        if any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values()):
+            self.adjoint = False
         if self.chunk is None:
             self.chunk = default_chunk(self.field.networks, x)
         if self.chunk < 1:

@@ -19,6 +19,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
+from ..solve.rows import Chunks
 from ..transforms import Standardize
 
 __all__ = ["OneStepGenerator"]
@@ -108,24 +109,32 @@ class OneStepGenerator(Field):
         )
 
     def sample(
-        self, n: int, *, chunk: int = _CHUNK, generator: torch.Generator | None = None
+        self,
+        n: int,
+        *,
+        cond: Mapping[str, Any] | None = None,
+        chunk: int = _CHUNK,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw samples ``(n, *shape)`` in the units of the data, in evaluation mode.
 
         Args:
             n: number of samples.
+            cond: conditions for the network; tensors of n rows go with their rows.
             chunk: rows in one network call.
             generator: source of the latents.
         """
         n = positive_integer("the number of samples", n)
         key = draw_key(generator)
         device = self.reference().device
+        cond = self.check_conditions(cond, n, rows="samples", device=device)
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
             with torch.no_grad():
                 xi = self.latents(n, generator=stream(key, device=device))
-                x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
+                rows = Chunks(xi, chunk, cond)
+                x = rows.map(self, xi)
                 return x if self.transform is None else self.transform.invert(x)
         finally:
             for module, training in modes.items():

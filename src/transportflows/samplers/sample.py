@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.conditions import check_conditions
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from ..distributions import Distribution
@@ -136,7 +135,7 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
-        given = check_conditions(cond, total, rows="samples")
+        given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
