@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,7 @@ class Field(Storable, nn.Module):
             and no others: an embedding that was not trained gives numbers too. None forgets it.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
     outputs: tuple[str, ...] = ()
     net: Network
     conditions: Mapping[str, Condition] | None = None

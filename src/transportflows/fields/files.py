@@ -97,7 +97,10 @@ def _parts(
     """Description, names of the networks, outputs and tensors of a field, of the right types."""
     kind, version = header.get("kind"), header.get("format")
     if kind != FILE_KIND or type(version) is not int:
-        raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}")
+        cure = ""
+        if kind == "transportflows training checkpoint":
+            cure = "; give it to trainer.load(path) of a Trainer, then trainer.field has the weights"
+        raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(
             f"{os.fspath(path)} is a field of format {version} and this version of transportflows"

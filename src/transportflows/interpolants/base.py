@@ -56,6 +56,7 @@ class Interpolant(LatentScale, ABC):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("latent",)
     breakpoints: ClassVar[tuple[float, ...]] = ()
     uses_base: ClassVar[bool] = True
     affine: ClassVar[bool] = False

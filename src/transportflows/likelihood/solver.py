@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
-from .._core.checks import names
+from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
 from ..distributions.adapters import as_distribution
@@ -303,6 +303,5 @@ def check_options(
         )
     if probe_law not in PROBE_LAWS:
         raise ValueError(f"unknown probe_law {probe_law!r}; known: {names(PROBE_LAWS)}")
-    if scheme not in SCHEMES and scheme not in ADAPTIVE:
-        raise ValueError(f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *ADAPTIVE])}")
+    choice("scheme", scheme, [*SCHEMES, *ADAPTIVE])
     check_tolerances(rtol, atol)

@@ -44,6 +44,7 @@ class Regression(Loss):
             ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("times", "weight", "importance")
     quantity: ClassVar[str] = ""
 
     def __init__(

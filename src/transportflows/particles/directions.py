@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.built import Built
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -74,7 +75,7 @@ class Swarm:
         return replace(self, clean=clean, fused=False)
 
 
-class Direction(nn.Module, ABC):
+class Direction(Built, nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
     Attributes:
@@ -83,6 +84,7 @@ class Direction(nn.Module, ABC):
         perturbed: whether it is evaluated at ``y + σ ε``, and at y otherwise.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
     needs_target: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = True
     perturbed: bool = True

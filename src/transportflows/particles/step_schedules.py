@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from .._core.checks import positive_number
+from .._core.built import Built
 from .._core.reprs import call
 
 __all__ = [
@@ -28,13 +30,15 @@ __all__ = [
 ]
 
 
-class StepSchedule(ABC):
+class StepSchedule(Built, ABC):
     """η over a flow: a size, and a factor of the clock.
 
     Args:
         size: η where the factor is 1; None for the automatic first step.
         norm: mean norm of the first displacement, where ``size`` is None.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("size", "norm")
 
     def __init__(self, size: float | None = None, *, norm: float = 0.5) -> None:
         self.size = None if size is None else positive_number("the size of a step", size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
 from ..times.base import Margin, TimeSampler, UniformTimes
-from .checks import check_data, check_ends, check_own_base, check_speed
+from .checks import check_data, check_ends, check_own_base, check_speed, check_times
 
 __all__ = ["Process"]
 
@@ -42,6 +42,7 @@ class Process(Storable, nn.Module):
         ValueError: if the ends of the interpolant are wrong, or the base does not fit it.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("interpolant", "coupling", "shape")
     base: Distribution | None
 
     def __init__(
@@ -77,6 +78,7 @@ class Process(Storable, nn.Module):
         self._noise_part: NoisePart | None = None
         self._margin: tuple[Interpolant, Margin] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
+        check_times(interpolant, self.device)
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             check_ends(interpolant, probe, probe)

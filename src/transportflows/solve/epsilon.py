@@ -24,10 +24,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
 from .._core.reprs import call
 from ..gaussian_part import GaussianPart, NoisePart
 
@@ -42,7 +44,7 @@ __all__ = [
 ]
 
 
-class EpsilonSchedule(ABC):
+class EpsilonSchedule(Built, ABC):
     """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
     @abstractmethod
@@ -78,6 +80,8 @@ class ConstantEpsilon(EpsilonSchedule):
     Args:
         epsilon: its value, ≥ 0.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = float(epsilon)

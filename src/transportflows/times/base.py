@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
 from .._core.random import local
 from .._core.reprs import call
 from ..gaussian_part import GaussianPart
@@ -34,13 +35,15 @@ class HasPart(Protocol):
         """The Gaussian part; where there is none, a refusal."""
 
 
-class TimeSampler(ABC):
+class TimeSampler(Built, ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
     Args:
         margin: distance kept from each end, one number for both or a pair; None leaves it to the
             process, which keeps 1e-4 from an end where a target is infinite.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __init__(self, *, margin: float | Margin | None = None) -> None:
         if margin is not None:

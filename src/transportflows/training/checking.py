@@ -78,9 +78,16 @@ def _check_pairs(batch: Batch, field: Field, name: str) -> None:
             " without coupling=Paired(), which draws x0 from its base"
         )
     if batch.x0 is not None and not isinstance(coupling, Paired):
+        cure = "for rows that belong together write Process(interpolant, coupling=Paired())"
+        if not coupling.independent:
+            cure = (
+                "for two samples that do not belong together write Process(interpolant,"
+                f" base=tpf.distributions.Empirical(x0), coupling={type(coupling).__name__}()) and"
+                " fit x1 alone; for pairs coupling=Paired()"
+            )
         raise ValueError(
             f"{name} is a pair (x0, x1), but the coupling is {type(coupling).__name__}, which"
-            " pairs by itself; write Process(interpolant, coupling=Paired()), or give x1 alone"
+            f" pairs by itself; {cure}"
         )
 
 
