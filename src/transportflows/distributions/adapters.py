@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.random import draw_key
 from .._core.reprs import brief
-from .._core.tensor import sum_events
+from .._core.tensor import state_dtype, sum_events
 from .base import Distribution
 
 __all__ = ["as_distribution"]
@@ -52,7 +52,7 @@ class _Wrapped(Distribution):
                 f"{type(self.law).__name__}.sample({n}) gave {got} where a tensor of shape"
                 f" {(n, *self.shape)} was expected"
             )
-        return x.to(device=device, dtype=dtype or x.dtype)
+        return x.to(device=device, dtype=state_dtype(dtype, x.dtype))
 
     def __repr__(self) -> str:
         law = brief(self.law)

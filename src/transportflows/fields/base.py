@@ -36,7 +36,7 @@ from ..conversions import conversion
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
-from .calls import Network, called, check_network, check_process, sized
+from .calls import Network, called, check_network, check_process, check_transform, sized
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
 
@@ -75,6 +75,7 @@ class Field(Storable, nn.Module):
         super().__init__()
         check_network(net)
         check_process(process)
+        check_transform(transform)
         self.net = net
         self.process = process
         self.transform = transform

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import shown
 from ..process import Process
+from ..transforms import Standardize
 
-__all__ = ["Network", "accepted", "called", "check_network", "check_process", "predicted", "sized"]
+__all__ = ["Network", "accepted", "called", "check_network", "check_process", "check_transform", "predicted", "sized"]
 
 Network = Callable[..., Any]
 
@@ -55,6 +57,15 @@ def _first_names(net: Any) -> list[str]:
         return []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters.parameters.values() if p.kind in kinds]
+
+
+def check_transform(transform: Any) -> None:
+    """Refuse what does not invert: a function would train, and could not be sampled."""
+    if transform is not None and not isinstance(transform, Standardize):
+        raise TypeError(
+            f"transform must be a Standardize, which also inverts, got {shown(transform)}; write"
+            " Standardize.fit(data), or Standardize(mean, scale)"
+        )
 
 
 def check_process(process: Any) -> None:

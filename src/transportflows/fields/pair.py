@@ -11,7 +11,7 @@ from .._core.conditions import NO_CONDITIONS, Condition
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
-from .calls import Network, accepted, called, check_network, check_process, predicted
+from .calls import Network, accepted, called, check_network, check_process, check_transform, predicted
 
 __all__ = ["FieldPair"]
 
@@ -76,6 +76,7 @@ class FieldPair(Field):
         if process is None:
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
         check_process(process)
+        check_transform(transform)
         self.outputs = names
         self.process = process
         self.transform = transform

@@ -16,7 +16,7 @@ from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..losses.chain_weight import VariationalWeight
 from ..losses.variational import prior_matching, reconstruction_constant
-from .density import bits_per_dimension
+from .levels import bits_per_dimension
 from .solver import check_field, log_scale, recording
 
 __all__ = ["VariationalBound", "variational_bound"]
@@ -50,7 +50,7 @@ class VariationalBound:
         """The lower bound of ``log p``, ``(n,)``."""
         return -self.nats
 
-    def bits(self, *, level_width: float = 1 / 256) -> Tensor:
+    def bits(self, *, level_width: float) -> Tensor:
         """Bits per dimension of data with noise uniform over their levels, ``(n,)``.
 
         Args:

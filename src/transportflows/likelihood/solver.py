@@ -133,7 +133,7 @@ class Solver(nn.Module):
             transform = self.field.transform
             x = x if transform is None else transform.invert(x)
             seen = replace(moment, x=x, cond=self.cond)
-            if hook(seen) is not None or seen.stopped:
+            if seen.shown_to(hook) is not None or seen.stopped:
                 raise ValueError(
                     "a hook of a log-density may look at the states only: the density of states"
                     " that it changed, or left before the end, is not known; let it return None,"

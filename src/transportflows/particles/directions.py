@@ -144,9 +144,8 @@ class DataDifference(Direction):
         super().__init__()
         self.data = as_data(data)
         self.of_sample = isinstance(of_source, str) and of_source == "sample"
-        self.of_source: Any = of_source
-        if not (of_source is None or self.of_sample):
-            self.of_source = as_data(of_source)
+        plain = of_source is None or self.of_sample
+        self.of_source: Any = of_source if plain else as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:

@@ -16,6 +16,7 @@ from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
+from ..fields.calls import check_transform
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
@@ -73,6 +74,7 @@ class OneStepGenerator(Field):
         self.shape = torch.Size(self.latent.shape if shape is None else shape)
         # What the trainer asks of data, namely their shape; nothing else of it is used.
         self.process = Process(OneSidedLinear(), shape=self.shape)
+        check_transform(transform)
         self.transform = transform
 
     def latents(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.checks import per_time, positive_number
 from .._core.built import Built
 from .._core.reprs import call
 
@@ -126,7 +126,7 @@ class _CallableStep(StepSchedule):
         self.function = function
 
     def factor(self, u: Tensor) -> Tensor:
-        return torch.as_tensor(self.function(u), dtype=u.dtype).expand(u.shape)
+        return per_time("step(u)", self.function(u), u).to(u).expand(u.shape)
 
 
 def as_step(step: float | Callable[[Tensor], Tensor] | StepSchedule | None) -> StepSchedule:

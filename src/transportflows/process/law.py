@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import unit_times
 from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
@@ -230,7 +231,7 @@ class Process(Storable, nn.Module):
                 n, margin=self.target_margin, generator=generator, device=device, dtype=dtype
             )
         else:
-            t = as_time(t, x1)
+            t = unit_times("t", as_time(t, x1))
             if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
                 raise ValueError(
                     f"got t of shape {tuple(t.shape)} for {n} rows; it must be () or ({n},)"

@@ -193,6 +193,12 @@ def _as_grid(
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     breakpoints = field.process.interpolant.breakpoints
     if isinstance(scheme, str):  # an adaptive one, which makes its own steps
+        if len(t) > 2:
+            raise ValueError(
+                f"the adaptive scheme {scheme!r} makes its own steps, so that the grid of {len(t)}"
+                f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
+                " on the way, or take a fixed-step scheme"
+            )
         return torch.tensor([first, last], dtype=torch.float64), []
     if len(t) == 2:
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)

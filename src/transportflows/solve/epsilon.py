@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from .._core.built import Built
+from .._core.checks import per_time
 from .._core.reprs import call
 from ..gaussian_part import GaussianPart, NoisePart
 
@@ -229,13 +230,7 @@ class _CallableEpsilon(EpsilonSchedule):
         self.function = function
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        value = torch.as_tensor(self.function(t), dtype=t.dtype, device=t.device)
-        if value.shape not in (t.shape, torch.Size()):
-            raise ValueError(
-                f"epsilon was called with times of shape {tuple(t.shape)} and gave"
-                f" {tuple(value.shape)}; it must give one number for each time"
-            )
-        value = value.expand(t.shape)
+        value = per_time("epsilon(t)", self.function(t), t).to(t).expand(t.shape)
         bad = ~(torch.isfinite(value) & (value >= 0))
         if bool(bad.any()):
             raise ValueError(

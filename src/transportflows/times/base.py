@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.built import Built
+from .._core.checks import number, positive_number
 from .._core.random import local
 from .._core.reprs import call
 from ..gaussian_part import GaussianPart
@@ -148,9 +149,7 @@ class LogitNormalTimes(TimeSampler):
         self, mean: float = 0.0, std: float = 1.0, *, margin: float | Margin | None = None
     ) -> None:
         super().__init__(margin=margin)
-        if std <= 0:
-            raise ValueError(f"std must be positive, got {std}")
-        self.mean, self.std = mean, std
+        self.mean, self.std = number("mean", mean), positive_number("std", std)
 
     def unit(
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from .._core.checks import names, shown
+from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
 from ..couplings.base import Paired
 from ..distributions.adapters import as_distribution
@@ -101,8 +101,7 @@ def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, got {lr}")
+    lr = positive_number("lr", lr)
     try:
         return FusedAdam(parameters, lr=lr)
     except RuntimeError:  # a dtype or device without fused kernels
