@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._core.random import draw_key, local, stream
 from ._core.signatures import checked
+from ._core.tensor import state_dtype
 
 __all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
 
@@ -228,7 +229,8 @@ def digits(
     """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
 
     Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
-    lower end. No download is made.
+    lower end. No download is made. Levels are ``(high - low) / 16`` apart, which is the level width of
+    :func:`transportflows.likelihood.bits_per_dimension`.
 
     Args:
         flatten: whether to return the images as ``(1797, 64)`` instead of ``(1797, 1, 8, 8)``.
@@ -285,4 +287,4 @@ def _normal(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-    return x.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return x.to(device=device, dtype=state_dtype(dtype))

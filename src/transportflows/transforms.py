@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Standardize(Storable, nn.Module):
         True
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("mean", "scale")
     mean: Tensor
     scale: Tensor
 

@@ -41,6 +41,7 @@ __all__ = [
     "integer",
     "names",
     "number",
+    "per_time",
     "plain_tensor",
     "positive_integer",
     "positive_number",
@@ -85,6 +86,29 @@ def returned(
     if like is not None and value.device != like.device and value.ndim > 0:
         raise ValueError(f"{name} is on {value.device}, and its argument on {like.device}")
     return value
+
+
+def per_time(name: str, value: Any, t: Tensor) -> Tensor:
+    """What a user's function of times gave: a real number for each time, or one for all.
+
+    Args:
+        name: of the function and its argument, for the message: ``"epsilon(t)"``.
+        value: what it gave.
+        t: the times.
+    """
+    if not isinstance(value, (Tensor, float, int, np.generic)):
+        raise TypeError(f"{name} must give a tensor of the shape of its times, got {shown(value)}")
+    found = torch.as_tensor(value)
+    if found.is_complex():
+        raise TypeError(
+            f"{name} must give real numbers, got {found.dtype}; write value.real, or value.abs()"
+        )
+    if found.shape not in (t.shape, torch.Size()):
+        raise ValueError(
+            f"{name} must give one number for each time, {tuple(t.shape)}, and it gave"
+            f" {tuple(found.shape)}"
+        )
+    return found
 
 
 def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:

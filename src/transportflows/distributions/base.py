@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Distribution(Storable, nn.Module, ABC):
 
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("shape", "_parameters")
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()

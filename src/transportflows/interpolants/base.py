@@ -59,6 +59,7 @@ class Interpolant(LatentScale, ABC):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("latent",)
     breakpoints: tuple[float, ...] = ()
     uses_base: ClassVar[bool] = True
     affine: ClassVar[bool] = False

@@ -52,6 +52,7 @@ class LatentScale(Storable, nn.Module):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take back closed forms that a subclass has made stale.

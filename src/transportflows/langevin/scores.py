@@ -92,7 +92,12 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
             " left there; take an earlier time"
         )
-    return lambda x, **more: table(0, x, **cond, **more)
+
+    def score(x: Tensor, **more: Any) -> Tensor:
+        given = field.check_conditions({**cond, **more}, len(x), ranges=False, device=x.device)
+        return table(0, x, **given)
+
+    return score
 
 
 class FieldTable:
@@ -120,7 +125,7 @@ class FieldTable:
         table = weights.map(lambda w: w.double().expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
-    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
         combination = self.combinations[k]
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)

@@ -38,7 +38,7 @@ from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
 from .base import BatchLike, Loss
-from .paths import draw_path
+from .paths import draw_path, weight_at
 from .weights import LossWeight
 
 __all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
@@ -125,9 +125,7 @@ class FromSamples(Loss, ABC):
         loss = self._combine(value, forms, directions)
         if self.weight is None:
             return loss
-        if isinstance(self.weight, LossWeight):
-            return loss * self.weight(path.noise_part.whole, path.t, "score")
-        return loss * self.weight(path.t)
+        return loss * weight_at(self.weight, path.noise_part, path.t, "score")
 
     @abstractmethod
     def _directions(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:

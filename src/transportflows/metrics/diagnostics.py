@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import Directional
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer, unit_times
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -135,6 +135,7 @@ def consistency(
         ValueError: if the data are not finite.
     """
     check_finite_rows(data, "data")
+    positive_integer("probes", probes)
     nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
@@ -164,7 +165,6 @@ def consistency(
 
 def _midpoints(times: int | Sequence[float]) -> Tensor:
     if isinstance(times, int):
-        if times < 1:
-            raise ValueError(f"times must be positive, got {times}")
+        positive_integer("times", times)
         return (torch.arange(times, dtype=torch.float64) + 0.5) / times
-    return torch.as_tensor(times, dtype=torch.float64)
+    return unit_times("times", torch.as_tensor(times, dtype=torch.float64).reshape(-1))

@@ -17,10 +17,12 @@ from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
+from ..fields.calls import check_transform
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
 from ..samplers.starts import evaluating
+from ..solve.rows import Chunks
 from ..transforms import Standardize
 
 __all__ = ["OneStepGenerator"]
@@ -75,6 +77,7 @@ class OneStepGenerator(Field):
         self.shape = torch.Size(self.latent.shape if shape is None else shape)
         # What the trainer asks of data, namely their shape; nothing else of it is used.
         self.process = Process(OneSidedLinear(), shape=self.shape)
+        check_transform(transform)
         self.transform = transform
 
     def latents(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -111,19 +114,26 @@ class OneStepGenerator(Field):
         )
 
     def sample(
-        self, n: int, *, chunk: int = _CHUNK, generator: torch.Generator | None = None
+        self,
+        n: int,
+        *,
+        cond: Mapping[str, Any] | None = None,
+        chunk: int = _CHUNK,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw samples ``(n, *shape)`` in the units of the data, in evaluation mode.
 
         Args:
             n: number of samples.
+            cond: conditions for the network; tensors of n rows go with their rows.
             chunk: rows in one network call.
             generator: source of the latents.
         """
         n = positive_integer("the number of samples", n)
         key = draw_key(generator)
         device = self.reference().device
+        cond = self.check_conditions(cond, n, rows="samples", device=device)
         with evaluating(self), torch.no_grad():
             xi = self.latents(n, generator=stream(key, device=device))
-            x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
+            x = Chunks(xi, chunk, cond).map(self, xi)
             return x if self.transform is None else self.transform.invert(x)

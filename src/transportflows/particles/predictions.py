@@ -175,6 +175,8 @@ def as_data(given: Any) -> Prediction:
         return FieldData(given)
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).data
+    if isinstance(given, type):
+        raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
     if isinstance(given, Tensor):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):

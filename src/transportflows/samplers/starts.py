@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
+from .._core.tensor import state_dtype
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
 
@@ -28,13 +29,13 @@ def starting_states(
 ) -> Tensor:
     """The states to start from, in the field's units."""
     like = field.reference()
-    like = like if dtype is None else like.to(dtype)
+    like = like.to(state_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start if dtype is None else start.to(dtype)
+        x = start.to(state_dtype(dtype, start.dtype))
         _check_kind(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)

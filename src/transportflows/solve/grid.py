@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names, positive_integer
+from .._core.checks import names, per_time, positive_integer
 from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
@@ -65,7 +65,8 @@ def time_grid(
             raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
         spacing = SPACINGS[spacing]
     low, high = min(start, stop), max(start, stop)
-    unit = spacing(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    unit = per_time("spacing(u)", spacing(even), even).to(even).expand(even.shape)
     grid = low + (high - low) * unit
     grid[0], grid[-1] = low, high
     if not bool((grid.diff() > 0).all()):

@@ -150,7 +150,7 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
     state, groups = moment.x, stepper.groups
     for hook in hooks:
         moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
-        changed = hook(moment)
+        changed = moment.shown_to(hook)
         if changed is None:
             continue
         if stepper.remembers:

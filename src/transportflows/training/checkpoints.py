@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._core import container
 from .._core.signatures import checked
+from ..fields.base import FILE_KIND
 
 __all__ = [
     "CheckpointWarning",
@@ -186,6 +187,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     if header.get("kind") != KIND:
         raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
+            + ("; write tpf.load_field(path)" if header.get("kind") == FILE_KIND else "")
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
     if wrong := [k for k, kind in needed.items() if not isinstance(header.get(k), kind)]:

@@ -92,6 +92,7 @@ class Loop:
         """Do the steps that the plan has left."""
         run, plan = self.run, self.plan
         run.validates = plan.held_out is not None
+        run.trained, run.met = run.field.conditions, None
         with self._prepared():
             self.since = time.perf_counter()
             while run.step < plan.last and run.stopped is None:
@@ -123,6 +124,7 @@ class Loop:
                 )
             )
             ends.callback(plan.source.close)
+            ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 ends.callback(callback.on_end, run)
                 callback.on_start(run)
@@ -146,6 +148,7 @@ class Loop:
         self.generator.manual_seed(seed)
         self.layers.manual_seed(mix(seed, LAYERS))
         batch = self.plan.source.batch(step, last)
+        run.meet(self.plan.source.conditions)
         values, times = self.objective.backward(batch, self.generator, seed)
         norm = None
         if run.clip is not None:
