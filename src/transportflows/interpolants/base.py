@@ -214,9 +214,9 @@ class OneSided(AffineInterpolant):
 
     @property
     def prior_scale(self) -> float:
-        """γ(0), the scale of the Gaussian from which sampling starts."""
+        """|γ(0)|, the scale of the Gaussian from which sampling starts."""
         with torch.no_grad():
-            return float(self.gamma(torch.zeros((), dtype=torch.float64)))
+            return abs(float(self.gamma(torch.zeros((), dtype=torch.float64))))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

@@ -24,6 +24,8 @@ from .._core.reprs import call
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
 
+_BESIDE = 1e-6  # from a double zero of γ², where γ̇ is 0/0
+
 _FOLLOWS = {
     "gamma_sq": ("gamma", "gamma_sq_dot", "gamma_dot"),
     "gamma": ("gamma_sq", "gamma_sq_dot", "gamma_dot"),
@@ -80,7 +82,10 @@ class LatentScale(Storable, nn.Module):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t) ≥ 0, of the shape of ``t``."""
+        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes one with a sign.
+
+        Where it is negative, so is the weight of z in the target ``ẑ = γ z / |γ|`` of a noise.
+        """
         return self.gamma_sq(t).clamp(min=0).sqrt()
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
@@ -90,9 +95,14 @@ class LatentScale(Storable, nn.Module):
         return time_derivative(self.gamma_sq, t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:
-        """γ̇(t); infinite or undefined where γ vanishes like a root (use ``gamma_sq_dot``)."""
+        """γ̇(t); infinite where γ vanishes like a root (use ``gamma_sq_dot``).
+
+        Of a γ² that vanishes with its derivative, its value 1e-6 from there.
+        """
         if self._writes("gamma"):
             return time_derivative(self.gamma, t)
+        double = (self.gamma_sq(t) == 0) & (self.gamma_sq_dot(t) == 0)
+        t = torch.where(double, torch.where(t < 0.5, t + _BESIDE, t - _BESIDE), t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
     def __repr__(self) -> str:
@@ -131,6 +141,9 @@ class Brownian(Gamma):
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return self.a.to(t) * (1 - 2 * t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
     def config(self) -> dict[str, Any]:
         if isinstance(self.a, nn.Parameter):

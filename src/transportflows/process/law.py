@@ -155,7 +155,8 @@ class Process(Storable, nn.Module):
     def _margin_now(self) -> Margin:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            rates = [self.interpolant.gamma_dot(ends)]
+            latent = NoisePart(self.interpolant, "")
+            rates = [self.interpolant.gamma_dot(ends), latent.scale_dot(ends)]
             if isinstance(self.interpolant, AffineInterpolant):
                 rates += [self.interpolant.alpha_dot(ends), self.interpolant.beta_dot(ends)]
         bad = ~torch.stack([torch.isfinite(rate) for rate in rates]).all(0)
@@ -188,7 +189,7 @@ class Process(Storable, nn.Module):
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        return float(self.interpolant.gamma(zero))
+        return abs(float(self.interpolant.gamma(zero)))
 
     @property
     def _starts_gaussian(self) -> bool:
