@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names, positive_number
+from .._core.arguments import choice, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
+from .._core.signatures import checked
 from ..plans import best_permutation, log_plan
 from .base import Coupling
 
@@ -21,6 +22,7 @@ _RELATIVE = 0.05
 _FEW = 64  # numbers in an event up to which costs are made from differences
 
 
+@checked
 class MinibatchOT(Coupling):
     r"""Optimal transport within each batch, for the cost ``|x0 - x1|²`` (Tong et al. 2023).
 
@@ -65,9 +67,7 @@ class MinibatchOT(Coupling):
         regularisation: float | None = None,
         epsilon: float | None = None,
     ) -> None:
-        if method not in ("exact", "sinkhorn"):
-            known = names(("exact", "sinkhorn"))
-            raise ValueError(f"unknown method {method!r} for MinibatchOT; known: {known}")
+        choice("method of MinibatchOT", method, ("exact", "sinkhorn"))
         given = {"regularisation": regularisation, "epsilon": epsilon}
         given = {name: value for name, value in given.items() if value is not None}
         if given and method == "exact":
