@@ -29,6 +29,7 @@ __all__ = [
     "seen_in",
     "seen_together",
     "to_storable",
+    "with_start",
 ]
 
 NO_CONDITIONS: Mapping[str, Any] = {}
@@ -123,6 +124,20 @@ def check_conditions(
                 f" {name}.to({str(device)!r})"
             )
     return dict(cond)
+
+
+def with_start(cond: Mapping[str, Any], x0: Tensor) -> dict[str, Any]:
+    """The conditions and ``"x0"``, where a network is told of the start of its path.
+
+    Raises:
+        ValueError: if there is one of this name already.
+    """
+    if "x0" in cond:
+        raise ValueError(
+            "the coupling has condition_on_start, so the condition 'x0' is the start of each path,"
+            " given by the library; give yours another name, or leave it out"
+        )
+    return {**cond, "x0": x0}
 
 
 def map_rows(cond: Mapping[str, Any], function: Any) -> dict[str, Any]:

@@ -220,8 +220,18 @@ class Field(Storable, nn.Module):
         """
         found = check_conditions(cond, n, rows=rows, device=device)
         whose = f"this {type(self).__name__}"
+        start = {}
+        if self.process.coupling.condition_on_start:  # which is given in training too
+            if "x0" not in found:
+                raise ValueError(
+                    f"{whose} is told of the start of its path, and the condition 'x0' is missing:"
+                    " sample(field, start=x0) gives it; elsewhere write cond={'x0': x0}, in the"
+                    " units of the process"
+                )
+            start = {"x0": found.pop("x0")}
         trained = self.conditions
-        return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        return {**known, **start}
 
     @property
     def start(self) -> Distribution:

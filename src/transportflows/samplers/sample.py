@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from ..distributions import Distribution
@@ -27,7 +28,7 @@ from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
 from .one_step import OneStep
 from .schemes import Scheme
-from .starts import evaluating, starting_states
+from .starts import check_from_start, evaluating, starting_states
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -135,6 +136,9 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
+        if field.process.coupling.condition_on_start:
+            check_from_start(field.process.coupling, grid, schedules)
+            cond = with_start(cond or {}, x.clone())
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
