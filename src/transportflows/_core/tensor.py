@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any
 
-__all__ = ["as_time", "expand_time", "sum_events"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["as_time", "expand_time", "own_dtype", "sum_events", "widened"]
 
 
 def as_time(t: float | Tensor, like: Tensor) -> Tensor:
@@ -25,6 +27,24 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
     if t.ndim == 1 and x.ndim == 2:
         return t.unsqueeze(1)  # the common case, at a fifth of the cost of a reshape
     return t if t.ndim in (0, x.ndim) else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def own_dtype(function: Any) -> torch.dtype | None:
+    """The dtype that a network computes in: of its first floating-point parameter; None if none."""
+    if isinstance(function, nn.Module):
+        for parameter in function.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return None
+
+
+def widened(x: Tensor) -> Tensor:
+    """States in float32 at least.
+
+    A step adds a small change to a state, and in half precision most of the change is rounded away,
+    the more so the more steps there are.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_events(x: Tensor) -> Tensor:

@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.tensor import own_dtype
 from ..process import Process
 
-__all__ = ["Network", "accepted", "called", "check_network", "check_process", "sized"]
+__all__ = [
+    "Network",
+    "accepted",
+    "called",
+    "check_network",
+    "check_process",
+    "in_own_dtype",
+    "sized",
+]
 
 Network = Callable[..., Any]
 
@@ -42,13 +51,13 @@ def check_process(process: Any) -> None:
 
 
 def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-    """``net(t, x, **cond)``, if it is of the shape and dtype of x.
+    """``net(t, x, **cond)`` by :func:`in_own_dtype`, if it is of the shape and dtype of x.
 
     Raises:
         ValueError: if it is not; where dtypes or devices are why the network fails, it says so.
     """
     try:
-        prediction = net(t, x, **cond)
+        prediction = in_own_dtype(net, t, x, cond)
     except RuntimeError as error:
         own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
         if own is not None and (own.dtype != x.dtype or own.device != x.device):
@@ -65,6 +74,25 @@ def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str,
     ):
         return prediction
     return accepted(prediction, field, net, x)
+
+
+def in_own_dtype(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Any:
+    """``net(t, x, **cond)``, where a network of another dtype than the states is called in its own.
+
+    So states stay in float32, or wider, while a network computes in bfloat16. t, x and those
+    conditions that have the dtype of x are rounded to the network's; what it gives has that of x.
+    """
+    own, kind = own_dtype(net), x.dtype
+    if own is None or own == kind or torch.is_autocast_enabled(x.device.type):
+        return net(t, x, **cond)
+    given = {
+        name: c.to(own) if isinstance(c, Tensor) and c.dtype == kind else c
+        for name, c in cond.items()
+    }
+    found = net(t.to(own), x.to(own), **given)
+    if isinstance(found, (tuple, list)):
+        return tuple(f.to(kind) if isinstance(f, Tensor) else f for f in found)
+    return found.to(kind) if isinstance(found, Tensor) else found
 
 
 def accepted(prediction: Any, field: object, net: Network, x: Tensor) -> Tensor:

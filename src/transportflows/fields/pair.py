@@ -11,7 +11,7 @@ from .._core.conditions import NO_CONDITIONS
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
-from .calls import Network, accepted, called, check_network, check_process
+from .calls import Network, accepted, called, check_network, check_process, in_own_dtype
 
 __all__ = ["FieldPair"]
 
@@ -109,7 +109,7 @@ class FieldPair(Field):
                 called(self, net, t, x, cond) if wanted else None
                 for net, wanted in zip((self.first, self.second), needed, strict=True)
             )
-        both = self.heads(t, x, **cond)
+        both = in_own_dtype(self.heads, t, x, cond)
         if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
             both = both.unbind(1)
         if not isinstance(both, (tuple, list)) or len(both) != 2:

@@ -41,6 +41,7 @@ from torch import Tensor
 from .._core.tensor import as_time
 from ..combination import Combination
 from ..fields.base import Field
+from ..fields.calls import in_own_dtype
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.rows import Rows
@@ -126,7 +127,7 @@ class _FunctionDrift(Drift):
         self.function, self.times = function, times
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        slope = self.function(self.times[step, node], x, **rows.cond)
+        slope = in_own_dtype(self.function, self.times[step, node], x, rows.cond)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
+from .._core.tensor import widened
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
 
@@ -26,15 +27,19 @@ def starting_states(
     key: int,
 ) -> Tensor:
     """The states to start from, in the field's units."""
-    like = field.reference()
-    like = like if dtype is None else like.to(dtype)
+    if dtype is not None and torch.finfo(dtype).bits < 32:
+        raise ValueError(
+            f"dtype is that of the states, and in {dtype} they would lose most of each step; leave"
+            " it out, or write dtype=torch.float32: a network is called in its own dtype"
+        )
+    like = widened(field.reference()).to(dtype)
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start if dtype is None else start.to(dtype)
-        _check_kind(field, x, "start")
+        x = widened(start) if dtype is None else start.to(dtype)
+        _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
     if isinstance(n, Tensor) and n.ndim > 0:
@@ -54,15 +59,15 @@ def starting_states(
     return x if field.transform is None or start is None else field.transform(x)
 
 
-def _check_kind(field: Field, x: Tensor, name: str) -> None:
-    """Refuse states whose dtype or device is not the networks'."""
+def _check_device(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states that are on another device than the networks."""
     if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
         return
     like = field.reference()
-    if x.dtype != like.dtype or x.device != like.device:
+    if x.device != like.device:
         raise ValueError(
-            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
-            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+            f"{name} is on {x.device} and the network is on {like.device}; write"
+            f" {name}.to({str(like.device)!r})"
         )
 
 
