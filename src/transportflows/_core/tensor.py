@@ -7,12 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["as_time", "expand_time", "own_dtype", "sum_events", "widened"]
+from .arguments import floating_dtype
+
+__all__ = [
+    "as_time",
+    "expand_time",
+    "own_dtype",
+    "solving_dtype",
+    "state_dtype",
+    "sum_events",
+    "widened",
+]
 
 
 def as_time(t: float | Tensor, like: Tensor) -> Tensor:
     """Return ``t`` as a tensor of the dtype and device of ``like``."""
     return torch.as_tensor(t, dtype=like.dtype, device=like.device)
+
+
+def state_dtype(dtype: torch.dtype | None, default: torch.dtype | None = None) -> torch.dtype:
+    """A dtype asked for states, if they can be held in it; else the default, torch's own if None.
+
+    Raises:
+        TypeError: if it is no dtype.
+        ValueError: if it is of no floating-point numbers.
+    """
+    if dtype is None:
+        return torch.get_default_dtype() if default is None else default
+    return floating_dtype("dtype", dtype)
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
@@ -36,6 +58,23 @@ def own_dtype(function: Any) -> torch.dtype | None:
             if parameter.is_floating_point():
                 return parameter.dtype
     return None
+
+
+def solving_dtype(dtype: torch.dtype | None, default: torch.dtype) -> torch.dtype:
+    """A dtype asked for the states of a solve; else the default, or float32 if that is wider.
+
+    Raises:
+        TypeError: if it is no dtype.
+        ValueError: if it is of no floating-point numbers, or of half precision.
+    """
+    if dtype is None:
+        return torch.promote_types(default, torch.float32)
+    if floating_dtype("dtype", dtype).itemsize < 4:
+        raise ValueError(
+            f"dtype is that of the states, and in {dtype} they would lose most of each step; leave"
+            " it out, or write dtype=torch.float32: a network is called in its own dtype"
+        )
+    return dtype
 
 
 def widened(x: Tensor) -> Tensor:

@@ -27,12 +27,14 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import time_derivative
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from .gammas import Gamma, LatentScale
 
 __all__ = ["AffineInterpolant", "Interpolant", "OneSided"]
 
 
+@checked
 class Interpolant(LatentScale, ABC):
     r"""A path :math:`x_t = I(t, x_0, x_1) + \gamma(t) z`.
 
@@ -57,6 +59,7 @@ class Interpolant(LatentScale, ABC):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("latent",)
     breakpoints: tuple[float, ...] = ()
     uses_base: ClassVar[bool] = True
     affine: ClassVar[bool] = False
@@ -141,6 +144,7 @@ class Interpolant(LatentScale, ABC):
         return {} if self.latent is None else {"gamma": self.latent}
 
 
+@checked
 class AffineInterpolant(Interpolant):
     r"""A path :math:`x_t = \alpha(t) x_0 + \beta(t) x_1 + \gamma(t) z`.
 
@@ -204,6 +208,7 @@ class AffineInterpolant(Interpolant):
         }
 
 
+@checked
 class OneSided(AffineInterpolant):
     r"""A path :math:`x_t = \beta(t) x_1 + \gamma(t) z` whose latent z is the base (α ≡ 0).
 
@@ -217,9 +222,9 @@ class OneSided(AffineInterpolant):
 
     @property
     def prior_scale(self) -> float:
-        """γ(0), the scale of the Gaussian from which sampling starts."""
+        """|γ(0)|, the scale of the Gaussian from which sampling starts."""
         with torch.no_grad():
-            return float(self.gamma(torch.zeros((), dtype=torch.float64)))
+            return abs(float(self.gamma(torch.zeros((), dtype=torch.float64))))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

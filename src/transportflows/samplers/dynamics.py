@@ -38,10 +38,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..combination import Combination
 from ..fields.base import Field
-from ..fields.calls import in_own_dtype
+from ..fields.calls import restored, rounded
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.rows import Rows
@@ -57,6 +58,7 @@ _MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}  # by what the velocity 
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
+@checked
 class Drift(ABC):
     """The drift of a dynamics, tabulated over the stage times of a grid.
 
@@ -77,6 +79,7 @@ class Drift(ABC):
         """The drift at a stage time for some rows of the state."""
 
 
+@checked
 class Dynamics(ABC):
     """A drift with its noise.
 
@@ -95,6 +98,7 @@ class Dynamics(ABC):
         """Tabulate for stage times ``(steps, nodes)`` of steps of signed widths ``(steps,)``."""
 
 
+@checked
 class FunctionDynamics(Dynamics):
     """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
 
@@ -127,7 +131,8 @@ class _FunctionDrift(Drift):
         self.function, self.times = function, times
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        slope = in_own_dtype(self.function, self.times[step, node], x, rows.cond)
+        t, given, cond = rounded(self.function, self.times[step, node], x, rows.cond)
+        slope = restored(self.function(t, given, **cond), x.dtype)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ValueError(
@@ -137,6 +142,7 @@ class _FunctionDrift(Drift):
         return slope
 
 
+@checked
 class FieldDynamics(Dynamics):
     """The ODE or SDE of a field.
 

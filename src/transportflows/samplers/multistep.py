@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..combination import Combination
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
@@ -36,6 +37,7 @@ __all__ = ["LinearStepper", "Multistep", "Table"]
 _POLE = 1e4
 
 
+@checked
 class Multistep(ABC):
     """A scheme of its own for one-sided processes: linear in the state and in predictions.
 
@@ -64,6 +66,7 @@ class Multistep(ABC):
         """The numbers of all steps of a grid, float64 ``(steps + 1,)``."""
 
 
+@checked
 @dataclass
 class Table:
     """The numbers of a solve, by step; of shape ``(G,)``, one for each ε.

@@ -50,7 +50,7 @@ class OneStep(Stepper):
         return _Tables(
             noisy=strength is not None,
             calls=self.scheme.nfe,
-            window=drift.window,
+            limited=drift.window,
             margin=drift.margin,
             drift=drift,
             strength=strength,

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
-from .._core.tensor import widened
+from .._core.shared import reading
+from .._core.tensor import solving_dtype
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
 
@@ -27,18 +28,14 @@ def starting_states(
     key: int,
 ) -> Tensor:
     """The states to start from, in the field's units."""
-    if dtype is not None and torch.finfo(dtype).bits < 32:
-        raise ValueError(
-            f"dtype is that of the states, and in {dtype} they would lose most of each step; leave"
-            " it out, or write dtype=torch.float32: a network is called in its own dtype"
-        )
-    like = widened(field.reference()).to(dtype)
+    like = field.reference()
+    like = like.to(solving_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = widened(start) if dtype is None else start.to(dtype)
+        x = start.to(solving_dtype(dtype, start.dtype))
         _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
@@ -80,17 +77,10 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(field: Field) -> Iterator[None]:
-    """Put the networks into evaluation mode, and back into the modes they were in."""
-    modes = [
-        (module, module.training)
-        for net in field.networks
-        if isinstance(net, nn.Module)
-        for module in net.modules()
-    ]
-    for module, _ in modes:
-        module.training = False
-    try:
+    """Put the networks into evaluation mode, and back into the modes they were in.
+
+    Raises:
+        RuntimeError: if they are trained in another thread; see :mod:`.._core.shared`.
+    """
+    with reading(field.networks):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

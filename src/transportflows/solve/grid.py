@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names, positive_integer
+from .._core.checks import names, per_time, positive_integer
+from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
 
@@ -27,6 +28,7 @@ _CLOSE = 1e-9
 _SAME = 1e-7  # times nearer than this are one, rounded to float32
 
 
+@checked
 def time_grid(
     steps: int,
     *,
@@ -63,7 +65,8 @@ def time_grid(
             raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
         spacing = SPACINGS[spacing]
     low, high = min(start, stop), max(start, stop)
-    unit = spacing(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    unit = per_time("spacing(u)", spacing(even), even).to(even).expand(even.shape)
     grid = low + (high - low) * unit
     grid[0], grid[-1] = low, high
     if not bool((grid.diff() > 0).all()):
@@ -162,7 +165,8 @@ def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
 
 def own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
     """A caller's own grid, with the breakpoints of the path inserted, or in the place of times
-    that are the same to rounding."""
+    that are the same to rounding.
+    """
     grid = check_grid(t)
     inside = _inside(breakpoints, float(grid.min()), float(grid.max()))
     own = [s for s in grid.tolist() if all(abs(s - b) > _SAME for b in inside)]
