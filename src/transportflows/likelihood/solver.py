@@ -105,7 +105,7 @@ class Solver(nn.Module):
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
         cond = self.field.check_conditions(self.given, n, device=x.device)
-        self.cond = map_rows(cond, ordinary)
+        self.cond = {name: ordinary(value) for name, value in cond.items()}
         # The adjoint method differentiates in the state and in a module's parameters only.
         if any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values()):
             self.adjoint = False
