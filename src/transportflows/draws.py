@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ._core.conditions import map_rows
 from ._core.reprs import summary
+from ._core.signatures import checked
 from ._core.tensor import expand_time
 from .gaussian_part import NoisePart
 
 __all__ = ["Batch", "PathSample"]
 
 
+@checked
 @dataclass(frozen=True)
 class Batch:
     """A batch of data: what a loss is given.
@@ -31,6 +33,10 @@ class Batch:
     x1: Tensor
     x0: Tensor | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.cond is None:
+            object.__setattr__(self, "cond", {})
 
     @classmethod
     def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
@@ -65,6 +71,7 @@ class Batch:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True)
 class PathSample:
     """Draws from a process: ``x`` at times ``t``, and what they were made of.

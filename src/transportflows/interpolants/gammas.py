@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
 from .._core.reprs import call
+from .._core.signatures import checked
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -43,6 +44,7 @@ _FOLLOWS = {
 """By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
+@checked
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
@@ -50,6 +52,7 @@ class LatentScale(Storable, nn.Module):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take back closed forms that a subclass has made stale.
@@ -109,15 +112,21 @@ class LatentScale(Storable, nn.Module):
         return call(self)
 
 
+@checked
 class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
     A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
+
+    Attributes:
+        breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
     """
 
     _generic: ClassVar[bool] = True
+    breakpoints: tuple[float, ...] = ()
 
 
+@checked
 class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
@@ -151,6 +160,7 @@ class Brownian(Gamma):
         return {"a": float(self.a)}
 
 
+@checked
 class Quadratic(Gamma):
     """``γ = c t (1 - t)``: γ̇ is finite at the ends.
 
@@ -172,6 +182,7 @@ class Quadratic(Gamma):
         return {"scale": self.scale}
 
 
+@checked
 class SineSquared(Gamma):
     """``γ = c sin²(π t)``: both γ and γ̇ vanish at the ends.
 
@@ -193,6 +204,7 @@ class SineSquared(Gamma):
         return {"scale": self.scale}
 
 
+@checked
 class Sigmoid(Gamma):
     r"""A plateau with smooth shoulders, from the logistic function S.
 
