@@ -1,8 +1,8 @@
 """Bad input is refused here: what was given, why it cannot be, what to write instead.
 
-Of single values: numbers, words, dtypes, devices, generators, functions. Each check returns the value
-as it is used. What an annotation says is checked by :mod:`transportflows._core.signatures`; ranges
-are asked for where the function begins.
+Of single values: numbers, words, dtypes, devices, generators, functions. Each check returns the
+value as it is used. What an annotation says is checked by :mod:`transportflows._core.signatures`;
+ranges are asked for where a function begins.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np

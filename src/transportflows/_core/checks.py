@@ -117,7 +117,7 @@ def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
 
 
 def plain_tensor(name: str, value: Any) -> Tensor:
-    """A dense real tensor that holds numbers; lists and arrays are refused, as are others' kinds."""
+    """A dense real tensor that holds numbers; lists, arrays and other kinds are refused."""
     if not isinstance(value, Tensor):
         many = isinstance(value, (list, tuple, np.ndarray, float, int, np.generic))
         cure = f"; write torch.as_tensor({name.rpartition(' ')[2]})" if many else ""

@@ -57,7 +57,9 @@ class Condition:
     optional: bool = False
 
     def __str__(self) -> str:
-        words = {"integer": "integers", "boolean": "booleans"}.get(self.kind, f"{self.kind} numbers")
+        words = {"integer": "integers", "boolean": "booleans"}.get(
+            self.kind, f"{self.kind} numbers"
+        )
         if self.shape is None:
             return f"one {self.kind} for all rows"
         if self.low is not None:

@@ -1,7 +1,7 @@
 """What a signature says is checked: the annotations of public functions, at their call.
 
 ``@checked`` reads the annotations of a function, or of a class's constructor, when it is first
-called, and from then on refuses arguments that they do not admit, each by the check of its kind: a number that
+called, and refuses arguments that they do not admit, each by the check of its kind: a number that
 is NaN or a text, a seed for a generator, a text for a dtype, a list for a tensor, a class for one
 of its instances, a function that takes another number of arguments. It knows types, not ranges.
 
@@ -17,6 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, TypeVar, Union, cast
 
 import numpy as np
@@ -29,13 +30,12 @@ from .arguments import (
     dtype_of,
     generator_of,
     integer,
-    names,
     number,
     shown,
 )
 from .checks import plain_tensor
 
-__all__ = ["checked", "check_call", "explained"]
+__all__ = ["check_call", "checked", "explained"]
 
 Check = Callable[[str, Any], Any]
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -50,6 +50,11 @@ class Kind:
 
 
 # ------------------------------------------------------------------------------- single kinds
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """A number of a result, which may be NaN: not defined."""
+    return value if isinstance(value, float) else _number(name, value)
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -89,6 +94,7 @@ def _class(name: str, value: Any) -> type:
     raise TypeError(f"{name} must be a class, got {shown(value)}")
 
 
+_RECORDED = Kind("a number", _recorded)
 _SIMPLE: dict[Any, Kind] = {
     bool: Kind("True or False", _flag, frozenset({bool})),
     int: Kind("an integer", integer),
@@ -225,6 +231,8 @@ def kind_of(annotation: Any) -> Kind | None:
     """The kind of an annotation; None for one that admits anything, or that nothing is known of."""
     if annotation is None or annotation is type(None):
         return _NONE
+    if annotation is Any:
+        return None
     origin, given = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         kinds = [kind_of(one) for one in given]
@@ -258,8 +266,8 @@ _ANY = Kind("", lambda name, value: value)
 class _Signature:
     """Names of the parameters of a function and their kinds, read when first needed."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Any], record: bool = False) -> None:
+        self.function, self.record = function, record
         self.known: tuple[list[tuple[str, Kind | None]], dict[str, Kind]] | None = None
 
     def read(self) -> tuple[list[tuple[str, Kind | None]], dict[str, Kind]]:
@@ -268,6 +276,7 @@ class _Signature:
         by_name: dict[str, Kind] = {}
         for name, parameter in inspect.signature(self.function).parameters.items():
             kind = kind_of(_evaluated(parameter.annotation, names_here))
+            kind = _RECORDED if self.record and kind is _SIMPLE[float] else kind
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 places.append((name, kind))
             if kind is not None and parameter.kind not in (
@@ -301,7 +310,7 @@ def _evaluated(annotation: Any, known: dict[str, Any]) -> Any:
         return Any if annotation is inspect.Parameter.empty else annotation
     while True:
         try:
-            return eval(annotation, known)  # noqa: S307  (the library's own source)
+            return eval(annotation, known)
         except NameError as missing:  # imported for type checkers alone
             found = _CLASSES.get(missing.name) or _class_named(missing.name)
             if found is None:
@@ -335,14 +344,18 @@ def checked(target: _Decorated) -> _Decorated:
         for name, member in list(vars(target).items()):
             function = getattr(member, "__func__", member)  # of a class method
             if name == "__init__":
-                target.__init__ = checked(target.__init__)  # type: ignore[misc]
+                target.__init__ = _checked(target.__init__, is_dataclass(target))  # type: ignore[misc]
             elif not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
                 continue
             elif (not name.startswith("_") or name == "__call__") and _takes_any(function):
                 wrapped: Any = explained(function)
                 setattr(target, name, type(member)(wrapped) if function is not member else wrapped)
         return cast("_Decorated", target)
-    signature = _Signature(target)
+    return _checked(target)
+
+
+def _checked(target: _Decorated, record: bool = False) -> _Decorated:
+    signature = _Signature(target, record)
 
     @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:

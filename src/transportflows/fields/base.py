@@ -31,6 +31,7 @@ from .._core.conditions import (
 )
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
+from .._core.signatures import checked
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
@@ -44,6 +45,7 @@ FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
 
 
+@checked
 class Field(Storable, nn.Module):
     """A network whose prediction has a meaning under a process.
 

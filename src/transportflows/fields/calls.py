@@ -18,7 +18,16 @@ from .._core.checks import shown
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["Network", "accepted", "called", "check_network", "check_process", "check_transform", "predicted", "sized"]
+__all__ = [
+    "Network",
+    "accepted",
+    "called",
+    "check_network",
+    "check_process",
+    "check_transform",
+    "predicted",
+    "sized",
+]
 
 Network = Callable[..., Any]
 

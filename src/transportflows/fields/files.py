@@ -21,6 +21,8 @@ from .._core import container
 from .._core.conditions import from_storable
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
+from .._core.shared import kept_generators
+from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
 from .base import FILE_FORMAT, FILE_KIND, Field
@@ -35,6 +37,7 @@ _FROM_NUMBERS = {
 }
 
 
+@checked
 def load_field(
     path: str | os.PathLike[str],
     net: Any | tuple[Any, Any] | None = None,
@@ -72,7 +75,7 @@ def load_field(
     )
     if process is not None:
         arguments["process"] = process
-    with torch.random.fork_rng(devices=[]), _Limit(4 * os.path.getsize(path) + _SPARE):
+    with kept_generators(everywhere=False), _Limit(4 * os.path.getsize(path) + _SPARE):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
@@ -99,7 +102,9 @@ def _parts(
     if kind != FILE_KIND or type(version) is not int:
         cure = ""
         if kind == "transportflows training checkpoint":
-            cure = "; give it to trainer.load(path) of a Trainer, then trainer.field has the weights"
+            cure = (
+                "; give it to trainer.load(path), and trainer.field has the weights"
+            )
         raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(

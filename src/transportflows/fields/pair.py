@@ -8,14 +8,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS, Condition
+from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
-from .calls import Network, accepted, called, check_network, check_process, check_transform, predicted
+from .calls import (
+    Network,
+    accepted,
+    called,
+    check_network,
+    check_process,
+    check_transform,
+    predicted,
+)
 
 __all__ = ["FieldPair"]
 
 
+@checked
 class FieldPair(Field):
     """Two predictions, from two networks or from one with two heads: any base, any coupling.
 

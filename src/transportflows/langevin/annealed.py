@@ -42,6 +42,7 @@ from torch import Tensor
 
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..samplers.starts import evaluating, starting_states
@@ -56,6 +57,7 @@ from .scores import FieldTable
 __all__ = ["annealed_langevin"]
 
 
+@checked
 @torch.no_grad()
 def annealed_langevin(
     field: Field,

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..losses.chain_weight import VariationalWeight
@@ -22,6 +23,7 @@ from .solver import check_field, log_scale, recording
 __all__ = ["VariationalBound", "variational_bound"]
 
 
+@checked
 @dataclass(frozen=True)
 class VariationalBound:
     """The terms of the variational bound of ``-log p(x)``, of each row, in nats.
@@ -61,6 +63,7 @@ class VariationalBound:
     __repr__ = summary
 
 
+@checked
 def variational_bound(
     field: Field,
     x: Tensor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import state_dtype
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """Log-densities of given states.
@@ -50,6 +51,7 @@ class LogLikelihood:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SampledLikelihood:
     """Samples with their log-densities.
@@ -71,6 +73,7 @@ class SampledLikelihood:
     __repr__ = summary
 
 
+@checked
 def log_likelihood(
     field: Field,
     x: Tensor,
@@ -164,6 +167,7 @@ def log_likelihood(
     return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
 
 
+@checked
 def sample_with_log_likelihood(
     field: Field,
     n: int,

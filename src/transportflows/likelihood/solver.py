@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
 from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
@@ -104,7 +104,8 @@ class Solver(nn.Module):
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
-        self.cond = self.field.check_conditions(self.given, n, device=x.device)
+        given = self.field.check_conditions(self.given, n, device=x.device)
+        self.cond = {name: ordinary(value) for name, value in given.items()}
         # The adjoint method differentiates in the state and in a module's parameters only.
         if any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values()):
             self.adjoint = False
@@ -114,7 +115,7 @@ class Solver(nn.Module):
             raise ValueError(f"chunk must be positive, got {self.chunk}")
         self.probes = None if self.exact else self._draw(x)
         columns = 1 if self.exact else self.count
-        state = torch.cat([x.flatten(1), x.new_zeros(n, columns)], 1)
+        state = torch.cat([ordinary(x).flatten(1), x.new_zeros(n, columns)], 1)
         breakpoints = self.field.process.interpolant.breakpoints
         if self.scheme in ADAPTIVE:
             end = self._adaptive(state, start, stop, breakpoints)
@@ -243,7 +244,7 @@ def recording(field: Field, gradients: bool) -> Iterator[None]:
     if gradients:
         yield
         return
-    with torch.no_grad(), evaluating(field):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(field):
         yield
 
 

@@ -6,8 +6,8 @@ found, and the same margins serve the draw and the density by which an importanc
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch

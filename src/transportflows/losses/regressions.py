@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 
+@checked
 class Regression(Loss):
     r"""``½ w(t) |f̂(t, x_t) - T|²`` for a quantity f and its target T, summed over the event.
 
@@ -124,8 +126,8 @@ class Regression(Loss):
         if value.shape != prediction.shape[:1]:
             raise ValueError(
                 f"compare, or distance, of {type(self).__name__} must give one value a row,"
-                f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over events:"
-                " .flatten(1).sum(1)"
+                f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over"
+                " events: .flatten(1).sum(1)"
             )
         if not self.constant:
             value = value - self.compare(torch.zeros_like(prediction), sample)
@@ -143,6 +145,7 @@ class Regression(Loss):
         return weight_at(self.weight, sample.noise_part, sample.t, self.form)
 
 
+@checked
 class VelocityLoss(Regression):
     """``½|b̂(t, x_t) - ẋ_t|²``, ``ẋ_t = ∂t I + γ̇ z``: flow matching, the velocity b.
 
@@ -153,24 +156,28 @@ class VelocityLoss(Regression):
     quantity = "velocity"
 
 
+@checked
 class MeanVelocityLoss(Regression):
     """``½|v̂(t, x_t) - ∂t I|²``: the mean velocity v, whose target has no γ̇."""
 
     quantity = "mean_velocity"
 
 
+@checked
 class NoiseLoss(Regression):
     """``½|η̂(t, x_t) - ẑ|²``: noise prediction, positive sign."""
 
     quantity = "noise"
 
 
+@checked
 class DataLoss(Regression):
     """``½|d̂(t, x_t) - x1|²``: data prediction."""
 
     quantity = "data"
 
 
+@checked
 class ScoreLoss(Regression):
     r"""Denoising score matching, ``½ λ(t) |ŝ(t, x_t) + ẑ / σ̂|²`` (Vincent 2011).
 
@@ -201,6 +208,7 @@ class ScoreLoss(Regression):
         return weight / sample.noise_part.scale(sample.t).square()
 
 
+@checked
 class SumLoss(Loss):
     """The sum of regressions on one sample, with one call of the field: a loss for each output.
 
@@ -237,6 +245,7 @@ class SumLoss(Loss):
         return torch.stack([loss.weighed(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
 
 
+@checked
 def squared_error(
     field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity"
 ) -> Tensor:

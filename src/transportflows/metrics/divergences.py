@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._core.checks import positive_integer
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
+from .._core.signatures import checked
 from .estimates import Estimate, mean_estimate
 from .kernels import square_distances
 
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 
+@checked
 def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = True) -> Estimate:
     r"""Return ``KL(p || q)`` from the log-densities of both at draws from p.
 
@@ -66,6 +68,7 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
     return mean_estimate(torch.expm1(ratio) - ratio if control_variate else -ratio)
 
 
+@checked
 def kl_kernel_density(
     x: Tensor,
     y: Tensor,
@@ -133,6 +136,7 @@ def kl_kernel_density(
     return found
 
 
+@checked
 def jensen_shannon_kernel_density(
     x: Tensor,
     y: Tensor,
@@ -180,6 +184,7 @@ def jensen_shannon_kernel_density(
     return Estimate(value, error, min(side.terms for side in sides))
 
 
+@checked
 def fisher_divergence(
     x: Tensor, score_p: Callable[[Tensor], Tensor], score_q: Callable[[Tensor], Tensor]
 ) -> Estimate:

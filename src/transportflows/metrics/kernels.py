@@ -16,6 +16,7 @@ from torch import Tensor
 from .._core.checks import integer, positive_integer
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
+from .._core.signatures import checked
 
 __all__ = [
     "GaussianKernel",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 
+@checked
 class Kernel(ABC):
     """A positive definite kernel on flattened events."""
 
@@ -39,6 +41,7 @@ class Kernel(ABC):
         return call_lines(type(self).__name__, parts)
 
 
+@checked
 class GaussianKernel(Kernel):
     r"""``mean_h exp(-|x - y|² / 2h²)``, over one bandwidth or several.
 
@@ -65,6 +68,7 @@ class GaussianKernel(Kernel):
         return _mean(parts)
 
 
+@checked
 class RationalQuadraticKernel(Kernel):
     r"""``mean_a (1 + |x - y|² / 2 a h²)^-a``: heavy tails, so it sees far modes too.
 
@@ -84,6 +88,7 @@ class RationalQuadraticKernel(Kernel):
         return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
 
+@checked
 class PolynomialKernel(Kernel):
     r"""``(x·y / D + 1)^degree``: the kernel of the kernel (Inception) distance.
 
@@ -100,6 +105,7 @@ class PolynomialKernel(Kernel):
         return ((x @ y.mT) / x.shape[1] + 1) ** self.degree
 
 
+@checked
 def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
     """The median distance between the pooled points, over ``√2``: a common bandwidth.
 

@@ -27,11 +27,13 @@ from torch import Tensor
 from .._core.checks import returned
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, event_rows
+from .._core.signatures import checked
 from .kernels import GaussianKernel, Kernel, PolynomialKernel, median_bandwidth
 
 __all__ = ["KernelDistance", "mmd2"]
 
 
+@checked
 @dataclass(frozen=True)
 class KernelDistance:
     """An estimate of MMD², with its error.
@@ -79,6 +81,7 @@ class KernelDistance:
         return self.value - half, self.value + half
 
 
+@checked
 def mmd2(
     x: Tensor,
     y: Tensor,

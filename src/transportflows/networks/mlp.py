@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .._core.registry import register
+from .._core.shared import kept_generators
+from .._core.signatures import checked
 
 __all__ = ["MLP", "from_xt"]
 
@@ -21,6 +24,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+@checked
 @register
 class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
@@ -71,7 +75,7 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation {activation!r}; known: {known}")
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        with nullcontext() if generator is None else kept_generators(everywhere=False):
             self._build()
         if generator is not None:
             self.reset_parameters(generator)
@@ -170,6 +174,7 @@ class _FromXT(nn.Module):
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 
+@checked
 def from_xt(net: Callable[..., Any]) -> nn.Module:
     """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._core.checks import positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
+from .._core.signatures import checked
 from ..combination import Combination
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -20,6 +21,7 @@ from ..fields.calls import check_transform
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
+from ..samplers.starts import evaluating
 from ..solve.rows import Chunks
 from ..transforms import Standardize
 
@@ -28,6 +30,7 @@ __all__ = ["OneStepGenerator"]
 _CHUNK = 4096
 
 
+@checked
 class OneStepGenerator(Field):
     r"""``x = g(ξ)``: samples of one network call each, ξ a latent of any law and any shape.
 
@@ -130,14 +133,7 @@ class OneStepGenerator(Field):
         key = draw_key(generator)
         device = self.reference().device
         cond = self.check_conditions(cond, n, rows="samples", device=device)
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                xi = self.latents(n, generator=stream(key, device=device))
-                rows = Chunks(xi, chunk, cond)
-                x = rows.map(self, xi)
-                return x if self.transform is None else self.transform.invert(x)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        with evaluating(self), torch.no_grad():
+            xi = self.latents(n, generator=stream(key, device=device))
+            x = Chunks(xi, chunk, cond).map(self, xi)
+            return x if self.transform is None else self.transform.invert(x)

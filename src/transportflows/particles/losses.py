@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .._core.checks import positive_integer
 from .._core.random import local
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -43,6 +44,7 @@ from .step_schedules import StepSchedule, as_step
 __all__ = ["FlowClock", "MovedTargetLoss"]
 
 
+@checked
 class MovedTargetLoss(Loss):
     r"""``½ |g(ξ) - y'|²`` of each row, with y' the moved sample, held.
 
@@ -200,6 +202,7 @@ class MovedTargetLoss(Loss):
         )
 
 
+@checked
 class FlowClock(Callback):
     """Moves the clock of a :class:`MovedTargetLoss`: u is ``trainer.step / (steps - 1)``, up to 1.
 

@@ -94,7 +94,9 @@ def _of_times(
     try:
         value = call()
     except (TypeError, RuntimeError, AttributeError, ValueError) as error:
-        cure = "write net(t.to(dtype)).to(t): times are float64 too" if "dtype" in str(error) else ""
+        cure = (
+            "write net(t.to(dtype)).to(t): times are float64 too" if "dtype" in str(error) else ""
+        )
         raise TypeError(
             f"{name} of {type(path).__name__} fails for a tensor of times ({str(error)[:120]});"
             f" {cure or _ELEMENTWISE}"

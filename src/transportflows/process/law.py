@@ -13,6 +13,7 @@ from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
+from .._core.signatures import checked
 from .._core.tensor import as_time, expand_time
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
@@ -27,6 +28,7 @@ from .checks import check_data, check_ends, check_own_base, check_speed, check_t
 __all__ = ["Process"]
 
 
+@checked
 class Process(Storable, nn.Module):
     """The law of ``x_t``: interpolant, base and coupling.
 
@@ -158,7 +160,8 @@ class Process(Storable, nn.Module):
     def _margin_now(self) -> Margin:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            rates = [self.interpolant.gamma_dot(ends)]
+            latent = NoisePart(self.interpolant, "")
+            rates = [self.interpolant.gamma_dot(ends), latent.scale_dot(ends)]
             if isinstance(self.interpolant, AffineInterpolant):
                 rates += [self.interpolant.alpha_dot(ends), self.interpolant.beta_dot(ends)]
         bad = ~torch.stack([torch.isfinite(rate) for rate in rates]).all(0)
@@ -191,7 +194,7 @@ class Process(Storable, nn.Module):
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        return float(self.interpolant.gamma(zero))
+        return abs(float(self.interpolant.gamma(zero)))
 
     @property
     def _starts_gaussian(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..solve.grid import on_their_side
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -40,6 +41,7 @@ class OneStep(Stepper):
         stages = starts[:, None] + widths[:, None] * nodes
         if self.scheme.nodes[-1] == 1.0:
             stages[:, -1] = times[1:]  # exactly: a stage must not fall past the end of time
+        stages = on_their_side(stages, widths, self.dynamics.breakpoints, like.dtype)
         drift = self.dynamics.prepare(stages, widths, like)
         strength = None
         if drift.epsilon is not None:
@@ -48,7 +50,7 @@ class OneStep(Stepper):
         return _Tables(
             noisy=strength is not None,
             calls=self.scheme.nfe,
-            window=drift.window,
+            limited=drift.window,
             margin=drift.margin,
             drift=drift,
             strength=strength,

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .._core.checks import choice, names
 from .._core.reprs import summary
+from .._core.signatures import checked
 
 __all__ = ["SCHEMES", "Scheme", "get_scheme"]
 
@@ -32,6 +33,7 @@ Drift = Callable[[int, Tensor], Tensor]
 Step = Callable[[Drift, Tensor, float, Tensor | None, Tensor | None], Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Scheme:
     """One step, and what is known of it.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
+from .._core.shared import reading
 from .._core.tensor import state_dtype
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
@@ -76,17 +77,10 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(field: Field) -> Iterator[None]:
-    """Put the networks into evaluation mode, and back into the modes they were in."""
-    modes = [
-        (module, module.training)
-        for net in field.networks
-        if isinstance(net, nn.Module)
-        for module in net.modules()
-    ]
-    for module, _ in modes:
-        module.training = False
-    try:
+    """Put the networks into evaluation mode, and back into the modes they were in.
+
+    Raises:
+        RuntimeError: if they are trained in another thread; see :mod:`.._core.shared`.
+    """
+    with reading(field.networks):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -32,6 +32,7 @@ from torch import Tensor
 from .._core.built import Built
 from .._core.checks import per_time
 from .._core.reprs import call
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 
+@checked
 class EpsilonSchedule(Built, ABC):
     """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
@@ -75,6 +77,7 @@ class EpsilonSchedule(Built, ABC):
         return call(self)
 
 
+@checked
 class ConstantEpsilon(EpsilonSchedule):
     """ε constant.
 
@@ -100,6 +103,7 @@ class ConstantEpsilon(EpsilonSchedule):
         return self.epsilon == 0
 
 
+@checked
 class NoiseScaleEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)``: an error in the noise prediction enters the drift with the weight c.
 
@@ -114,6 +118,7 @@ class NoiseScaleEpsilon(ConstantEpsilon):
         return torch.full_like(t, self.epsilon)
 
 
+@checked
 class NoiseVarianceEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)²``: a relaxation of constant rate ``ε/σ̂² = c``.
 
@@ -128,6 +133,7 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
         return self.epsilon * noise_scale
 
 
+@checked
 class AndersonEpsilon(ConstantEpsilon):
     r"""``ε = c g²/2``, where g is the diffusion of the forward SDE with the same marginals.
 
@@ -175,6 +181,7 @@ class AndersonEpsilon(ConstantEpsilon):
         return self.epsilon * value.clamp(min=0)
 
 
+@checked
 class ChurnEpsilon(ConstantEpsilon):
     r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
+from .._core.signatures import checked
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -28,6 +29,7 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
+@checked
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -181,7 +183,7 @@ def _solution(
         t=times,
         nfe=prepared.before + prepared.calls * len(finite) + sum(hook.nfe for hook in own),
         scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
-        window=prepared.window,
+        limited=prepared.limited,
         margin=prepared.margin,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
     )

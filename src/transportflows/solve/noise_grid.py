@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names, per_time
+from .._core.signatures import checked
 from ..process import Process
 from .grid import check_grid, time_grid
 
@@ -34,6 +35,7 @@ NOISE_SPACINGS = ("karras", "logsnr", "asinh", "quadratic")
 _HALVINGS = 100
 
 
+@checked
 @torch.no_grad()
 def noise_grid(
     process: Process,

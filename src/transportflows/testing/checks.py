@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from .._core.checks import shown
+from .._core.signatures import checked
 from ..conversions import QUANTITIES
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
-from ..gaussian_part import ConversionError
+from ..gaussian_part import ConversionError, GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
 from ..process import Process
 from .report import Report
@@ -24,6 +25,7 @@ __all__ = ["check_field", "check_interpolant"]
 # ------------------------------------------------------------------------------- interpolants
 
 
+@checked
 def check_interpolant(
     interpolant: Interpolant | Process,
     *,
@@ -225,6 +227,16 @@ def _note_conversions(
         if interpolant.uses_base
         else Process(interpolant, shape=(1,))
     )
+    jumps = _jumps(process.noise_part)
+    if jumps:
+        shown = ", ".join(f"{time:.3g}" for time in jumps[:5])
+        report.notes.append(
+            f"the noise jumps: σ̂ touches 0 at t = {shown}, where ẑ = (α (x0 - m) + γ z) / σ̂"
+            " changes its sign, and no smooth network follows it. Learn the velocity, or both"
+            " velocity and data; or give the path a latent that is not 0 there"
+        )
+    if not isinstance(process.noise_part, GaussianPart):
+        return
     times = process.part.degenerate_times
     if times:
         listed = ", ".join(f"{time:.3g}" for time in times[:5])
@@ -235,9 +247,23 @@ def _note_conversions(
         )
 
 
+@torch.no_grad()
+def _jumps(part: NoisePart) -> list[float]:
+    """Times inside (0, 1) at which all that multiplies noise changes its sign."""
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64, device=part.device)[1:-1]
+    t = t[part.scale(t) > 1e-6]  # off the zeros themselves
+    weights = [w for w in part.noise_weights(t) if w is not None]
+    if not weights:
+        return []
+    turned = torch.stack([w[1:] * w[:-1] < 0 for w in weights]).all(0)
+    times: list[float] = (0.5 * (t[1:] + t[:-1]))[turned].tolist()
+    return times
+
+
 # ------------------------------------------------------------------------------------- fields
 
 
+@checked
 def check_field(
     field: Field,
     x: Tensor,

@@ -13,10 +13,10 @@ from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
 
-__all__ = ["checked", "standardised", "target_device"]
+__all__ = ["checked_batch", "standardised", "target_device"]
 
 
-def checked(batch: Batch, field: Field, name: str) -> Batch:
+def checked_batch(batch: Batch, field: Field, name: str) -> Batch:
     """A batch, detached, if it is one that a field can be trained on; see :meth:`DataRows.of`."""
     x1_name = name if batch.x0 is None else f"x1 of {name}"
     _check_kind(batch.x1, field, x1_name)

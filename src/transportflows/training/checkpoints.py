@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container
+from .._core.signatures import checked
 from ..fields.base import FILE_KIND
 
 __all__ = [
@@ -49,6 +50,7 @@ class ResumeError(ValueError):
     """A run cannot be resumed from what is there; the message says what differs."""
 
 
+@checked
 class Checkpoints:
     """The folder of a run's checkpoints.
 
@@ -174,6 +176,7 @@ class Checkpoints:
         return None
 
 
+@checked
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     """The header and the state of a checkpoint; tensors on the CPU.
 

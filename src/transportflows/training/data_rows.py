@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import map_rows
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
-from .checking import checked, standardised, target_device
+from .checking import checked_batch, standardised, target_device
 
 __all__ = ["DataRows", "digest"]
 
@@ -21,6 +22,7 @@ _SHARE_OF_CARD = 0.5  # of the free memory of the device, which the data may tak
 _DIGEST_ROWS = 1024
 
 
+@checked
 @dataclass(frozen=True)
 class DataRows:
     """N rows of data in standardised units, on one device.
@@ -81,7 +83,7 @@ class DataRows:
         batch = Batch.of(data)
         if cond and batch.cond:
             raise ValueError(f"{name} is a Batch with conditions, and cond= gives others; give one")
-        batch = checked(Batch(batch.x1, batch.x0, dict(cond or batch.cond)), field, name)
+        batch = checked_batch(Batch(batch.x1, batch.x0, dict(cond or batch.cond)), field, name)
         device = target_device(field, batch.x1)
         if device != batch.x1.device and _fits(batch, device):
             batch = batch.map(lambda x: x.to(device))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._core.conditions import map_rows, seen_in
 from .._core.random import mix, stream
+from .._core.signatures import checked
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source
@@ -64,6 +65,7 @@ class Order:
         return self._permuted
 
 
+@checked
 class Epochs(Source):
     """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
 

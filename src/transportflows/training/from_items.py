@@ -24,7 +24,7 @@ from .._core.conditions import seen_in, seen_together
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
-from .checking import checked, standardised, target_device
+from .checking import checked_batch, standardised, target_device
 from .source import Source
 
 __all__ = ["BRANCHES", "VALIDATION_KEY", "FromItems"]
@@ -55,7 +55,7 @@ class FromItems(Source):
         batch = _as_batch(given, self.names, self.paired, self.what)
         kind = _kind(batch)
         if kind != self._kind:
-            batch = checked(batch, self.field, self.what)
+            batch = checked_batch(batch, self.field, self.what)
             self._kind = kind
         elif batch.x1.device.type == "cpu":  # to look into one on a card would wait for it
             for x in (batch.x1, batch.x0):

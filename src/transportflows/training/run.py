@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core.conditions import Condition, seen_together
 from .._core.distributed import World
+from .._core.shared import writing
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -30,6 +32,7 @@ from .source import Source
 __all__ = ["Run"]
 
 
+@checked
 class Run:
     """What the loop, the checkpoints and the callbacks of a training run share.
 
@@ -125,8 +128,9 @@ class Run:
 
         Raises:
             ValueError: if there are no averages.
+            RuntimeError: if another thread samples the field.
         """
-        with self._averages().swap():
+        with writing(self.field.networks), self._averages().swap():
             yield
 
     @contextmanager

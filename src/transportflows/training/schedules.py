@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._core.built import Built
+from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
 __all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
 
 
+@checked
 class RateSchedule(Built, ABC):
     """A factor of the learning rate for each step.
 
@@ -51,6 +53,7 @@ class RateSchedule(Built, ABC):
         return rise * self.decay(step, last)
 
 
+@checked
 class ConstantRate(RateSchedule):
     """``f = 1``: with a warm-up, or none."""
 
@@ -58,6 +61,7 @@ class ConstantRate(RateSchedule):
         return 1.0
 
 
+@checked
 class CosineRate(RateSchedule):
     r"""``f = m + ½ (1 - m) (1 + cos(π n / N))``: from 1 down to ``m`` (Loshchilov & Hutter 2017).
 
@@ -84,6 +88,7 @@ class CosineRate(RateSchedule):
         return self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * done))
 
 
+@checked
 class StepRate(RateSchedule):
     """``f = q^⌊n / k⌋``: times q every k steps; or times q at each of some steps.
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._core.conditions import Condition
+from .._core.signatures import checked
 from ..draws import Batch
 
 __all__ = ["Source"]
 
 
+@checked
 class Source(ABC):
     """Batches for the steps of a run, checked, in the field's units and on its device.
 
@@ -26,7 +28,7 @@ class Source(ABC):
 
     batch_size: int | None
     names: tuple[str, ...] = ()
-    conditions: Mapping[str, Condition] = {}  # noqa: RUF012
+    conditions: Mapping[str, Condition] = {}
 
     @abstractmethod
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
