@@ -81,22 +81,22 @@ class Exact:
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """``β̇ E x1 + (V̇/2V) (x - β E x1)``, V the variance of x_t."""
-        beta, rate, _, variance, half_dot = self.at(float(t))
+        beta, rate, _, variance, half_dot = self.at(float(t.reshape(-1)[0]))
         return (x - MEAN * beta) * (half_dot / variance) + MEAN * rate
 
     def score(self, t: Tensor, x: Tensor) -> Tensor:
         """``-(x - β E x1)/V``."""
-        beta, _, _, variance, _ = self.at(float(t))
+        beta, _, _, variance, _ = self.at(float(t.reshape(-1)[0]))
         return (x - MEAN * beta) / -variance
 
     def noise(self, t: Tensor, x: Tensor) -> Tensor:
         """``-σ̂ s``."""
-        beta, _, scale, variance, _ = self.at(float(t))
+        beta, _, scale, variance, _ = self.at(float(t.reshape(-1)[0]))
         return (x - MEAN * beta) * (scale / variance)
 
     def data(self, t: Tensor, x: Tensor) -> Tensor:
         """``E x1 + (β s²/V) (x - β E x1)``."""
-        beta, _, _, variance, _ = self.at(float(t))
+        beta, _, _, variance, _ = self.at(float(t.reshape(-1)[0]))
         return (x - MEAN * beta) * (beta * self.width**2 / variance) + MEAN
 
 

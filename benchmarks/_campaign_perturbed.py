@@ -54,8 +54,8 @@ class Wrong:
     def field(self) -> tpf.Field:
         process = tpf.Process(tpf.Linear(tpf.Brownian()), coupling=tpf.Paired(), shape=(1,))
         return tpf.FieldPair(
-            mean_velocity=lambda t, x: self.v(t.double()).to(x) * x,
-            noise=lambda t, x: self.eta(t.double()).to(x) * x,
+            mean_velocity=lambda t, x: self.v(t.double()).to(x).view(-1, 1) * x,
+            noise=lambda t, x: self.eta(t.double()).to(x).view(-1, 1) * x,
             process=process,
         )
 

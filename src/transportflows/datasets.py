@@ -14,10 +14,13 @@ import torch
 from torch import Tensor
 
 from ._core.random import draw_key, local, stream
+from ._core.signatures import checked
+from ._core.tensor import state_dtype
 
 __all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
 
 
+@checked
 def checkerboard(
     n: int,
     *,
@@ -53,6 +56,7 @@ def checkerboard(
     return _cast(2 * (corner + _uniform(n, 2, generator)), dtype, device)
 
 
+@checked
 def two_moons(
     n: int,
     *,
@@ -92,6 +96,7 @@ def two_moons(
     return _cast(sign * upper + noise * _normal(n, generator), dtype, device)
 
 
+@checked
 def eight_gaussians(
     n: int,
     *,
@@ -132,6 +137,7 @@ def eight_gaussians(
     return _cast(centre + std * _normal(n, generator), dtype, device)
 
 
+@checked
 def swiss_roll(
     n: int,
     *,
@@ -212,6 +218,7 @@ class Digits(NamedTuple):
         )
 
 
+@checked
 def digits(
     *,
     flatten: bool = False,
@@ -222,7 +229,8 @@ def digits(
     """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
 
     Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
-    lower end. No download is made.
+    lower end. No download is made. Levels are ``(high - low) / 16`` apart, which is the level width of
+    :func:`transportflows.likelihood.bits_per_dimension`.
 
     Args:
         flatten: whether to return the images as ``(1797, 64)`` instead of ``(1797, 1, 8, 8)``.
@@ -279,4 +287,4 @@ def _normal(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-    return x.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return x.to(device=device, dtype=state_dtype(dtype))

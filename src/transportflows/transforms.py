@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from ._core.checks import check_finite_rows
 from ._core.registry import Storable
 from ._core.reprs import call
+from ._core.signatures import checked
 
 __all__ = ["Standardize"]
 
 
+@checked
 class Standardize(Storable, nn.Module):
     r"""The affine map ``y = (x - mean) / scale`` and its inverse.
 
@@ -34,6 +36,7 @@ class Standardize(Storable, nn.Module):
         True
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("mean", "scale")
     mean: Tensor
     scale: Tensor
 

@@ -5,12 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_time", "expand_time", "sum_events"]
+from .arguments import floating_dtype
+
+__all__ = ["as_time", "expand_time", "state_dtype", "sum_events"]
 
 
 def as_time(t: float | Tensor, like: Tensor) -> Tensor:
     """Return ``t`` as a tensor of the dtype and device of ``like``."""
     return torch.as_tensor(t, dtype=like.dtype, device=like.device)
+
+
+def state_dtype(dtype: torch.dtype | None, default: torch.dtype | None = None) -> torch.dtype:
+    """A dtype asked for states, if they can be held in it; else the default, torch's own if None.
+
+    Raises:
+        TypeError: if it is no dtype.
+        ValueError: if it is of no floating-point numbers.
+    """
+    if dtype is None:
+        return torch.get_default_dtype() if default is None else default
+    return floating_dtype("dtype", dtype)
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from torch import Tensor
 from .._core.checks import names
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
+from .._core.signatures import checked
 from ..plans import best_permutation, exact_plan
 from .base import Coupling
 
 __all__ = ["MinibatchOT"]
 
 
+@checked
 class MinibatchOT(Coupling):
     r"""Optimal transport within each batch, for the cost ``|x0 - x1|²`` (Tong et al. 2023).
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .._core.registry import Storable
+from .._core.signatures import checked
 
 __all__ = ["Distribution"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
+@checked
 class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("shape", "_parameters")
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()

@@ -7,11 +7,14 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
+from .._core.signatures import checked
+from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Empirical"]
 
 
+@checked
 class Empirical(Distribution):
     """The empirical law of the rows of a tensor: each draw is one of them, with replacement.
 
@@ -41,4 +44,4 @@ class Empirical(Distribution):
         rows = torch.randint(
             self.data.shape[0], (n,), generator=local(generator, home), device=home
         )
-        return self.data[rows].to(device=device or home, dtype=dtype or self.data.dtype)
+        return self.data[rows].to(device=device or home, dtype=state_dtype(dtype, self.data.dtype))

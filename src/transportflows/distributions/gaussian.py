@@ -11,12 +11,14 @@ from torch import Tensor
 from .._core.checks import check_finite_rows
 from .._core.random import local
 from .._core.reprs import brief
-from .._core.tensor import sum_events
+from .._core.signatures import checked
+from .._core.tensor import state_dtype, sum_events
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["Gaussian"]
 
 
+@checked
 class Gaussian(Distribution):
     r"""``N(m, S)`` with S isotropic, diagonal or full.
 
@@ -122,7 +124,7 @@ class Gaussian(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.mean.device if device is None else torch.device(device)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = state_dtype(dtype)
         z = torch.randn(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
         )

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
+from .._core.signatures import checked
+from .._core.tensor import state_dtype
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["GaussianMixture"]
 
 
+@checked
 class GaussianMixture(Distribution):
     r"""``Σ_k w_k N(m_k, S_k)``.
 
@@ -79,7 +82,7 @@ class GaussianMixture(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.means.device if device is None else torch.device(device)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = state_dtype(dtype)
         generator = local(generator, device)
         weights = self.weights.to(device)
         labels = torch.multinomial(weights, n, replacement=True, generator=generator)

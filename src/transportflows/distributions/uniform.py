@@ -11,11 +11,14 @@ from torch import Tensor
 
 from .._core.random import local
 from .._core.reprs import brief
+from .._core.signatures import checked
+from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Uniform"]
 
 
+@checked
 class Uniform(Distribution):
     """The uniform law on the box ``[low, high)``.
 
@@ -47,7 +50,7 @@ class Uniform(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.low.device if device is None else torch.device(device)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        dtype = state_dtype(dtype)
         u = torch.rand(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
         )

@@ -52,6 +52,7 @@ from torch import Tensor
 
 from .._core.checks import names, positive_integer
 from .._core.distributed import World
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
@@ -67,6 +68,7 @@ __all__ = ["LangevinCorrection", "LangevinCorrector"]
 _NORMS = ("batch", "nominal")
 
 
+@checked
 @dataclass(frozen=True)
 class LangevinCorrector(Corrector):
     """Langevin corrections after each step of a solve: ``sample(field, n, corrector=...)``.

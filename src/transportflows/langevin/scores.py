@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import value_and_gradient
 from .._core.conditions import NO_CONDITIONS
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
@@ -23,6 +25,7 @@ __all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"
 ScoreFunction = Callable[..., Tensor]
 
 
+@checked
 class LogProbScore:
     """The score of a log-density, by autograd; see :func:`score_of`.
 
@@ -35,22 +38,14 @@ class LogProbScore:
 
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            value = check_log_prob(self.log_prob(leaf, **cond), leaf)
-            if not value.requires_grad:
-                raise ValueError(
-                    "log_prob does not depend on x by operations that autograd follows, so it has"
-                    " no score; keep x a tensor throughout (no .detach(), .item() or numpy)"
-                )
-            (score,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), score
+        return value_and_gradient(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
 
     def __call__(self, x: Tensor, **cond: Any) -> Tensor:
         """The score, ``(B, *)``."""
         return self.with_value(x, **cond)[1]
 
 
+@checked
 def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     """Return the score ``x -> ∇ log p(x)`` of a log-density, by autograd.
 
@@ -68,6 +63,7 @@ def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     return LogProbScore(log_prob)
 
 
+@checked
 def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) -> ScoreFunction:
     """Return the score ``x -> s(t, x)`` of a field at one time, in the field's units.
 
@@ -96,7 +92,12 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
             " left there; take an earlier time"
         )
-    return lambda x, **more: table(0, x, **cond, **more)
+
+    def score(x: Tensor, **more: Any) -> Tensor:
+        given = field.check_conditions({**cond, **more}, len(x), ranges=False, device=x.device)
+        return table(0, x, **given)
+
+    return score
 
 
 class FieldTable:
@@ -124,7 +125,7 @@ class FieldTable:
         table = weights.map(lambda w: w.double().expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
-    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
         combination = self.combinations[k]
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)

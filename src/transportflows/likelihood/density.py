@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
+from .._core.tensor import state_dtype
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..fields.base import Field
@@ -22,12 +23,12 @@ from .solver import Solver, check_field, log_base_of, log_scale, over_probes, re
 __all__ = [
     "LogLikelihood",
     "SampledLikelihood",
-    "bits_per_dimension",
     "log_likelihood",
     "sample_with_log_likelihood",
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LogLikelihood:
     """Log-densities of given states.
@@ -50,6 +51,7 @@ class LogLikelihood:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SampledLikelihood:
     """Samples with their log-densities.
@@ -71,6 +73,7 @@ class SampledLikelihood:
     __repr__ = summary
 
 
+@checked
 def log_likelihood(
     field: Field,
     x: Tensor,
@@ -164,6 +167,7 @@ def log_likelihood(
     return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
 
 
+@checked
 def sample_with_log_likelihood(
     field: Field,
     n: int,
@@ -221,7 +225,7 @@ def sample_with_log_likelihood(
     check_field(field)
     n = positive_integer("the number of samples", n)
     like = field.reference()
-    like = like if dtype is None else like.to(dtype)
+    like = like.to(state_dtype(dtype, like.dtype))
     law = field.process.start if base is None else as_distribution(base)
     key = draw_key(generator)
     start = law.sample(
@@ -238,31 +242,3 @@ def sample_with_log_likelihood(
         x = end if field.transform is None else field.transform.invert(end)
         log_prob = log_base - mean - log_scale(field, x)
     return SampledLikelihood(x, log_prob, error, solver.nfe, solver.count)
-
-
-def bits_per_dimension(
-    log_prob: Tensor, shape: Sequence[int], *, level_width: float = 1 / 256
-) -> Tensor:
-    r"""Return ``-log2 p`` for each number of a quantised event, ``(n,)``.
-
-    .. math:: -\frac{\log \rho(x)}{D \log 2} - \log_2 h
-
-    for data that were made continuous by uniform noise over their levels of width h: it bounds the
-    code length of the levels from above (Theis, van den Oord and Bethge 2016).
-
-    Args:
-        log_prob: log-densities in nats, ``(n,)``, of the data *with* that noise.
-        shape: event shape, of D numbers.
-        level_width: h in the units of the data: 1/256 for bytes scaled to [0, 1], 2/256 to [-1, 1].
-
-    Raises:
-        ValueError: if ``level_width`` is not positive.
-
-    Example:
-        >>> bits_per_dimension(torch.zeros(1), (3, 8, 8))  # uniform on [0, 1]
-        tensor([8.])
-    """
-    if not level_width > 0:
-        raise ValueError(f"level_width must be positive, got {level_width}; 1/256 is usual")
-    d = torch.Size([shape] if isinstance(shape, int) else shape).numel()
-    return -log_prob / (d * math.log(2)) - math.log2(level_width)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Undrawn
@@ -16,6 +17,7 @@ from .solver import Solver, check_field, check_options, log_base_of, recording
 __all__ = ["LikelihoodLoss"]
 
 
+@checked
 class LikelihoodLoss(Loss):
     r"""``-log ρ1(x1)`` of each row: maximum likelihood, a continuous normalising flow.
 
@@ -54,11 +56,8 @@ class LikelihoodLoss(Loss):
         }
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
-        transform, field.transform = field.transform, None  # a trainer's batches are transformed
-        try:
-            return self._losses(field, sample.batch, sample.generator)
-        finally:
-            field.transform = transform
+        # A trainer's batches are in the field's units already.
+        return self._losses(field, sample.batch, sample.generator)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this loss."""

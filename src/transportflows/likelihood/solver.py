@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
-from .._core.checks import names
-from .._core.conditions import check_conditions, map_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
+from .._core.checks import choice, names
+from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
 from ..distributions.adapters import as_distribution
 from ..fields.base import Field
@@ -97,23 +97,25 @@ class Solver(nn.Module):
                 " fixed-step one, such as scheme='rk4', with hooks"
             )
         self.hooks = [self._looking(hook) for hook in hooks]
-        self.cond, self.chunk = dict(cond or {}), chunk
-        # The adjoint method differentiates in the state and in a module's parameters only.
-        differentiable = any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values())
-        self.gradients, self.adjoint = gradients, adjoint and not differentiable
+        self.given, self.chunk = cond, chunk
+        self.gradients, self.adjoint = gradients, adjoint
         self.generator = generator
 
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
-        self.cond = check_conditions(self.cond, n)
+        cond = self.field.check_conditions(self.given, n, device=x.device)
+        self.cond = map_rows(cond, ordinary)
+        # The adjoint method differentiates in the state and in a module's parameters only.
+        if any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values()):
+            self.adjoint = False
         if self.chunk is None:
             self.chunk = default_chunk(self.field.networks, x)
         if self.chunk < 1:
             raise ValueError(f"chunk must be positive, got {self.chunk}")
         self.probes = None if self.exact else self._draw(x)
         columns = 1 if self.exact else self.count
-        state = torch.cat([x.flatten(1), x.new_zeros(n, columns)], 1)
+        state = torch.cat([ordinary(x).flatten(1), x.new_zeros(n, columns)], 1)
         breakpoints = self.field.process.interpolant.breakpoints
         if self.scheme in ADAPTIVE:
             end = self._adaptive(state, start, stop, breakpoints)
@@ -132,7 +134,7 @@ class Solver(nn.Module):
             transform = self.field.transform
             x = x if transform is None else transform.invert(x)
             seen = replace(moment, x=x, cond=self.cond)
-            if hook(seen) is not None or seen.stopped:
+            if seen.shown_to(hook) is not None or seen.stopped:
                 raise ValueError(
                     "a hook of a log-density may look at the states only: the density of states"
                     " that it changed, or left before the end, is not known; let it return None,"
@@ -242,7 +244,7 @@ def recording(field: Field, gradients: bool) -> Iterator[None]:
     if gradients:
         yield
         return
-    with torch.no_grad(), evaluating(field):
+    with torch.inference_mode(False), torch.no_grad(), evaluating(field):
         yield
 
 
@@ -302,6 +304,5 @@ def check_options(
         )
     if probe_law not in PROBE_LAWS:
         raise ValueError(f"unknown probe_law {probe_law!r}; known: {names(PROBE_LAWS)}")
-    if scheme not in SCHEMES and scheme not in ADAPTIVE:
-        raise ValueError(f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *ADAPTIVE])}")
+    choice("scheme", scheme, [*SCHEMES, *ADAPTIVE])
     check_tolerances(rtol, atol)

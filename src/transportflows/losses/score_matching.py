@@ -28,21 +28,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
 from .._core.checks import names
 from .._core.conditions import map_rows
 from .._core.random import local
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
 from .base import BatchLike, Loss
-from .paths import draw_path
+from .paths import draw_path, weight_at
 from .weights import LossWeight
 
 __all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
 
 
+@checked
 @dataclass(frozen=True)
 class Directed:
     """A path sample, and directions along which a loss differentiates.
@@ -69,6 +71,7 @@ class Directed:
         return Directed(self.path.rows(start, stop), some)
 
 
+@checked
 class FromSamples(Loss, ABC):
     """What implicit and sliced score matching share: samples of x_t or of the data, a weight."""
 
@@ -109,7 +112,10 @@ class FromSamples(Loss, ABC):
             sample = Directed(sample, self._directions(sample.x, None))
         path, directions = sample.path, sample.directions
         k = path.x[0].numel() if directions is None else len(directions)
-        t, cond = repeat_rows(path.t, k), map_rows(path.cond, lambda rows: repeat_rows(rows, k))
+        t, cond = (
+            repeat_rows(path.t, k),
+            map_rows(path.cond, lambda rows: ordinary(repeat_rows(rows, k))),
+        )
 
         def score(z: Tensor) -> Tensor:
             return field.quantity("score", t, z, cond, checked=False)
@@ -119,9 +125,7 @@ class FromSamples(Loss, ABC):
         loss = self._combine(value, forms, directions)
         if self.weight is None:
             return loss
-        if isinstance(self.weight, LossWeight):
-            return loss * self.weight(path.noise_part.whole, path.t, "score")
-        return loss * self.weight(path.t)
+        return loss * weight_at(self.weight, path.noise_part, path.t, "score")
 
     @abstractmethod
     def _directions(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
@@ -132,6 +136,7 @@ class FromSamples(Loss, ABC):
         """The loss from scores ``(B, *)`` and quadratic forms ``(B, k)``."""
 
 
+@checked
 class ImplicitScoreLoss(FromSamples):
     """``λ (½|ŝ|² + ∇·ŝ)`` with the exact divergence: implicit score matching (Hyvärinen 2005).
 
@@ -167,6 +172,7 @@ class ImplicitScoreLoss(FromSamples):
         return 0.5 * sum_events(score.square()) + forms.sum(1)
 
 
+@checked
 class SlicedScoreLoss(FromSamples):
     """Sliced score matching: the divergence along random directions (Song et al. 2019).
 

@@ -21,12 +21,14 @@ import torch
 from torch import Tensor
 
 from .._core.samples import block_rows, check_at_least, rows_of
+from .._core.signatures import checked
 from .kernels import median_bandwidth, square_distances
 from .mmd import KernelDistance
 
 __all__ = ["kernel_stein_discrepancy"]
 
 
+@checked
 def kernel_stein_discrepancy(
     x: Tensor,
     score: Callable[[Tensor], Tensor],

@@ -20,9 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import jvp
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook
 from ..solve.solution import Solution
@@ -39,6 +41,7 @@ __all__ = ["FlowDensity", "flow_with_log_density"]
 _DIVERGENCES = ("exact", "trace", "hutchinson")
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class FlowDensity:
     """Where particles ended, and the log-density there.
@@ -54,6 +57,7 @@ class FlowDensity:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def flow_with_log_density(
     source: Tensor | Distribution,
@@ -187,8 +191,7 @@ class DensityStepper(FlowStepper):
 
         rows = x.repeat_interleave(k, 0)
         tangents = vectors.reshape(rows.shape).contiguous()
-        found: Tensor = torch.func.jvp(delta, (rows,), (tangents,))[1]
-        return found.reshape(len(x), k, -1)
+        return jvp(delta, rows, tangents)[1].reshape(len(x), k, -1)
 
 
 def _first(given: Any, x: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.autodiff import value_and_gradient
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -30,6 +32,7 @@ _LOG_2PI = math.log(2 * math.pi)
 Prediction = Callable[[Tensor, float], Tensor]
 
 
+@checked
 class SmoothedLaw(nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
@@ -93,6 +96,7 @@ class SmoothedLaw(nn.Module):
         return z + sigma**2 * self.score(z, sigma)
 
 
+@checked
 class SampleData(nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
@@ -111,6 +115,7 @@ class SampleData(nn.Module):
         return kernel_mean(z, self.rows, sigma)
 
 
+@checked
 class FieldData(nn.Module):
     r"""The data prediction of a field, at the time at which its process has the noise level σ.
 
@@ -170,6 +175,8 @@ def as_data(given: Any) -> Prediction:
         return FieldData(given)
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).data
+    if isinstance(given, type):
+        raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
     if isinstance(given, Tensor):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):
@@ -185,14 +192,7 @@ def as_score(given: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).score
     if isinstance(given, Distribution):
-        law = given
-
-        def score(x: Tensor) -> Tensor:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                return torch.autograd.grad(law.log_prob(x).sum(), x)[0]
-
-        return score
+        return lambda x: value_and_gradient(given.log_prob, x)[1]
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise TypeError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import unit_times
 from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
+from .._core.signatures import checked
 from .._core.tensor import as_time, expand_time
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
@@ -21,11 +23,12 @@ from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
 from ..times.base import Margin, TimeSampler, UniformTimes
-from .checks import check_data, check_ends, check_own_base, check_speed
+from .checks import check_data, check_ends, check_own_base, check_speed, check_times
 
 __all__ = ["Process"]
 
 
+@checked
 class Process(Storable, nn.Module):
     """The law of ``x_t``: interpolant, base and coupling.
 
@@ -42,6 +45,7 @@ class Process(Storable, nn.Module):
         ValueError: if the ends of the interpolant are wrong, or the base does not fit it.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("interpolant", "coupling", "shape")
     base: Distribution | None
 
     def __init__(
@@ -77,6 +81,7 @@ class Process(Storable, nn.Module):
         self._noise_part: NoisePart | None = None
         self._margin: tuple[Interpolant, Margin] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
+        check_times(interpolant, self.device)
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             check_ends(interpolant, probe, probe)
@@ -155,7 +160,8 @@ class Process(Storable, nn.Module):
     def _margin_now(self) -> Margin:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            rates = [self.interpolant.gamma_dot(ends)]
+            latent = NoisePart(self.interpolant, "")
+            rates = [self.interpolant.gamma_dot(ends), latent.scale_dot(ends)]
             if isinstance(self.interpolant, AffineInterpolant):
                 rates += [self.interpolant.alpha_dot(ends), self.interpolant.beta_dot(ends)]
         bad = ~torch.stack([torch.isfinite(rate) for rate in rates]).all(0)
@@ -188,7 +194,7 @@ class Process(Storable, nn.Module):
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
         zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        return float(self.interpolant.gamma(zero))
+        return abs(float(self.interpolant.gamma(zero)))
 
     @property
     def _starts_gaussian(self) -> bool:
@@ -228,7 +234,7 @@ class Process(Storable, nn.Module):
                 n, margin=self.target_margin, generator=generator, device=device, dtype=dtype
             )
         else:
-            t = as_time(t, x1)
+            t = unit_times("t", as_time(t, x1))
             if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
                 raise ValueError(
                     f"got t of shape {tuple(t.shape)} for {n} rows; it must be () or ({n},)"

@@ -96,7 +96,9 @@ class DriftTable:
         theta = torch.tensor(nodes, dtype=torch.float64, device=self.times.device)
         for step, (at_start, at_stop) in self.roots.items():
             place, _ = rooted(theta, first=at_start, last=at_stop)
-            self.times[step] = self._inside(slice(step, step + 1), place)[0]
+            moved = self._inside(slice(step, step + 1), place)[0]
+            inner = (place > 0) & (place < 1)  # the others may be moved off a breakpoint
+            self.times[step] = torch.where(inner, moved, self.times[step])
 
     def _kind(self, end: float, step: int) -> str:
         """What the drift has at an end that a step touches."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..combination import Combination
 from ..fields.base import Field
@@ -35,6 +36,7 @@ _MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}  # by what the velocity 
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
 
+@checked
 class Drift(ABC):
     """The drift of a dynamics, tabulated over the stage times of a grid.
 
@@ -59,16 +61,19 @@ class Drift(ABC):
         """The drift at a stage time for some rows of the state."""
 
 
+@checked
 class Dynamics(ABC):
     """A drift with its noise.
 
     Attributes:
         groups: number of epsilons; rows come in as many equal groups.
         ode: whether there is no noise.
+        breakpoints: times at which it is not smooth; a stage time there moves into its own step.
     """
 
     groups: int = 1
     ode: bool = False
+    breakpoints: Sequence[float] = ()
 
     @abstractmethod
     def prepare(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> Drift:
@@ -82,20 +87,24 @@ class Dynamics(ABC):
         """
 
 
+@checked
 class FunctionDynamics(Dynamics):
     """``dX = f(t, X) dt + √(2ε) dW`` for a plain function: the drift of the SDE as it stands.
 
     Args:
         function: ``f(t, x, **cond)``, t of shape ``()``.
         epsilon: a number, function of time or schedule.
+        breakpoints: times at which the function is not smooth; the grid should hold them.
     """
 
     def __init__(
         self,
         function: Callable[..., Tensor],
         epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
+        *,
+        breakpoints: Sequence[float] = (),
     ) -> None:
-        self.function = function
+        self.function, self.breakpoints = function, breakpoints
         self.epsilon = as_epsilon(epsilon)
         self.ode = self.epsilon.is_zero
 
@@ -121,6 +130,7 @@ class _FunctionDrift(Drift):
         return slope
 
 
+@checked
 class FieldDynamics(Dynamics):
     """The ODE or SDE of a field.
 
@@ -142,6 +152,7 @@ class FieldDynamics(Dynamics):
         self.field = field
         self.epsilons = [as_epsilon(epsilon) for epsilon in epsilons]
         self.given_margin = margin
+        self.breakpoints = field.process.interpolant.breakpoints
         self.groups = len(self.epsilons)
         self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 

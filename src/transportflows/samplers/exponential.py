@@ -48,6 +48,7 @@ from torch import Tensor
 
 from .._core.checks import names
 from .._core.reprs import summary
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import GaussianPart
 from ..solve.epsilon import EpsilonSchedule
@@ -61,6 +62,7 @@ _MAX_ORDER = 4
 Schedules = Sequence[EpsilonSchedule]
 
 
+@checked
 @dataclass(frozen=True)
 class ExponentialIntegrator(Multistep):
     """A multistep exponential integrator: ``sample(field, n, scheme=ExponentialIntegrator(2))``.

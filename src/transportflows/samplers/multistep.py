@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..combination import Combination
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.grid import on_their_side
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -35,6 +37,7 @@ __all__ = ["LinearStepper", "Multistep", "Table"]
 _POLE = 1e4
 
 
+@checked
 class Multistep(ABC):
     """A scheme of its own for one-sided processes: linear in the state and in predictions.
 
@@ -63,6 +66,7 @@ class Multistep(ABC):
         """The numbers of all steps of a grid, float64 ``(steps + 1,)``."""
 
 
+@checked
 @dataclass
 class Table:
     """The numbers of a solve, by step; of shape ``(G,)``, one for each ε.
@@ -177,7 +181,8 @@ class LinearStepper(Stepper):
         self, times: Tensor, like: Tensor, counts: dict[str, list[int]]
     ) -> tuple[Tensor, tuple[float, float], dict[str, list[Combination]]]:
         """Times off a pole at the start, how far, and how each form is made of the outputs."""
-        nodes = times[:-1].clone()
+        kinks = self.field.process.interpolant.breakpoints
+        nodes = on_their_side(times[:-1, None], times.diff(), kinks, like.dtype)[:, 0].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:
             first = [self._form(form, nodes[:1].to(like.device)) for form in _made_at(0, counts)]

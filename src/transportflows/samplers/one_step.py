@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..solve.grid import on_their_side
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -42,6 +43,7 @@ class OneStep(Stepper):
         stages = starts[:, None] + widths[:, None] * nodes
         if self.scheme.nodes[-1] == 1.0:
             stages[:, -1] = times[1:]  # exactly: a stage must not fall past the end of time
+        stages = on_their_side(stages, widths, self.dynamics.breakpoints, like.dtype)
         drift = self.dynamics.prepare(stages, widths, like, self.scheme)
         strength = None
         if drift.epsilon is not None:

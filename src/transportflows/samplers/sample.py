@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.conditions import check_conditions
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from ..distributions import Distribution
@@ -136,7 +135,7 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
-        given = check_conditions(cond, total, rows="samples")
+        given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
@@ -194,6 +193,12 @@ def _as_grid(
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     breakpoints = field.process.interpolant.breakpoints
     if isinstance(scheme, str):  # an adaptive one, which makes its own steps
+        if len(t) > 2:
+            raise ValueError(
+                f"the adaptive scheme {scheme!r} makes its own steps, so that the grid of {len(t)}"
+                f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
+                " on the way, or take a fixed-step scheme"
+            )
         return torch.tensor([first, last], dtype=torch.float64), []
     if len(t) == 2:
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)

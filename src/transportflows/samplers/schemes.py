@@ -23,8 +23,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import choice, names
 from .._core.reprs import summary
+from .._core.signatures import checked
 
 __all__ = ["SCHEMES", "Scheme", "get_scheme"]
 
@@ -32,6 +33,7 @@ Drift = Callable[[int, Tensor], Tensor]
 Step = Callable[[Drift, Tensor, float, Tensor | None, Tensor | None], Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Scheme:
     """One step, and what is known of it.
@@ -121,12 +123,28 @@ SCHEMES: dict[str, Scheme] = {
 """The fixed-step schemes by name."""
 
 
+ELSEWHERE = {
+    **dict.fromkeys(("ddpm", "euler_a", "euler_ancestral", "ddpm_solver"), "'ancestral'"),
+    **dict.fromkeys(("dpmpp_2m", "dpm++_2m", "dpm++", "dpmpp", "dpm_solver++"), "'dpm2m'"),
+    **dict.fromkeys(("dpm", "dpm_solver", "dpm2", "dpm_solver_multistep", "dpm_2m"), "'dpm2m'"),
+    **dict.fromkeys(("dpmpp_3m", "dpm++_3m", "dpm3", "dpm_3m"), "'dpm3m'"),
+    **dict.fromkeys(("unipc", "uni_pc", "unipc_multistep"), "'unipc3'"),
+    **dict.fromkeys(("deis", "deis_multistep"), "'deis3'"),
+    **dict.fromkeys(("pndm", "plms", "lms", "ipndm", "explicit_adams"), "'ab3'"),
+    **dict.fromkeys(("rk2", "heun2", "heun3", "edm", "karras", "trapezoid"), "'heun'"),
+    **dict.fromkeys(("rk45", "ode45", "dopri", "tsit5", "dormand_prince"), "'dopri5'"),
+    **dict.fromkeys(("rk23", "bosh"), "'bosh3'"),
+    **dict.fromkeys(("em", "sde", "euler_maruyama_sde", "reverse_diffusion"), "'euler_maruyama'"),
+    **dict.fromkeys(("ode", "forward_euler"), "'euler'"),
+    **dict.fromkeys(("pc", "predictor_corrector"), "'heun' with corrector=LangevinCorrector(...)"),
+}
+"""What schemes are called elsewhere, and here."""
+
+
 def get_scheme(scheme: str | Scheme, *, noisy: bool) -> Scheme:
     """Return a scheme by name, or refuse it, listing the known ones."""
     if isinstance(scheme, str):
-        if scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {scheme!r}; known: {names(SCHEMES)}")
-        scheme = SCHEMES[scheme]
+        scheme = SCHEMES[choice("scheme", scheme, SCHEMES, ELSEWHERE)]
     if noisy and not scheme.noisy:
         able = names(name for name, s in SCHEMES.items() if s.noisy)
         raise ValueError(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
+from .._core.shared import reading
+from .._core.tensor import state_dtype
 from ..distributions import Distribution, as_distribution
 from ..fields.base import Field
 
@@ -27,13 +29,13 @@ def starting_states(
 ) -> Tensor:
     """The states to start from, in the field's units."""
     like = field.reference()
-    like = like if dtype is None else like.to(dtype)
+    like = like.to(state_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start if dtype is None else start.to(dtype)
+        x = start.to(state_dtype(dtype, start.dtype))
         _check_kind(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
@@ -75,17 +77,10 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(field: Field) -> Iterator[None]:
-    """Put the networks into evaluation mode, and back into the modes they were in."""
-    modes = [
-        (module, module.training)
-        for net in field.networks
-        if isinstance(net, nn.Module)
-        for module in net.modules()
-    ]
-    for module, _ in modes:
-        module.training = False
-    try:
+    """Put the networks into evaluation mode, and back into the modes they were in.
+
+    Raises:
+        RuntimeError: if they are trained in another thread; see :mod:`.._core.shared`.
+    """
+    with reading(field.networks):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
+from .._core.signatures import checked
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -28,6 +29,7 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
+@checked
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -148,7 +150,7 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
     state, groups = moment.x, stepper.groups
     for hook in hooks:
         moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
-        changed = hook(moment)
+        changed = moment.shown_to(hook)
         if changed is None:
             continue
         if stepper.remembers:

@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from .._core.reprs import brief, call_lines
+from .._core.signatures import checked
 
 __all__ = ["NonFiniteStateError", "Solution", "TooManyEvaluationsError", "check_finite"]
 
 
+@checked
 @dataclass(frozen=True)
 class Solution:
     """Where the states ended, and how they got there.

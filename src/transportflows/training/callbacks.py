@@ -17,6 +17,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from .._core.signatures import checked
 from .history import History
 from .recorder import WINDOW
 from .run import Run
@@ -24,6 +25,7 @@ from .run import Run
 __all__ = ["CSVLog", "Callback", "EarlyStop", "TensorBoardLog"]
 
 
+@checked
 class Callback:
     """Something that is told of a run; subclasses write the methods that they need.
 
@@ -63,6 +65,7 @@ class Callback:
         """Take up what :meth:`state` gave."""
 
 
+@checked
 class EarlyStop(Callback):
     """Stop when the validation loss has not improved for a while.
 
@@ -122,6 +125,7 @@ def _rows(new: History) -> list[dict[str, float]]:
     return [{"step": step, **rows[step]} for step in sorted(rows)]
 
 
+@checked
 class CSVLog(Callback):
     """A file with a row a step: loss, learning rate, and what else was measured at that step.
 
@@ -186,6 +190,7 @@ class CSVLog(Callback):
             self._file = None
 
 
+@checked
 class TensorBoardLog(Callback):
     """Scalars for TensorBoard, which must be installed (``pip install tensorboard``).
 

@@ -22,6 +22,8 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container
+from .._core.signatures import checked
+from ..fields.base import FILE_KIND
 
 __all__ = [
     "CheckpointWarning",
@@ -48,6 +50,7 @@ class ResumeError(ValueError):
     """A run cannot be resumed from what is there; the message says what differs."""
 
 
+@checked
 class Checkpoints:
     """The folder of a run's checkpoints.
 
@@ -173,6 +176,7 @@ class Checkpoints:
         return None
 
 
+@checked
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     """The header and the state of a checkpoint; tensors on the CPU.
 
@@ -183,6 +187,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     if header.get("kind") != KIND:
         raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
+            + ("; write tpf.load_field(path)" if header.get("kind") == FILE_KIND else "")
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
     if wrong := [k for k, kind in needed.items() if not isinstance(header.get(k), kind)]:

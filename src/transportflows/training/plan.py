@@ -116,10 +116,11 @@ def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) 
         )
     for _ in held_out.chunks(chunk):  # now is the time to see that they can be used
         break
-    if source.conditions and set(held_out.conditions) != set(source.conditions):
+    known = [list(each.conditions or each.names) for each in (source, held_out)]
+    if known[0] and set(known[0]) != set(known[1]):
         raise ValueError(
-            f"the data have conditions {list(source.conditions)} and validation"
-            f" {list(held_out.conditions)}; write validation=Batch(x1, cond={{...}})"
+            f"the data have conditions {known[0]} and validation {known[1]}; write"
+            " validation=Batch(x1, cond={...})"
         )
     return held_out
 

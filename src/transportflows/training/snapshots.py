@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
+from .._core.conditions import from_storable, to_storable
 from .._core.registry import told
 from .._core.version import __version__
 from .callbacks import Callback
@@ -65,6 +66,7 @@ def snapshot(
         "field": dict(field.state_dict()),
         "parameters": _outside(run),
         "buffers": _unlisted(field),
+        "conditions": to_storable(field.conditions),
         "averages": None if ema is None else ema.averages,
         "updates": None if ema is None else ema.updates,
         "optimizer": run.optimizer.state_dict(),
@@ -110,8 +112,10 @@ def restore(
         pairs.append((_numbered("average", ema.averages), _numbered("average", state["averages"])))
     for own, saved in pairs:
         check_architecture(path, own, saved)
+    conditions = from_storable(state.get("conditions"))
     _restore_optimizer(run, path, header, state)
     field.load_state_dict(state["field"])
+    field.conditions = conditions
     with torch.no_grad():
         for own, saved in pairs[1:]:
             for name, tensor in own.items():

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
 from .._core.distributed import world
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Regression
@@ -41,6 +42,7 @@ __all__ = ["Trainer"]
 Data = Tensor | tuple[Tensor, Tensor] | Batch | Any
 
 
+@checked
 class Trainer(Run):
     """Minimises the mean of a loss over the networks of a field.
 
