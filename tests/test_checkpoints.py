@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, same, velocity, weights
-from transportflows._core import container
+from transportflows._core import container, files
 from transportflows.training.snapshots import snapshot
 
 ROOT = Path(__file__).parent.parent
@@ -602,7 +602,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
 
 
 def test_a_file_left_by_a_killed_writer_is_removed(folder):
-    left = folder / container.temporary_name("step-000000030.ckpt")
+    left = folder / files.temporary_name("step-000000030.ckpt")
     other = folder / ".a file of somebody else's.tmp"
     left.write_bytes(b"half of a check")
     other.write_bytes(b"")

@@ -130,7 +130,7 @@ def log_likelihood(
             states; neither other states nor an early end would have a density.
         chunk: rows in one network call, the repeated ones counted; chosen if None.
         max_nfe: most evaluations of the field for a row and direction; None for 5,000 of an
-            adaptive scheme (the adjoint solve has as many), and as many as its steps take of another.
+            adaptive scheme (its adjoint solve has as many), for what the steps take of another.
         gradients: keep the graph, so that the result can be differentiated in x, the parameters
             and the conditions. Networks are then left in the mode that they are in.
         adjoint: with ``gradients`` and an adaptive scheme, the adjoint method (memory of one step;
@@ -213,6 +213,7 @@ def sample_with_log_likelihood(
         cond: conditions for the network.
         hooks: as in :func:`log_likelihood`.
         chunk: rows in one network call.
+        max_nfe: most evaluations of the field for a row and direction, as in log_likelihood.
         dtype: of the states; that of the network by default.
         generator: source of the starts and of the probes.
 

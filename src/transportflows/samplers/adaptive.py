@@ -105,7 +105,7 @@ def over_pieces(
         else:
             grid = torch.tensor(stops, dtype=torch.float64, device=x.device)
             how: dict[str, Any] = {"method": budget.scheme, "rtol": rtol, "atol": atol}
-            if adjoint:  # solved in -u where u falls, and torchdiffeq leaves its options as they are
+            if adjoint:  # solved in -u where u falls; torchdiffeq leaves its options in u
                 sign = 1.0 if piece.start < piece.stop else -1.0
                 how["adjoint_options"] = {"step_t": sign * grid}
             method = odeint_adjoint if adjoint else odeint

@@ -14,7 +14,7 @@ from ..solve.solution import Solution, TooManyEvaluationsError
 __all__ = ["MOST", "Budget"]
 
 MOST = 5_000
-"""Evaluations that an adaptive solve may take unless told otherwise: a smooth one takes hundreds."""
+"""Evaluations that an adaptive solve may take by default; a smooth one takes hundreds."""
 
 _KINKED = (
     nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,

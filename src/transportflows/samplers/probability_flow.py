@@ -28,11 +28,11 @@ from .._core.conditions import NO_CONDITIONS
 from ..combination import Combination
 from ..fields.base import Field
 from .clock import Clock
+from .ends import kind_of_end
 
-__all__ = ["Piece", "ProbabilityFlow", "end_kinds"]
+__all__ = ["Piece", "ProbabilityFlow"]
 
 _FARTHEST = 1e-3  # the largest margin at a pole
-_BOUND = 1e4  # larger weights are singular
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,21 @@ class ProbabilityFlow:
         dtype: torch.dtype,
     ) -> None:
         self.field, self.given, self.dtype = field, margin, dtype
-        kinds = end_kinds(field) if margin is None else ("regular",) * 2
+        kinds = ("regular", "regular") if margin is not None else self._kinds()
         self.clock = Clock(*(kind == "root" for kind in kinds))
         near = _FARTHEST if tolerance is None else min(_FARTHEST, tolerance ** (1 / 3))
         poles = (near if kinds[0] == "pole" else 0.0, near if kinds[1] == "pole" else 0.0)
         self.margin = poles if margin is None else margin
+
+    @torch.no_grad()
+    def _kinds(self) -> tuple[str, str]:
+        """What the velocity's weights have at t = 0 and t = 1."""
+        device = self.field.reference().device
+        first, last = (
+            kind_of_end(lambda t: self.field.weights("velocity", t.to(device)), end)
+            for end in (0, 1)
+        )
+        return first, last
 
     def pieces(self, start: float, stop: float) -> list[Piece]:
         """The pieces of a solve from one time to another, in its order."""
@@ -115,7 +125,7 @@ class ProbabilityFlow:
         return low, high
 
     def kept(self, start: float, stop: float) -> tuple[float, float]:
-        """The margins that a solve between two times keeps: none at an end that it does not near."""
+        """The margins that a solve between two times keeps: 0 at an end that it does not near."""
         gaps = min(start, stop), 1 - max(start, stop)
         first, last = (m if gap < m else 0.0 for gap, m in zip(gaps, self.margin, strict=True))
         return first, last
@@ -150,21 +160,3 @@ class ProbabilityFlow:
         return weights.map(lambda w: w.to(x)).of(
             x, None if mean is None else mean.to(x), predictions
         )
-
-
-@torch.no_grad()
-def end_kinds(field: Field) -> tuple[str, str]:
-    """What the velocity's weights have at t = 0 and t = 1: ``"regular"``, ``"root"``, ``"pole"``.
-
-    It is told by their growth: a hundred times nearer they are 10 times as large at a root, and 100
-    times at a pole.
-    """
-    gaps = torch.tensor([0.0, 1e-8, 1e-6], dtype=torch.float64)
-    times = torch.stack([gaps, 1 - gaps]).to(field.reference().device)
-    weights = field.weights("velocity", times).tensors()
-    sizes = torch.stack([w.expand(times.shape).abs() for w in weights]).amax(0).tolist()
-    kinds = [
-        "regular" if end <= _BOUND else "pole" if near > 30 * far else "root"
-        for end, near, far in sizes  # NaN is not <=
-    ]
-    return kinds[0], kinds[1]
