@@ -102,7 +102,9 @@ def _parts(
     if kind != FILE_KIND or type(version) is not int:
         cure = ""
         if kind == "transportflows training checkpoint":
-            cure = "; give it to trainer.load(path), and trainer.field has the weights"
+            cure = (
+                "; give it to trainer.load(path), and trainer.field has the weights"
+            )
         raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(
