@@ -19,6 +19,7 @@ from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
+from ..distributions.transformed import Transformed
 from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
@@ -38,6 +39,8 @@ class Process(Storable, nn.Module):
             that makes its own noise (one-sided) needs none; its base is N(0, γ(0)² Id), and
             giving that Gaussian is a way to give the event shape. For a mirror, the base is only
             where sampling starts. With paired data it may be None: sampling then needs ``start``.
+            It is in the units of the path, standardised ones where a field has a transform:
+            ``Transformed(Empirical(x0), transform)`` is a law of rows in the units of the data.
         coupling: joint law of (x0, x1); :class:`Independent` by default.
         shape: event shape, if neither base nor data should tell it.
 
@@ -80,6 +83,7 @@ class Process(Storable, nn.Module):
             )
         self._noise_part: NoisePart | None = None
         self._margin: tuple[Interpolant, Margin] | None = None
+        self._start: tuple[torch.Size, float, Distribution] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         check_times(interpolant, self.device)
         if interpolant.affine:
@@ -187,7 +191,17 @@ class Process(Storable, nn.Module):
                 "the event shape is unknown; write Process(..., shape=(2,)), or give"
                 " sample(..., start=...) a tensor of states"
             )
-        return Gaussian(self.shape, scale=self._start_scale)
+        scale = self._start_scale
+        if self._start is None or self._start[:2] != (self.shape, scale):
+            self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
+        return self._start[2]
+
+    def own_law(self, law: Any) -> bool:
+        """Whether a law is the base or the start of this process: the object, not an equal one."""
+        base = self.base
+        if base is not None and (law is base or law is getattr(base, "law", None)):
+            return not isinstance(base, Transformed) or law is base
+        return self._start is not None and law is self._start[2]
 
     @property
     def _start_scale(self) -> float:
