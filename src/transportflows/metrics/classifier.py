@@ -54,6 +54,7 @@ class ClassifierTest:
         return float(found.low), float(found.high)
 
 
+@torch.inference_mode(False)
 def classifier_test(
     x: Tensor,
     y: Tensor,
