@@ -229,7 +229,7 @@ def digits(
     """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
 
     Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
-    lower end. No download is made. Levels are ``(high - low) / 16`` apart, which is the level width of
+    lower end. No download is made. They are ``(high - low) / 16`` apart, the ``level_width`` of
     :func:`transportflows.likelihood.bits_per_dimension`.
 
     Args:

@@ -103,7 +103,7 @@ def _parts(
         cure = ""
         if kind == "transportflows training checkpoint":
             cure = (
-                "; give it to trainer.load(path) of a Trainer, then trainer.field has the weights"
+                "; give it to trainer.load(path), and trainer.field has the weights"
             )
         raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:

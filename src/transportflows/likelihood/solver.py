@@ -104,8 +104,8 @@ class Solver(nn.Module):
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
         """States at ``stop`` and integrals of the divergence from ``start``, ``(n, K)``."""
         n, d = len(x), self.shape.numel()
-        cond = self.field.check_conditions(self.given, n, device=x.device)
-        self.cond = map_rows(cond, ordinary)
+        given = self.field.check_conditions(self.given, n, device=x.device)
+        self.cond = {name: ordinary(value) for name, value in given.items()}
         # The adjoint method differentiates in the state and in a module's parameters only.
         if any(isinstance(c, Tensor) and c.requires_grad for c in self.cond.values()):
             self.adjoint = False

@@ -126,8 +126,8 @@ class Regression(Loss):
         if value.shape != prediction.shape[:1]:
             raise ValueError(
                 f"compare, or distance, of {type(self).__name__} must give one value a row,"
-                f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over events:"
-                " .flatten(1).sum(1)"
+                f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over"
+                " events: .flatten(1).sum(1)"
             )
         if not self.constant:
             value = value - self.compare(torch.zeros_like(prediction), sample)
