@@ -70,9 +70,9 @@ def fields() -> dict[str, tpf.Field]:
     P = tpf.Process
     return {
         "velocity": tpf.Velocity(net(), P(tpf.Linear(tpf.Brownian(0.5)), normal), transform=units),
-        "chain": tpf.NoisePredictor(net(labels=3), P(tpf.sdes.DDPMChain(levels=30).interpolant())),
+        "chain": tpf.NoisePredictor(net(labels=3), P(tpf.sdes.DDPMChain(levels=30), shape=(2,))),
         "pair": tpf.FieldPair(velocity=net(), noise=net(), process=P(tpf.Linear(), mixture)),
-        "edm": tpf.EDM(net(), P(tpf.VE().interpolant(), shape=(2,)), sigma_data=0.4),
+        "edm": tpf.EDM(net(), P(tpf.VE(), shape=(2,)), sigma_data=0.4),
         "transport": tpf.Velocity(
             net(activation="tanh"),
             P(tpf.Trigonometric(), tpf.distributions.Uniform((2,)), tpf.MinibatchOT("sinkhorn")),
