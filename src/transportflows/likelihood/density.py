@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, positive_integer
+from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -158,6 +158,7 @@ def log_likelihood(
     """
     check_field(field)
     check_finite_rows(x, "x")
+    check_events(x, field.process.shape, "x", "the process")
     if not 0 < t <= 1:
         raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
     x = widened(x)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import unit_times
+from .._core.checks import event_shape, unit_times
 from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
@@ -76,7 +76,7 @@ class Process(Storable, nn.Module):
         if shape is not None:
             if self.shape is not None and tuple(self.shape) != tuple(shape):
                 raise ValueError(f"shape is {tuple(shape)}, but the base has {tuple(self.shape)}")
-            self.shape = torch.Size(shape)
+            self.shape = event_shape("shape", shape)
         if not interpolant.uses_base and not self.coupling.independent:
             raise ValueError(
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
+from .._core.checks import number
 from .._core.distributed import world
 from .._core.signatures import checked
 from ..draws import Batch
@@ -131,14 +132,14 @@ class Trainer(Run):
             for group in made.param_groups:
                 rate = group["lr"]
                 group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
+        if clip is not None:
+            clip = number("clip", clip, "a positive norm (for no limit clip=None)", above=0)
         super().__init__(
             field,
             loss_of(loss, field),
             made,
             schedule,
-            clip=None if clip is None else float(clip),
+            clip=clip,
             accumulate=count("accumulate", accumulate),
             autocast=as_autocast(autocast),
         )
