@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .estimates import Estimate, mean_estimate
-from .kernels import square_distances
 
 __all__ = [
     "fisher_divergence",
