@@ -60,18 +60,20 @@ def fitted(net):
 
 
 CALLS = {
-    "log-likelihood": lambda: tpf.log_likelihood(VELOCITY, DATA[:8], scheme="rk4", steps=2).log_prob,
+    "log-likelihood": lambda: (
+        tpf.log_likelihood(VELOCITY, DATA[:8], scheme="rk4", steps=2).log_prob
+    ),
     "flow of VP": lambda: tpf.sample(NOISE, 32, steps=5, generator=gen()).x,
     "SDE": lambda: tpf.sample(VELOCITY, 32, steps=5, epsilon=0.5, generator=gen()).x,
-    "curved path": lambda: tpf.Process(Curved(), base=tpf.Gaussian((2,)))
-    .sample(DATA, generator=gen())
-    .velocity,
-    "consistency": lambda: tpf.metrics.consistency(
-        VELOCITY, DATA, times=2, generator=gen()
-    ).stein,
-    "particles": lambda: tpf.particles.flow_with_log_density(
-        tpf.Gaussian((2,)), DATA, n=16, steps=2, sigma=0.5, step=0.5, generator=gen()
-    ).log_prob,
+    "curved path": lambda: (
+        tpf.Process(Curved(), base=tpf.Gaussian((2,))).sample(DATA, generator=gen()).velocity
+    ),
+    "consistency": lambda: tpf.metrics.consistency(VELOCITY, DATA, times=2, generator=gen()).stein,
+    "particles": lambda: (
+        tpf.particles.flow_with_log_density(
+            tpf.Gaussian((2,)), DATA, n=16, steps=2, sigma=0.5, step=0.5, generator=gen()
+        ).log_prob
+    ),
     "sliced score": lambda: tpf.losses.SlicedScoreLoss()(VELOCITY, DATA, generator=gen()).detach(),
     "fit": lambda: fitted(tpf.networks.MLP(2, 8, 2, generator=gen())),
     "fit with dropout": lambda: fitted(Dropping()),

@@ -13,11 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._core.checks import number
 from ._core.random import draw_key, local, stream
+from ._core.signatures import checked
+from ._core.tensor import state_dtype
 
 __all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
 
 
+@checked
 def checkerboard(
     n: int,
     *,
@@ -53,6 +57,7 @@ def checkerboard(
     return _cast(2 * (corner + _uniform(n, 2, generator)), dtype, device)
 
 
+@checked
 def two_moons(
     n: int,
     *,
@@ -92,6 +97,7 @@ def two_moons(
     return _cast(sign * upper + noise * _normal(n, generator), dtype, device)
 
 
+@checked
 def eight_gaussians(
     n: int,
     *,
@@ -132,6 +138,7 @@ def eight_gaussians(
     return _cast(centre + std * _normal(n, generator), dtype, device)
 
 
+@checked
 def swiss_roll(
     n: int,
     *,
@@ -212,6 +219,7 @@ class Digits(NamedTuple):
         )
 
 
+@checked
 def digits(
     *,
     flatten: bool = False,
@@ -222,7 +230,8 @@ def digits(
     """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
 
     Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
-    lower end. No download is made.
+    lower end. No download is made. They are ``(high - low) / 16`` apart, the ``level_width`` of
+    :func:`transportflows.likelihood.bits_per_dimension`.
 
     Args:
         flatten: whether to return the images as ``(1797, 64)`` instead of ``(1797, 1, 8, 8)``.
@@ -241,7 +250,7 @@ def digits(
         >>> images.shape, labels[:4].tolist()
         (torch.Size([1797, 1, 8, 8]), [0, 1, 2, 3])
     """
-    low, high = value_range
+    low, high = (number("value_range", end, "two finite numbers") for end in value_range)
     if not low < high:
         raise ValueError(f"value_range must increase, got {value_range}; write (-1.0, 1.0)")
     try:
@@ -279,4 +288,4 @@ def _normal(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-    return x.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return x.to(device=device, dtype=state_dtype(dtype))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ._core.random import stream
+from ._core.signatures import checked
 from .samplers.sample import sample
 from .training import Callback, Run
 
@@ -30,6 +31,7 @@ _INK = "#1f5fa8"
 _OWN = {"field", "n", "generator", "distributed"}  # what a callback gives to sample itself
 
 
+@checked
 def picture(
     x: Tensor, reference: Tensor | None = None, *, title: str = "", limits: Any = None
 ) -> Figure:
@@ -131,6 +133,7 @@ def _images(figure_class: Any, x: Tensor, title: str, low: float, high: float) -
     return figure
 
 
+@checked
 class SamplePictures(Callback):
     """Sample every so many steps, and write a picture: ``samples-000005000.png``.
 

@@ -1,54 +1,171 @@
-"""Bad input is refused here: what was given, why it cannot be, what to write instead."""
+"""Bad tensors are refused here: what was given, why it cannot be, what to write instead.
+
+Rows, states, times, and what users' functions return. Checks of single values, numbers and words,
+are in :mod:`transportflows._core.arguments`, and can be had from here as well.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import (
+    check_callable,
+    choice,
+    device_of,
+    dtype_of,
+    floating_dtype,
+    generator_of,
+    integer,
+    names,
+    number,
+    positive_integer,
+    positive_number,
+    shown,
+)
+
 __all__ = [
+    "check_callable",
+    "check_events",
     "check_finite_rows",
     "check_same_kind",
     "check_state",
+    "choice",
+    "device_of",
+    "dtype_of",
+    "event_shape",
+    "floating_dtype",
+    "generator_of",
+    "integer",
     "names",
+    "number",
+    "per_time",
+    "plain_tensor",
     "positive_integer",
     "positive_number",
+    "returned",
+    "shown",
     "step_numbers",
+    "unit_times",
 ]
-
-
-def names(options: object) -> str:
-    """Spell a collection of names for a message: ``'a', 'b', 'c'``."""
-    return ", ".join(repr(option) for option in options)  # type: ignore[attr-defined]
-
-
-def positive_integer(name: str, value: Any) -> int:
-    """The value as an integer of at least 1; refuse what is none."""
-    try:
-        good = not isinstance(value, bool) and int(value) == value and value >= 1
-    except (TypeError, ValueError, OverflowError):  # of a word, of NaN, of infinity
-        good = False
-    if not good:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)
-
-
-def positive_number(name: str, value: float) -> float:
-    """The value as a float; refuse what is not positive and finite."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value:g}")
-    return float(value)
 
 
 def step_numbers(save_at: Sequence[int] | None, steps: int) -> list[int]:
     """The numbers of steps after which to save, none if None; refuse what lies outside."""
-    given = [] if save_at is None else list(save_at)
-    if any(not (0 <= k <= steps and int(k) == k) for k in given):
-        raise ValueError(f"save_at holds numbers of steps in 0 .. {steps}, got {given}")
-    return [int(k) for k in given]
+    what = f"numbers of steps in 0 .. {steps}"
+    if save_at is None:
+        return []
+    if isinstance(save_at, str) or not hasattr(save_at, "__iter__"):
+        raise TypeError(f"save_at holds {what}, got {shown(save_at)}; write save_at=[{steps}]")
+    return [integer("save_at", k, f"{what} in each place", least=0, most=steps) for k in save_at]
+
+
+def returned(
+    name: str, value: Any, shape: Sequence[int] | None, like: Tensor | None = None,
+    *, broadcast: bool = False,
+) -> Tensor:  # fmt: skip
+    """What a user's function returned, if it is a real tensor of this shape (on this device).
+
+    Args:
+        name: of the function and its arguments, for the message: ``"score(x)"``.
+        value: what it returned.
+        shape: what it must be of; None for any.
+        like: a tensor whose device it must be on.
+        broadcast: whether shapes that broadcast to it will do.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must return a tensor, got {shown(value)}")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} must return floating-point numbers, got {shown(value)}")
+    if shape is not None and value.shape != tuple(shape):
+        wanted = tuple(shape)
+        if not (broadcast and _broadcasts(value.shape, wanted)):
+            raise ValueError(f"{name} must return shape {wanted}, got {tuple(value.shape)}")
+    if like is not None and value.device != like.device and value.ndim > 0:
+        raise ValueError(f"{name} is on {value.device}, and its argument on {like.device}")
+    return value
+
+
+def event_shape(name: str, value: Any) -> torch.Size:
+    """The shape of an event, ``(2,)`` or ``(3, 8, 8)``; one number is a shape of one dimension."""
+    given = (value,) if isinstance(value, (int, np.integer)) else value
+    if isinstance(given, (str, Tensor)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is a shape such as (2,) or (3, 8, 8), got {shown(value)}")
+    sizes = [integer(name, size, "of sizes of at least 1", least=1) for size in given]
+    if not sizes:
+        raise ValueError(f"{name} is an empty shape; write (1,) for scalars")
+    return torch.Size(sizes)
+
+
+def check_events(x: Tensor, shape: torch.Size | None, name: str, whose: str) -> None:
+    """Refuse rows of another event shape, which would be broadcast; None for any shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {shown(x)}")
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} is {tuple(x.shape)}, and the events of {whose} have shape {tuple(shape)}; give"
+            f" rows (B, {', '.join(map(str, shape))})"
+        )
+
+
+def per_time(name: str, value: Any, t: Tensor) -> Tensor:
+    """What a user's function of times gave: a real number for each time, or one for all.
+
+    Args:
+        name: of the function and its argument, for the message: ``"epsilon(t)"``.
+        value: what it gave.
+        t: the times.
+    """
+    if not isinstance(value, (Tensor, float, int, np.generic)):
+        raise TypeError(f"{name} must give a tensor of the shape of its times, got {shown(value)}")
+    found = torch.as_tensor(value)
+    if found.is_complex():
+        raise TypeError(
+            f"{name} must give real numbers, got {found.dtype}; write value.real, or value.abs()"
+        )
+    if found.shape not in (t.shape, torch.Size()):
+        raise ValueError(
+            f"{name} must give one number for each time, {tuple(t.shape)}, and it gave"
+            f" {tuple(found.shape)}"
+        )
+    return found
+
+
+def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    pairs = zip(reversed(shape), reversed(wanted), strict=False)
+    return len(shape) <= len(wanted) and all(a in (1, b) for a, b in pairs)
+
+
+def plain_tensor(name: str, value: Any) -> Tensor:
+    """A dense real tensor that holds numbers; lists, arrays and other kinds are refused."""
+    if not isinstance(value, Tensor):
+        many = isinstance(value, (list, tuple, np.ndarray, float, int, np.generic))
+        cure = f"; write torch.as_tensor({name.rpartition(' ')[2]})" if many else ""
+        raise TypeError(f"{name} must be a tensor, got {shown(value)}{cure}")
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        kind = "meta" if value.is_meta else "quantized" if value.is_quantized else "sparse"
+        cure = {"sparse": f"{name}.to_dense()", "quantized": f"{name}.dequantize()"}.get(kind)
+        raise TypeError(
+            f"{name} must be a dense tensor of numbers, got a {kind} one {tuple(value.shape)}"
+            + (f"; write {cure}" if cure else "")
+        )
+    if value.is_complex():
+        raise TypeError(
+            f"{name} must be real, got {value.dtype}; write torch.view_as_real({name}).flatten(-2)"
+        )
+    return value
+
+
+def unit_times(name: str, t: Tensor) -> Tensor:
+    """Times, if they lie in [0, 1]. Reads a value from the device: once a call, never in a loop."""
+    if t.numel() > 0 and not bool(((t >= 0) & (t <= 1)).all()):
+        low, high = float(t.min()), float(t.max())
+        raise ValueError(f"{name} must lie in [0, 1], got values from {low:g} to {high:g}")
+    return t
 
 
 def check_state(t: Tensor, x: Tensor) -> None:
@@ -77,8 +194,12 @@ def check_state(t: Tensor, x: Tensor) -> None:
             f"got {t.shape[0]} times for {x.shape[0]} states (t {tuple(t.shape)}, x"
             f" {tuple(x.shape)}); give one time, of shape (), or one for each row of x"
         )
-    if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating-point dtype, got {x.dtype}; write x.float()")
+    for name, value in (("x", x), ("t", t)):
+        if not value.is_floating_point():
+            cure = f"{name}.real" if value.is_complex() else f"{name}.float()"
+            raise TypeError(
+                f"{name} must be of a floating-point dtype, got {value.dtype}; write {cure}"
+            )
     if t.device != x.device and t.ndim > 0:
         raise ValueError(f"t is on {t.device} and x on {x.device}; write t.to(x.device)")
 
@@ -104,7 +225,8 @@ def check_finite_rows(x: Tensor, name: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}; use torch.as_tensor")
     if not x.is_floating_point():
-        raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}; write .float()")
+        cure = f"torch.view_as_real({name}).flatten(-2)" if x.is_complex() else ".float()"
+        raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}; write {cure}")
     if x.ndim < 2:
         raise ValueError(
             f"{name} must be (N, *) with at least 2 dimensions, got shape {tuple(x.shape)};"

@@ -12,7 +12,8 @@ from torch import Tensor
 from .._core.random import draw_key
 from .._core.reprs import brief
 from .._core.shared import kept_generators
-from .._core.tensor import sum_events
+from .._core.signatures import checked
+from .._core.tensor import state_dtype, sum_events
 from .base import Distribution
 
 __all__ = ["as_distribution"]
@@ -53,7 +54,7 @@ class _Wrapped(Distribution):
                 f"{type(self.law).__name__}.sample({n}) gave {got} where a tensor of shape"
                 f" {(n, *self.shape)} was expected"
             )
-        return x.to(device=device, dtype=dtype or x.dtype)
+        return x.to(device=device, dtype=state_dtype(dtype, x.dtype))
 
     def __repr__(self) -> str:
         law = brief(self.law)
@@ -66,6 +67,7 @@ class _Wrapped(Distribution):
         return values if values.ndim == 1 else sum_events(values)
 
 
+@checked
 def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distribution:
     """Return ``law`` as a :class:`Distribution`.
 

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
 from .._core.reprs import call
+from .._core.signatures import checked
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
+
+_BESIDE = 1e-6  # from a double zero of γ², where γ̇ is 0/0
 
 _FOLLOWS = {
     "gamma_sq": ("gamma", "gamma_sq_dot", "gamma_dot"),
@@ -57,6 +60,7 @@ def _closed_form(owner: type | None, name: str) -> bool:
     return any(base is not None and not base.__dict__.get("_generic") for base in owners)
 
 
+@checked
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
@@ -64,6 +68,7 @@ class LatentScale(Storable, nn.Module):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take back closed forms that a subclass has made stale.
@@ -98,7 +103,10 @@ class LatentScale(Storable, nn.Module):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t) ≥ 0, of the shape of ``t``."""
+        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes one with a sign.
+
+        Where it is negative, so is the weight of z in the target ``ẑ = γ z / |γ|`` of a noise.
+        """
         return self.gamma_sq(t).clamp(min=0).sqrt()
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
@@ -108,24 +116,35 @@ class LatentScale(Storable, nn.Module):
         return time_derivative(self.gamma_sq, t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:
-        """γ̇(t); infinite or undefined where γ vanishes like a root (use ``gamma_sq_dot``)."""
+        """γ̇(t); infinite where γ vanishes like a root (use ``gamma_sq_dot``).
+
+        Of a γ² that vanishes with its derivative, its value 1e-6 from there.
+        """
         if self._writes("gamma"):
             return time_derivative(self.gamma, t)
+        double = (self.gamma_sq(t) == 0) & (self.gamma_sq_dot(t) == 0)
+        t = torch.where(double, torch.where(t < 0.5, t + _BESIDE, t - _BESIDE), t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
     def __repr__(self) -> str:
         return call(self)
 
 
+@checked
 class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
     A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
+
+    Attributes:
+        breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
     """
 
     _generic: ClassVar[bool] = True
+    breakpoints: tuple[float, ...] = ()
 
 
+@checked
 class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
@@ -150,12 +169,16 @@ class Brownian(Gamma):
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return self.a.to(t) * (1 - 2 * t)
 
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
+
     def config(self) -> dict[str, Any]:
         if isinstance(self.a, nn.Parameter):
             raise NotImplementedError("a learned variance is not rebuilt from a number")
         return {"a": float(self.a)}
 
 
+@checked
 class Quadratic(Gamma):
     """``γ = c t (1 - t)``: γ̇ is finite at the ends.
 
@@ -177,6 +200,7 @@ class Quadratic(Gamma):
         return {"scale": self.scale}
 
 
+@checked
 class SineSquared(Gamma):
     """``γ = c sin²(π t)``: both γ and γ̇ vanish at the ends.
 
@@ -198,6 +222,7 @@ class SineSquared(Gamma):
         return {"scale": self.scale}
 
 
+@checked
 class Sigmoid(Gamma):
     r"""A plateau with smooth shoulders, from the logistic function S.
 

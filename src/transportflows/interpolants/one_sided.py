@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .base import OneSided
 
 __all__ = ["SBDM", "OneSidedLinear", "OneSidedTrigonometric"]
@@ -17,6 +18,7 @@ __all__ = ["SBDM", "OneSidedLinear", "OneSidedTrigonometric"]
 _HALF_PI = math.pi / 2
 
 
+@checked
 class OneSidedLinear(OneSided):
     """``x_t = t x1 + (1 - t) z``: flow matching from a standard normal."""
 
@@ -39,6 +41,7 @@ class OneSidedLinear(OneSided):
         return -torch.ones_like(t)
 
 
+@checked
 class OneSidedTrigonometric(OneSided):
     """``x_t = sin(πt/2) x1 + cos(πt/2) z``: variance preserving on white data."""
 
@@ -61,6 +64,7 @@ class OneSidedTrigonometric(OneSided):
         return -_HALF_PI * torch.sin(_HALF_PI * t)
 
 
+@checked
 class SBDM(OneSided):
     """``x_t = t x1 + sqrt(1 - t²) z``: score-based diffusion on the unit interval.
 
@@ -80,3 +84,6 @@ class SBDM(OneSided):
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -2 * t
+
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        return -t / self.gamma(t)

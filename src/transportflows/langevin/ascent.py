@@ -22,6 +22,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.conditions import check_conditions
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..solve.hooks import Hook
 from ..solve.loop import march
@@ -35,6 +36,7 @@ from .scores import ScoreFunction, check_score
 __all__ = ["AscentSolution", "ascend"]
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class AscentSolution(Solution):
     """Where the ascent ended.
@@ -53,6 +55,7 @@ class AscentSolution(Solution):
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def ascend(
     score: ScoreFunction,

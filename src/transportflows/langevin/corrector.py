@@ -38,7 +38,7 @@ made at states that corrections have moved since, and takes their jumps for a tr
 refused.
 
 *Where.* At each time of the grid but the first at which σ̂ > 0 and the score's weights are bounded
-(as for the window of ε): at t = 1 only where noise is left there, as for VE.
+(1e4): at t = 1 only where noise is left there, as for VE.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ from torch import Tensor
 
 from .._core.checks import names, positive_integer
 from .._core.distributed import World
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
-from ..samplers.dynamics import BOUND
+from ..samplers.ends import BOUND
 from ..solve.hooks import Corrector, Moment, SolveHook
 from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks
@@ -67,6 +68,7 @@ __all__ = ["LangevinCorrection", "LangevinCorrector"]
 _NORMS = ("batch", "nominal")
 
 
+@checked
 @dataclass(frozen=True)
 class LangevinCorrector(Corrector):
     """Langevin corrections after each step of a solve: ``sample(field, n, corrector=...)``.

@@ -36,6 +36,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.random import draw_key, mix
 from .._core.reprs import summary
+from .._core.signatures import checked
 from ..solve.hooks import Hook
 from ..solve.loop import march
 from ..solve.solution import Solution
@@ -47,6 +48,7 @@ from .steps import MetropolisSteps, UnadjustedSteps
 __all__ = ["LangevinSolution", "langevin"]
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class LangevinSolution(Solution):
     """Where chains are, and how they got there.
@@ -66,6 +68,7 @@ class LangevinSolution(Solution):
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def langevin(
     score: ScoreFunction,

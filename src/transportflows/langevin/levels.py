@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_integer
+from .._core.signatures import checked
 from ..process import Process
 
 __all__ = ["as_levels", "geometric_levels"]
@@ -17,6 +18,7 @@ _HIGHEST = 100.0
 _LOWEST = 0.01
 
 
+@checked
 @torch.no_grad()
 def geometric_levels(
     process: Process, count: int, *, high: float | None = None, low: float | None = None

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import value_and_gradient
+from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
@@ -24,6 +26,7 @@ __all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"
 ScoreFunction = Callable[..., Tensor]
 
 
+@checked
 class LogProbScore:
     """The score of a log-density, by autograd; see :func:`score_of`.
 
@@ -43,6 +46,7 @@ class LogProbScore:
         return self.with_value(x, **cond)[1]
 
 
+@checked
 def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     """Return the score ``x -> ∇ log p(x)`` of a log-density, by autograd.
 
@@ -60,6 +64,7 @@ def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
     return LogProbScore(log_prob)
 
 
+@checked
 def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) -> ScoreFunction:
     """Return the score ``x -> s(t, x)`` of a field at one time, in the field's units.
 
@@ -88,7 +93,12 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
             " left there; take an earlier time"
         )
-    return lambda x, **more: table(0, x, **cond, **more)
+
+    def score(x: Tensor, **more: Any) -> Tensor:
+        given = field.check_conditions({**cond, **more}, len(x), ranges=False, device=x.device)
+        return table(0, x, **given)
+
+    return score
 
 
 class FieldTable:
@@ -116,7 +126,7 @@ class FieldTable:
         table = weights.map(lambda w: w.double().expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
-    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
         combination = self.combinations[k]
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)
@@ -143,4 +153,4 @@ def check_score(s: Any, x: Tensor) -> Tensor:
             f"the score must have the shape of x, {tuple(x.shape)}, and it gave {got}; a field is"
             " given as score_at(field, t), a log-density as score_of(log_prob)"
         )
-    return s
+    return returned("score(x)", s, None)

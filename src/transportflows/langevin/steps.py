@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import stream
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks
@@ -23,6 +24,7 @@ _TARGET = 0.574
 """The acceptance rate at which MALA mixes fastest in high dimension (Roberts & Rosenthal 1998)."""
 
 
+@checked
 def langevin_step(
     x: Tensor,
     score: Tensor,

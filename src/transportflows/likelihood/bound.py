@@ -12,16 +12,18 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..losses.chain_weight import VariationalWeight
 from ..losses.variational import prior_matching, reconstruction_constant
-from .density import bits_per_dimension
+from .levels import bits_per_dimension
 from .solver import check_field, log_scale, recording
 
 __all__ = ["VariationalBound", "variational_bound"]
 
 
+@checked
 @dataclass(frozen=True)
 class VariationalBound:
     """The terms of the variational bound of ``-log p(x)``, of each row, in nats.
@@ -50,7 +52,7 @@ class VariationalBound:
         """The lower bound of ``log p``, ``(n,)``."""
         return -self.nats
 
-    def bits(self, *, level_width: float = 1 / 256) -> Tensor:
+    def bits(self, *, level_width: float) -> Tensor:
         """Bits per dimension of data with noise uniform over their levels, ``(n,)``.
 
         Args:
@@ -61,6 +63,7 @@ class VariationalBound:
     __repr__ = summary
 
 
+@checked
 def variational_bound(
     field: Field,
     x: Tensor,
@@ -110,7 +113,7 @@ def variational_bound(
     check_finite_rows(x, "x")
     draws = positive_integer("draws", draws)
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
-    process, cond = field.process, dict(cond or {})
+    process, cond = field.process, field.check_conditions(cond, len(x), device=x.device)
     table = weight.of_levels(process.part, x.dtype)
     key = draw_key(generator)
     with recording(field, False):

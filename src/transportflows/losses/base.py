@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.built import Built
+from .._core.signatures import checked
 from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
 from ..fields.base import Field
@@ -19,6 +21,7 @@ __all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
 BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class Undrawn:
     """A batch for which nothing was drawn yet: the loss draws when it is evaluated.
@@ -40,7 +43,8 @@ class Undrawn:
         return Undrawn(self.batch.rows(start, stop), self.generator)
 
 
-class Loss:
+@checked
+class Loss(Built):
     """One value a row from a field and a batch; the mean over rows is what a trainer minimises.
 
     A loss has two halves, so that a batch can be evaluated a few rows at a time, on several
@@ -101,6 +105,7 @@ class Loss:
         return spelled_call(self)
 
 
+@checked
 class FunctionLoss(Loss):
     """A function as a loss: ``lambda field, batch, generator: ...`` to ``(B,)`` values.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
 from ..times.base import Margin
@@ -15,6 +16,7 @@ from .weights import LossWeight
 __all__ = ["VariationalWeight", "as_levels"]
 
 
+@checked
 class VariationalWeight(LossWeight):
     r"""The exact weights of DDPM, for a chain of levels of any one-sided process.
 
@@ -42,7 +44,7 @@ class VariationalWeight(LossWeight):
     ) -> None:
         self.levels = as_levels(levels)
         self._middles = 0.5 * (self.levels[1:] + self.levels[:-1])
-        if reconstruction_std is not None and not reconstruction_std > 0:
+        if reconstruction_std is not None and not 0 < reconstruction_std < float("inf"):
             raise ValueError(f"reconstruction_std must be positive, got {reconstruction_std}")
         self.reconstruction_std = reconstruction_std
 

@@ -32,17 +32,19 @@ from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, rep
 from .._core.checks import names
 from .._core.conditions import map_rows
 from .._core.random import local
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
 from .base import BatchLike, Loss
-from .paths import draw_path
+from .paths import draw_path, weight_at
 from .weights import LossWeight
 
 __all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
 
 
+@checked
 @dataclass(frozen=True)
 class Directed:
     """A path sample, and directions along which a loss differentiates.
@@ -69,6 +71,7 @@ class Directed:
         return Directed(self.path.rows(start, stop), some)
 
 
+@checked
 class FromSamples(Loss, ABC):
     """What implicit and sliced score matching share: samples of x_t or of the data, a weight."""
 
@@ -120,9 +123,7 @@ class FromSamples(Loss, ABC):
         loss = self._combine(value, forms, directions)
         if self.weight is None:
             return loss
-        if isinstance(self.weight, LossWeight):
-            return loss * self.weight(path.noise_part.whole, path.t, "score")
-        return loss * self.weight(path.t)
+        return loss * weight_at(self.weight, path.noise_part, path.t, "score")
 
     @abstractmethod
     def _directions(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:
@@ -133,6 +134,7 @@ class FromSamples(Loss, ABC):
         """The loss from scores ``(B, *)`` and quadratic forms ``(B, k)``."""
 
 
+@checked
 class ImplicitScoreLoss(FromSamples):
     """``λ (½|ŝ|² + ∇·ŝ)`` with the exact divergence: implicit score matching (Hyvärinen 2005).
 
@@ -168,6 +170,7 @@ class ImplicitScoreLoss(FromSamples):
         return 0.5 * sum_events(score.square()) + forms.sum(1)
 
 
+@checked
 class SlicedScoreLoss(FromSamples):
     """Sliced score matching: the divergence along random directions (Song et al. 2019).
 

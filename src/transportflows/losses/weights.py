@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
+from .._core.signatures import checked
 from .._core.spelling import spelled_call
 from ..conversions import QUANTITIES
 from ..gaussian_part import GaussianPart
@@ -53,6 +55,7 @@ _SCALES = {
 }
 
 
+@checked
 class LossWeight(ABC):
     """w of ``½ w |f̂ - T|²`` for a process, at a time, in the form of any quantity.
 
@@ -159,6 +162,7 @@ def _check_mean_velocity(part: GaussianPart) -> None:
         )
 
 
+@checked
 class UnitWeight(LossWeight):
     """Weight 1 in the form of one quantity, whatever is regressed.
 
@@ -184,6 +188,7 @@ class UnitWeight(LossWeight):
         return torch.ones_like(level.t)
 
 
+@checked
 class LikelihoodWeight(LossWeight):
     r"""Likelihood weighting, ``λ = g² = 2 σ̂² λ̇`` in score form, ``2 λ̇`` in noise form.
 
@@ -207,6 +212,7 @@ class LikelihoodWeight(LossWeight):
         return level.diffusion_sq
 
 
+@checked
 class MinSNRWeight(LossWeight):
     r"""Min-SNR-γ, ``min(SNR, γ)`` in data form (Hang et al. 2023).
 
@@ -222,14 +228,13 @@ class MinSNRWeight(LossWeight):
     form = "data"
 
     def __init__(self, gamma: float = 5.0) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, got {gamma}")
-        self.gamma = float(gamma)
+        self.gamma = positive_number("gamma", gamma)
 
     def value(self, level: NoiseLevel) -> Tensor:
         return level.snr.clamp(max=self.gamma)
 
 
+@checked
 class EDMWeight(LossWeight):
     r"""Karras's ``λ(σ) = (σ² + σ_d²)/(σ σ_d)²`` in data form, with ``σ = σ̂/β`` (2022, table 1).
 
@@ -242,9 +247,7 @@ class EDMWeight(LossWeight):
     form = "data"
 
     def __init__(self, sigma_data: float = 0.5) -> None:
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        self.sigma_data = float(sigma_data)
+        self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def value(self, level: NoiseLevel) -> Tensor:
         square = self.sigma_data**2

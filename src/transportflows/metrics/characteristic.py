@@ -18,12 +18,14 @@ from torch import Tensor
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
+from .._core.signatures import checked
 
 __all__ = ["CharacteristicDistance", "characteristic_distance"]
 
 _CHUNK = 1 << 21  # phases held at a time
 
 
+@checked
 @dataclass(frozen=True)
 class CharacteristicDistance:
     """A mean over random frequencies, and what belongs to it.
@@ -41,6 +43,7 @@ class CharacteristicDistance:
     __repr__ = summary
 
 
+@checked
 def characteristic_distance(
     x: Tensor,
     y: Tensor,

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
+from .._core.signatures import checked
 
 __all__ = ["ClassifierTest", "classifier_test"]
 
 Classifier = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
+@checked
 @dataclass(frozen=True)
 class ClassifierTest:
     """Accuracy on held-out points, and what it means.
@@ -54,6 +56,7 @@ class ClassifierTest:
         return float(found.low), float(found.high)
 
 
+@checked
 @torch.inference_mode(False)
 def classifier_test(
     x: Tensor,

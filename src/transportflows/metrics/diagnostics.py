@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import Directional
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer, unit_times
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..fields.kinds import Velocity
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class LossByTime:
     """A loss as a function of time.
@@ -44,6 +46,7 @@ class LossByTime:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Consistency:
     r"""Whether a velocity and a score belong to one law.
@@ -64,6 +67,7 @@ class Consistency:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def loss_by_time(
     field: Field,
@@ -103,6 +107,7 @@ def loss_by_time(
     return LossByTime(nodes, torch.stack(means).cpu(), torch.stack(errors).cpu())
 
 
+@checked
 def consistency(
     field: Field,
     data: Tensor,
@@ -130,6 +135,7 @@ def consistency(
         ValueError: if the data are not finite.
     """
     check_finite_rows(data, "data")
+    positive_integer("probes", probes)
     nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
@@ -159,7 +165,6 @@ def consistency(
 
 def _midpoints(times: int | Sequence[float]) -> Tensor:
     if isinstance(times, int):
-        if times < 1:
-            raise ValueError(f"times must be positive, got {times}")
+        positive_integer("times", times)
         return (torch.arange(times, dtype=torch.float64) + 0.5) / times
-    return torch.as_tensor(times, dtype=torch.float64)
+    return unit_times("times", torch.as_tensor(times, dtype=torch.float64).reshape(-1))

@@ -27,12 +27,14 @@ from torch import Tensor
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
+from .._core.signatures import checked
 
 __all__ = ["PermutationTest", "TwoSampleTest", "energy_distance", "energy_test"]
 
 _DIRECT_DIMENSIONS = 32  # up to here summing squared differences costs little more than a product
 
 
+@checked
 @dataclass(frozen=True)
 class TwoSampleTest:
     """The outcome of a test of "both samples have the same law".
@@ -48,6 +50,7 @@ class TwoSampleTest:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True)
 class PermutationTest(TwoSampleTest):
     """A :class:`TwoSampleTest` whose null law comes from random relabellings of the points.
@@ -66,6 +69,7 @@ class PermutationTest(TwoSampleTest):
     __repr__ = summary
 
 
+@checked
 def energy_distance(
     x: Tensor, y: Tensor, *, unbiased: bool = False, block_size: int | None = None
 ) -> float:
@@ -115,6 +119,7 @@ def energy_distance(
     return float(_energy(sums, n, m, unbiased=unbiased))
 
 
+@checked
 def energy_test(
     x: Tensor,
     y: Tensor,

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from .._core.reprs import summary
 from .._core.samples import event_rows, weights_of
+from .._core.signatures import checked
 from ..plans import EntropicPlan, entropic_plan, entropic_self_plan
 
 __all__ = ["SinkhornDivergence", "entropic_wasserstein2", "sinkhorn_divergence"]
 
 
+@checked
 @dataclass(frozen=True)
 class SinkhornDivergence:
     """A debiased entropic distance and what it is made of.
@@ -49,6 +51,7 @@ class SinkhornDivergence:
     __repr__ = summary
 
 
+@checked
 def entropic_wasserstein2(
     x: Tensor,
     y: Tensor,
@@ -106,6 +109,7 @@ def entropic_wasserstein2(
     )
 
 
+@checked
 def sinkhorn_divergence(
     x: Tensor,
     y: Tensor,

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .._core.reprs import summary
+from .._core.signatures import checked
 
 __all__ = ["Estimate", "mean_estimate"]
 
 
+@checked
 @dataclass(frozen=True)
 class Estimate:
     """An estimate by an average over independent draws.

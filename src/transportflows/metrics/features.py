@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.shared import reading
+from .._core.signatures import checked
 from .gaussian import gaussian_wasserstein2
 from .kernels import PolynomialKernel
 from .mmd import KernelDistance, mmd2
@@ -36,6 +37,7 @@ __all__ = ["extract_features", "frechet_distance", "kernel_distance"]
 Extractor = Callable[[Tensor], Tensor]
 
 
+@checked
 def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) -> Tensor:
     """Return the features of samples, ``(N, F)``, without a graph, batch by batch.
 
@@ -65,6 +67,7 @@ def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) 
     return features
 
 
+@checked
 def frechet_distance(
     x: Tensor, y: Tensor, extractor: Extractor | None = None, *, batch_size: int = 256
 ) -> float:
@@ -100,6 +103,7 @@ def frechet_distance(
     return gaussian_wasserstein2(x, y) ** 2
 
 
+@checked
 def kernel_distance(
     x: Tensor, y: Tensor, extractor: Extractor | None = None, *, batch_size: int = 256
 ) -> KernelDistance:

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from .._core.samples import check_at_least, event_rows
+from .._core.signatures import checked
 
 __all__ = ["bures_wasserstein2", "gaussian_wasserstein2"]
 
 
+@checked
 def bures_wasserstein2(
     mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor
 ) -> float:
@@ -56,6 +58,7 @@ def bures_wasserstein2(
     return math.sqrt(_squared(m1 - m2, factors[0], factors[1]))
 
 
+@checked
 def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
     r"""Return :math:`W_2` between the Gaussians fitted to two samples, in units of the data.
 

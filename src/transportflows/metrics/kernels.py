@@ -13,9 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.checks import integer, positive_integer
 from .._core.distances import square_distances
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
+from .._core.signatures import checked
 
 __all__ = [
     "GaussianKernel",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 
+@checked
 class Kernel(ABC):
     """A positive definite kernel on flattened events."""
 
@@ -38,6 +41,7 @@ class Kernel(ABC):
         return call_lines(type(self).__name__, parts)
 
 
+@checked
 class GaussianKernel(Kernel):
     r"""``mean_h exp(-|x - y|² / 2h²)``, over one bandwidth or several.
 
@@ -64,6 +68,7 @@ class GaussianKernel(Kernel):
         return _mean(parts)
 
 
+@checked
 class RationalQuadraticKernel(Kernel):
     r"""``mean_a (1 + |x - y|² / 2 a h²)^-a``: heavy tails, so it sees far modes too.
 
@@ -83,6 +88,7 @@ class RationalQuadraticKernel(Kernel):
         return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
 
+@checked
 class PolynomialKernel(Kernel):
     r"""``(x·y / D + 1)^degree``: the kernel of the kernel (Inception) distance.
 
@@ -93,14 +99,13 @@ class PolynomialKernel(Kernel):
     """
 
     def __init__(self, degree: int = 3) -> None:
-        if degree < 1:
-            raise ValueError(f"degree must be at least 1, got {degree}; 3 is usual")
-        self.degree = degree
+        self.degree = positive_integer("degree", degree)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return ((x @ y.mT) / x.shape[1] + 1) ** self.degree
 
 
+@checked
 def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
     """The median distance between the pooled points, over ``√2``: a common bandwidth.
 
@@ -117,7 +122,7 @@ def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
         1.414214
     """
     x, y = event_rows(x, y)
-    half = max(1, points // 2)
+    half = integer("points", points, "a number of points, at least 2", least=2) // 2
     pooled = torch.cat([s[:: math.ceil(len(s) / half)] for s in (x, y)])
     distance = float(torch.pdist(pooled).median()) if len(pooled) > 1 else 0.0
     if distance <= 0:

@@ -21,6 +21,7 @@ from torch import Tensor
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
+from .._core.signatures import checked
 from .energy import TwoSampleTest
 
 __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
@@ -28,6 +29,7 @@ __all__ = ["ProjectionTest", "holm", "sliced_kolmogorov_test"]
 _CHUNK = 2**22  # projected values held at a time
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ProjectionTest(TwoSampleTest):
     """A :class:`TwoSampleTest` made of one test for each of ``K`` projections.
@@ -48,6 +50,7 @@ class ProjectionTest(TwoSampleTest):
     __repr__ = summary
 
 
+@checked
 def sliced_kolmogorov_test(
     x: Tensor,
     y: Tensor,
@@ -130,6 +133,7 @@ def _kolmogorov_distances(values: Tensor, n: int) -> Tensor:
     return walk.amax(1).double() / (n * m)
 
 
+@checked
 def holm(p_values: Tensor | Sequence[float]) -> Tensor:
     r"""Return Holm's adjusted p-values, in the order given, float64.
 

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, rows_of
+from .._core.signatures import checked
 from ..distributions.mixture import GaussianMixture
 
 __all__ = ["ModeWeights", "mode_weights"]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ModeWeights:
     """Modes of a mixture as samples show them.
@@ -44,6 +46,7 @@ class ModeWeights:
     __repr__ = summary
 
 
+@checked
 def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
     r"""Return counts and weights of the modes of a Gaussian mixture in samples.
 

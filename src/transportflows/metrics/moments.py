@@ -23,10 +23,12 @@ from torch import Tensor
 
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows, rows_of
+from .._core.signatures import checked
 
 __all__ = ["MomentError", "MomentSummary", "covariance_error", "mean_error", "moment_summary"]
 
 
+@checked
 @dataclass(frozen=True)
 class MomentError:
     """An error of a moment, beside what exact samples of this size would show.
@@ -43,6 +45,7 @@ class MomentError:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class MomentSummary:
     """Mean, standard deviation, skewness and excess kurtosis of each coordinate of two samples.
@@ -66,6 +69,7 @@ class MomentSummary:
     __repr__ = summary
 
 
+@checked
 def mean_error(
     x: Tensor, reference: Tensor | None = None, *, mean: Tensor | None = None
 ) -> MomentError:
@@ -105,6 +109,7 @@ def mean_error(
     return MomentError(error, math.sqrt(float(x.var(0).sum()) / len(x)))
 
 
+@checked
 def covariance_error(
     x: Tensor, reference: Tensor | None = None, *, covariance: Tensor | None = None
 ) -> MomentError:
@@ -145,6 +150,7 @@ def covariance_error(
     return MomentError(float((_covariance(x) - true).norm()), math.sqrt(spread * scale))
 
 
+@checked
 def moment_summary(x: Tensor, reference: Tensor) -> MomentSummary:
     r"""Return mean, spread, skewness and kurtosis of each coordinate, and how two samples differ.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, event_rows
+from .._core.signatures import checked
 from .energy import _distances
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class NeighbourDistances:
     """Weber's analysis of over-fitting.
@@ -51,6 +53,7 @@ class NeighbourDistances:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True)
 class Coverage:
     """How samples and data cover each other, by balls of k-th neighbours.
@@ -74,6 +77,7 @@ class Coverage:
     __repr__ = summary
 
 
+@checked
 def nearest_distances(
     x: Tensor, y: Tensor, k: int = 1, *, exclude_self: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -119,6 +123,7 @@ def nearest_distances(
     return torch.cat(distances), torch.cat(indices)
 
 
+@checked
 def nearest_neighbours(samples: Tensor, data: Tensor) -> NeighbourDistances:
     r"""Compare the samples' distances to the training data with those within the data.
 
@@ -156,6 +161,7 @@ def nearest_neighbours(samples: Tensor, data: Tensor) -> NeighbourDistances:
     )
 
 
+@checked
 def coverage(samples: Tensor, data: Tensor, *, neighbours: int = 5) -> Coverage:
     r"""Return precision, recall, density and coverage.
 
@@ -213,6 +219,7 @@ def coverage(samples: Tensor, data: Tensor, *, neighbours: int = 5) -> Coverage:
     )
 
 
+@checked
 def kl_nearest_neighbours(x: Tensor, y: Tensor, *, neighbours: int = 5) -> float:
     r"""Estimate ``KL(p || q)`` in nats from distances to k-th neighbours.
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..likelihood import log_likelihood
@@ -40,6 +41,7 @@ from .estimates import Estimate
 __all__ = ["KLIdentity", "OracleErrors", "ode_kl_identity", "oracle_errors"]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class OracleErrors:
     """Mean squared errors of a field against its oracle, by time.
@@ -104,6 +106,7 @@ class OracleErrors:
         return float(self.weights @ integrand) / (4 * epsilon)
 
 
+@checked
 @dataclass(frozen=True)
 class KLIdentity:
     """Both sides of the KL identity of the ODE.
@@ -119,6 +122,7 @@ class KLIdentity:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def oracle_errors(
     field: Field,
@@ -174,6 +178,7 @@ def oracle_errors(
 
 @torch.inference_mode(False)
 @torch.enable_grad()
+@checked
 def ode_kl_identity(
     field: Field,
     oracle: GaussianMixtureOracle,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..samplers.sample import sample
@@ -22,6 +23,7 @@ __all__ = ["PathGeometry", "error_by_nfe", "path_geometry"]
 _SOLVE_ERROR = 1e-3  # of the displacement: by how much the energy may be below it
 
 
+@checked
 @dataclass(frozen=True)
 class PathGeometry:
     """How straight the paths of the ODE are.
@@ -45,6 +47,7 @@ class PathGeometry:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def path_geometry(
     field: Field,
@@ -104,6 +107,7 @@ def path_geometry(
     return PathGeometry(mean, displacement, mean - displacement, excess, error)
 
 
+@checked
 def error_by_nfe(
     field: Field,
     distance: Callable[[Tensor], float],

@@ -14,6 +14,7 @@ from .._core.checks import names
 from .._core.random import draw_key, stream
 from .._core.reprs import call_lines, summary
 from .._core.samples import check_at_least, event_rows
+from .._core.signatures import checked
 from .characteristic import characteristic_distance
 from .energy import energy_distance
 from .gaussian import gaussian_wasserstein2
@@ -32,6 +33,7 @@ _TRANSPORT_POINTS = 2_000
 _PLAIN = 4.0  # standard errors of MMD² from which its interval is good
 
 
+@checked
 @dataclass(frozen=True)
 class MetricRow:
     """One metric.
@@ -58,6 +60,7 @@ class MetricRow:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True)
 class MetricsReport:
     """A table of metrics; ``print`` it, take it as a dict, or plot it.
@@ -215,6 +218,7 @@ _DEFAULT = (
 )
 
 
+@checked
 def evaluate(
     samples: Tensor,
     reference: Tensor,

@@ -20,6 +20,7 @@ from torch import Tensor
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
+from .._core.signatures import checked
 
 __all__ = [
     "MaxSlicedDistance",
@@ -31,6 +32,7 @@ __all__ = [
 _CHUNK = 1 << 20  # projected values held at a time
 
 
+@checked
 @dataclass(frozen=True)
 class SlicedDistance:
     """A mean over random directions, and its error.
@@ -49,6 +51,7 @@ class SlicedDistance:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class MaxSlicedDistance:
     """A distance along the worst direction that was found.
@@ -66,6 +69,7 @@ class MaxSlicedDistance:
     __repr__ = summary
 
 
+@checked
 def sliced_wasserstein2(
     x: Tensor,
     y: Tensor,
@@ -110,6 +114,7 @@ def sliced_wasserstein2(
     return SlicedDistance(value, error / (2 * value) if value > 0 else 0.0, count)
 
 
+@checked
 def max_sliced_wasserstein2(
     x: Tensor,
     y: Tensor,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.gaussian import Gaussian
 from ..oracles import EmpiricalOracle, GaussianMixtureOracle
@@ -28,6 +29,7 @@ from .estimates import Estimate, mean_estimate
 __all__ = ["EndBias", "PriorBias", "prior_bias"]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class EndBias:
     """What of the start's error is left in samples, from pairs that share all noise.
@@ -46,6 +48,7 @@ class EndBias:
     __repr__ = summary
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class PriorBias:
     """The bias of a prior, at the start and at the data.
@@ -63,6 +66,7 @@ class PriorBias:
     __repr__ = summary
 
 
+@checked
 @torch.no_grad()
 def prior_bias(
     oracle: GaussianMixtureOracle | EmpiricalOracle,

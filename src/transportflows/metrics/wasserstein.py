@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.samples import event_rows, weights_of
+from .._core.signatures import checked
 from ..plans import TransportPlan, exact_plan
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
 _MAX_PAIRS = 20_000**2
 
 
+@checked
 def wasserstein2(
     x: Tensor,
     y: Tensor,
@@ -78,6 +80,7 @@ def wasserstein2(
     return _distance(x, y, p, q, 2, max_iterations)
 
 
+@checked
 def wasserstein1(
     x: Tensor,
     y: Tensor,
@@ -114,6 +117,7 @@ def wasserstein1(
     return _distance(x, y, p, q, 1, max_iterations)
 
 
+@checked
 def optimal_pairs(
     x: Tensor,
     y: Tensor,

@@ -15,12 +15,14 @@ from torch import Tensor
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
+from .._core.signatures import checked
 from .estimates import Estimate
 from .wasserstein import wasserstein2
 
 __all__ = ["CorrectedDistance", "corrected_wasserstein2", "wasserstein2_error"]
 
 
+@checked
 @dataclass(frozen=True)
 class CorrectedDistance:
     """A distance between samples less what samples of this size show for equal laws.
@@ -40,6 +42,7 @@ class CorrectedDistance:
     __repr__ = summary
 
 
+@checked
 def corrected_wasserstein2(
     x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
 ) -> CorrectedDistance:
@@ -86,6 +89,7 @@ def corrected_wasserstein2(
     )
 
 
+@checked
 def wasserstein2_error(
     x: Tensor, y: Tensor, *, blocks: int = 10, generator: torch.Generator | None = None
 ) -> Estimate:

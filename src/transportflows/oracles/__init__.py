@@ -39,6 +39,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.empirical import Empirical
 from ..distributions.gaussian import Gaussian
@@ -50,6 +51,7 @@ from .mixture import GaussianMixtureOracle
 __all__ = ["EmpiricalOracle", "GaussianMixtureOracle", "oracle"]
 
 
+@checked
 def oracle(
     process: Process, data: Distribution | Tensor
 ) -> GaussianMixtureOracle | EmpiricalOracle:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from .._core.checks import positive_integer
 from .._core.distributed import world
 from .._core.random import local
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Undrawn
@@ -25,6 +26,7 @@ from .step_schedules import StepSchedule
 __all__ = ["AdversarialLoss", "DiscriminatorState"]
 
 
+@checked
 class AdversarialLoss(MovedTargetLoss):
     r"""A discriminator's gradient as the direction, and the training of it, in turns.
 
@@ -78,6 +80,13 @@ class AdversarialLoss(MovedTargetLoss):
                 " MovedTargetLoss(DiscriminatorDifference(h))"
             )
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in parameters):
+            raise ValueError(
+                "the optimizer holds no parameter of the discriminator, which would never learn;"
+                " make it from discriminator.parameters(), or give a function:"
+                " optimizer=torch.optim.Adam"
+            )
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
         batch = sample.batch
@@ -106,6 +115,7 @@ class AdversarialLoss(MovedTargetLoss):
         self.optimizer.step()
 
 
+@checked
 class DiscriminatorState(Callback):
     """Puts the discriminator of a loss and its optimizer into the checkpoints of a run.
 

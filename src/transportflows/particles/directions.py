@@ -30,6 +30,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.built import Built
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 
+@checked
 @dataclass(frozen=True)
 class Swarm:
     """What a direction may look at.
@@ -74,7 +77,8 @@ class Swarm:
         return replace(self, clean=clean, fused=False)
 
 
-class Direction(nn.Module, ABC):
+@checked
+class Direction(Built, nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
     Attributes:
@@ -83,6 +87,7 @@ class Direction(nn.Module, ABC):
         perturbed: whether it is evaluated at ``y + σ ε``, and at y otherwise.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
     needs_target: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = True
     perturbed: bool = True
@@ -99,6 +104,7 @@ class Direction(nn.Module, ABC):
         """Refuse samples and levels with which it cannot work; called once, before the steps."""
 
 
+@checked
 class KernelDifference(Direction):
     r"""Both posterior means from samples: the score difference of the smoothed samples.
 
@@ -121,6 +127,7 @@ class KernelDifference(Direction):
             check_bandwidth(target, float(sigma.min()))
 
 
+@checked
 class DataDifference(Direction):
     r""":math:`\Delta = D_p(z; \sigma) - y`, or :math:`D_p(z; \sigma) - D_q(z; \sigma)`.
 
@@ -142,9 +149,8 @@ class DataDifference(Direction):
         super().__init__()
         self.data = as_data(data)
         self.of_sample = isinstance(of_source, str) and of_source == "sample"
-        self.of_source: Any = of_source
-        if not (of_source is None or self.of_sample):
-            self.of_source = as_data(of_source)
+        plain = of_source is None or self.of_sample
+        self.of_source: Any = of_source if plain else as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
@@ -165,6 +171,7 @@ class DataDifference(Direction):
                     part.time(level / part.scale)
 
 
+@checked
 class ScoreDifference(Direction):
     r""":math:`\sigma^2 (s_p(z; \sigma) - s_q(z; \sigma))`; :math:`s_p - s_q` where σ is None.
 

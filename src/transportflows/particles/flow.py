@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook, Moment
 from ..solve.loop import march
@@ -42,6 +43,7 @@ __all__ = ["flow_along", "particle_flow"]
 _EVERY = 50  # steps from one look at the particles to the next
 
 
+@checked
 @torch.no_grad()
 def particle_flow(
     source: Tensor | Distribution | Any,

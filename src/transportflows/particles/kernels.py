@@ -25,6 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._core.checks import number, positive_number
+from .._core.signatures import checked
+
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
 
 _TILE_CPU, _TILE_CARD = 1 << 18, 1 << 25  # weights held at a time: they fit a cache, or fill a card
@@ -33,6 +36,7 @@ _ERROR = 1e-3  # of a log-weight
 _PROBES = 1024
 
 
+@checked
 def kernel_mean(
     z: Tensor, x: Tensor, sigma: float, *, radius: float | None = None, fused: bool = True
 ) -> Tensor:
@@ -55,6 +59,9 @@ def kernel_mean(
         tensor([[0.],
                 [1.]])
     """
+    positive_number("sigma", sigma)
+    if radius is not None:
+        number("radius", radius, "a distance, or None", least=0, finite=False)
     rows, points = z.flatten(1), x.flatten(1)
     centre = points.detach().mean(0)
     u, v, dtype = _scaled(rows - centre, points - centre, sigma, radius)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .._core.checks import positive_integer
 from .._core.random import local
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -43,6 +44,7 @@ from .step_schedules import StepSchedule, as_step
 __all__ = ["FlowClock", "MovedTargetLoss"]
 
 
+@checked
 class MovedTargetLoss(Loss):
     r"""``½ |g(ξ) - y'|²`` of each row, with y' the moved sample, held.
 
@@ -104,6 +106,17 @@ class MovedTargetLoss(Loss):
                     f"references = {references} rows for p come from a sample or a law; give"
                     " target=, in the units of the network"
                 )
+        elif target is not None:
+            raise ValueError(
+                "target= is whence references= rows for p come, and none were asked for, so that it"
+                " would be ignored; write references=512, say, or leave target out: then the batch"
+                " of data stands for p"
+            )
+        if target is not None and not self.direction.needs_target:
+            raise ValueError(
+                f"{type(self.direction).__name__} has a p of its own, so that target= would be"
+                " ignored; leave it out"
+            )
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
@@ -139,6 +152,11 @@ class MovedTargetLoss(Loss):
             x: a batch of data.
             generator: source of the noise.
         """
+        if self.target is not None and self.target.shape != y.shape[1:]:
+            raise ValueError(
+                f"target has events of shape {tuple(self.target.shape)}, and the generator gives"
+                f" {tuple(y.shape[1:])}; give a target in the units of the network"
+            )
         source, target = y, x
         if self.references is not None:
             source = maker(maker.latents(self.references, generator=generator)).detach()
@@ -184,6 +202,7 @@ class MovedTargetLoss(Loss):
         )
 
 
+@checked
 class FlowClock(Callback):
     """Moves the clock of a :class:`MovedTargetLoss`: u is ``trainer.step / (steps - 1)``, up to 1.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import value_and_gradient
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -31,6 +32,7 @@ _LOG_2PI = math.log(2 * math.pi)
 Prediction = Callable[[Tensor, float], Tensor]
 
 
+@checked
 class SmoothedLaw(nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
@@ -94,6 +96,7 @@ class SmoothedLaw(nn.Module):
         return z + sigma**2 * self.score(z, sigma)
 
 
+@checked
 class SampleData(nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
@@ -112,6 +115,7 @@ class SampleData(nn.Module):
         return kernel_mean(z, self.rows, sigma)
 
 
+@checked
 class FieldData(nn.Module):
     r"""The data prediction of a field, at the time at which its process has the noise level σ.
 
@@ -171,6 +175,8 @@ def as_data(given: Any) -> Prediction:
         return FieldData(given)
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).data
+    if isinstance(given, type):
+        raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
     if isinstance(given, Tensor):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):

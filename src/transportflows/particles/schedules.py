@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.checks import per_time, positive_number
 from .._core.reprs import call
+from .._core.signatures import checked
 
 __all__ = [
     "ConstantSigma",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 
+@checked
 class SigmaSchedule(ABC):
     """σ as a function of the flow's clock u in [0, 1]."""
 
@@ -62,6 +64,7 @@ class SigmaSchedule(ABC):
         return call(self)
 
 
+@checked
 class ConstantSigma(SigmaSchedule):
     """The same σ at all steps.
 
@@ -80,6 +83,7 @@ class ConstantSigma(SigmaSchedule):
         return True
 
 
+@checked
 class CosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{min}^2 + (\sigma_{max}^2 - \sigma_{min}^2) (1 + \cos \pi u) / 2`.
 
@@ -98,6 +102,7 @@ class CosineSigma(SigmaSchedule):
         return (low + (high - low) * 0.5 * (1 + torch.cos(math.pi * u))).sqrt()
 
 
+@checked
 class ModifiedCosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{max}^2 \cos(\pi t / 2)`, t from 0 to :math:`t_{max}` (Weber 2023).
 
@@ -117,6 +122,7 @@ class ModifiedCosineSigma(SigmaSchedule):
         return self.sigma_max * torch.cos(angle * u).sqrt()
 
 
+@checked
 class ExponentialSigma(SigmaSchedule):
     r""":math:`\sigma = \sigma_{max} (\sigma_{min} / \sigma_{max})^u`: exponential annealing.
 
@@ -137,7 +143,7 @@ class _CallableSigma(SigmaSchedule):
         self.function = function
 
     def value(self, u: Tensor) -> Tensor:
-        return torch.as_tensor(self.function(u), dtype=u.dtype)
+        return per_time("sigma(u)", self.function(u), u).to(u).expand(u.shape)
 
 
 def as_sigma(sigma: float | Callable[[Tensor], Tensor] | SigmaSchedule) -> SigmaSchedule:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.built import Built
+from .._core.checks import per_time, positive_number
 from .._core.reprs import call
+from .._core.signatures import checked
 
 __all__ = [
     "ConstantStep",
@@ -28,13 +31,16 @@ __all__ = [
 ]
 
 
-class StepSchedule(ABC):
+@checked
+class StepSchedule(Built, ABC):
     """η over a flow: a size, and a factor of the clock.
 
     Args:
         size: η where the factor is 1; None for the automatic first step.
         norm: mean norm of the first displacement, where ``size`` is None.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("size", "norm")
 
     def __init__(self, size: float | None = None, *, norm: float = 0.5) -> None:
         self.size = None if size is None else positive_number("the size of a step", size)
@@ -52,6 +58,7 @@ class StepSchedule(ABC):
         return call(self)
 
 
+@checked
 class ConstantStep(StepSchedule):
     """The same η at all steps, or the automatic one of the first."""
 
@@ -59,6 +66,7 @@ class ConstantStep(StepSchedule):
         return torch.ones_like(u)
 
 
+@checked
 class CosineStep(StepSchedule):
     r"""Factor :math:`m + (1 - m) (1 + \cos \pi u) / 2`: from 1 down to m.
 
@@ -80,6 +88,7 @@ class CosineStep(StepSchedule):
         return self.floor + (1 - self.floor) * 0.5 * (1 + torch.cos(math.pi * u))
 
 
+@checked
 class ExponentialStep(StepSchedule):
     """Factor ``r^u``: from 1 to r.
 
@@ -97,6 +106,7 @@ class ExponentialStep(StepSchedule):
         return torch.tensor(self.ratio, dtype=u.dtype) ** u
 
 
+@checked
 class DiffusionStep(StepSchedule):
     r""":math:`\rho_i = 1 - \sigma_{i+1}^2 / \sigma_i^2`: the step of a diffusion's reverse process.
 
@@ -122,7 +132,7 @@ class _CallableStep(StepSchedule):
         self.function = function
 
     def factor(self, u: Tensor) -> Tensor:
-        return torch.as_tensor(self.function(u), dtype=u.dtype).expand(u.shape)
+        return per_time("step(u)", self.function(u), u).to(u).expand(u.shape)
 
 
 def as_step(step: float | Callable[[Tensor], Tensor] | StepSchedule | None) -> StepSchedule:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._core.reprs import summary
 from .._core.samples import block_rows
+from .._core.signatures import checked
 from .blocks import weighted_rows
 from .path import Potentials, solve, solve_alone
 from .support import BYTES_PER_ENTRY
@@ -32,6 +33,7 @@ class ConvergenceWarning(UserWarning):
     """A solve stopped before it reached its tolerance; its result says how far it is."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class EntropicPlan:
     r"""An entropic plan by its potentials, with bounds on its cost.
@@ -68,6 +70,7 @@ class EntropicPlan:
         return self.upper - self.value
 
 
+@checked
 def entropic_plan(
     x: Tensor,
     y: Tensor,
@@ -113,6 +116,7 @@ def entropic_plan(
     return _certified(x, y, p, q, found, epsilon, tolerance)
 
 
+@checked
 def entropic_self_plan(
     x: Tensor,
     p: Tensor,

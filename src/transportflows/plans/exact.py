@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from .._core.reprs import summary
+from .._core.signatures import checked
 
 __all__ = ["TransportPlan", "best_permutation", "exact_plan"]
 
 _MAX_GAP = 1e-6  # of the optimal cost, relative
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class TransportPlan:
     """An optimal plan, as the pairs that it moves.
@@ -64,6 +66,7 @@ class TransportPlan:
         return taken
 
 
+@checked
 def exact_plan(
     distances: Tensor,
     p: Tensor,
@@ -125,6 +128,7 @@ def exact_plan(
     return TransportPlan(distance, rows, columns, mass[rows, columns])
 
 
+@checked
 def best_permutation(scores: Tensor) -> Tensor:
     """Return the row that each column takes, ``(N,)``, each row once, for the largest total score.
 

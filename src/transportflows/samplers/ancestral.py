@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule
 from .exponential import ExponentialIntegrator
@@ -31,6 +32,7 @@ from .multistep import Multistep, Table
 __all__ = ["DDIM", "FEW_STEP", "Ancestral"]
 
 
+@checked
 class _Chain(Multistep):
     """Steps of a chain towards the data, with a noise of their own."""
 
@@ -84,6 +86,7 @@ class _Chain(Multistep):
         )
 
 
+@checked
 @dataclass(frozen=True)
 class DDIM(_Chain):
     """DDIM with the part η of the chain's noise, for ``sample(field, n, scheme=DDIM(0.5))``.
@@ -112,6 +115,7 @@ class DDIM(_Chain):
         return f"DDIM({self.eta:g})"
 
 
+@checked
 @dataclass(frozen=True)
 class Ancestral(_Chain):
     """Ancestral sampling of the chain that the grid makes of the forward process.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.grid import check_grid, with_times
 from ..solve.hooks import Hook
@@ -21,6 +22,7 @@ from .schemes import Scheme
 __all__ = ["integrate"]
 
 
+@checked
 def integrate(
     dynamics: Dynamics | Callable[..., Tensor],
     x: Tensor,

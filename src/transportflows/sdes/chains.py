@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .base import ForwardSDE
 from .families import check_sigmas
 
 __all__ = ["Chain", "DDPMChain", "VEChain"]
 
 
+@checked
 class Chain(ForwardSDE):
     """A forward SDE with levels k = 0 (data), ..., T (noise) at τ = k/T.
 
@@ -68,6 +70,7 @@ class Chain(ForwardSDE):
         return f"Take more levels than {self.levels}, or larger steps of noise"
 
 
+@checked
 class DDPMChain(Chain):
     r"""The variance-preserving chain of β_1 .. β_T (Ho et al. 2020).
 
@@ -163,6 +166,7 @@ class DDPMChain(Chain):
         return {"betas": self.betas}
 
 
+@checked
 class VEChain(Chain):
     r"""The variance-exploding chain of σ_1 < ... < σ_T, geometric (Song & Ermon 2019; SMLD).
 

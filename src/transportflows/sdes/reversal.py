@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..interpolants import Interpolant
 from ..process import Process
 from .base import ForwardSDE
@@ -13,6 +14,7 @@ from .base import ForwardSDE
 __all__ = ["InterpolantSDE"]
 
 
+@checked
 class InterpolantSDE(ForwardSDE):
     r"""The forward SDE whose marginals are those of a one-sided path, read backward in time.
 
@@ -40,6 +42,7 @@ class InterpolantSDE(ForwardSDE):
                 " base=Gaussian(shape))"
             )
         self.path = process
+        self.tau_breakpoints = tuple(1 - t for t in process.interpolant.breakpoints)
         self.check()
 
     def a(self, tau: Tensor) -> Tensor:

@@ -24,11 +24,15 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
+from .._core.checks import per_time
 from .._core.reprs import call
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -42,7 +46,8 @@ __all__ = [
 ]
 
 
-class EpsilonSchedule(ABC):
+@checked
+class EpsilonSchedule(Built, ABC):
     """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
     @abstractmethod
@@ -72,12 +77,15 @@ class EpsilonSchedule(ABC):
         return call(self)
 
 
+@checked
 class ConstantEpsilon(EpsilonSchedule):
     """ε constant.
 
     Args:
         epsilon: its value, ≥ 0.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = float(epsilon)
@@ -95,6 +103,7 @@ class ConstantEpsilon(EpsilonSchedule):
         return self.epsilon == 0
 
 
+@checked
 class NoiseScaleEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)``: an error in the noise prediction enters the drift with the weight c.
 
@@ -109,6 +118,7 @@ class NoiseScaleEpsilon(ConstantEpsilon):
         return torch.full_like(t, self.epsilon)
 
 
+@checked
 class NoiseVarianceEpsilon(ConstantEpsilon):
     """``ε = c σ̂(t)²``: a relaxation of constant rate ``ε/σ̂² = c``.
 
@@ -123,6 +133,7 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
         return self.epsilon * noise_scale
 
 
+@checked
 class AndersonEpsilon(ConstantEpsilon):
     r"""``ε = c g²/2``, where g is the diffusion of the forward SDE with the same marginals.
 
@@ -170,6 +181,7 @@ class AndersonEpsilon(ConstantEpsilon):
         return self.epsilon * value.clamp(min=0)
 
 
+@checked
 class ChurnEpsilon(ConstantEpsilon):
     r"""The churn of Karras et al. (2022, algorithm 2) as an ε.
 
@@ -225,13 +237,7 @@ class _CallableEpsilon(EpsilonSchedule):
         self.function = function
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        value = torch.as_tensor(self.function(t), dtype=t.dtype, device=t.device)
-        if value.shape not in (t.shape, torch.Size()):
-            raise ValueError(
-                f"epsilon was called with times of shape {tuple(t.shape)} and gave"
-                f" {tuple(value.shape)}; it must give one number for each time"
-            )
-        value = value.expand(t.shape)
+        value = per_time("epsilon(t)", self.function(t), t).to(t).expand(t.shape)
         bad = ~(torch.isfinite(value) & (value >= 0))
         if bool(bad.any()):
             raise ValueError(

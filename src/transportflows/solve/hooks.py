@@ -26,12 +26,14 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .._core.distributed import World
+from .._core.signatures import checked
 from .noise import NoiseSource
 from .rows import Chunks
 
 __all__ = ["Corrector", "Hook", "Moment", "SolveHook", "in_units_of"]
 
 
+@checked
 @dataclass
 class Moment:
     """A moment of a solve: the states after a step.
@@ -59,6 +61,23 @@ class Moment:
         """End the solve here."""
         self.stopped = True
 
+    def shown_to(self, hook: Hook) -> Tensor | None:
+        """What a hook returns that was shown these states, which it must not write into.
+
+        Raises:
+            ValueError: if it does.
+        """
+        x = self.x
+        version = None if x.is_inference() else x._version
+        changed = hook(self)
+        if version is not None and x._version != version:
+            name = getattr(hook, "__name__", type(hook).__name__)
+            raise ValueError(
+                f"the hook {name} writes into moment.x; return other states instead, such as"
+                " moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
+            )
+        return changed
+
 
 class Hook(Protocol):
     """What is called after each step: any function of a :class:`Moment`."""
@@ -67,6 +86,7 @@ class Hook(Protocol):
         """Look at the states, and return None; or return other states of their shape."""
 
 
+@checked
 class SolveHook:
     """A hook that is made ready for a solve, such as a corrector.
 
@@ -97,6 +117,7 @@ class SolveHook:
         return None
 
 
+@checked
 class Corrector(ABC):
     """What draws states towards the law after each step: a choice of ``sample``."""
 
@@ -120,7 +141,7 @@ def in_units_of(transform: Any, hooks: Sequence[Hook]) -> list[Hook]:
     def wrapped(hook: Hook) -> Hook:
         def look(moment: Moment) -> Tensor | None:
             seen = replace(moment, x=transform.invert(moment.x))
-            changed = hook(seen)
+            changed = seen.shown_to(hook)
             moment.stopped = seen.stopped
             return None if changed is None else transform(changed)
 

@@ -21,10 +21,12 @@ from torch import Tensor
 
 from .._core.random import mix
 from .._core.reprs import call
+from .._core.signatures import checked
 
 __all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
 
+@checked
 class NoiseSource(ABC):
     """Where the increments of a solve come from."""
 
@@ -55,6 +57,7 @@ class NoiseSource(ABC):
         )
 
 
+@checked
 class Increments(NoiseSource):
     """Independent increments, a function of (key, step)."""
 
@@ -71,6 +74,7 @@ class Increments(NoiseSource):
         return dw, levy.mul_(math.sqrt(h / 12))
 
 
+@checked
 class BrownianPath(NoiseSource):
     """One Brownian path for every grid: the noise refines consistently with the step count.
 

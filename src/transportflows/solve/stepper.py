@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .noise import NoiseSource
 
 __all__ = ["Prepared", "Stepper"]
 
 
+@checked
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared:
     """What a stepper has made ready for the steps of a grid; subclasses add their tables.
@@ -29,17 +31,18 @@ class Prepared:
         noisy: whether the steps take noise from a source.
         calls: evaluations of the field for each row and step.
         before: evaluations before the first step.
-        window: stretches of time whose steps are made with ε = 0.
+        limited: stretches of time whose steps have a limited ε.
         margin: distances from both ends within which the field is evaluated at the margin.
     """
 
     noisy: bool = False
     calls: int = 1
     before: int = 0
-    window: tuple[tuple[float, float], ...] | None = None
+    limited: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
 
 
+@checked
 class Stepper(ABC):
     """How rows get from one time of a grid to the next.
 

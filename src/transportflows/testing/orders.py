@@ -13,6 +13,7 @@ import torch
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 
+from .._core.signatures import checked
 from ..distributions.mixture import GaussianMixture
 from ..fields.base import Field
 from ..interpolants import Brownian, Linear
@@ -27,6 +28,7 @@ from ..solve.noise import BrownianPath, NoiseSource
 __all__ = ["OrderEstimate", "estimate_order", "mixture_oracle", "quadrature_moments"]
 
 
+@checked
 @dataclass(frozen=True)
 class OrderEstimate:
     """A measured order.
@@ -49,6 +51,7 @@ class OrderEstimate:
         return tuple((e0 - e1) / (n1 - n0) for (n0, e0), (n1, e1) in itertools.pairwise(logs))
 
 
+@checked
 def mixture_oracle() -> GaussianMixtureOracle:
     """A one-dimensional oracle between two mixtures, linear with a Brownian latent."""
     base = GaussianMixture(torch.tensor([[-1.0], [0.8]]), 0.6, weights=[0.4, 0.6])
@@ -59,6 +62,7 @@ def mixture_oracle() -> GaussianMixtureOracle:
 _STEPS = {"ode": (16, 32, 64, 128), "weak": (8, 16, 32, 64), "strong": (32, 64, 128, 256, 512)}
 
 
+@checked
 def estimate_order(
     scheme: str | Scheme,
     field: Field | None = None,
@@ -137,6 +141,7 @@ class _Given(NoiseSource):
         return self.dw * math.sqrt(h), self.levy * math.sqrt(h / 12) if area else None
 
 
+@checked
 def quadrature_moments(
     dynamics: Dynamics,
     scheme: str | Scheme,

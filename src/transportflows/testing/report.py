@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from .._core.signatures import checked
+
 __all__ = ["CheckError", "Report"]
 
 
@@ -11,6 +13,7 @@ class CheckError(AssertionError):
     """A check found something wrong; the message lists all of it."""
 
 
+@checked
 @dataclass
 class Report:
     """What a check found.

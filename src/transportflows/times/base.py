@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
+from .._core.checks import number, positive_number
 from .._core.random import local
 from .._core.reprs import call
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -34,13 +37,16 @@ class HasPart(Protocol):
         """The Gaussian part; where there is none, a refusal."""
 
 
-class TimeSampler(ABC):
+@checked
+class TimeSampler(Built, ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
     Args:
         margin: distance kept from each end, one number for both or a pair; None leaves it to the
             process, which keeps 1e-4 from an end where a target is infinite.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __init__(self, *, margin: float | Margin | None = None) -> None:
         if margin is not None:
@@ -107,6 +113,7 @@ class TimeSampler(ABC):
         return call(self)
 
 
+@checked
 class UniformTimes(TimeSampler):
     """t uniform on [0, 1], margins aside."""
 
@@ -119,6 +126,7 @@ class UniformTimes(TimeSampler):
         return torch.ones_like(u)
 
 
+@checked
 class StratifiedTimes(TimeSampler):
     """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
 
@@ -132,6 +140,7 @@ class StratifiedTimes(TimeSampler):
         return torch.ones_like(u)
 
 
+@checked
 class LogitNormalTimes(TimeSampler):
     """``t = S(m + s z)`` with S the logistic function (Esser et al. 2024): the middle of time.
 
@@ -145,9 +154,7 @@ class LogitNormalTimes(TimeSampler):
         self, mean: float = 0.0, std: float = 1.0, *, margin: float | Margin | None = None
     ) -> None:
         super().__init__(margin=margin)
-        if std <= 0:
-            raise ValueError(f"std must be positive, got {std}")
-        self.mean, self.std = mean, std
+        self.mean, self.std = number("mean", mean), positive_number("std", std)
 
     def unit(
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
@@ -161,6 +168,7 @@ class LogitNormalTimes(TimeSampler):
         return normal / (u * (1 - u))
 
 
+@checked
 class GridTimes(TimeSampler):
     """t uniform on a finite grid (the levels of a discrete chain, say).
 

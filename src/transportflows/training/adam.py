@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
+
 __all__ = ["FusedAdam"]
 
 # Without the hooks that torch puts around every optimizer's step: they are around ours already.
@@ -30,6 +32,7 @@ class _Group(NamedTuple):
     steps: list[Tensor]
 
 
+@checked
 class FusedAdam(torch.optim.Adam):
     """``torch.optim.Adam(..., fused=True)``: the same numbers, bit for bit, the same state.
 

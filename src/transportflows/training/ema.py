@@ -16,9 +16,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
+
 __all__ = ["EMA"]
 
 
+@checked
 class EMA:
     """Moving averages of a list of parameters, updated by one fused call a step.
 

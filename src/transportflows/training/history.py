@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .._core.signatures import checked
+
 __all__ = ["Curve", "History", "NonFiniteLossError", "Pace", "Series", "TimeProfile"]
 
 Floats = NDArray[np.float64]
@@ -28,6 +30,7 @@ class Series(NamedTuple):
     value: Floats
 
 
+@checked
 @dataclass(frozen=True)
 class TimeProfile:
     """The loss by time: where in [0, 1] the network errs.
@@ -45,6 +48,7 @@ class TimeProfile:
     rows: Integers
 
 
+@checked
 @dataclass(frozen=True)
 class Pace:
     """How fast a run goes, over stretches of up to 50 steps.
@@ -72,6 +76,7 @@ class Pace:
         return Series(self.step, self.rows / np.maximum(self.seconds, 1e-12))
 
 
+@checked
 @dataclass(frozen=True, repr=False)
 class History:
     """The steps of a run, counted from 1.

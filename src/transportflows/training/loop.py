@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,7 @@ class Loop:
         """Do the steps that the plan has left."""
         run, plan = self.run, self.plan
         run.validates = plan.held_out is not None
+        run.trained, run.met = run.field.conditions, None
         with self._prepared():
             self.since = time.perf_counter()
             while run.step < plan.last and run.stopped is None:
@@ -123,6 +125,7 @@ class Loop:
                 )
             )
             ends.callback(plan.source.close)
+            ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 ends.callback(callback.on_end, run)
                 callback.on_start(run)
@@ -146,6 +149,7 @@ class Loop:
         self.generator.manual_seed(seed)
         self.layers.manual_seed(mix(seed, LAYERS))
         batch = self.plan.source.batch(step, last)
+        run.meet(self.plan.source.conditions)
         values, times = self.objective.backward(batch, self.generator, seed)
         norm = None
         if run.clip is not None:
@@ -291,6 +295,25 @@ class Loop:
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
+
+
+def _at_end(work: Callable[[], None], what: str) -> Callable[..., bool]:
+    """Something to do at the end, whose error hides none that ended the steps."""
+
+    def leave(kind: Any, error: BaseException | None, trace: Any) -> bool:
+        try:
+            work()
+        except Exception as problem:
+            if error is None:
+                raise
+            warnings.warn(
+                f"{what} failed too ({type(problem).__name__}: {problem}), after what ended the"
+                f" fit: {type(error).__name__}",
+                stacklevel=2,
+            )
+        return False
+
+    return leave
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

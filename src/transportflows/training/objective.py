@@ -63,7 +63,9 @@ class Objective:
         self._precision: Any = nullcontext()
         if autocast is not None:
             self._precision = torch.autocast(device, autocast)
-        self.layers: BorrowedGenerator | None = None  # from which layers draw, where they are seeded
+        self.layers: BorrowedGenerator | None = (
+            None  # from which layers draw, where they are seeded
+        )
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
         self._used: list[bool] | None = None  # which parameters get a gradient

@@ -11,19 +11,24 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from .._core.built import Built
+from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
 __all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
 
 
-class RateSchedule(ABC):
+@checked
+class RateSchedule(Built, ABC):
     """A factor of the learning rate for each step.
 
     Args:
         warmup: W, steps over which the rate rises from ``lr / W`` to ``lr``; 0 for none.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("warmup",)
 
     def __init__(self, *, warmup: int = 0) -> None:
         if warmup < 0:
@@ -48,6 +53,7 @@ class RateSchedule(ABC):
         return rise * self.decay(step, last)
 
 
+@checked
 class ConstantRate(RateSchedule):
     """``f = 1``: with a warm-up, or none."""
 
@@ -55,6 +61,7 @@ class ConstantRate(RateSchedule):
         return 1.0
 
 
+@checked
 class CosineRate(RateSchedule):
     r"""``f = m + ½ (1 - m) (1 + cos(π n / N))``: from 1 down to ``m`` (Loshchilov & Hutter 2017).
 
@@ -81,6 +88,7 @@ class CosineRate(RateSchedule):
         return self.floor + 0.5 * (1 - self.floor) * (1 + math.cos(math.pi * done))
 
 
+@checked
 class StepRate(RateSchedule):
     """``f = q^⌊n / k⌋``: times q every k steps; or times q at each of some steps.
 

@@ -1,0 +1,374 @@
+"""Malformed and edge calls of all that is public: what the library makes of them.
+
+Valid calls (`_calls_valid.py`: every function and class, and the methods of objects) have one or
+two arguments replaced by values of a pool (`_calls_values.py`), an argument left out, one too many,
+or a wrong keyword; from a fixed seed. What is returned is shown, by `repr`, as part of the call.
+
+- *refused*: an error that a `raise` of the library made.
+- *Python's own*: a wrong keyword or number of arguments of the call itself.
+- *raw errors*: any other, that came out of torch, numpy, scipy or Python.
+- *NaN*: a number that is not one in what was returned.
+- *nonsense*: accepted, and of a kind that the annotation of the argument does not admit, or out of
+  the range of its meaning (`judged`); candidates are printed and were looked at one by one.
+- *hangs*: more than 10 seconds.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import linecache
+import math
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import _calls_valid as valid
+import torch
+import transportflows as tpf
+from _calls_values import POOL
+from torch import Tensor, nn
+
+SEED = 0
+CALLS, FEW = 12_000, 1_500
+SECONDS = 10.0
+ROOT = str(Path(tpf.__file__).parent)
+
+
+@dataclasses.dataclass
+class Target:
+    """Something public that is called, with valid arguments."""
+
+    name: str
+    function: str  # an expression
+    given: str  # arguments, an expression
+
+    def make(self) -> tuple[Callable[..., Any], dict[str, Any], tuple[Any, ...]]:
+        """What is called, its arguments by name, and those that have no name."""
+        names = vars(valid) | {"_given": lambda *args, **kwargs: (args, kwargs)}
+        function = eval(self.function, names)
+        args, kwargs = eval(f"_given({self.given})", names)
+        parameters = list(_parameters(function).values())
+        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        return function, dict(zip(named, args, strict=False)) | kwargs, args[len(named) :]
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    is_module = isinstance(function, nn.Module)
+    return inspect.signature(function.forward if is_module else function).parameters
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.strip().splitlines():
+        name, _, given = line.partition("|")
+        yield name.strip(), given.strip()
+
+
+@functools.cache
+def targets() -> tuple[Target, ...]:
+    """All functions and classes, and each public method once for each class that writes it."""
+    found = [Target(f"{n}({g})", f"tpf.{n}", g) for n, g in _lines(valid.CALLS)]
+    special = dict(_lines(valid.METHODS))
+    found += [Target(f"{name}({given})", name, given) for name, given in special.items()]
+    made = [eval(name, vars(valid)) for name in special]
+    written = {one.__qualname__ for one in made if inspect.ismethod(one)}
+    for maker, _ in _lines(valid.OBJECTS):
+        value = eval(maker, vars(valid))
+        for name in dir(type(value)):
+            member = inspect.getattr_static(type(value), name)
+            member = getattr(member, "__func__", member)
+            hidden = name.startswith("_") and name != "__call__"
+            ours = (getattr(member, "__module__", "") or "").startswith("transportflows")
+            if hidden or not ours or not inspect.isfunction(inspect.unwrap(member)):
+                continue
+            key = f"{type(value).__qualname__}.{name}" if name in HOT else member.__qualname__
+            if key in written or member.__qualname__ in NOT_CALLED:
+                continue
+            written.add(key)
+            parameters = _parameters(getattr(value, name)).values()
+            needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+            missing = [p.name for p in needed if p.name not in valid.BY_NAME]
+            if missing:
+                print(f"MISSING{member.__qualname__} takes {missing}"); continue
+            given = ", ".join(f"{p.name}={valid.BY_NAME[p.name]}" for p in needed)
+            found.append(Target(f"{maker}.{name}", f"({maker}).{name}", given))
+    return tuple(found)
+
+
+HOT = {"velocity", "score", "noise", "data", "sample", "log_prob", "beta", "gamma_sq", "gamma"}
+"""Methods tried on every class that has them."""
+NOT_CALLED = {
+    "SpecialMethods",
+}
+
+
+# ------------------------------------------------------------------------------------- attacks
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """A call with something wrong in it: values of the pool by parameter, or a change of shape."""
+
+    target: Target
+    replaced: tuple[tuple[str, str], ...] = ()
+    change: str = ""
+
+    def __str__(self) -> str:
+        inner = ", ".join(f"{name} := {value}" for name, value in self.replaced)
+        return f"{self.target.name}  [{inner or self.change}]"
+
+    def call(self) -> Any:
+        """Make the call."""
+        function, kwargs, rest = self.target.make()
+        for name, value in self.replaced:
+            kwargs[name] = POOL[value][1]()
+        if self.change == "one is missing":
+            kwargs.pop(next(iter(kwargs), ""), None)
+        elif self.change == "a wrong keyword":
+            kwargs["wrong_keyword"] = 1
+        elif self.change == "too many":
+            rest = (*rest, *range(40))
+        return function(*rest, **kwargs)
+
+
+def attacks(seed: int, count: int) -> list[Attack]:
+    """Distinct attacks: four in five of one argument, one in five of two, a few of shape."""
+    draw = random.Random(seed)
+    pool = list(POOL)
+    open_ = []
+    for target in targets():
+        names = [
+            p.name
+            for p in _parameters(target.make()[0]).values()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
+        open_.append((target, names))
+    places = [(target, name) for target, names in open_ for name in names]
+    found: dict[str, Attack] = {}
+    for target, names in open_:
+        for change in ("one is missing", "a wrong keyword", "too many"):
+            if draw.random() < 0.25 and names:
+                attack = Attack(target, change=change)
+                found[str(attack)] = attack
+    names_of = {id(target): names for target, names in open_}
+    while len(found) < count:
+        target, name = draw.choice(places)
+        replaced = {name: draw.choice(pool)}
+        if draw.random() < 0.2 and len(names_of[id(target)]) > 1:
+            replaced[draw.choice(names_of[id(target)])] = draw.choice(pool)
+        attack = Attack(target, tuple(sorted(replaced.items())))
+        found[str(attack)] = attack
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------ outcomes
+
+
+class HangError(BaseException):
+    """The call took too long."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a call came to, and the place and words that tell its kind."""
+
+    kind: str
+    place: str = ""
+    words: str = ""
+
+
+def outcome(attack: Attack) -> Outcome:
+    """Make a call, and say what came of it."""
+
+    def stop(*_: Any) -> None:
+        raise HangError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = attack.call()
+                text = repr(result)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except HangError:
+        return Outcome("hang", "", "")
+    except BaseException as error:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return _of_error(error, attack)
+    if has_nan(result):
+        return Outcome("nan", "", text[:100])
+    return Outcome("accepted", "", text[:100])
+
+
+def _of_error(error: BaseException, attack: Attack) -> Outcome:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if f.filename.startswith(ROOT)]
+    words = f"{type(error).__name__}: {str(error)[:160]}".replace("\n", " ")
+    last = frames[-1]
+    if last.filename.startswith(ROOT) and last.lineno in raises(last.filename):
+        if isinstance(error, (AssertionError, KeyError)):
+            return Outcome("raw", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
+        return Outcome("refused", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
+    inner = [f for f in ours if not f.filename.endswith("signatures.py")]
+    own = re.search(r"missing \d+ required|unexpected keyword|positional argument|multiple values", words)
+    if isinstance(error, TypeError) and own and not inner and last.filename in (__file__, *(f.filename for f in ours)):
+        return Outcome("python", "", words)
+    place = ours[-1] if ours else last
+    name = place.filename.removeprefix(ROOT + "/")
+    return Outcome("raw", f"{name}:{place.lineno}", words)
+
+
+@functools.cache
+def raises(path: str) -> frozenset[int]:
+    """The lines of a file that belong to statements that raise an error of their own."""
+    tree = ast.parse("".join(linecache.getlines(path)))
+    found: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            found.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return frozenset(found)
+
+
+def has_nan(value: Any, depth: int = 0) -> bool:
+    """Whether a result holds a NaN."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    if isinstance(value, Tensor):
+        numbers = value.is_floating_point() or value.is_complex()
+        return numbers and value.layout is torch.strided and not value.is_meta and bool(value.isnan().any())
+    if depth > 3:
+        return False
+    if isinstance(value, (tuple, list)):
+        return any(has_nan(one, depth + 1) for one in value[:50])
+    if isinstance(value, dict):
+        return any(has_nan(one, depth + 1) for one in itertools.islice(value.values(), 50))
+    if isinstance(value, nn.Module):
+        return any(has_nan(one) for one in (*value.parameters(), *value.buffers()))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return any(has_nan(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value))
+    return False
+
+
+# -------------------------------------------------------------------------------------- judging
+
+_ADMITTED = {
+    "bool": {"flag"},
+    "int": {"int", "number"},
+    "float": {"int", "number"},
+    "Weight": {"int", "number", "tensor"},
+    "str": {"text"},
+    "Tensor": {"tensor"},
+    "Mapping": {"dict"},
+    "dict": {"dict"},
+    "Sequence": {"list", "array"},
+    "Iterable": {"list", "array"},
+    "list": {"list", "array"},
+    "tuple": {"list", "array"},
+    "Callable": {"function", "module", "class"},
+    "Network": {"function", "module"},
+    "Module": {"module"},
+    "Generator": {"generator"},
+    "dtype": {"dtype"},
+    "device": {"device", "text"},
+    "Distribution": {"law"},
+    "Process": {"process"},
+    "Interpolant": {"path"},
+    "Field": {"field"},
+    "Loss": {"loss"},
+    "Regression": {"loss"},
+    "EpsilonSchedule": {"schedule"},
+    "Epsilon": {"schedule", "int", "number", "function"},
+    "Scheme": {"scheme"},
+    "None": {"none"},
+    "PathLike": {"text"},
+}
+_ANYTHING = ("Any", "object", "_Class", "...", "BatchLike", "Data")
+
+
+def judged(attack: Attack) -> str:
+    """Why an accepted call is a candidate of nonsense; empty if it is none."""
+    function = attack.target.make()[0]
+    parameters = _parameters(function)
+    for name, value in attack.replaced:
+        kind = POOL[value][0]
+        if kind.startswith("bad"):
+            return f"{name}: {kind}"
+        annotation = str(parameters[name].annotation)
+        words = set(re.findall(r"[A-Za-z_]+", annotation))
+        if words & set(_ANYTHING) or parameters[name].annotation is inspect.Parameter.empty:
+            continue
+        admitted = set().union(*(_ADMITTED.get(word, set()) for word in words))
+        if kind not in admitted:
+            return f"{name}: {kind} for {annotation}"
+        if isinstance(POOL[value][1](), (int, float)) and not isinstance(POOL[value][1](), bool):
+            number = POOL[value][1]()
+            if number < 0 or number == 0 or number > 1e18:
+                return f"{name} = {value}"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------ run
+
+
+def campaign(seed: int, count: int, tell: Callable[[str], None] | None = None) -> Counter[str]:
+    """Make the calls of a seed; ``tell`` is given a line for each that is not clear."""
+    torch.set_num_threads(1)
+    state, folder = torch.random.get_rng_state(), tempfile.mkdtemp(prefix="campaign-")
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    counted: Counter[str] = Counter()
+    try:
+        for attack in attacks(seed, count):
+            found = outcome(attack)
+            why = judged(attack) if found.kind == "accepted" else ""
+            kind = "candidate" if why else found.kind
+            counted[kind] += 1
+            if tell is not None and kind not in ("refused", "python", "accepted"):
+                line = f"{kind}\t{found.place}\t{why}\t{attack}\t{found.words}"
+                tell(line.replace("\n", " "))
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+        torch.random.set_rng_state(state)
+        torch.set_default_dtype(torch.float32)
+    return counted
+
+
+def run(quick: bool) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
+    """The table."""
+    count = FEW if quick else CALLS
+    found = campaign(SEED, count)
+    total = sum(found.values())
+
+    def share(kind: str) -> str:
+        return f"{found[kind]} ({100 * found[kind] / total:.2f} %)"
+
+    rows: list[tuple[object, ...]] = [
+        ("distinct calls", f"{total:,}", "≥ 10,000"),
+        ("refused by the library", share("refused"), ""),
+        ("refused by Python", share("python"), ""),
+        ("accepted", share("accepted"), ""),
+        ("raw errors", share("raw"), "≤ 1 %"),
+        ("NaN", share("nan"), "0"),
+        ("hangs", share("hang"), "0"),
+    ]
+    return "Malformed and edge calls", ("what", "measured", "reach"), rows
+
+
+if __name__ == "__main__":
+    print(campaign(int(sys.argv[1]), int(sys.argv[2]), print))
