@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, rows_of
 from .._core.signatures import checked
 from .kernels import median_bandwidth, square_distances
