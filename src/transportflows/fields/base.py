@@ -34,10 +34,12 @@ from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from ..combination import Combination
 from ..conversions import conversion
+from ..distributions import Distribution
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
+from .units import check_units, outer_start
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
 
@@ -57,8 +59,9 @@ class Field(Storable, nn.Module):
             ``takes_one_time = True`` is given a time ``()`` where all rows have the same.
         process: the law of x_t.
         transform: standardising transform between the data's units and the network's; the trainer
-            applies it to the data, ``sample`` undoes it. The methods here work in standardised
-            units.
+            applies it to the data, ``sample`` undoes it. The process, its base and the methods here
+            work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
+            is in the data's.
 
     Attributes:
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
@@ -83,6 +86,7 @@ class Field(Storable, nn.Module):
         check_network(net)
         check_process(process)
         check_transform(transform)
+        check_units(process, transform)
         self.net = net
         self.process = process
         self.transform = transform
@@ -226,6 +230,15 @@ class Field(Storable, nn.Module):
         whose = f"this {type(self).__name__}"
         trained = self.conditions
         return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+
+    @property
+    def start(self) -> Distribution:
+        """The law at t = 0, where sampling starts by default, in the units of the data.
+
+        Raises:
+            ValueError: if the process does not know it.
+        """
+        return outer_start(self.process, self.transform)
 
     # ---------------------------------------------------------------------------- the network
 

@@ -21,6 +21,7 @@ from .calls import (
     check_transform,
     predicted,
 )
+from .units import check_units
 
 __all__ = ["FieldPair"]
 
@@ -87,6 +88,7 @@ class FieldPair(Field):
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
         check_process(process)
         check_transform(transform)
+        check_units(process, transform)
         both = list(given.values())
         if len(both) == 2 and both[0] is both[1] and _learns(both[0]):
             raise ValueError(

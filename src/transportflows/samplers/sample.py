@@ -69,9 +69,9 @@ def sample(
         field: a trained field, a pair, or an oracle.
         n: number of samples; may be left out where ``start`` is a tensor.
         start: where to start: a Distribution (or object with ``sample``), or a tensor ``(n, *)``;
-            by default the process's law at t = 0. It is in the data's units, as is all that is
-            returned, whenever the field carries a transform (the default start is the base, which
-            is in the field's own).
+            by default the process's law at t = 0, ``field.start``. It is in the data's units, as is
+            all that is returned, whenever the field carries a transform; ``field.process.base``
+            itself is known to be in the field's.
         epsilon: ε ≥ 0: a number, a function of a float64 tensor of times, a schedule such as
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
@@ -103,8 +103,10 @@ def sample(
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         rtol: relative tolerance of adaptive schemes.
         atol: absolute tolerance of adaptive schemes.
-        max_nfe: most evaluations of the field for a sample; None for no bound.
-        dtype: of the states; that of the network by default.
+        max_nfe: most evaluations of the field for a sample; None for 5,000 of an adaptive scheme,
+            and for as many as its steps take of another.
+        dtype: of the states: that of the start, or of the network, by default, and float32 where
+            that is of half precision. A network is called in its own dtype.
         progress: show a progress bar.
         distributed: share the rows among the processes that ``torchrun`` started, all of which
             must make the call; each gets all samples, those that one process would have made (to
