@@ -100,8 +100,7 @@ def test_multistep_schemes_see_the_side_of_their_step(kink: float, backward: boo
     """With velocities, whose weights jump at the kink: those and the network's time agree."""
     field, t = oracle(OneSidedClock(kink)), (0.95, 0.05) if backward else (0.05, 0.95)
     found = [
-        tpf.sample(field, start=x, t=t, steps=20, scheme="dpm2m").x.double()
-        for x in (X, X.float())
+        tpf.sample(field, start=x, t=t, steps=20, scheme="dpm2m").x.double() for x in (X, X.float())
     ]
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-5)
 

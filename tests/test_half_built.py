@@ -1,4 +1,4 @@
-"""What is half built says so: a forgotten ``super().__init__()``, math.cos of a tensor, wrappers."""
+"""What is half built says so: a forgotten ``super().__init__()``, math.cos of a tensor."""
 
 import math
 
@@ -260,7 +260,8 @@ def test_a_checkpoint_is_no_field_and_a_field_no_checkpoint(tmp_path):
     [
         ("ddpm", "'ancestral'"), ("dpmpp_2m", "'dpm2m'"), ("DPM++ 2M", "'dpm2m'"),
         ("unipc", "'unipc3'"), ("euler_a", "'ancestral'"), ("euler_ancestral", "'ancestral'"),
-        ("rk45", "'dopri5'"), ("em", "'euler_maruyama'"), ("dpm_solver", "'dpm"), ("heunn", "'heun'"),
+        ("rk45", "'dopri5'"), ("em", "'euler_maruyama'"), ("dpm_solver", "'dpm"),
+        ("heunn", "'heun'"),
         ("rk2", "'heun'"), ("deis", "'deis3'"), ("Heun", "'heun'"), ("euler-maruyama", "'euler_m"),
     ],
 )  # fmt: skip

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import container
-from .._core.checks import check_state
+from .._core.checks import check_events, check_state
 from .._core.conditions import (
     NO_CONDITIONS,
     Condition,
@@ -78,6 +78,11 @@ class Field(Storable, nn.Module):
         self, net: Network, process: Process, *, transform: Standardize | None = None
     ) -> None:
         super().__init__()
+        if isinstance(net, Field):
+            raise TypeError(
+                f"net is a {type(net).__name__} already, and the network in it predicts"
+                f" {' and '.join(net.outputs)}; give that field itself, or another network"
+            )
         check_network(net)
         check_process(process)
         check_transform(transform)
@@ -108,6 +113,7 @@ class Field(Storable, nn.Module):
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
         check_state(t, x)
+        check_events(x, self.process.shape, "x", "the process")
         if cond or self.conditions:
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         predictions = self.predict(t, x, cond)
@@ -168,6 +174,8 @@ class Field(Storable, nn.Module):
             ValueError: if conditions do not fit; see :meth:`check_conditions`.
         """
         check_state(t, x)
+        if checked:
+            check_events(x, self.process.shape, "x", "the process")
         if checked and (cond or self.conditions):
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         if target in self.outputs:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, positive_integer
+from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
-from .._core.tensor import state_dtype
+from .._core.tensor import solving_dtype, widened
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..fields.units import starting_law
@@ -92,6 +92,7 @@ def log_likelihood(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     gradients: bool = False,
     adjoint: bool = True,
     generator: torch.Generator | None = None,
@@ -129,6 +130,8 @@ def log_likelihood(
         hooks: called after each step of a fixed-step scheme, as for :func:`sample`, to look at the
             states; neither other states nor an early end would have a density.
         chunk: rows in one network call, the repeated ones counted; chosen if None.
+        max_nfe: most evaluations of the field for a row and direction; None for 5,000 of an
+            adaptive scheme (its adjoint solve has as many), for what the steps take of another.
         gradients: keep the graph, so that the result can be differentiated in x, the parameters
             and the conditions. Networks are then left in the mode that they are in.
         adjoint: with ``gradients`` and an adaptive scheme, the adjoint method (memory of one step;
@@ -155,9 +158,14 @@ def log_likelihood(
     """
     check_field(field)
     check_finite_rows(x, "x")
+    check_events(x, field.process.shape, "x", "the process")
     if not 0 < t <= 1:
         raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
-    solver = Solver(field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    x = widened(x)
+    solver = Solver(
+        field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin,
+        max_nfe,
+    )  # fmt: skip
     solver.configure(cond, chunk, gradients, adjoint, generator, hooks)
     with recording(field, gradients):
         state = x if field.transform is None else field.transform(x)
@@ -187,6 +195,7 @@ def sample_with_log_likelihood(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> SampledLikelihood:
@@ -208,6 +217,7 @@ def sample_with_log_likelihood(
         cond: conditions for the network.
         hooks: as in :func:`log_likelihood`.
         chunk: rows in one network call.
+        max_nfe: most evaluations of the field for a row and direction, as in log_likelihood.
         dtype: of the states; that of the network by default.
         generator: source of the starts and of the probes.
 
@@ -228,14 +238,17 @@ def sample_with_log_likelihood(
     check_field(field)
     n = positive_integer("the number of samples", n)
     like = field.reference()
-    like = like.to(state_dtype(dtype, like.dtype))
+    like = like.to(solving_dtype(dtype, like.dtype))
     law = starting_law(field.process, field.transform, base)
     key = draw_key(generator)
     start = law.sample(
         n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
         device=like.device,
     )  # fmt: skip
-    solver = Solver(field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    solver = Solver(
+        field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin,
+        max_nfe,
+    )  # fmt: skip
     solver.configure(cond, chunk, False, False, stream(mix(key, 1)), hooks)
     with recording(field, False):
         log_base = log_base_of(field, base, start)

@@ -104,8 +104,10 @@ def sample(
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         rtol: relative tolerance of adaptive schemes.
         atol: absolute tolerance of adaptive schemes.
-        max_nfe: most evaluations of the field for a sample; None for no bound.
-        dtype: of the states; that of the network by default.
+        max_nfe: most evaluations of the field for a sample; None for 5,000 of an adaptive scheme,
+            and for as many as its steps take of another.
+        dtype: of the states: that of the start, or of the network, by default, and float32 where
+            that is of half precision. A network is called in its own dtype.
         progress: show a progress bar.
         distributed: share the rows among the processes that ``torchrun`` started, all of which
             must make the call; each gets all samples, those that one process would have made (to

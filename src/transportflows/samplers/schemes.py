@@ -50,6 +50,8 @@ class Scheme:
         strong_order: order of paths for ε > 0; None likewise.
         nfe: evaluations of f per step.
         area: whether it needs H.
+        limit: how much of the noise a step may renew, the most of ``|h| ε/σ̂²`` (see
+            :mod:`transportflows.solve.limit`).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Scheme:
     strong_order: float | None
     nfe: int
     area: bool = False
+    limit: float = 0.25
 
     @property
     def noisy(self) -> bool:
@@ -112,13 +115,12 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("euler_maruyama", _euler, (0.0,), (1.0,), 1, 1, 1, 1),
         Scheme("midpoint", _midpoint, (0.0, 0.5), (0.0, 1.0), 2, None, None, 2),
         Scheme("heun", _heun, (0.0, 1.0), (0.5, 0.5), 2, 2, 1, 2),
-        Scheme("rk4", _rk4, (0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6), 4, 2, 1.5, 4, area=True),
+        Scheme(
+            "rk4", _rk4, (0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6), 4, 2, 1.5, 4, area=True, limit=1.0
+        ),
     )
 }
 """The fixed-step schemes by name."""
-
-
-EULER = SCHEMES["euler"]
 
 
 ELSEWHERE = {

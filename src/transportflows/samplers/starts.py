@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
-from .._core.tensor import state_dtype
+from .._core.tensor import solving_dtype
 from ..couplings.base import Coupling
 from ..distributions import Distribution
 from ..fields.base import Field
@@ -32,14 +32,14 @@ def starting_states(
 ) -> Tensor:
     """The states to start from, in the field's units."""
     like = field.reference()
-    like = like.to(state_dtype(dtype, like.dtype))
+    like = like.to(solving_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start.to(state_dtype(dtype, start.dtype))
-        _check_kind(field, x, "start")
+        x = start.to(solving_dtype(dtype, start.dtype))
+        _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
     if isinstance(n, Tensor) and n.ndim > 0:
@@ -58,15 +58,15 @@ def starting_states(
     return law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _check_kind(field: Field, x: Tensor, name: str) -> None:
-    """Refuse states whose dtype or device is not the networks'."""
+def _check_device(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states that are on another device than the networks."""
     if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
         return
     like = field.reference()
-    if x.dtype != like.dtype or x.device != like.device:
+    if x.device != like.device:
         raise ValueError(
-            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
-            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+            f"{name} is on {x.device} and the network is on {like.device}; write"
+            f" {name}.to({str(like.device)!r})"
         )
 
 

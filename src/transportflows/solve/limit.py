@@ -14,21 +14,27 @@ take besides: there the velocity spreads the noise at the rate ``σ̂̇/σ̂``, 
 takes back of that is no motion at all (a Brownian bridge leaving its start has both infinite, and a
 drift that is zero).
 
-Where the score itself is an output, no error is divided by σ̂, and the data count in the place of
-the noise: ``σ̂² + β²``, the variance of x_t for data of unit variance, takes the place of σ̂².
+Where only a latent is Gaussian in x_t, it vanishes at both ends, and x_t is never noise alone. Then
+E is at least 1 and σ̂² the most that it is about the step, ``σ̂² + |h dσ̂²/dt|``: no constant ε up to
+that of a Brownian bridge is limited, nor need it be, since ``∫ ε/σ̂ dt`` is finite.
+
+Where the score itself is an output, no error is divided by σ̂, and the data count as well:
+``σ̂² + β²``, the variance of x_t for data of unit variance, takes the place of σ̂².
+
+A law of paths is another for every ε. Where it is wanted, give :class:`UnlimitedEpsilon`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ..gaussian_part import NoisePart
-from .epsilon import EpsilonSchedule
+from ..gaussian_part import GaussianPart, NoisePart
+from .epsilon import EpsilonSchedule, as_epsilon
 
-__all__ = ["LimitedEpsilon", "limited", "limited_times"]
+__all__ = ["LimitedEpsilon", "UnlimitedEpsilon", "limited", "limited_times"]
 
 
 class LimitedEpsilon(EpsilonSchedule):
@@ -66,14 +72,19 @@ class LimitedEpsilon(EpsilonSchedule):
             of_score=self.of_score,
         )
         t, h = stages.reshape(-1), widths[:, None].expand(stages.shape).reshape(-1).to(stages)
-        scale, rate = part.scale(t), self.limit / h.abs()
-        most, over = rate * part.scale_sq(t), rate * scale
+        scale, square = part.scale(t), part.scale_sq(t)
+        whole = isinstance(part, GaussianPart)
+        rate = (self.limit if whole else max(self.limit, 1.0)) / h.abs()
+        most, over = rate * square, rate * scale
+        if not whole:
+            most = most + rate * h.abs() * part.scale_sq_dot(t).abs()
+            over = over + 2 * rate * h.abs() * part.scale_dot(t).abs()
+        elif self.growth:
+            most = most + (0.5 * h.sign() * part.scale_sq_dot(t)).clamp(min=0)
+            over = over + (h.sign() * part.scale_dot(t)).clamp(min=0)
         if self.of_score:
             extra = rate * part.signal(t).square()
             most, over = most + extra, over + extra / scale
-        if self.growth:
-            most = most + (0.5 * h.sign() * part.scale_sq_dot(t)).clamp(min=0)
-            over = over + (h.sign() * part.scale_dot(t)).clamp(min=0)
         own._most = most, over
         return own
 
@@ -93,6 +104,33 @@ class LimitedEpsilon(EpsilonSchedule):
         return self._most
 
 
+class UnlimitedEpsilon(EpsilonSchedule):
+    """An ε that is never limited: for the law of paths (a bridge's), not only that of each x_t.
+
+    Where the drift b ± ε s is itself finite, as for the bridge of ``Linear(Brownian(a))`` with
+    ε = a/2, nothing need be limited. Otherwise take steps short enough for ``h ε/σ̂²`` to be small.
+
+    Args:
+        epsilon: a number, a function of time or a schedule.
+    """
+
+    def __init__(self, epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> None:
+        self.epsilon = as_epsilon(epsilon)
+
+    @property
+    def is_zero(self) -> bool:
+        return self.epsilon.is_zero
+
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        return self.epsilon.bound(part, stages, widths)
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon.value(t, noise_scale)
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon.over_noise_scale(t, noise_scale)
+
+
 def limited(
     schedules: Sequence[EpsilonSchedule],
     limit: float,
@@ -100,17 +138,21 @@ def limited(
     growth: bool = False,
     of_score: bool = False,
 ) -> list[EpsilonSchedule]:
-    """Schedules with their limit; those that are zero stay as they are."""
+    """Schedules with their limit; those that are zero or unlimited stay as they are."""
     return [
         schedule
-        if schedule.is_zero
+        if schedule.is_zero or isinstance(schedule, UnlimitedEpsilon)
         else LimitedEpsilon(schedule, limit, growth=growth, of_score=of_score)
         for schedule in schedules
     ]
 
 
 def limited_times(
-    schedules: Sequence[EpsilonSchedule], part: NoisePart, stages: Tensor, widths: Tensor
+    schedules: Sequence[EpsilonSchedule],
+    part: NoisePart,
+    stages: Tensor,
+    widths: Tensor,
+    still: Tensor | None = None,
 ) -> tuple[tuple[float, float], ...] | None:
     """Stretches of time whose steps have a limited ε, as (first, last); None if none has.
 
@@ -119,8 +161,10 @@ def limited_times(
         part: the noise in x_t.
         stages: times within the steps, ``(steps, nodes)``.
         widths: of the steps, ``(steps,)``.
+        still: steps that are made with ε = 0, ``(steps,)``.
     """
-    t, found = stages.reshape(-1), torch.zeros(len(stages), dtype=torch.bool, device=stages.device)
+    t = stages.reshape(-1)
+    found = torch.zeros_like(widths, dtype=torch.bool) if still is None else still.clone()
     scale = part.scale(t)
     for schedule in schedules:
         if isinstance(schedule, LimitedEpsilon):
