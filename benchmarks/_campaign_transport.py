@@ -2,10 +2,10 @@
 
 *Cost over the optimum* of 128 rows in two dimensions (scipy's assignment of costs made from exact
 differences is the optimum), beside one outlier of the other 127: asked is 1.000 for the exact plan
-and for small regularisations, and for the default one no more beside an outlier than without. *Times*
-of one batch of 512, the best of three, one thread: the whole coupling, its entropic plan alone, and
-POT's two iterations on the same costs and ε; with the distance of plans, an L1 norm of probabilities
-(of at most 2), to POT's on logarithms. *Bridge*: cov(x0, x1) of the plan of ε = 2a between normal
+and for small regularisations, and for the default one no more beside an outlier than without.
+*Times* of one batch of 512, the best of three, one thread: the whole coupling, its entropic plan
+alone, and POT's two iterations on the same costs and ε; with the distance of plans, an L1 norm of
+probabilities (of at most 2), to POT's on logarithms. *Bridge*: cov(x0, x1) of the plan of ε = 2a between normal
 quantiles, and in closed form, √(a²/4 + σ0² σ1²) - a/2.
 """
 
@@ -58,9 +58,7 @@ def _optimality(n: int) -> list[Row]:
     small = {**sinkhorn, "regularisation": 1e-5}
     for name, a, b, some in cases:
         found = [_ratio(a, b, some, **options) for options in ({}, small, sinkhorn)]
-        rows.append(
-            (name, "exact, Sinkhorn 1e-5, default", ", ".join(f"{r:.3f}" for r in found))
-        )
+        rows.append((name, "exact, Sinkhorn 1e-5, default", ", ".join(f"{r:.3f}" for r in found)))
     for regularisation in (1e-2, 1e-3, 3e-4, 1e-4, 1e-5, 1e-7):
         ratio = _ratio(x0, x1, slice(None), **sinkhorn, regularisation=regularisation)
         rows.append(("scale 1", f"Sinkhorn {regularisation:g}", f"{ratio:.3f}"))
@@ -96,7 +94,9 @@ def _times(n: int) -> list[Row]:
         for method in ("exact", "sinkhorn"):
             coupling = tpf.MinibatchOT(method)
 
-            def pair(coupling: tpf.MinibatchOT = coupling, a: Tensor = x0, b: Tensor = x1) -> Tensor:
+            def pair(
+                coupling: tpf.MinibatchOT = coupling, a: Tensor = x0, b: Tensor = x1
+            ) -> Tensor:
                 return coupling.pair(a, b, generator=torch.Generator().manual_seed(0))[0]
 
             rows.append((where, f"MinibatchOT({method!r})", f"{_best(pair)[0]:.0f} ms"))

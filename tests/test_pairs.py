@@ -23,7 +23,7 @@ def pairs(n: int, seed: int = 0, dtype=torch.float64) -> tuple[torch.Tensor, tor
 
 
 def plain_velocity(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """E[x1 - x0 | x_t] for the Gaussian pairs and x_t = (1 - t) x0 + t x1: ½ x d/dt log var(x_t)."""
+    """E[x1 - x0 | x_t] of the Gaussian pairs, linear path: ½ x d/dt log var(x_t)."""
     t = t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
     return x * ((4 * t - 2) + SPREAD**2 * t) / ((1 - 2 * t) ** 2 + SPREAD**2 * t**2)
 

@@ -16,7 +16,13 @@ from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
 
 __all__ = [
-    "check_told_start","check_data", "check_ends", "check_own_base", "check_speed", "check_times"]
+    "check_data",
+    "check_ends",
+    "check_own_base",
+    "check_speed",
+    "check_times",
+    "check_told_start",
+]
 
 _END_TOLERANCE = 1e-5
 _STEP = 1e-5
