@@ -391,7 +391,7 @@ def test_another_number_of_processes_is_refused(folder):
 def test_a_newer_version_is_refused(folder):
     rewritten(folder, lambda header: header.update(format=2, transportflows="9.1"))
     with pytest.raises(
-        tpf.training.ResumeError, match=r"by transportflows 9\.1 in format 2.*up to 1"
+        container.NewerFileError, match=r"by transportflows 9\.1 in format 2.*up to 1"
     ):
         fit(trainer(), rows(), folder, resume=True)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import container
-from .._core.checks import check_state
+from .._core.checks import check_events, check_state
 from .._core.conditions import (
     NO_CONDITIONS,
     Condition,
@@ -34,10 +34,12 @@ from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from ..combination import Combination
 from ..conversions import conversion
+from ..distributions import Distribution
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
+from .units import check_units, outer_start
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
 
@@ -57,8 +59,9 @@ class Field(Storable, nn.Module):
             ``takes_one_time = True`` is given a time ``()`` where all rows have the same.
         process: the law of x_t.
         transform: standardising transform between the data's units and the network's; the trainer
-            applies it to the data, ``sample`` undoes it. The methods here work in standardised
-            units.
+            applies it to the data, ``sample`` undoes it. The process, its base and the methods here
+            work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
+            is in the data's.
 
     Attributes:
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
@@ -75,9 +78,15 @@ class Field(Storable, nn.Module):
         self, net: Network, process: Process, *, transform: Standardize | None = None
     ) -> None:
         super().__init__()
+        if isinstance(net, Field):
+            raise TypeError(
+                f"net is a {type(net).__name__} already, and the network in it predicts"
+                f" {' and '.join(net.outputs)}; give that field itself, or another network"
+            )
         check_network(net)
         check_process(process)
         check_transform(transform)
+        check_units(process, transform)
         self.net = net
         self.process = process
         self.transform = transform
@@ -104,6 +113,7 @@ class Field(Storable, nn.Module):
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
         check_state(t, x)
+        check_events(x, self.process.shape, "x", "the process")
         if cond or self.conditions:
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         predictions = self.predict(t, x, cond)
@@ -164,6 +174,8 @@ class Field(Storable, nn.Module):
             ValueError: if conditions do not fit; see :meth:`check_conditions`.
         """
         check_state(t, x)
+        if checked:
+            check_events(x, self.process.shape, "x", "the process")
         if checked and (cond or self.conditions):
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         if target in self.outputs:
@@ -218,6 +230,15 @@ class Field(Storable, nn.Module):
         whose = f"this {type(self).__name__}"
         trained = self.conditions
         return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+
+    @property
+    def start(self) -> Distribution:
+        """The law at t = 0, where sampling starts by default, in the units of the data.
+
+        Raises:
+            ValueError: if the process does not know it.
+        """
+        return outer_start(self.process, self.transform)
 
     # ---------------------------------------------------------------------------- the network
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, positive_integer
+from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import solving_dtype, widened
-from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
 from ..solve.hooks import Hook
 from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
 
@@ -37,7 +37,8 @@ class LogLikelihood:
         log_prob: ``log ρ1(x)`` in nats, in the units of the data, ``(n,)``.
         standard_error: of each, from the spread over the probes; 0 for the exact divergence, NaN
             for a single probe. It does not know of the solver's error.
-        latent: where the rows came from at t = 0, in the field's units, ``(n, *)``.
+        latent: where the rows came from at t = 0, in the units of the data, ``(n, *)``: given as
+            ``sample(field, start=latent)`` they go back.
         nfe: evaluations of the field for each row and direction.
         probes: number of probes, 0 for the exact divergence.
     """
@@ -159,6 +160,7 @@ def log_likelihood(
     """
     check_field(field)
     check_finite_rows(x, "x")
+    check_events(x, field.process.shape, "x", "the process")
     if not 0 < t <= 1:
         raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
     x = widened(x)
@@ -173,6 +175,8 @@ def log_likelihood(
         log_base = log_base_of(field, base, latent)
         mean, error = over_probes(integrals, exact=solver.exact)
         log_prob = log_base + mean - log_scale(field, x)
+        if field.transform is not None:
+            latent = field.transform.invert(latent)
     return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
 
 
@@ -237,7 +241,7 @@ def sample_with_log_likelihood(
     n = positive_integer("the number of samples", n)
     like = field.reference()
     like = like.to(solving_dtype(dtype, like.dtype))
-    law = field.process.start if base is None else as_distribution(base)
+    law = starting_law(field.process, field.transform, base)
     key = draw_key(generator)
     start = law.sample(
         n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
@@ -249,9 +253,8 @@ def sample_with_log_likelihood(
     )  # fmt: skip
     solver.configure(cond, chunk, False, False, stream(mix(key, 1)), hooks)
     with recording(field, False):
-        state = start if field.transform is None or base is None else field.transform(start)
-        log_base = log_base_of(field, base, state)
-        end, integrals = solver.solve(state, 0.0, 1.0)
+        log_base = log_base_of(field, base, start)
+        end, integrals = solver.solve(start, 0.0, 1.0)
         mean, error = over_probes(integrals, exact=solver.exact)
         x = end if field.transform is None else field.transform.invert(end)
         log_prob = log_base - mean - log_scale(field, x)

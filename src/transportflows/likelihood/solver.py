@@ -25,8 +25,8 @@ from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, rep
 from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
-from ..distributions.adapters import as_distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, midpoint, over_pieces
 from ..samplers.budget import Budget
 from ..samplers.dynamics import FunctionDynamics
@@ -306,15 +306,12 @@ def over_probes(integrals: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
 
 def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
     """Log-density of states at t = 0, in the field's units."""
-    law = field.process.start if base is None else as_distribution(base)
+    law = starting_law(field.process, field.transform, base)
     try:
-        if base is None or field.transform is None:
-            return law.log_prob(state)
-        value = law.log_prob(field.transform.invert(state))
-        return value + log_scale(field, state)
+        return law.log_prob(state)
     except NotImplementedError as error:
         raise ValueError(
-            f"the law at t = 0 ({type(law).__name__}) has no log-density, so none is known at"
+            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is known at"
             " t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
         ) from error
 

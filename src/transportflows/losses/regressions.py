@@ -222,6 +222,18 @@ class SumLoss(Loss):
         if not losses or not all(isinstance(loss, Regression) for loss in losses):
             given = [type(loss).__name__ for loss in losses]
             raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
+        for loss in losses[1:]:
+            own = [name for name in ("times", "antithetic", "importance") if getattr(loss, name)]
+            own = [name for name in own if getattr(loss, name) != getattr(losses[0], name)]
+            if own:
+                raise ValueError(
+                    f"{own[0]} of the {type(loss).__name__} would be ignored: one sample serves all"
+                    f" losses, and the first one draws it; give {own[0]}= to the"
+                    f" {type(losses[0]).__name__}"
+                )
+        if len({loss.quantity for loss in losses}) < len(losses):
+            given = [loss.quantity for loss in losses]
+            raise ValueError(f"SumLoss is of different quantities, got {names(given)}")
         self.losses: Sequence[Regression] = losses
         self.names = self.quantities = tuple(loss.quantity for loss in losses)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import event_shape, positive_integer
 from .._core.registry import register
 from .._core.shared import kept_generators
 from .._core.signatures import checked
@@ -64,7 +65,9 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        self.shape = event_shape("shape", shape)
+        if labels is not None:
+            positive_integer("labels", labels)
         if min(width, depth, heads, self.shape.numel()) < 1 or frequencies < 0:
             raise ValueError(
                 "shape, width, depth and heads must be positive, got"

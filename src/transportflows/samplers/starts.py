@@ -13,8 +13,9 @@ from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
 from .._core.tensor import solving_dtype
-from ..distributions import Distribution, as_distribution
+from ..distributions import Distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
 
 __all__ = ["evaluating", "starting_states"]
 
@@ -49,11 +50,10 @@ def starting_states(
             f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
             " Distribution such as Empirical(data)), or states x_t of your own"
         )
-    law = process.start if start is None else as_distribution(start)
+    law = starting_law(process, field.transform, start)
     _check_shape(process.shape, torch.empty(1, *law.shape))
     generator = stream(mix(key, 0), device=like.device)
-    x = law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-    return x if field.transform is None or start is None else field.transform(x)
+    return law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def _check_device(field: Field, x: Tensor, name: str) -> None:

@@ -166,6 +166,8 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             raise ValueError(
                 f"a hook must return None, or states of shape {tuple(moment.x.shape)}, got {got}"
             )
+        if not changed.is_floating_point():
+            raise TypeError(f"a hook must return floating-point states, got {changed.dtype}")
         state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
     moment.x = state
     return state
