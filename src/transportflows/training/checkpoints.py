@@ -213,6 +213,7 @@ def check_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
     if header.get("kind") != KIND:
         raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
+            + ("; write tpf.load_field(path)" if header.get("kind") == FILE_KIND else "")
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
     if wrong := [k for k, kind in needed.items() if type(header.get(k)) is not kind]:
