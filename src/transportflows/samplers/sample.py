@@ -92,7 +92,8 @@ def sample(
             singular no margin is needed: ε is 0 in a window.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
         cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
-            ``()``, or any other objects, passed as they are.
+            ``()``, or any other objects, passed as they are. Those that the field was
+            trained with, if a :class:`Trainer` did; one number then stands for all rows.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
             that refines consistently with ``steps``.
         corrector: Langevin corrections after each step, such as ``LangevinCorrector(snr=0.16)``:
