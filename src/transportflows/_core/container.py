@@ -187,13 +187,16 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if other is not None:
         raise _damaged(path, f"it is {other} and no file")
     with files.regular(path) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise _damaged(path, "it is no file")
-        times, spare = _HOLES
-        if files.has_holes(file) and found.st_size > times * 512 * found.st_blocks + spare:
-            raise _damaged(path, f"it has holes in {found.st_size} bytes")
-        yield file
+        try:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _damaged(path, "it is no file")
+            times, spare = _HOLES
+            if files.has_holes(file) and found.st_size > times * 512 * found.st_blocks + spare:
+                raise _damaged(path, f"it has holes in {found.st_size} bytes")
+            yield file
+        except (OSError, MemoryError) as error:  # a bad sector, or a file larger than the memory
+            raise _damaged(path, f"it cannot be read ({error})") from error
 
 
 def _top(

@@ -87,8 +87,8 @@ class LatentScale(Storable, nn.Module):
             for name in derived:
                 if name in cls.__dict__ or not _closed_form(_owner(cls, name), name):
                     continue
-                for base in cls.__mro__:
-                    if base.__dict__.get("_generic") and name in base.__dict__:
+                for base in cls.__mro__[1:]:
+                    if name in base.__dict__ and not _closed_form(base, name):
                         setattr(cls, name, base.__dict__[name])
                         break
 

@@ -94,6 +94,8 @@ class LossWeight(ABC):
             raise ValueError(
                 f"a weight has the form of one of {', '.join(QUANTITIES)}, not {quantity!r}"
             )
+        if quantity == "mean_velocity":
+            self.once(part, "mean velocity", lambda: _check_mean_velocity(part))
         with torch.no_grad():
             level = NoiseLevel.at(part, t)
             weight = self.value(level)
@@ -146,6 +148,18 @@ def _slope(level: NoiseLevel, quantity: str) -> Tensor:
         return level.delta
     half_dot = 0.5 * level.part.path.gamma_sq_dot(level.t)
     return level.delta + level.beta * half_dot
+
+
+@torch.no_grad()
+def _check_mean_velocity(part: GaussianPart) -> None:
+    """Refuse a path whose mean velocity depends on no prediction: of VE it is 0."""
+    t = torch.linspace(0, 1, 9, dtype=torch.float64, device=part.device)[1:-1]
+    if bool((_slope(NoiseLevel.at(part, t), "mean_velocity") == 0).all()):
+        raise ValueError(
+            f"the mean velocity of {type(part.path).__name__} is the same whatever the data are, so"
+            " no weight makes its loss one of the noise or of the data; use NoiseLoss or"
+            " DataLoss, or MeanVelocityLoss() without a weight"
+        )
 
 
 @checked

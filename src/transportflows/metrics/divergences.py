@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_integer, returned
+from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .._core.signatures import checked
 from .estimates import Estimate, mean_estimate
-from .kernels import square_distances
 
 __all__ = [
     "fisher_divergence",

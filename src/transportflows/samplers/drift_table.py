@@ -17,7 +17,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.limit import UnlimitedEpsilon, limited, limited_times
-from .ends import BOUND, extrapolation, integration, kind_of_end, rooted
+from .ends import BOUND, extrapolation, integration, kind_of_end, looks, rooted
 from .schemes import Scheme
 
 __all__ = ["DriftTable"]
@@ -91,9 +91,11 @@ class DriftTable:
                 self.times[0], self.margin = kept, (low, high)
         if last == "root" and len(nodes) > 1:
             self.roots[final] = (final in self.roots, True)
+        elif last == "root" and stop is not None:
+            self.times[-1] = stop - 0.5 * self.widths[-1]
         elif last == "pole":
             self.dropped = tuple(k for k, node in enumerate(nodes) if node == 1)
-        theta = torch.tensor(nodes, dtype=torch.float64, device=self.times.device)
+        theta = torch.tensor(looks(self.scheme), dtype=torch.float64, device=self.times.device)
         for step, (at_start, at_stop) in self.roots.items():
             place, _ = rooted(theta, first=at_start, last=at_stop)
             moved = self._inside(slice(step, step + 1), place)[0]

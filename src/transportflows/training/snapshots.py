@@ -194,22 +194,23 @@ def _restore_optimizer(
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     same, saved = begun.get("settings") == run.settings, state["optimizer"]
     with _refusing(path, f"the memory of the {now}"):
-        check_memory(optimizer, saved)
+        saved = check_memory(optimizer, saved)
         # torch makes both anew, so that to put them back is to take it all back.
         ends.callback(_put, optimizer, optimizer.state, optimizer.param_groups)
         optimizer.load_state_dict(saved)
         _as_saved(optimizer, saved)
-    for group, mine in zip(optimizer.param_groups, own, strict=True):
-        group.update({k: v for k, v in mine.items() if not same or k not in group})
+    if not same:
+        for group, mine in zip(optimizer.param_groups, own, strict=True):
+            group.update(mine)
     scheduler = run.scheduler
     if isinstance(scheduler, LRScheduler) and state["scheduler"] is not None:
         kind = type(scheduler).__name__
         if begun.get("scheduler") == kind and same:
             with _refusing(path, f"the state of the {kind}"):
                 held = copy.deepcopy(scheduler.state_dict())
-                check_schedule(type(scheduler), held, state["scheduler"])
+                known = check_schedule(type(scheduler), held, state["scheduler"])
                 ends.callback(scheduler.load_state_dict, held)
-                scheduler.load_state_dict(state["scheduler"])
+                scheduler.load_state_dict(known)
         else:
             warnings.warn(
                 f"{path} has another scheduler or other settings, and the scheduler begins anew",

@@ -124,8 +124,11 @@ def _column(value: Any, kind: str) -> bool:
 # ------------------------------------------------------------------------ held against the run
 
 
-def check_memory(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+def check_memory(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse the memory of an optimizer that this one could not have.
+
+    Returns:
+        It, with numbers as settings (which a schedule may have moved), and the flags that are here.
 
     Raises:
         ValueError: if it is of other parameters, or of other kinds of numbers.
@@ -138,45 +141,79 @@ def check_memory(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
         raise ValueError("other numbers of parameters in its groups")
     if places != list(range(len(places))) or type(state) is not dict:
         raise ValueError("other parameters")
+    checked = []
     for group, mine in zip(groups, own, strict=True):
-        for name, value in group.items():
-            if not _word(name) or (name != "params" and not _alike(value, mine.get(name))):
-                raise ValueError(f"{name} = {value!r}")
-            if name in ("lr", "initial_lr") and not float(value) >= 0:
-                raise ValueError(f"{name} = {value!r}")
-    parameters = [p for group in own for p in group["params"]]
-    usual = type(optimizer).__module__.split(".")[0] in ("torch", __name__.split(".")[0])
-    known = {frozenset(memory) for memory in state.values()}
-    if not state.keys() <= set(places) or len(known) > 1:
-        raise ValueError("other things for one parameter than for another")
+        told = {k: v for k, v in mine.items() if k != "params" and k in group and _moves(v)}
+        for name, value in told.items():
+            if not _alike(group[name], value):
+                raise ValueError(f"{name} = {group[name]!r}")
+        numbers_ = {name: group[name] for name in told}
+        if not float(numbers_.get("lr", 0)) >= 0:
+            raise ValueError(f"lr = {numbers_['lr']!r}")
+        checked.append({**mine, **numbers_, "params": group["params"]})
+    if not state.keys() <= set(places) or not all(type(m) is dict for m in state.values()):
+        raise ValueError("the memory of other parameters")
+    if type(optimizer).__module__.split(".")[0] in ("torch", __name__.split(".")[0]):
+        _check_usual([p for group in own for p in group["params"]], state)
+    return {"state": state, "param_groups": checked}
+
+
+def _moves(value: Any) -> bool:
+    """Whether a setting is a number, or some, that a schedule may move."""
+    if isinstance(value, (tuple, list)):
+        return all(map(_moves, value))
+    return isinstance(value, (numbers.Real, Tensor)) and not isinstance(value, bool)
+
+
+def _check_usual(parameters: Sequence[Tensor], state: Mapping[int, Mapping[str, Any]]) -> None:
+    """Refuse what no optimizer of torch remembers: for all parameters they remember the same."""
+    forms: dict[tuple[bool, str], set[str]] = {}
+    named: dict[bool, set[frozenset[str]]] = {}
     for place, memory in state.items():
         p = parameters[place]
-        if mine := optimizer.state.get(p):
-            if mine.keys() != memory.keys():
-                raise ValueError(f"other things for parameter {place}")
+        named.setdefault(p.ndim > 1, set()).add(frozenset(memory))
         for name, value in memory.items():
-            if isinstance(value, Tensor):
-                broad = value.numel() == 1 or _broadcasts(value.shape, p.shape)
-                real = value.is_floating_point() or (p.is_complex() and value.is_complex())
-                if bool(value.isnan().any()) or (usual and not (broad and real)):
-                    raise ValueError(f"{name} of parameter {place}")
-            elif usual and value is not None and not _finite(value):
-                raise ValueError(f"{name} of parameter {place}")
-            if name == "step" and not (_finite(value) and float(value) >= 0):
-                raise ValueError(f"step of parameter {place}")
+            form = _form(value, p, name)
+            if form is None:
+                raise ValueError(f"no proper {name} of parameter {place}")
+            if p.numel() > 1:
+                forms.setdefault((p.ndim > 1, name), set()).add(form)
+    if any(len(some) > 1 for some in (*named.values(), *forms.values())):
+        raise ValueError("other things for one parameter than for another")
 
 
-def _broadcasts(shape: Sequence[int], wide: Sequence[int]) -> bool:
-    return len(shape) == len(wide) and all(n in (1, m) for n, m in zip(shape, wide, strict=True))
+def _form(value: Any, p: Tensor, name: str) -> str | None:
+    """What is remembered of a parameter, in a word; None where it cannot be."""
+    if value is None:
+        return "none"
+    if name == "step":
+        return "number" if _finite(value) and float(value) >= 0 else None
+    if not isinstance(value, Tensor):
+        return "number" if _finite(value) else None
+    square = any(word in name for word in ("sq", "var", "sum"))
+    if value.dtype not in _FLOATS and value.dtype != p.dtype:
+        return None
+    if bool(value.isnan().any()) or (square and not bool((value >= 0).all())):
+        return None
+    if value.shape == p.shape:
+        return "whole"
+    broad = len(value.shape) == p.ndim and all(
+        n in (1, m) for n, m in zip(value.shape, p.shape, strict=True)
+    )
+    return "broad" if broad else "number" if value.numel() == 1 else None
+
+
+_LARGE = 1e38  # beyond it float32 has no numbers
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _finite(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1 and not value.is_complex() and math.isfinite(value)
-    return isinstance(value, numbers.Real) and math.isfinite(value)
+        return value.numel() == 1 and value.dtype in _FLOATS and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < _LARGE
 
 
-def check_schedule(kind: type, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+def check_schedule(kind: type, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse the state of a scheduler that is none of its kind.
 
     Args:
@@ -184,32 +221,47 @@ def check_schedule(kind: type, own: Mapping[str, Any], saved: Mapping[str, Any])
         own: the state of the one that takes it up.
         saved: the state.
 
+    Returns:
+        What the scheduler knows of it.
+
     Raises:
         ValueError: if a number is something else.
     """
-    for name in own.keys() - saved.keys() - {"_last_lr"}:  # which some have only after a step
-        raise ValueError(f"no {name}")
-    for name, value in saved.items():
-        if callable(getattr(kind, name, None)) or not _alike(value, own.get(name)):
-            raise ValueError(f"{name} = {value!r}")
+    told = {k for k, v in own.items() if not isinstance(v, bool) and k != "verbose"}  # no flags
+    for name in sorted(told - {"_last_lr"}):  # which some have only after a step
+        if name not in saved or not _alike(saved[name], own[name]):
+            raise ValueError(f"{name} = {saved[name]!r}" if name in saved else f"no {name}")
+    if "_last_lr" in saved:
+        rates = saved["_last_lr"]
+        if type(rates) is not list or not rates or not _alike(rates, [0.0] * len(rates)):
+            raise ValueError(f"_last_lr = {rates!r}")
+        told = told | {"_last_lr"}
+    known = told & saved.keys()
+    return {name: saved[name] for name in known if not callable(getattr(kind, name, None))}
 
 
 def _alike(value: Any, own: Any) -> bool:
-    """Whether a setting is of the kind of the one that is here, or of any where that is None."""
-    if own is None or value is None or isinstance(own, bool) or isinstance(value, bool):
-        return not isinstance(value, numbers.Real) or math.isfinite(value)
+    """Whether a setting is of the kind of the one that is here."""
+    if own is None or isinstance(own, bool):
+        return value is None or isinstance(value, (bool, str)) or _finite(value)
     if isinstance(own, str):
         return bool(type(value) is str and value == own)
-    if isinstance(own, (numbers.Real, Tensor)):
-        whole = type(own) is not int or type(value) is int
-        unbounded = not isinstance(own, Tensor) and not math.isfinite(own)
-        is_number = isinstance(value, (numbers.Real, Tensor))
-        return is_number and whole and (_finite(value) or (unbounded and not math.isnan(value)))
+    if isinstance(own, Tensor):
+        return isinstance(value, Tensor) and value.shape == own.shape and _finite(value)
+    if isinstance(own, numbers.Real):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        counted = type(own) is not int or (type(value) is int and value >= min(own, 0))
+        unbounded = not abs(own) < _LARGE and not math.isnan(value)
+        return counted and (abs(value) < _LARGE or unbounded)
     if isinstance(own, (list, tuple)):
         same = type(value) is type(own) and (len(value) == len(own) or not own)
         return same and all(_alike(a, b) for a, b in zip(value, own, strict=False))
     if isinstance(own, dict):
-        return isinstance(value, dict) and all(
-            _alike(item, own[key]) for key, item in value.items() if key in own
+        named = all(map(_word, own))
+        return isinstance(value, dict) and (
+            value.keys() == own.keys() and all(_alike(value[k], own[k]) for k in own)
+            if named and own
+            else all(_finite(x) for pair in value.items() for x in pair)
         )
-    return True
+    return type(value) is type(own)
