@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from ..distributions import Distribution
-from ..fields.base import Field
+from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.grid import Spacing, as_margin, own_grid, time_grid, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
@@ -169,10 +169,7 @@ def _as_schedules(
     field: Field, epsilon: Epsilon | Sequence[Epsilon]
 ) -> tuple[list[EpsilonSchedule], bool]:
     """The ε as schedules, and whether there are several."""
-    if not isinstance(field, Field):
-        raise TypeError(
-            f"sample moves along a Field such as Velocity(net, process), got {type(field).__name__}"
-        )
+    check_field(field, "sample moves along")
     many = isinstance(epsilon, (list, tuple)) or getattr(epsilon, "ndim", 0) > 0
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:

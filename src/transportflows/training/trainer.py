@@ -202,9 +202,9 @@ class Trainer(Run):
             steps: how many steps to do now, from where the trainer is; with ``resume``, those of
                 them that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
-            cond: conditions for the network, by name: tensors of N rows each, and what is one for all
-                rows (a number, a text, a tensor ``()``); for a dataset or a loader the names of
-                what follows the data in its items, such as ``("label",)``. The field remembers
+            cond: conditions for the network, by name: tensors of N rows each, and what is one for
+                all rows (a number, a text, a tensor ``()``); for a dataset or a loader the names
+                of what follows the data in its items, such as ``("label",)``. The field remembers
                 what they were like (:attr:`Field.conditions`) and asks for them from then on.
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
