@@ -85,6 +85,9 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
         return law
     if isinstance(law, Tensor):
         raise TypeError("a tensor is not a law; write Empirical(data) for the law of its rows")
+    if isinstance(law, type):
+        name = law.__name__
+        raise TypeError(f"a law is an object, got the class {name}; write {name}(...)")
     if not callable(getattr(law, "sample", None)):
         raise TypeError(
             f"{type(law).__name__} has no sample method; give a Distribution such as"

@@ -163,7 +163,7 @@ class Trainer(Run):
         *,
         steps: int,
         batch_size: int | None = None,
-        cond: Mapping[str, Tensor] | Sequence[str] | None = None,
+        cond: Mapping[str, Any] | Sequence[str] | None = None,
         validation: Data | None = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
@@ -202,8 +202,10 @@ class Trainer(Run):
             steps: how many steps to do now, from where the trainer is; with ``resume``, those of
                 them that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
-            cond: conditions for the network: tensors of N rows each, by name; for a dataset or a
-                loader the names of what follows the data in its items, such as ``("label",)``.
+            cond: conditions for the network, by name: tensors of N rows each, and what is one for
+                all rows (a number, a text, a tensor ``()``); for a dataset or a loader the names
+                of what follows the data in its items, such as ``("label",)``. The field remembers
+                what they were like (:attr:`Field.conditions`) and asks for them from then on.
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
