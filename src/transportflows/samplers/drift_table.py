@@ -219,7 +219,7 @@ class DriftTable:
         ``V = σ̂² + β²``; either way ``dX = (V̇/2 ∓ ε)/V X dt + √(2ε) dW`` about its mean.
         """
         part = self.part
-        if not isinstance(part, GaussianPart) or self.margin != (0.0, 0.0):
+        if not isinstance(part, GaussianPart):
             return []
         path, found = part.path, []
         ends = torch.cat([self.starts, self.starts[-1:] + self.widths[-1:]]).clamp(0, 1)
