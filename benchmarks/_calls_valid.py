@@ -98,6 +98,12 @@ def CKPT() -> str:  # noqa: N802
     return path
 
 
+def BIAS() -> Any:  # noqa: N802
+    """A part of a result."""
+    error = tpf.metrics.Estimate(1.0, 0.1, 4)
+    return tpf.metrics.EndBias(T(), error, error)
+
+
 def PATHS(n: int = 4, part: Any = None) -> Any:  # noqa: N802
     """Draws of a process."""
     return (part or P()).sample(X(n), generator=G())
@@ -256,7 +262,7 @@ metrics.OracleErrors | t=T(), weights=T(), velocity=T(), score=T(), cross=T(), v
 metrics.PathGeometry | energy=1.0, displacement=1.0, straightness=0.0, normalised=0.0, standard_error=0.1
 metrics.PermutationTest | statistic=1.0, p_value=0.5, permutations=9, null_mean=0.0, null_std=1.0
 metrics.PolynomialKernel |
-metrics.PriorBias | kl=tpf.metrics.Estimate(1.0, 0.1, 4), flow=None, reverse_sde=None
+metrics.PriorBias | kl=tpf.metrics.Estimate(1.0, 0.1, 4), flow=BIAS(), reverse_sde=BIAS()
 metrics.ProjectionTest | statistic=1.0, p_value=0.5, directions=X(), statistics=T(), p_values=T()
 metrics.RationalQuadraticKernel |
 metrics.SinkhornDivergence | value=1.0, epsilon=0.1, between=1.0, within_x=0.0, within_y=0.0, violation=0.0, converged=True
@@ -523,7 +529,6 @@ RUN().fit | X(), steps=1, batch_size=4, progress=False
 RUN().save | path=TMP() + "/a.ckpt"
 RUN().load | path=CKPT()
 V().save | path=TMP() + "/a.safetensors"
-V().load_state_dict | V().state_dict()
 tpf.likelihood.LikelihoodLoss(scheme="heun", steps=2).evaluate | V(), tpf.losses.Undrawn(tpf.Batch(X(4)))
 tpf.networks.MLP(2, 8, 1, labels=3) | t=T(), x=X(4), label=torch.arange(4) % 3
 NET() | t=T(), x=X(4)

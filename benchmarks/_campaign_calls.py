@@ -226,8 +226,9 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
             return Outcome("raw", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
         return Outcome("refused", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
     inner = [f for f in ours if not f.filename.endswith("signatures.py")]
+    outside = [f for f in frames if not f.filename.endswith(("_contextlib.py", "signatures.py"))]
     own = re.search(r"missing \d+ required|unexpected keyword|positional argument|multiple values", words)
-    if isinstance(error, TypeError) and own and not inner and last.filename in (__file__, *(f.filename for f in ours)):
+    if isinstance(error, TypeError) and own and not inner and outside[-1].filename == __file__:
         return Outcome("python", "", words)
     place = ours[-1] if ours else last
     name = place.filename.removeprefix(ROOT + "/")

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import functools
 import inspect
+import linecache
 import os
+import re
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, Union, cast
 
 import numpy as np
@@ -35,7 +38,7 @@ from .arguments import (
 )
 from .checks import plain_tensor
 
-__all__ = ["check_call", "checked", "explained"]
+__all__ = ["as_is", "check_call", "checked", "explained"]
 
 Check = Callable[[str, Any], Any]
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
@@ -303,6 +306,38 @@ class _Signature:
                 kwargs[name] = kind.check(name, value)
         return args, kwargs
 
+    def compare(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Say which tensors were given, where torch found that they do not go together."""
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if type(error) not in (RuntimeError, IndexError) or not _OF_SHAPES.search(str(error)):
+            return
+        if frame is None or not _is_ours(frame):  # of a user's function, or said clearly
+            return
+        places, _ = self.known or self.read()
+        given = dict(zip((name for name, _ in places), args, strict=False)) | kwargs
+        told = [
+            f"{name} {_kind(value)}" for name, value in given.items() if isinstance(value, Tensor)
+        ]
+        if told:
+            raise ValueError(
+                f"{self.function.__qualname__} cannot be made of {', '.join(told)}: their shapes,"
+                f" dtypes or devices do not go together ({str(error).splitlines()[0][:150]})"
+            ) from error
+
+
+def _kind(value: Tensor) -> str:
+    where = "" if value.device.type == "cpu" else f" on {value.device}"
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{where}"
+
+
+def _is_ours(place: types.TracebackType) -> bool:
+    """Whether an error came out of torch where this package, or torch's own Python, called it."""
+    path = place.tb_frame.f_code.co_filename
+    raised = linecache.getline(path, place.tb_lineno).lstrip().startswith("raise ")
+    return path.startswith(_OURS) and not raised
+
 
 def _evaluated(annotation: Any, known: dict[str, Any]) -> Any:
     """An annotation that was written as text; Any where a name in it is not known."""
@@ -345,7 +380,7 @@ def checked(target: _Decorated) -> _Decorated:
             function = getattr(member, "__func__", member)  # of a class method
             if name == "__init__":
                 target.__init__ = _checked(target.__init__, is_dataclass(target))  # type: ignore[misc]
-            elif not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+            elif not isinstance(function, types.FunctionType) or hasattr(function, "_as_is"):
                 continue
             elif (not name.startswith("_") or name == "__call__") and _takes_any(function):
                 wrapped: Any = explained(function)
@@ -360,7 +395,11 @@ def _checked(target: _Decorated, record: bool = False) -> _Decorated:
     @functools.wraps(target)
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = signature.check(args, kwargs)
-        return target(*args, **kwargs)
+        try:
+            return target(*args, **kwargs)
+        except (RuntimeError, IndexError) as error:
+            signature.compare(error, args, kwargs)
+            raise
 
     return cast("_Decorated", call)
 
@@ -373,11 +412,25 @@ def explained(target: _Decorated) -> _Decorated:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return target(*args, **kwargs)
-        except (TypeError, AttributeError, RuntimeError, IndexError, ValueError):
+        except _RAW as error:
             signature.check(args, kwargs)
+            signature.compare(error, args, kwargs)
             raise
 
-    return cast("_Decorated", call)
+    return as_is(cast("_Decorated", call))
+
+
+def as_is(target: _Decorated) -> _Decorated:
+    """Mark a method that ``@checked`` leaves as it is: on the way of every network call."""
+    target._as_is = True  # type: ignore[attr-defined]
+    return target
+
+
+_OURS = tuple(str(Path(one).parent) for one in (cast(str, torch.__file__), Path(__file__).parent))
+_RAW = (TypeError, AttributeError, RuntimeError, IndexError, ValueError, OverflowError)
+_OF_SHAPES = re.compile(
+    "size|shape|dimension|dtype|expand|same type|Float|Double|Long|Bool|broadcast|device|of range"
+)
 
 
 def _takes_any(function: types.FunctionType) -> bool:

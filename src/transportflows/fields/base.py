@@ -25,7 +25,7 @@ from .._core.checks import check_state
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
@@ -69,6 +69,7 @@ class Field(Storable, nn.Module):
 
     # --------------------------------------------------------------------------- predictions
 
+    @as_is
     def predict(
         self,
         t: Tensor,

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.conditions import check_conditions
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
@@ -128,6 +129,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
+    check_call(sample, locals())
     schedules, many = _as_schedules(field, epsilon)
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)

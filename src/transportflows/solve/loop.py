@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
-from .._core.signatures import checked
+from .._core.signatures import check_call
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -29,7 +29,6 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
-@checked
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -70,6 +69,7 @@ def march(
         ValueError: if the states are no floating-point rows, do not divide into the groups, would
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
+    check_call(march, locals())
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
     n = _check_rows(x, groups)
     prepared = stepper.prepare(times, x.detach()[:1])

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
 from .._core.distributed import world
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Regression
@@ -155,6 +155,7 @@ class Trainer(Run):
             f"  step {self.step:,}{'' if self.stopped is None else f', stopped: {self.stopped}'})"
         )
 
+    @as_is
     def fit(
         self,
         data: Data,
@@ -238,6 +239,7 @@ class Trainer(Run):
         begun = self.told = self.told if resume else self.step
         error = None
         try:
+            check_call(Trainer.fit, locals())
             plan = make_plan(
                 self,
                 data,
