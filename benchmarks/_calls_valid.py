@@ -11,8 +11,9 @@ import tempfile
 from typing import Any
 
 import torch
-import transportflows as tpf
 from torch import Tensor, nn
+
+import transportflows as tpf
 
 
 def G() -> torch.Generator:  # noqa: N802

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 import transportflows as tpf
 from _calls_valid import NET, P, V, X
-from torch import Tensor, nn
 
 INF, NAN = math.inf, math.nan
 CLEAN = {"none", "flag", "int", "number", "text"}
@@ -60,7 +61,7 @@ POOL: dict[str, tuple[str, Callable[[], Any]]] = {
     "1+2j": ("object", lambda: 1 + 2j),
     "np.float64(nan)": ("bad number", lambda: np.float64(NAN)),
     "np.int64(2)": ("int", lambda: np.int64(2)),
-    "[]": ("list", lambda: []),
+    "[]": ("list", list),
     "[1.0, 2.0]": ("list", lambda: [1.0, 2.0]),
     "[nan]": ("bad list", lambda: [NAN]),
     "['a']": ("bad list", lambda: ["a"]),

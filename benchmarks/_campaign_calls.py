@@ -37,11 +37,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import _calls_valid as valid
 import torch
+from torch import Tensor, nn
+
+import _calls_valid as valid
 import transportflows as tpf
 from _calls_values import POOL
-from torch import Tensor, nn
 
 SEED = 0
 CALLS, FEW = 12_000, 1_500
@@ -63,7 +64,9 @@ class Target:
         function = eval(self.function, names)
         args, kwargs = eval(f"_given({self.given})", names)
         parameters = list(_parameters(function).values())
-        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        named = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         return function, dict(zip(named, args, strict=False)) | kwargs, args[len(named) :]
 
 
@@ -100,10 +103,15 @@ def targets() -> tuple[Target, ...]:
                 continue
             written.add(key)
             parameters = _parameters(getattr(value, name)).values()
-            needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+            needed = [
+                p
+                for p in parameters
+                if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            ]
             missing = [p.name for p in needed if p.name not in valid.BY_NAME]
             if missing:
-                print(f"MISSING{member.__qualname__} takes {missing}"); continue
+                print(f"MISSING{member.__qualname__} takes {missing}")
+                continue
             given = ", ".join(f"{p.name}={valid.BY_NAME[p.name]}" for p in needed)
             found.append(Target(f"{maker}.{name}", f"({maker}).{name}", given))
     return tuple(found)
@@ -223,11 +231,13 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
     last = frames[-1]
     if last.filename.startswith(ROOT) and last.lineno in raises(last.filename):
         if isinstance(error, (AssertionError, KeyError)):
-            return Outcome("raw", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
-        return Outcome("refused", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
+            return Outcome("raw", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
+        return Outcome("refused", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
     inner = [f for f in ours if not f.filename.endswith("signatures.py")]
     outside = [f for f in frames if not f.filename.endswith(("_contextlib.py", "signatures.py"))]
-    own = re.search(r"missing \d+ required|unexpected keyword|positional argument|multiple values", words)
+    own = re.search(
+        r"missing \d+ required|unexpected keyword|positional argument|multiple values", words
+    )
     if isinstance(error, TypeError) and own and not inner and outside[-1].filename == __file__:
         return Outcome("python", "", words)
     place = ours[-1] if ours else last
@@ -252,7 +262,12 @@ def has_nan(value: Any, depth: int = 0) -> bool:
         return math.isnan(value)
     if isinstance(value, Tensor):
         numbers = value.is_floating_point() or value.is_complex()
-        return numbers and value.layout is torch.strided and not value.is_meta and bool(value.isnan().any())
+        return (
+            numbers
+            and value.layout is torch.strided
+            and not value.is_meta
+            and bool(value.isnan().any())
+        )
     if depth > 3:
         return False
     if isinstance(value, (tuple, list)):

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ._core.checks import check_finite_rows
 from ._core.registry import Storable
 from ._core.reprs import call
-from ._core.signatures import checked
+from ._core.signatures import checked_late
 
 __all__ = ["Standardize"]
 
 
-@checked
+@checked_late
 class Standardize(Storable, nn.Module):
     r"""The affine map ``y = (x - mean) / scale`` and its inverse.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["NO_CONDITIONS", "check_conditions", "map_rows"]
+__all__ = ["NO_CONDITIONS", "check_conditions", "check_names", "map_rows"]
 
 NO_CONDITIONS: Mapping[str, Any] = {}
 
@@ -42,14 +42,8 @@ def check_conditions(
             f"cond is a mapping of names to tensors, got {type(cond).__name__}; write"
             " cond={'label': labels}"
         )
+    check_names(cond)
     for name, value in cond.items():
-        if not isinstance(name, str):
-            raise TypeError(f"names of conditions are texts, got {name!r}")
-        if name in _TAKEN:
-            raise ValueError(
-                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
-                " and s is a second time; give it another name"
-            )
         if isinstance(value, (list, tuple, Mapping)) or (
             hasattr(value, "__array__") and not isinstance(value, Tensor)
         ):
@@ -63,6 +57,18 @@ def check_conditions(
                 f" ({name}.expand({n}, ...) for one value in all)"
             )
     return dict(cond)
+
+
+def check_names(cond: Mapping[str, Any]) -> None:
+    """Refuse names that are no texts, and those of a network's own arguments."""
+    for name in cond:
+        if not isinstance(name, str):
+            raise TypeError(f"names of conditions are texts, got {name!r}")
+        if name in _TAKEN:
+            raise ValueError(
+                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
+                " and s is a second time; give it another name"
+            )
 
 
 def map_rows(cond: Mapping[str, Any], function: Any) -> dict[str, Any]:

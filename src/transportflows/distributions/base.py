@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from .._core.registry import Storable
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 
 __all__ = ["Distribution"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-@checked
+@checked_late
 class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .base import Distribution
 
 __all__ = ["Empirical"]
 
 
-@checked
+@checked_late
 class Empirical(Distribution):
     """The empirical law of the rows of a tensor: each draw is one of them, with replacement.
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from .._core.checks import check_finite_rows
 from .._core.random import local
 from .._core.reprs import brief
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .._core.tensor import sum_events
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["Gaussian"]
 
 
-@checked
+@checked_late
 class Gaussian(Distribution):
     r"""``N(m, S)`` with S isotropic, diagonal or full.
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.random import local
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["GaussianMixture"]
 
 
-@checked
+@checked_late
 class GaussianMixture(Distribution):
     r"""``Σ_k w_k N(m_k, S_k)``.
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .._core.random import local
 from .._core.reprs import brief
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .base import Distribution
 
 __all__ = ["Uniform"]
 
 
-@checked
+@checked_late
 class Uniform(Distribution):
     """The uniform law on the box ``[low, high)``.
 

@@ -25,7 +25,7 @@ from .._core.checks import check_state
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import as_is, checked
+from .._core.signatures import as_is, checked_late
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import ConversionError
@@ -39,7 +39,7 @@ FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
 
 
-@checked
+@checked_late
 class Field(Storable, nn.Module):
     """A network whose prediction has a meaning under a process.
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .._core.tensor import expand_time
 from ..noise_level import NoiseLevel
 from ..process import Process
@@ -56,7 +56,7 @@ class EDMCoefficients(NamedTuple):
     noise: Tensor
 
 
-@checked
+@checked_late
 class EDM(DataPredictor):
     r"""A data predictor with Karras's preconditioning around its network (2022, table 1).
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .base import Field
 
 __all__ = ["DataPredictor", "MeanVelocity", "NoisePredictor", "Score", "Velocity"]
 
 
-@checked
+@checked_late
 class Velocity(Field):
     """The network predicts the velocity ``b = E[ẋ_t | x_t]``."""
 
     outputs = ("velocity",)
 
 
-@checked
+@checked_late
 class MeanVelocity(Field):
     """The network predicts the mean velocity ``v = E[∂t I | x_t]``.
 
@@ -26,21 +26,21 @@ class MeanVelocity(Field):
     outputs = ("mean_velocity",)
 
 
-@checked
+@checked_late
 class Score(Field):
     """The network predicts the score ``s = ∇ log ρ_t``."""
 
     outputs = ("score",)
 
 
-@checked
+@checked_late
 class NoisePredictor(Field):
     """The network predicts the noise ``η̂ = E[ẑ | x_t]``, positive sign: ``s = -η̂ / σ̂``."""
 
     outputs = ("noise",)
 
 
-@checked
+@checked_late
 class DataPredictor(Field):
     """The network predicts the data ``d = E[x1 | x_t]``."""
 

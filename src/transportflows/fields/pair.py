@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -17,7 +17,7 @@ from .calls import Network, accepted, called, check_network, check_process
 __all__ = ["FieldPair"]
 
 
-@checked
+@checked_late
 class FieldPair(Field):
     """Two predictions, from two networks or from one with two heads: any base, any coupling.
 

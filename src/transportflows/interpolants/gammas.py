@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -42,7 +42,7 @@ _FOLLOWS = {
 """By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
-@checked
+@checked_late
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
@@ -101,7 +101,7 @@ class LatentScale(Storable, nn.Module):
         return call(self)
 
 
-@checked
+@checked_late
 class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
@@ -111,7 +111,7 @@ class Gamma(LatentScale):
     _generic: ClassVar[bool] = True
 
 
-@checked
+@checked_late
 class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
@@ -142,7 +142,7 @@ class Brownian(Gamma):
         return {"a": float(self.a)}
 
 
-@checked
+@checked_late
 class Quadratic(Gamma):
     """``γ = c t (1 - t)``: γ̇ is finite at the ends.
 
@@ -164,7 +164,7 @@ class Quadratic(Gamma):
         return {"scale": self.scale}
 
 
-@checked
+@checked_late
 class SineSquared(Gamma):
     """``γ = c sin²(π t)``: both γ and γ̇ vanish at the ends.
 
@@ -186,7 +186,7 @@ class SineSquared(Gamma):
         return {"scale": self.scale}
 
 
-@checked
+@checked_late
 class Sigmoid(Gamma):
     r"""A plateau with smooth shoulders, from the logistic function S.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import checked
+from .._core.signatures import checked, checked_late
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
@@ -24,7 +24,7 @@ __all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"
 ScoreFunction = Callable[..., Tensor]
 
 
-@checked
+@checked_late
 class LogProbScore:
     """The score of a log-density, by autograd; see :func:`score_of`.
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
 from ..fields.base import Field
@@ -20,7 +20,7 @@ __all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
 BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
 
 
-@checked
+@checked_late
 @dataclass(frozen=True)
 class Undrawn:
     """A batch for which nothing was drawn yet: the loss draws when it is evaluated.
@@ -42,7 +42,7 @@ class Undrawn:
         return Undrawn(self.batch.rows(start, stop), self.generator)
 
 
-@checked
+@checked_late
 class Loss:
     """One value a row from a field and a batch; the mean over rows is what a trainer minimises.
 
@@ -104,7 +104,7 @@ class Loss:
         return spelled_call(self)
 
 
-@checked
+@checked_late
 class FunctionLoss(Loss):
     """A function as a loss: ``lambda field, batch, generator: ...`` to ``(B,)`` values.
 

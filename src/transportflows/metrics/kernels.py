@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
-from .._core.signatures import checked
+from .._core.signatures import checked, checked_late
 
 __all__ = [
     "GaussianKernel",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@checked
+@checked_late
 class Kernel(ABC):
     """A positive definite kernel on flattened events."""
 
@@ -40,7 +40,7 @@ class Kernel(ABC):
         return call_lines(type(self).__name__, parts)
 
 
-@checked
+@checked_late
 class GaussianKernel(Kernel):
     r"""``mean_h exp(-|x - y|² / 2h²)``, over one bandwidth or several.
 
@@ -67,7 +67,7 @@ class GaussianKernel(Kernel):
         return _mean(parts)
 
 
-@checked
+@checked_late
 class RationalQuadraticKernel(Kernel):
     r"""``mean_a (1 + |x - y|² / 2 a h²)^-a``: heavy tails, so it sees far modes too.
 
@@ -87,7 +87,7 @@ class RationalQuadraticKernel(Kernel):
         return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
 
-@checked
+@checked_late
 class PolynomialKernel(Kernel):
     r"""``(x·y / D + 1)^degree``: the kernel of the kernel (Inception) distance.
 

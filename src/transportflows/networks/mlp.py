@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.registry import register
-from .._core.signatures import checked
+from .._core.signatures import checked, checked_late
 
 __all__ = ["MLP", "from_xt"]
 
@@ -22,7 +22,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-@checked
+@checked_late
 @register
 class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
@@ -146,12 +146,14 @@ class MLP(nn.Module):
         }
 
 
+@checked_late
 class _FromXT(nn.Module):
     def __init__(self, net: Callable[..., Any]) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """The network, its arguments in the other order."""
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_state
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .._core.tensor import as_time
 from ..fields.base import Field
 from ..fields.calls import Network
@@ -18,7 +18,7 @@ from ..process import Process
 __all__ = ["ExactField"]
 
 
-@checked
+@checked_late
 class ExactField(Field):
     """A field without a network: no parameters, and states of one event shape.
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
-from .._core.signatures import checked
+from .._core.signatures import checked, checked_late
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook
 from ..solve.solution import Solution
@@ -40,7 +40,7 @@ __all__ = ["FlowDensity", "flow_with_log_density"]
 _DIVERGENCES = ("exact", "trace", "hutchinson")
 
 
-@checked
+@checked_late
 @dataclass(frozen=True, eq=False)
 class FlowDensity:
     """Where particles ended, and the log-density there.

@@ -30,7 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-@checked
+@checked_late
 @dataclass(frozen=True)
 class Swarm:
     """What a direction may look at.
@@ -76,7 +76,7 @@ class Swarm:
         return replace(self, clean=clean, fused=False)
 
 
-@checked
+@checked_late
 class Direction(nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
@@ -102,7 +102,7 @@ class Direction(nn.Module, ABC):
         """Refuse samples and levels with which it cannot work; called once, before the steps."""
 
 
-@checked
+@checked_late
 class KernelDifference(Direction):
     r"""Both posterior means from samples: the score difference of the smoothed samples.
 
@@ -125,7 +125,7 @@ class KernelDifference(Direction):
             check_bandwidth(target, float(sigma.min()))
 
 
-@checked
+@checked_late
 class DataDifference(Direction):
     r""":math:`\Delta = D_p(z; \sigma) - y`, or :math:`D_p(z; \sigma) - D_q(z; \sigma)`.
 
@@ -147,9 +147,8 @@ class DataDifference(Direction):
         super().__init__()
         self.data = as_data(data)
         self.of_sample = isinstance(of_source, str) and of_source == "sample"
-        self.of_source: Any = of_source
-        if not (of_source is None or self.of_sample):
-            self.of_source = as_data(of_source)
+        given = of_source is None or self.of_sample
+        self.of_source: Any = of_source if given else as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
@@ -170,7 +169,7 @@ class DataDifference(Direction):
                     part.time(level / part.scale)
 
 
-@checked
+@checked_late
 class ScoreDifference(Direction):
     r""":math:`\sigma^2 (s_p(z; \sigma) - s_q(z; \sigma))`; :math:`s_p - s_q` where σ is None.
 

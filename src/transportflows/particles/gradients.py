@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .directions import Direction, Swarm
 
 __all__ = ["DiscriminatorDifference", "LossGradient"]
 
 
-@checked
+@checked_late
 class DiscriminatorDifference(Direction):
     r""":math:`\nabla_z h(z)`, with h the logit of a discriminator (times σ² where σ is given).
 
@@ -52,7 +52,7 @@ class DiscriminatorDifference(Direction):
         return (swarm.sigma**2 if swarm.sigma > 0 else 1.0) * gradient
 
 
-@checked
+@checked_late
 class LossGradient(Direction):
     r""":math:`-\partial L / \partial x` for any loss of the samples: the data step (19).
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._core.signatures import checked
+from .._core.signatures import explained
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
 
@@ -35,7 +35,7 @@ _ERROR = 1e-3  # of a log-weight
 _PROBES = 1024
 
 
-@checked
+@explained
 def kernel_mean(
     z: Tensor, x: Tensor, sigma: float, *, radius: float | None = None, fused: bool = True
 ) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -31,7 +31,7 @@ _LOG_2PI = math.log(2 * math.pi)
 Prediction = Callable[[Tensor, float], Tensor]
 
 
-@checked
+@checked_late
 class SmoothedLaw(nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
@@ -95,7 +95,7 @@ class SmoothedLaw(nn.Module):
         return z + sigma**2 * self.score(z, sigma)
 
 
-@checked
+@checked_late
 class SampleData(nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
@@ -114,7 +114,7 @@ class SampleData(nn.Module):
         return kernel_mean(z, self.rows, sigma)
 
 
-@checked
+@checked_late
 class FieldData(nn.Module):
     r"""The data prediction of a field, at the time at which its process has the noise level σ.
 

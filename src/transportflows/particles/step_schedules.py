@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._core.checks import positive_number
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 
 __all__ = [
     "ConstantStep",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-@checked
+@checked_late
 class StepSchedule(ABC):
     """η over a flow: a size, and a factor of the clock.
 
@@ -54,7 +54,7 @@ class StepSchedule(ABC):
         return call(self)
 
 
-@checked
+@checked_late
 class ConstantStep(StepSchedule):
     """The same η at all steps, or the automatic one of the first."""
 
@@ -62,7 +62,7 @@ class ConstantStep(StepSchedule):
         return torch.ones_like(u)
 
 
-@checked
+@checked_late
 class CosineStep(StepSchedule):
     r"""Factor :math:`m + (1 - m) (1 + \cos \pi u) / 2`: from 1 down to m.
 
@@ -84,7 +84,7 @@ class CosineStep(StepSchedule):
         return self.floor + (1 - self.floor) * 0.5 * (1 + torch.cos(math.pi * u))
 
 
-@checked
+@checked_late
 class ExponentialStep(StepSchedule):
     """Factor ``r^u``: from 1 to r.
 
@@ -102,7 +102,7 @@ class ExponentialStep(StepSchedule):
         return torch.tensor(self.ratio, dtype=u.dtype) ** u
 
 
-@checked
+@checked_late
 class DiffusionStep(StepSchedule):
     r""":math:`\rho_i = 1 - \sigma_{i+1}^2 / \sigma_i^2`: the step of a diffusion's reverse process.
 

@@ -12,7 +12,7 @@ from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .._core.tensor import as_time, expand_time
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
@@ -27,7 +27,7 @@ from .checks import check_data, check_ends, check_own_base, check_speed
 __all__ = ["Process"]
 
 
-@checked
+@checked_late
 class Process(Storable, nn.Module):
     """The law of ``x_t``: interpolant, base and coupling.
 

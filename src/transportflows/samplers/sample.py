@@ -189,7 +189,7 @@ def _as_grid(
     scheme: str | Scheme | Multistep,
 ) -> tuple[Tensor, list[int]]:
     """The grid of a solve, and at which of its places to save."""
-    if not hasattr(t, "__len__") or len(t) < 2:
+    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:

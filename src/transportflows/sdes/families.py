@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .base import ForwardSDE
 
 __all__ = ["VE", "VP", "OrnsteinUhlenbeck", "SubVP"]
 
 
-@checked
+@checked_late
 class VE(ForwardSDE):
     r"""Variance exploding: ``a = 1``, ``σ = σ_min (σ_max/σ_min)^τ``.
 
@@ -67,7 +67,7 @@ class VE(ForwardSDE):
         return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
 
-@checked
+@checked_late
 class VP(ForwardSDE):
     r"""Variance preserving: ``a² = e^{-B}``, ``σ² = 1 - e^{-B}``, ``B(τ) = ∫_0^τ β``.
 
@@ -127,7 +127,7 @@ class VP(ForwardSDE):
         return {"beta_min": self.beta_min, "beta_max": self.beta_max}
 
 
-@checked
+@checked_late
 class OrnsteinUhlenbeck(VP):
     r"""``dX = -½ β X dτ + √β dW`` with constant β: ``a = e^{-βτ/2}``.
 
@@ -151,7 +151,7 @@ class OrnsteinUhlenbeck(VP):
         return {"beta": self.beta_constant}
 
 
-@checked
+@checked_late
 class SubVP(VP):
     r"""Sub-VP: the a of :class:`VP`, ``σ = 1 - e^{-B}``, of smaller variance at every time.
 

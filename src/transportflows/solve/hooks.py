@@ -26,14 +26,14 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .._core.distributed import World
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from .noise import NoiseSource
 from .rows import Chunks
 
 __all__ = ["Corrector", "Hook", "Moment", "SolveHook", "in_units_of"]
 
 
-@checked
+@checked_late
 @dataclass
 class Moment:
     """A moment of a solve: the states after a step.
@@ -69,7 +69,7 @@ class Hook(Protocol):
         """Look at the states, and return None; or return other states of their shape."""
 
 
-@checked
+@checked_late
 class SolveHook:
     """A hook that is made ready for a solve, such as a corrector.
 
@@ -100,7 +100,7 @@ class SolveHook:
         return None
 
 
-@checked
+@checked_late
 class Corrector(ABC):
     """What draws states towards the law after each step: a choice of ``sample``."""
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .._core.random import mix
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 
 __all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
 
-@checked
+@checked_late
 class NoiseSource(ABC):
     """Where the increments of a solve come from."""
 
@@ -51,13 +51,17 @@ class NoiseSource(ABC):
         A method that needs noise beside that of the increments (a corrector) names it by a path
         that begins with a number above 2 and goes on with the step, to meet none of the source's.
         """
+        if not hasattr(self, "generator"):
+            raise RuntimeError(
+                f"this {type(self).__name__} has not begun; write noise.begin(key, x, start=0.0)"
+            )
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(
             self.shape, generator=self.generator, dtype=self.dtype, device=self.device
         )
 
 
-@checked
+@checked_late
 class Increments(NoiseSource):
     """Independent increments, a function of (key, step)."""
 
@@ -74,7 +78,7 @@ class Increments(NoiseSource):
         return dw, levy.mul_(math.sqrt(h / 12))
 
 
-@checked
+@checked_late
 class BrownianPath(NoiseSource):
     """One Brownian path for every grid: the noise refines consistently with the step count.
 

@@ -50,7 +50,7 @@ class Solution:
     def __repr__(self) -> str:
         told = {
             "x": self.x,
-            "steps": len(self.t) - 1,
+            "steps": self.t.numel() - 1,
             "nfe": self.nfe,
             "scheme": self.scheme,
             "trajectory": self.trajectory,

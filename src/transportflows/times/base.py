@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.random import local
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -35,7 +35,7 @@ class HasPart(Protocol):
         """The Gaussian part; where there is none, a refusal."""
 
 
-@checked
+@checked_late
 class TimeSampler(ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
@@ -109,7 +109,7 @@ class TimeSampler(ABC):
         return call(self)
 
 
-@checked
+@checked_late
 class UniformTimes(TimeSampler):
     """t uniform on [0, 1], margins aside."""
 
@@ -122,7 +122,7 @@ class UniformTimes(TimeSampler):
         return torch.ones_like(u)
 
 
-@checked
+@checked_late
 class StratifiedTimes(TimeSampler):
     """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
 
@@ -136,7 +136,7 @@ class StratifiedTimes(TimeSampler):
         return torch.ones_like(u)
 
 
-@checked
+@checked_late
 class LogitNormalTimes(TimeSampler):
     """``t = S(m + s z)`` with S the logistic function (Esser et al. 2024): the middle of time.
 
@@ -166,7 +166,7 @@ class LogitNormalTimes(TimeSampler):
         return normal / (u * (1 - u))
 
 
-@checked
+@checked_late
 class GridTimes(TimeSampler):
     """t uniform on a finite grid (the levels of a discrete chain, say).
 

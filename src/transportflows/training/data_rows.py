@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..draws import Batch
 from ..fields.base import Field
 from .checking import checked_batch, standardised, target_device
@@ -20,7 +20,7 @@ _SHARE_OF_CARD = 0.5  # of the free memory of the device, which the data may tak
 _DIGEST_ROWS = 1024
 
 
-@checked
+@checked_late
 @dataclass(frozen=True)
 class DataRows:
     """N rows of data in standardised units, on one device.

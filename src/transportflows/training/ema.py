@@ -16,12 +16,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 
 __all__ = ["EMA"]
 
 
-@checked
+@checked_late
 class EMA:
     """Moving averages of a list of parameters, updated by one fused call a step.
 

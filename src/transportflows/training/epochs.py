@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import mix, stream
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source
@@ -64,7 +64,7 @@ class Order:
         return self._permuted
 
 
-@checked
+@checked_late
 class Epochs(Source):
     """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
 

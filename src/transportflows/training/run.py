@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core.distributed import World
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -30,7 +30,7 @@ from .source import Source
 __all__ = ["Run"]
 
 
-@checked
+@checked_late
 class Run:
     """What the loop, the checkpoints and the callbacks of a training run share.
 

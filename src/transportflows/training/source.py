@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from .._core.signatures import checked
+from .._core.signatures import checked_late
 from ..draws import Batch
 
 __all__ = ["Source"]
 
 
-@checked
+@checked_late
 class Source(ABC):
     """Batches for the steps of a run, checked, in the field's units and on its device.
 
