@@ -50,7 +50,7 @@ def kept(field: tpf.Field, grid: Tensor, margin: Margin) -> tuple[str, str]:
     """Where the library sets ε = 0 on this grid, and the margins it keeps."""
     dynamics = tpf.samplers.FieldDynamics(field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin)
     solution = tpf.integrate(dynamics, torch.zeros(1, 1, dtype=torch.float64), grid, key=0)
-    window = solution.window or ()
+    window = solution.limited or ()
     shown = ", ".join(f"{a:.4f} to {b:.4f}" for a, b in window) or "none"
     margins = "none" if max(solution.margin) == 0 else ", ".join(f"{m:g}" for m in solution.margin)
     return shown, margins

@@ -186,7 +186,7 @@ def test_constant_epsilon_needs_no_window():
         dtype=F64,
         generator=seeded(),
     )
-    assert x.window is None
+    assert x.limited is None
     assert float((x.x - 0.4).abs().max()) < 1e-6
     z = (x.trajectory[0] - 0.2) / 0.5
     assert abs(float(z.mean())) < 4 / math.sqrt(20_000)
@@ -212,7 +212,7 @@ def test_every_epsilon_goes_from_end_to_end(law, epsilon):
     path, sigma = law.affine, law.noise_part.scale(t)
     m = 0.0 if law.noise_part.base_mean is None else float(law.noise_part.base_mean)
     mean = path.alpha(t) * m + path.beta(t) * 0.4
-    assert x.window is None
+    assert x.limited is None
     for state, centre, scale in zip((x.trajectory[0], x.x), mean, sigma, strict=True):
         if scale < 1e-3:
             assert float((state - centre).abs().max()) < 1e-4

@@ -57,8 +57,8 @@ class Watching:
         super().__init__(**kwargs)
         self.parts, self.drawn, self.values = parts, [], []
 
-    def compare(self, prediction, sample):
-        values = super().compare(prediction, sample)
+    def weighed(self, prediction, sample):
+        values = super().weighed(prediction, sample)
         times = sample.t.double().numpy()
         if sample.antithetic:
             times, again = np.split(times, 2)

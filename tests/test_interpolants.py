@@ -215,6 +215,63 @@ def test_a_subclass_of_a_built_in_keeps_no_stale_formula():
     torch.testing.assert_close(Squared().mean_dot(t, x0, x1), x1 - x0)
 
 
+def central(f, t):
+    return (f(t + 1e-5) - f(t - 1e-5)) / 2e-5
+
+
+def test_a_subclass_keeps_the_derivative_of_a_base_class_without_a_path():
+    """Such as one by differences, for paths that autograd cannot follow."""
+
+    class ByDifferences(tpf.Interpolant):
+        def mean_dot(self, t, x0, x1):
+            return central(lambda s: self.mean(s, x0, x1), t)
+
+    class Affine(tpf.AffineInterpolant):
+        def beta_dot(self, t):
+            return central(self.beta, t)
+
+        def gamma_sq_dot(self, t):
+            return central(self.gamma_sq, t)
+
+    class Mixin:
+        def gamma_sq_dot(self, t):
+            return central(self.gamma_sq, t)
+
+    class Bent(ByDifferences):
+        def mean(self, t, x0, x1):
+            return (1 - t) * x0 + t * x1 + (t * (1 - t)).detach() * x0 * x1
+
+    class Power(Affine):
+        def alpha(self, t):
+            return 1 - t**2
+
+        def beta(self, t):
+            return (t**2).detach()
+
+        def gamma_sq(self, t):
+            return (t * (1 - t)).detach()
+
+    class Scale(Mixin, tpf.interpolants.Gamma):
+        def gamma_sq(self, t):
+            return (t * (1 - t)).detach()
+
+    class Steeper(Power):
+        """Of a class that has a path of its own, as before."""
+
+        def beta(self, t):
+            return t**3
+
+    for path in (Bent(), Power(), tpf.Linear(Scale())):
+        x0, x1 = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+        t = torch.full((4, 1), 0.3, dtype=torch.float64)
+        torch.testing.assert_close(
+            path.mean_dot(t, x0, x1), central(lambda s, p=path: p.mean(s, x0, x1), t)
+        )
+        torch.testing.assert_close(path.gamma_sq_dot(t), central(path.gamma_sq, t))
+    assert Steeper.beta_dot is tpf.AffineInterpolant.beta_dot
+    assert Steeper.gamma_sq_dot is Affine.gamma_sq_dot
+
+
 def test_a_negative_square_at_an_end_is_refused():
     with pytest.raises(ValueError, match=r"γ²\(0\) = 0.1"):
         tpf.Process(_broken(gamma_sq=lambda self, t: t * (1 - t) - 0.1), tpf.Gaussian((2,)))

@@ -365,10 +365,10 @@ def test_window_and_margin_cost_nothing_at_the_ends(backward, first_output):
 def test_window_and_margin_are_reported():
     field = velocity()
     solution = tpf.sample(field, 4, epsilon=1.0, steps=10)
-    assert solution.window == ((pytest.approx(0.8), 1.0),)
+    assert solution.limited == ((pytest.approx(0.8), 1.0),)
     assert solution.margin == (0.0, 0.0)
-    assert tpf.sample(field, 4, epsilon=tpf.solve.NoiseScaleEpsilon(1.0), steps=10).window is None
-    assert tpf.sample(field, 4, steps=10).window is None
+    assert tpf.sample(field, 4, epsilon=tpf.solve.NoiseScaleEpsilon(1.0), steps=10).limited is None
+    assert tpf.sample(field, 4, steps=10).limited is None
     noise = tpf.NoisePredictor(network(), field.process)
     solution = tpf.sample(noise, 4, steps=10)
     assert solution.margin == (pytest.approx(0.05), 0.0)

@@ -13,8 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._core.checks import number
 from ._core.random import draw_key, local, stream
 from ._core.signatures import checked
+from ._core.tensor import state_dtype
 
 __all__ = ["Digits", "checkerboard", "digits", "eight_gaussians", "swiss_roll", "two_moons"]
 
@@ -229,7 +231,8 @@ def digits(
     """Load the 1,797 handwritten digits, 8 x 8 pixels, that come with scikit-learn.
 
     Their 17 grey levels 0, 1, ..., 16 are mapped linearly to ``value_range``, background to its
-    lower end. No download is made.
+    lower end. No download is made. They are ``(high - low) / 16`` apart, the ``level_width`` of
+    :func:`transportflows.likelihood.bits_per_dimension`.
 
     Args:
         flatten: whether to return the images as ``(1797, 64)`` instead of ``(1797, 1, 8, 8)``.
@@ -248,7 +251,7 @@ def digits(
         >>> images.shape, labels[:4].tolist()
         (torch.Size([1797, 1, 8, 8]), [0, 1, 2, 3])
     """
-    low, high = value_range
+    low, high = (number("value_range", end, "two finite numbers") for end in value_range)
     if not low < high:
         raise ValueError(f"value_range must increase, got {value_range}; write (-1.0, 1.0)")
     try:
@@ -286,4 +289,4 @@ def _normal(n: int, generator: torch.Generator) -> Tensor:
 
 
 def _cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-    return x.to(device=device, dtype=dtype or torch.get_default_dtype())
+    return x.to(device=device, dtype=state_dtype(dtype))

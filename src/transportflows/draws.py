@@ -140,22 +140,24 @@ class PathSample:
     def noise(self) -> Tensor:
         """``ẑ``, the standard normal of the Gaussian part, whose conditional mean is the noise η̂.
 
-        It is z where the latent is the only Gaussian part, and otherwise
-        ``(α (x0 - m) + γ z) / σ̂``.
+        It is ``(α (x0 - m) + γ z) / σ̂``, of which there is only one of the two where the base is
+        no part of the noise, or the path has no latent. Since ``σ̂ ≥ 0`` it jumps where a negative
+        stretch of α or γ begins.
         """
-        part, x0 = self.noise_part, self.x0
+        part, x0, z = self.noise_part, self.x0, self.z
         if part.base_scale is None or x0 is None:
-            if self.z is None:
+            if z is None:
                 part.check("noise")
                 raise ValueError("this sample was drawn without a latent z; give it to PathSample")
-            return self.z
+            if not part.signed:
+                return z
+            return expand_time(part.noise_weights(self.t)[1], z) * z  # type: ignore[arg-type]
         centred = x0 if part.base_mean is None else x0 - part.base_mean.to(x0)
-        if self.z is None:
+        if z is None and not part.signed:
             return centred / part.base_scale.to(x0)
-        scale = part.scale_sq(self.t).clamp(min=torch.finfo(self.x.dtype).tiny).sqrt()
-        alpha = expand_time(part.whole.path.alpha(self.t) / scale, self.x)
-        gamma = expand_time(part.path.gamma(self.t) / scale, self.x)
-        return alpha * centred + gamma * self.z
+        alpha, gamma = part.noise_weights(self.t)
+        value = expand_time(alpha, x0) * centred  # type: ignore[arg-type]
+        return value if z is None else torch.addcmul(value, expand_time(gamma, z), z)  # type: ignore[arg-type]
 
     @property
     def data(self) -> Tensor:

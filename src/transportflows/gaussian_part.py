@@ -18,7 +18,10 @@ g is the diffusion of the forward SDE with the same marginals, which exists wher
 Δ is finite wherever σ̂σ̂̇ is.
 
 :class:`GaussianPart` has each of these formulas once. With any other base or coupling only the
-latent ``γ z`` is Gaussian given the rest (:class:`NoisePart`): then ``σ̂ = γ``.
+latent ``γ z`` is Gaussian given the rest (:class:`NoisePart`): then ``σ̂ = |γ|``. α and γ may be
+negative between the ends, σ̂ never is: ``ẑ = (α (x0 - m) + γ z) / σ̂``.
+
+(A little longer than other files: one noun, with all of its formulas.)
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ __all__ = ["ConversionError", "GaussianPart", "NoisePart"]
 _ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
 _TINY = 1e-60
 _NEAR = 1e-12  # distance from an end of time at which ratios are taken for their limits
+_BESIDE = 1e-6  # the same, large enough for float32
 
 
 class ConversionError(ValueError):
@@ -141,6 +145,31 @@ class NoisePart:
         limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
         safe = torch.where(square > _ZERO_SQ, square, 1.0)
         return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)
+
+    @cached_property
+    @torch.no_grad()
+    def signed(self) -> bool:
+        """Whether α or γ is negative anywhere in (0, 1) (at 999 times), or may become so."""
+        if self.learned:
+            return True
+        t = self._inside()
+        return any(w is not None and bool((w < 0).any()) for w in self.noise_weights(t))
+
+    def noise_weights(self, t: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """``α/σ̂`` and ``γ/σ̂``, of ``ẑ = (α (x0 - m) + γ z) / σ̂``, of the shape of t.
+
+        One is None where x0, or a latent, is no part of the noise. At an end where σ̂ vanishes they
+        are their limits, so that the sign of cos(π/2) does not matter.
+        """
+        beside = self.scale_sq(t) <= max(_ZERO_SQ, 16 * torch.finfo(t.dtype).eps ** 2)
+        t = torch.where(beside, t.clamp(_BESIDE, 1 - _BESIDE), t)
+        scale = self.scale(t).clamp(min=_TINY**0.5)
+        path, enters = self.path, self.base_scale is not None
+        alpha = path.alpha(t) / scale if enters and isinstance(path, AffineInterpolant) else None
+        return alpha, path.gamma(t) / scale if path.has_latent else None
+
+    def _inside(self) -> Tensor:
+        return torch.linspace(0, 1, 1001, dtype=torch.float64, device=self.device)[1:-1]
 
     def latent_rate(self, t: Tensor) -> Tensor:
         """``γγ̇/σ̂``, the weight of the noise in ``b - v``, with its limit where σ̂ vanishes."""
@@ -252,9 +281,6 @@ class GaussianPart(NoisePart):
         crossing = torch.zeros_like(zero)
         crossing[1:] = (value[1:] * value[:-1] < 0) & ~pure_noise[1:] & ~pure_noise[:-1]
         return tuple(float(time) for time in t[zero | crossing])
-
-    def _inside(self) -> Tensor:
-        return torch.linspace(0, 1, 1001, dtype=torch.float64, device=self.device)[1:-1]
 
     # ------------------------------------------------------------------------------- the inverse
 

@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from .tensor import sum_events
 
-__all__ = ["PROBE_LAWS", "Directional", "draw_probes", "repeat_rows", "time_derivative"]
+__all__ = [
+    "PROBE_LAWS",
+    "Directional",
+    "draw_probes",
+    "jvp",
+    "ordinary",
+    "repeat_rows",
+    "time_derivative",
+    "tracked",
+    "value_and_gradient",
+]
 
 PROBE_LAWS = ("rademacher", "gaussian", "sphere")
+
+
+# A level of forward-mode autodiff is one for the whole process in torch: two that overlap in time
+# take each other's tangents away, without an error. So only one thread at a time is in one.
+_LEVEL = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child must not find the level of a thread that it lacks
+    os.register_at_fork(
+        before=_LEVEL.acquire, after_in_parent=_LEVEL.release, after_in_child=_LEVEL.release
+    )
+
+
+def jvp(f: Callable[[Tensor], Tensor], x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and ``(∂f) v``, in forward mode; the only place where that is done.
+
+    In several threads the numbers are those of one: threads take turns, each for one call. Where
+    autograd records, the result can be differentiated again; under ``inference_mode``, in which
+    torch before 2.11 gives zeros, it is what it is under ``no_grad``.
+
+    Args:
+        f: a function of one tensor.
+        x: where.
+        tangent: v, of the shape of x.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            return jvp(f, x, tangent)
+    with nullcontext() if torch.compiler.is_compiling() else _LEVEL:
+        value, change = torch.func.jvp(f, (ordinary(x),), (ordinary(tangent),))  # type: ignore[misc]
+    return value, change
 
 
 def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -23,15 +66,50 @@ def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     Jacobian-vector product with ones gives the derivative. It is itself differentiable, so
     parameters inside ``f`` receive gradients, unless under ``no_grad`` or ``inference_mode``.
     """
-    if torch.is_inference_mode_enabled():
-        # There torch.func.jvp is silently 0 from torch 2.4 to 2.10, so the mode is left for it.
-        with torch.inference_mode(False), torch.no_grad():
-            return time_derivative(f, t.clone())
-    if t.is_inference():
-        t = t.clone()
     t = t.contiguous()  # an expanded time cannot carry tangents
-    derivative: Tensor = torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
-    return derivative
+    return jvp(f, t, torch.ones_like(t))[1]
+
+
+def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``f(x)`` and the gradient of its sum, in reverse mode and in any mode of autograd.
+
+    Args:
+        f: maps x ``(B, *)`` to values of any shape.
+        x: where; nothing is recorded beyond the call.
+
+    Raises:
+        ValueError: if no value depends on x by operations that autograd follows.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = ordinary(x.detach()).requires_grad_()
+        value = f(leaf)
+        if not value.requires_grad:
+            raise ValueError(
+                "the function does not depend on x by operations that autograd follows, so it has"
+                " no gradient; keep x a tensor throughout (no .detach(), .item() or numpy)"
+            )
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), gradient
+
+
+def tracked(t: Tensor) -> bool:
+    """Whether derivatives in t are being taken, in either mode."""
+    if t.requires_grad:
+        return True
+    if not _LEVEL.acquire(blocking=False):  # another thread is in a level, so this one is in none
+        return False
+    try:
+        return forward_ad.unpack_dual(t).tangent is not None  # type: ignore[no-untyped-call]
+    finally:
+        _LEVEL.release()
+
+
+def ordinary(value: Any) -> Any:
+    """A tensor made under ``inference_mode`` as one that autograd takes; all else as it is."""
+    if not isinstance(value, Tensor) or not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
 
 
 class Directional:
@@ -75,12 +153,12 @@ class Directional:
         """``f(x)`` and a vector w with ``w · z = z · (∂f) z`` for each direction z."""
         if self.forward_mode:
             try:
-                value, change = torch.func.jvp(f, (x,), (directions,))  # type: ignore[misc]
-                return value, change
+                return jvp(f, x, directions)
             except (NotImplementedError, RuntimeError):
                 # An operation without a forward derivative; another error comes again below.
                 self.forward_mode = False
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x, directions = ordinary(x), ordinary(directions)
             x = x if x.requires_grad else x.detach().requires_grad_()
             value = f(x)
             (pulled,) = torch.autograd.grad(value, x, directions, create_graph=self.graph)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from .arguments import generator_of
+
 __all__ = ["draw_key", "local", "mix", "stream"]
 
 _MASK = (1 << 64) - 1
@@ -18,7 +20,9 @@ _MASK = (1 << 64) - 1
 
 def draw_key(generator: torch.Generator | None) -> int:
     """Draw one 63-bit integer from ``generator`` (torch's default one if it is None)."""
-    device = generator.device if generator is not None else "cpu"
+    device = "cpu"
+    if generator is not None:
+        device = generator_of("generator", generator).device  # type: ignore[union-attr, assignment]
     return int(torch.randint(2**63 - 1, (), generator=generator, device=device, dtype=torch.int64))
 
 
@@ -44,8 +48,10 @@ def local(generator: torch.Generator | None, device: torch.device | str) -> torc
     ``generator`` itself where it lives on that kind of device (or is None), otherwise a new one
     seeded by one key drawn from it.
     """
-    if generator is None or generator.device == device:
-        return generator
-    if generator.device.type == torch.device(device).type:
+    if generator is None:
+        return None
+    if not isinstance(generator, torch.Generator):
+        generator_of("generator", generator)
+    if generator.device == device or generator.device.type == torch.device(device).type:
         return generator
     return stream(draw_key(generator), device=device)

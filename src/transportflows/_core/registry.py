@@ -19,6 +19,8 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
+from .built import Built
+
 __all__ = ["Storable", "UnknownClassError", "decode", "encode", "full_name", "register", "told"]
 
 _KNOWN: WeakValueDictionary[str, type] = WeakValueDictionary()
@@ -29,7 +31,7 @@ class UnknownClassError(ValueError):
     """What a description names is not known here, or was stored without its arguments."""
 
 
-class Storable:
+class Storable(Built):
     """An object that a file can hold as the name of its class and constructor arguments."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -172,6 +172,7 @@ def _class(target: Any, of_methods: Callable[[_Decorated], _Decorated]) -> Any:
             continue
         wrapped: Any = None
         if name == "__init__" or (name == "__new__" and hasattr(target, "_fields")):
+            function.__module__ = target.__module__  # of a named tuple it is a made one
             wrapped = _checked(function, is_dataclass(target) or hasattr(target, "_fields"))
         elif (not name.startswith("_") or name == "__call__") and _takes_any(function):
             wrapped = of_methods(function)

@@ -11,14 +11,15 @@ from torch import Tensor
 
 from .._core.random import draw_key
 from .._core.reprs import brief
-from .._core.signatures import checked
-from .._core.tensor import sum_events
+from .._core.shared import kept_generators
+from .._core.signatures import checked, checked_late
+from .._core.tensor import state_dtype, sum_events
 from .base import Distribution
 
 __all__ = ["as_distribution"]
 
 
-@checked
+@checked_late
 class _Wrapped(Distribution):
     """An object of the user's own with a ``sample`` method, seen as a Distribution."""
 
@@ -45,7 +46,7 @@ class _Wrapped(Distribution):
         else:
             # Its draws come from torch's default generator: seed that from ours, then restore it.
             key = draw_key(generator)
-            with torch.random.fork_rng():
+            with kept_generators():
                 torch.manual_seed(key)
                 x = self.law.sample((n,) if self._takes_shape else n)
         if not isinstance(x, Tensor) or x.shape != (n, *self.shape):
@@ -54,7 +55,7 @@ class _Wrapped(Distribution):
                 f"{type(self.law).__name__}.sample({n}) gave {got} where a tensor of shape"
                 f" {(n, *self.shape)} was expected"
             )
-        return x.to(device=device, dtype=dtype or x.dtype)
+        return x.to(device=device, dtype=state_dtype(dtype, x.dtype))
 
     def __repr__(self) -> str:
         law = brief(self.law)
@@ -94,6 +95,6 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
         if isinstance(law, torch.distributions.Distribution):
             shape = tuple(law.batch_shape) + tuple(law.event_shape)
         else:
-            with torch.random.fork_rng():
+            with kept_generators():
                 shape = tuple(law.sample(1).shape[1:])
     return _Wrapped(law, shape)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import event_shape
 from .._core.registry import Storable
 from .._core.signatures import checked_late
 
@@ -24,11 +26,11 @@ class Distribution(Storable, nn.Module, ABC):
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("shape", "_parameters")
+
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
-        if len(self.shape) == 0:
-            raise ValueError("the event shape is empty; write shape=(1,) for scalars")
+        self.shape = event_shape("shape", shape)
 
     @abstractmethod
     def sample(

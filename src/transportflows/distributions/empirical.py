@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, integer
 from .._core.random import local
 from .._core.signatures import checked_late
+from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Empirical"]
@@ -39,8 +40,9 @@ class Empirical(Distribution):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
+        n = integer("n", n, "a number of draws", least=0)
         home = self.data.device
         rows = torch.randint(
             self.data.shape[0], (n,), generator=local(generator, home), device=home
         )
-        return self.data[rows].to(device=device or home, dtype=dtype or self.data.dtype)
+        return self.data[rows].to(device=device or home, dtype=state_dtype(dtype, self.data.dtype))

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
 from .._core.signatures import checked_late
+from .._core.tensor import state_dtype
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["GaussianMixture"]
@@ -81,7 +82,8 @@ class GaussianMixture(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.means.device if device is None else torch.device(device)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        n = integer("n", n, "a number of draws", least=0)
+        dtype = state_dtype(dtype)
         generator = local(generator, device)
         weights = self.weights.to(device)
         labels = torch.multinomial(weights, n, replacement=True, generator=generator)
@@ -97,6 +99,7 @@ class GaussianMixture(Distribution):
         return x.view(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         centred = x.flatten(1)[:, None] - self.means.flatten(1).to(x)  # (B, K, d)
         factors = self._factors.to(x)
         white = torch.linalg.solve_triangular(factors, centred.permute(1, 2, 0), upper=False)

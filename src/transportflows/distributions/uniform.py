@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_events, integer
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked_late
+from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Uniform"]
@@ -49,13 +51,15 @@ class Uniform(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.low.device if device is None else torch.device(device)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+        n = integer("n", n, "a number of draws", least=0)
+        dtype = state_dtype(dtype)
         u = torch.rand(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
         )
         return torch.lerp(self.low.to(u), self.high.to(u), u)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         low, high = self.low.to(x), self.high.to(x)
         inside = ((x >= low) & (x < high)).flatten(1).all(1)
         return torch.where(inside, -(high - low).log().sum(), -math.inf)

@@ -1,5 +1,6 @@
 """Fields: networks with a meaning, alone and in pairs; their files."""
 
+from .._core.conditions import Condition
 from .._core.container import DamagedFileError
 from .._core.registry import register
 from .base import Field
@@ -10,6 +11,7 @@ from .pair import FieldPair
 
 __all__ = [
     "EDM",
+    "Condition",
     "DamagedFileError",
     "DataPredictor",
     "EDMCoefficients",

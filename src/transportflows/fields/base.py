@@ -15,23 +15,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .._core import container
-from .._core.checks import check_state
-from .._core.conditions import NO_CONDITIONS
+from .._core.checks import check_events, check_state
+from .._core.conditions import (
+    NO_CONDITIONS,
+    Condition,
+    check_conditions,
+    check_trained,
+    to_storable,
+)
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked_late
 from ..combination import Combination
 from ..conversions import conversion
+from ..distributions import Distribution
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
-from .calls import Network, called, check_network, check_process, sized
+from .calls import Network, called, check_network, check_process, check_transform, sized
+from .units import check_units, outer_start
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
 
@@ -46,23 +54,39 @@ class Field(Storable, nn.Module):
     Subclasses name what the network predicts in ``outputs``.
 
     Args:
-        net: ``net(t, x, **cond)`` with t ``()`` or ``(B,)`` and x ``(B, *)``, giving the shape of
-            x; any callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``.
+        net: ``net(t, x, **cond)`` with t ``(B,)`` and x ``(B, *)``, giving the shape of x; any
+            callable. ``tpf.networks.from_xt`` adapts a ``net(x, t)``. One with an attribute
+            ``takes_one_time = True`` is given a time ``()`` where all rows have the same.
         process: the law of x_t.
         transform: standardising transform between the data's units and the network's; the trainer
-            applies it to the data, ``sample`` undoes it. The methods here work in standardised
-            units.
+            applies it to the data, ``sample`` undoes it. The process, its base and the methods here
+            work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
+            is in the data's.
+
+    Attributes:
+        conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
+            it was not trained by one. Whoever calls a trained field gives these, of the same kind,
+            and no others: an embedding that was not trained gives numbers too. None forgets it.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
     outputs: tuple[str, ...] = ()
     net: Network
+    conditions: Mapping[str, Condition] | None = None
 
     def __init__(
         self, net: Network, process: Process, *, transform: Standardize | None = None
     ) -> None:
         super().__init__()
+        if isinstance(net, Field):
+            raise TypeError(
+                f"net is a {type(net).__name__} already, and the network in it predicts"
+                f" {' and '.join(net.outputs)}; give that field itself, or another network"
+            )
         check_network(net)
         check_process(process)
+        check_transform(transform)
+        check_units(process, transform)
         self.net = net
         self.process = process
         self.transform = transform
@@ -90,6 +114,9 @@ class Field(Storable, nn.Module):
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
         check_state(t, x)
+        check_events(x, self.process.shape, "x", "the process")
+        if cond or self.conditions:
+            cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         predictions = self.predict(t, x, cond)
         return predictions[0] if len(predictions) == 1 else predictions
 
@@ -139,13 +166,19 @@ class Field(Storable, nn.Module):
             t: times, ``()`` or ``(B,)``.
             x: states, ``(B, *)``.
             cond: conditions for the network, by name.
-            checked: refuse times at which a conversion is singular. That reads a value from the
-                device; without it, a loop does not wait, and such a time gives NaN or infinity.
+            checked: refuse conditions that do not fit, and times at which a conversion is singular.
+                That reads a value from the device; without it, a loop does not wait, and such a
+                time gives NaN or infinity.
 
         Raises:
             ConversionError: if the predictions do not determine the target, or not at these times.
+            ValueError: if conditions do not fit; see :meth:`check_conditions`.
         """
         check_state(t, x)
+        if checked:
+            check_events(x, self.process.shape, "x", "the process")
+        if checked and (cond or self.conditions):
+            cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         if target in self.outputs:
             needed = tuple(o == target for o in self.outputs)
             predictions = self.predict(t, x, cond, needed)
@@ -169,6 +202,44 @@ class Field(Storable, nn.Module):
             f" {type(self.process.interpolant).__name__}; evaluate it elsewhere, or learn the"
             f" {target.replace('_', ' ')} itself (sample() steps around such ends by itself)"
         )
+
+    def check_conditions(
+        self,
+        cond: Mapping[str, Any] | None,
+        n: int,
+        *,
+        rows: str = "states",
+        ranges: bool = True,
+        device: torch.device | None = None,
+    ) -> dict[str, Any]:
+        """Conditions as they go to the network, if they fit n rows and what it was trained with.
+
+        One number stands for all rows where training had one a row.
+
+        Args:
+            cond: by name; None for none.
+            n: number of rows.
+            rows: what the rows are, for messages.
+            ranges: see that integers are among those of the training, which waits for a device.
+            device: where tensors with rows must be; None for anywhere.
+
+        Raises:
+            TypeError: if it is no mapping of names, or holds lists or arrays.
+            ValueError: if there is one that has other rows, was not trained with, or is missing.
+        """
+        found = check_conditions(cond, n, rows=rows, device=device)
+        whose = f"this {type(self).__name__}"
+        trained = self.conditions
+        return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+
+    @property
+    def start(self) -> Distribution:
+        """The law at t = 0, where sampling starts by default, in the units of the data.
+
+        Raises:
+            ValueError: if the process does not know it.
+        """
+        return outer_start(self.process, self.transform)
 
     # ---------------------------------------------------------------------------- the network
 
@@ -219,12 +290,14 @@ class Field(Storable, nn.Module):
             "parameters": sum(p.numel() for p in self.parameters()),
             "process": told(self.process),
             "transform": told(self.transform),
+            "conditions": {name: str(known) for name, known in (self.conditions or {}).items()},
         }
         tree = {
             "field": described,
             "networks": [name for name, value in given if any(value is net for net in heads)],
             "outputs": list(self.outputs),
             "state": dict(self.state_dict()),
+            "conditions": to_storable(self.conditions),
         }
         container.write(path, header, tree)
 

@@ -1,63 +1,103 @@
-"""Calling a user's network: what is taken for one, and what is accepted from it."""
+"""Calling a user's network: what is taken for one, how it is called, what is accepted from it.
+
+A network is called as ``net(t, x, **cond)`` with one time a row, ``(B,)``, in training and in
+sampling alike, so that one that trains can sample. One that also takes a single time ``()``, and is
+then cheaper, says so by an attribute ``takes_one_time = True``.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import shown
+from .._core.tensor import own_dtype
 from ..process import Process
+from ..transforms import Standardize
 
-__all__ = ["Network", "accepted", "called", "check_network", "check_process", "sized"]
+__all__ = [
+    "Network",
+    "accepted",
+    "called",
+    "check_network",
+    "check_process",
+    "check_transform",
+    "predicted",
+    "restored",
+    "rounded",
+    "sized",
+]
 
 Network = Callable[..., Any]
+
+_TIMES = {"t", "ts", "time", "times", "timestep", "timesteps", "tau", "sigma", "sigmas"}
 
 
 def sized(net: Network) -> str:
     """A network in a few characters: its name, and how many numbers it learns."""
-    name = getattr(net, "__name__", type(net).__name__)
     if not isinstance(net, nn.Module):
-        return name
-    return f"<{name}, {sum(p.numel() for p in net.parameters()):,} parameters>"
+        return _name(net)
+    return f"<{_name(net)}, {sum(p.numel() for p in net.parameters()):,} parameters>"
 
 
 def check_network(net: Any) -> None:
-    """Refuse what is no function of (t, x), a process in its place above all."""
+    """Refuse what is no function of (t, x): a process, a class, a function of (x, t)."""
     if isinstance(net, Process) or not callable(net):
         raise TypeError(
             f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
             " Velocity(net, process)"
+        )
+    if isinstance(net, type):
+        raise TypeError(f"net is the class {net.__name__}; write {net.__name__}(...), an object")
+    first, second = [*_first_names(net), "", ""][:2]
+    if second in _TIMES and first not in _TIMES:
+        raise TypeError(
+            f"the network {_name(net)} takes ({first}, {second}), and networks are called with the"
+            " time first, net(t, x, **cond); write tpf.networks.from_xt(net)"
+        )
+
+
+def _first_names(net: Any) -> list[str]:
+    """What a network calls its positional arguments, where that can be known."""
+    try:
+        parameters = inspect.signature(net.forward if isinstance(net, nn.Module) else net)
+    except (TypeError, ValueError):  # a builtin
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters.parameters.values() if p.kind in kinds]
+
+
+def check_transform(transform: Any) -> None:
+    """Refuse what does not invert: a function would train, and could not be sampled."""
+    if transform is not None and not isinstance(transform, Standardize):
+        raise TypeError(
+            f"transform must be a Standardize, which also inverts, got {shown(transform)}; write"
+            " Standardize.fit(data), or Standardize(mean, scale)"
         )
 
 
 def check_process(process: Any) -> None:
     """Refuse what is no process."""
     if not isinstance(process, Process):
+        given = getattr(process, "__name__", type(process).__name__)
         raise TypeError(
-            f"process must be a Process, got {type(process).__name__}; the order is"
+            f"process must be a Process, got {given}; the order is"
             " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
         )
 
 
 def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-    """``net(t, x, **cond)``, if it is of the shape and dtype of x.
+    """``net(t, x, **cond)`` if it is of the shape and dtype of x.
 
     Raises:
-        ValueError: if it is not; where dtypes or devices are why the network fails, it says so.
+        ValueError: if it is not, or if the network writes into its arguments.
+        TypeError: if the network takes other arguments.
     """
-    try:
-        prediction = net(t, x, **cond)
-    except RuntimeError as error:
-        own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
-        if own is not None and (own.dtype != x.dtype or own.device != x.device):
-            raise ValueError(
-                f"the states are {x.dtype} on {x.device} and the network is {own.dtype} on"
-                f" {own.device}; write x.to(dtype={own.dtype}, device={str(own.device)!r}), or"
-                f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
-            ) from error
-        raise
+    prediction = predicted(net, t, x, cond)
     if (
         isinstance(prediction, Tensor)
         and prediction.shape == x.shape
@@ -65,6 +105,119 @@ def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str,
     ):
         return prediction
     return accepted(prediction, field, net, x)
+
+
+def predicted(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Any:
+    """What a network gives, called with one time a row; where it fails, the cure if one is known.
+
+    One of another dtype than the states is called in its own: so states stay in float32, or wider,
+    while a network computes in bfloat16. t, x and those conditions that have the dtype of x are
+    rounded to the network's, and what it gives has that of x.
+
+    Raises:
+        ValueError: if dtypes or devices are why it fails, or if it writes into t or x.
+        TypeError: if it takes other arguments: (x, t), or other conditions.
+    """
+    if t.ndim == 0 and not getattr(net, "takes_one_time", False):
+        t = t.expand(x.shape[0])
+    kind = x.dtype
+    t, x, cond = rounded(net, t, x, cond)
+    watched = not (x.is_inference() or t.is_inference())  # such tensors have no version
+    versions = (t._version, x._version) if watched else None
+    try:
+        prediction = net(t, x, **cond)
+    except Exception as error:
+        problem = _explained(error, net, t, x, cond)
+        if problem is None:
+            raise
+        raise problem from error
+    if versions is not None and (t._version, x._version) != versions:
+        raise ValueError(_WRITES.format(_name(net)))
+    return prediction if x.dtype == kind else restored(prediction, kind)
+
+
+def rounded(
+    net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    """Time, states, and conditions of the states' dtype, in the dtype of a network."""
+    own, kind = own_dtype(net), x.dtype
+    if own is None or own == kind or torch.is_autocast_enabled(x.device.type):
+        return t, x, cond
+    given = {
+        name: c.to(own) if isinstance(c, Tensor) and c.dtype == kind else c
+        for name, c in cond.items()
+    }
+    return t.to(own), x.to(own), given
+
+
+def restored(prediction: Any, kind: torch.dtype) -> Any:
+    """What a network gave, in the dtype of the states."""
+    if isinstance(prediction, (tuple, list)):
+        return tuple(restored(p, kind) for p in prediction)
+    return prediction.to(kind) if isinstance(prediction, Tensor) else prediction
+
+
+_WRITES = (
+    "the network {} writes into its arguments, which the solve or the loss goes on to use; write"
+    " t = t * 1000 for t *= 1000, and no inplace=True on x"
+)
+
+
+def _explained(
+    error: Exception, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]
+) -> Exception | None:
+    """What to raise instead of an error of the network, where its cause is known."""
+    text, name = str(error), _name(net)
+    if isinstance(error, RuntimeError):
+        own = next(iter(net.parameters()), None) if isinstance(net, nn.Module) else None
+        if own is not None and (own.dtype != x.dtype or own.device != x.device):
+            return ValueError(
+                f"the states are {x.dtype} on {x.device} and the network is {own.dtype} on"
+                f" {own.device}; write x.to(dtype={own.dtype}, device={str(own.device)!r}), or"
+                f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
+            )
+        if "single memory location" in text:
+            return ValueError(_WRITES.format(name))
+        for key, value in cond.items():
+            if isinstance(value, Tensor) and _unlike(value, x):
+                return ValueError(
+                    f"the network {name} fails ({_short(text)}), and the condition {key!r} is"
+                    f" {value.dtype} on {value.device} where the states are {x.dtype} on"
+                    f" {x.device}; write {key}.to(x)"
+                )
+    if isinstance(error, TypeError) and "keyword" in text:
+        given = f"the conditions {', '.join(map(repr, cond))}" if cond else "no conditions"
+        return TypeError(
+            f"the network {name} was given {given}, and takes others: {_short(text)}; networks are"
+            " called as net(t, x, **cond), conditions by name: cond={'label': labels}"
+        )
+    if _takes_swapped(net, t, x, cond):
+        return TypeError(
+            f"the network {name} fails when called as net(t, x), time first ({_short(text)}), and"
+            " takes net(x, t); write tpf.networks.from_xt(net)"
+        )
+    return None
+
+
+def _unlike(value: Tensor, x: Tensor) -> bool:
+    return value.device != x.device or (value.is_floating_point() and value.dtype != x.dtype)
+
+
+@torch.no_grad()
+def _takes_swapped(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> bool:
+    try:
+        found = net(x, t.expand(x.shape[0]), **cond)
+    except Exception:  # whatever it says, it is no help
+        return False
+    return isinstance(found, Tensor) and found.shape == x.shape
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def _name(net: Network) -> str:
+    return str(getattr(net, "__name__", type(net).__name__))
 
 
 def accepted(prediction: Any, field: object, net: Network, x: Tensor) -> Tensor:
@@ -79,9 +232,8 @@ def accepted(prediction: Any, field: object, net: Network, x: Tensor) -> Tensor:
             f"the network of this {kind} gave {prediction.dtype} for states of {x.dtype}; write"
             f" net.to({x.dtype}), or give it states of its own dtype"
         )
-    name = getattr(net, "__name__", type(net).__name__)
     got = tuple(prediction.shape) if isinstance(prediction, Tensor) else type(prediction).__name__
     raise ValueError(
-        f"the network of this {kind} ({name}) must give the shape of x, {tuple(x.shape)}, and it"
-        f" gave {got}"
+        f"the network of this {kind} ({_name(net)}) must give the shape of x, {tuple(x.shape)}, and"
+        f" it gave {got}; it is called as net(t, x), with t ({x.shape[0]},), time first"
     )

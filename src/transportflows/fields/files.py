@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core import container
+from .._core.conditions import from_storable
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
+from .._core.shared import kept_generators
 from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
@@ -62,7 +64,8 @@ def load_field(
             Nothing is imported and no code run from it.
         OSError: if it cannot be opened.
     """
-    spec, names, outputs, state = _parts(path, *container.read(path))
+    header, tree = container.read(path)
+    spec, names, outputs, state = _parts(path, header, tree)
     nets = [] if net is None else list(net) if isinstance(net, (tuple, list)) else [net]
     if nets and len(nets) != len(names):
         raise DamagedFileError(f"{os.fspath(path)} holds {len(names)} networks, got {len(nets)}")
@@ -72,7 +75,7 @@ def load_field(
     )
     if process is not None:
         arguments["process"] = process
-    with torch.random.fork_rng(devices=[]), _Limit(4 * os.path.getsize(path) + _SPARE):
+    with kept_generators(everywhere=False), _Limit(4 * os.path.getsize(path) + _SPARE):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
@@ -85,6 +88,7 @@ def load_field(
             if not isinstance(field.transform, (Standardize, type(None))):
                 raise TypeError(f"a {type(field.transform).__name__} is no transform")
             _load_state(path, field, state)
+            field.conditions = from_storable(tree.get("conditions"))
             for part in (field.transform, None if process is not None else field.process):
                 decode(encode(part), Storable, classes)  # its own checks, of what it now holds
     return field.to(device).eval()
@@ -96,7 +100,10 @@ def _parts(
     """Description, names of the networks, outputs and tensors of a field, of the right types."""
     kind, version = header.get("kind"), header.get("format")
     if kind != FILE_KIND or type(version) is not int:
-        raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}")
+        cure = ""
+        if kind == "transportflows training checkpoint":
+            cure = "; give it to trainer.load(path), and trainer.field has the weights"
+        raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(
             f"{os.fspath(path)} is a field of format {version} and this version of transportflows"

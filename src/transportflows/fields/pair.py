@@ -7,12 +7,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._core.conditions import NO_CONDITIONS
+from .._core.conditions import NO_CONDITIONS, Condition
 from .._core.signatures import checked_late
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
-from .calls import Network, accepted, called, check_network, check_process
+from .calls import (
+    Network,
+    accepted,
+    called,
+    check_network,
+    check_process,
+    check_transform,
+    predicted,
+)
+from .units import check_units
 
 __all__ = ["FieldPair"]
 
@@ -68,16 +77,28 @@ class FieldPair(Field):
                 "a FieldPair is one of velocity or mean_velocity and one of noise or score, in"
                 f" this order; got {list(names)}"
             )
+        known: Mapping[str, Condition] | None = None
         for name, part in given.items():
             if isinstance(part, Field):
                 process, transform = _shared(name, part, process, transform)
+                if part.conditions is not None:
+                    known = {**(known or {}), **part.conditions}
                 given[name] = part.net
         if process is None:
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
         check_process(process)
+        check_transform(transform)
+        check_units(process, transform)
+        both = list(given.values())
+        if len(both) == 2 and both[0] is both[1] and isinstance(both[0], nn.Module):
+            raise ValueError(
+                f"{names[0]}= and {names[1]}= are one and the same network, which cannot predict"
+                " both; give two, or one with two heads: heads=net"
+            )
         self.outputs = names
         self.process = process
         self.transform = transform
+        self.conditions = known
         if heads is not None:
             check_network(heads)
             self.heads = heads
@@ -111,7 +132,7 @@ class FieldPair(Field):
                 called(self, net, t, x, cond) if wanted else None
                 for net, wanted in zip((self.first, self.second), needed, strict=True)
             )
-        both = self.heads(t, x, **cond)
+        both = predicted(self.heads, t, x, cond)
         if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
             both = both.unbind(1)
         if not isinstance(both, (tuple, list)) or len(both) != 2:

@@ -111,7 +111,7 @@ class EncoderDecoder(AffineInterpolant):
     noise and decodes noise into ρ1. Not smooth at ½.
     """
 
-    breakpoints: ClassVar[tuple[float, ...]] = (0.5,)
+    breakpoints = (0.5,)
 
     def __init__(self) -> None:
         super().__init__(SineSquared())

@@ -51,14 +51,16 @@ class Interpolant(LatentScale, ABC):
         gamma: a composable latent scale, or None for none.
 
     Attributes:
-        breakpoints: times inside (0, 1) where the path is not smooth; time grids include them.
+        breakpoints: times inside (0, 1) where the path is not smooth, those of its γ among them;
+            time grids include them, and steps on either side see their own side.
         uses_base: whether x0 enters the path. Where it does not (one-sided, mirror), the latent
             is the only source of noise and x0 may be None.
         affine: whether ``I = α(t) x0 + β(t) x1``.
     """
 
     _generic: ClassVar[bool] = True
-    breakpoints: ClassVar[tuple[float, ...]] = ()
+    _sets: ClassVar[tuple[str, ...]] = ("latent",)
+    breakpoints: tuple[float, ...] = ()
     uses_base: ClassVar[bool] = True
     affine: ClassVar[bool] = False
 
@@ -70,6 +72,8 @@ class Interpolant(LatentScale, ABC):
                 " for your own γ subclass Gamma and write gamma_sq(t)"
             )
         self.latent = gamma
+        if gamma is not None and gamma.breakpoints:
+            self.breakpoints = tuple(sorted({*self.breakpoints, *gamma.breakpoints}))
 
     def _writes(self, method: str) -> bool:
         written = getattr(type(self), method)
@@ -218,9 +222,9 @@ class OneSided(AffineInterpolant):
 
     @property
     def prior_scale(self) -> float:
-        """γ(0), the scale of the Gaussian from which sampling starts."""
+        """|γ(0)|, the scale of the Gaussian from which sampling starts."""
         with torch.no_grad():
-            return float(self.gamma(torch.zeros((), dtype=torch.float64)))
+            return abs(float(self.gamma(torch.zeros((), dtype=torch.float64))))
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

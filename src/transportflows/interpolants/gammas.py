@@ -25,6 +25,8 @@ from .._core.signatures import checked_late
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
 
+_BESIDE = 1e-6  # from a double zero of γ², where γ̇ is 0/0
+
 _FOLLOWS = {
     "gamma_sq": ("gamma", "gamma_sq_dot", "gamma_dot"),
     "gamma": ("gamma_sq", "gamma_sq_dot", "gamma_dot"),
@@ -42,6 +44,22 @@ _FOLLOWS = {
 """By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
+def _owner(cls: type, name: str) -> type | None:
+    """The class from which ``cls`` has a method."""
+    return next((base for base in cls.__mro__ if name in base.__dict__), None)
+
+
+def _closed_form(owner: type | None, name: str) -> bool:
+    """Whether a class has the method for a path of its own, which some method of it defines."""
+    if owner is None:
+        return False
+    sources = [written for written, derived in _FOLLOWS.items() if name in derived]
+    if any(written in _FOLLOWS.get(name, ()) for written in sources):
+        sources.append(name)  # each follows from the other: what it writes may be the path itself
+    owners = [_owner(owner, source) for source in sources]
+    return any(base is not None and not base.__dict__.get("_generic") for base in owners)
+
+
 @checked_late
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
@@ -50,12 +68,15 @@ class LatentScale(Storable, nn.Module):
     """
 
     _generic: ClassVar[bool] = True
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Take back closed forms that a subclass has made stale.
 
         A subclass of ``Linear`` that writes ``beta`` must not keep ``Linear.beta_dot``: what
-        follows from what it writes goes back to the generic form, unless it writes that too.
+        follows from what it writes goes back to the generic form, unless it writes that too. What
+        it has from a class without a path of its own (one whose ``mean_dot`` takes differences
+        of whatever ``mean`` a subclass writes) is no closed form, and it keeps that.
         """
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("_generic"):
@@ -64,7 +85,7 @@ class LatentScale(Storable, nn.Module):
             if written not in cls.__dict__:
                 continue
             for name in derived:
-                if name in cls.__dict__:
+                if name in cls.__dict__ or not _closed_form(_owner(cls, name), name):
                     continue
                 for base in cls.__mro__:
                     if base.__dict__.get("_generic") and name in base.__dict__:
@@ -82,7 +103,10 @@ class LatentScale(Storable, nn.Module):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t) ≥ 0, of the shape of ``t``."""
+        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes one with a sign.
+
+        Where it is negative, so is the weight of z in the target ``ẑ = γ z / |γ|`` of a noise.
+        """
         return self.gamma_sq(t).clamp(min=0).sqrt()
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
@@ -92,9 +116,14 @@ class LatentScale(Storable, nn.Module):
         return time_derivative(self.gamma_sq, t)
 
     def gamma_dot(self, t: Tensor) -> Tensor:
-        """γ̇(t); infinite or undefined where γ vanishes like a root (use ``gamma_sq_dot``)."""
+        """γ̇(t); infinite where γ vanishes like a root (use ``gamma_sq_dot``).
+
+        Of a γ² that vanishes with its derivative, its value 1e-6 from there.
+        """
         if self._writes("gamma"):
             return time_derivative(self.gamma, t)
+        double = (self.gamma_sq(t) == 0) & (self.gamma_sq_dot(t) == 0)
+        t = torch.where(double, torch.where(t < 0.5, t + _BESIDE, t - _BESIDE), t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
     def __repr__(self) -> str:
@@ -106,9 +135,13 @@ class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
     A subclass writes ``gamma_sq(t)`` (or ``gamma(t)``), which must vanish at t = 0 and t = 1.
+
+    Attributes:
+        breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
     """
 
     _generic: ClassVar[bool] = True
+    breakpoints: tuple[float, ...] = ()
 
 
 @checked_late
@@ -135,6 +168,9 @@ class Brownian(Gamma):
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return self.a.to(t) * (1 - 2 * t)
+
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
     def config(self) -> dict[str, Any]:
         if isinstance(self.a, nn.Parameter):

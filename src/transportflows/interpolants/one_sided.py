@@ -84,3 +84,6 @@ class SBDM(OneSided):
 
     def gamma_sq_dot(self, t: Tensor) -> Tensor:
         return -2 * t
+
+    def gamma_dot(self, t: Tensor) -> Tensor:
+        return -t / self.gamma(t)

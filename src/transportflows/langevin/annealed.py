@@ -41,7 +41,6 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_integer
-from .._core.conditions import check_conditions
 from .._core.random import draw_key, mix
 from .._core.signatures import checked
 from ..distributions.base import Distribution
@@ -101,7 +100,8 @@ def annealed_langevin(
             data and the level as the time: to look at them, to end the solve (``denoise`` then
             acts at the level reached), or to return others.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
-        dtype: of the states; that of the network by default.
+        dtype: of the states: that of the start, or of the network, by default, and float32 where
+            that is of half precision. A network is called in its own dtype.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it.
 
@@ -131,6 +131,7 @@ def annealed_langevin(
     levels = as_levels(field.process, levels)
     key = draw_key(generator)
     x = starting_states(field, n, start, 0.0, dtype, key)
+    cond = field.check_conditions(cond, len(x), device=x.device)
     stepper = AnnealedSteps(field, levels, steps, step_size, x, rescale=rescale)
     data = FieldTable(field, "data", levels[-1:]) if denoise else None
     _check_finite(field, levels, stepper.table, data)
@@ -148,7 +149,7 @@ def annealed_langevin(
             chunk=chunk,
             progress=progress,
         )
-        rows = Chunks(x, chunk, check_conditions(cond, len(x)))
+        rows = Chunks(x, chunk, cond)
         reached = math.ceil((len(solution.t) - 1) / steps)
         states, path, nfe = solution.x, solution.trajectory, solution.nfe
         if reached < len(levels) and data is not None:  # a hook ended the solve

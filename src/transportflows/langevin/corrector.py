@@ -38,7 +38,7 @@ made at states that corrections have moved since, and takes their jumps for a tr
 refused.
 
 *Where.* At each time of the grid but the first at which σ̂ > 0 and the score's weights are bounded
-(as for the window of ε): at t = 1 only where noise is left there, as for VE.
+(1e4): at t = 1 only where noise is left there, as for VE.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
-from ..samplers.dynamics import BOUND
+from ..samplers.ends import BOUND
 from ..solve.hooks import Corrector, Moment, SolveHook
 from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import value_and_gradient
+from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked, checked_late
 from ..fields.base import Field
@@ -37,16 +39,7 @@ class LogProbScore:
 
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = x.detach().clone().requires_grad_()
-            value = check_log_prob(self.log_prob(leaf, **cond), leaf)
-            if not value.requires_grad:
-                raise ValueError(
-                    "log_prob does not depend on x by operations that autograd follows, so it has"
-                    " no score; keep x a tensor throughout (no .detach(), .item() or numpy)"
-                )
-            (score,) = torch.autograd.grad(value.sum(), leaf)
-        return value.detach(), score
+        return value_and_gradient(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
 
     def __call__(self, x: Tensor, **cond: Any) -> Tensor:
         """The score, ``(B, *)``."""
@@ -100,7 +93,12 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             f"the score of this {type(field).__name__} is singular at t = {t:g}: there is no noise"
             " left there; take an earlier time"
         )
-    return lambda x, **more: table(0, x, **cond, **more)
+
+    def score(x: Tensor, **more: Any) -> Tensor:
+        given = field.check_conditions({**cond, **more}, len(x), ranges=False, device=x.device)
+        return table(0, x, **given)
+
+    return score
 
 
 class FieldTable:
@@ -128,7 +126,7 @@ class FieldTable:
         table = weights.map(lambda w: w.double().expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
-    def __call__(self, k: int, x: Tensor, **cond: Any) -> Tensor:
+    def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:
         """The quantity at time k, ``(B, *)``."""
         combination = self.combinations[k]
         predictions = self.field.predict(self.times[k].to(x), x, cond, combination.needed)
@@ -155,4 +153,4 @@ def check_score(s: Any, x: Tensor) -> Tensor:
             f"the score must have the shape of x, {tuple(x.shape)}, and it gave {got}; a field is"
             " given as score_at(field, t), a log-density as score_of(log_prob)"
         )
-    return s
+    return returned("score(x)", s, None)

@@ -27,10 +27,10 @@ from .bound import VariationalBound, variational_bound
 from .density import (
     LogLikelihood,
     SampledLikelihood,
-    bits_per_dimension,
     log_likelihood,
     sample_with_log_likelihood,
 )
+from .levels import bits_per_dimension, dequantise
 from .loss import LikelihoodLoss
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "SampledLikelihood",
     "VariationalBound",
     "bits_per_dimension",
+    "dequantise",
     "log_likelihood",
     "sample_with_log_likelihood",
     "variational_bound",

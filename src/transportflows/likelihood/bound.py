@@ -17,7 +17,7 @@ from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..losses.chain_weight import VariationalWeight
 from ..losses.variational import prior_matching, reconstruction_constant
-from .density import bits_per_dimension
+from .levels import bits_per_dimension
 from .solver import check_field, log_scale, recording
 
 __all__ = ["VariationalBound", "variational_bound"]
@@ -52,7 +52,7 @@ class VariationalBound:
         """The lower bound of ``log p``, ``(n,)``."""
         return -self.nats
 
-    def bits(self, *, level_width: float = 1 / 256) -> Tensor:
+    def bits(self, *, level_width: float) -> Tensor:
         """Bits per dimension of data with noise uniform over their levels, ``(n,)``.
 
         Args:
@@ -113,7 +113,7 @@ def variational_bound(
     check_finite_rows(x, "x")
     draws = positive_integer("draws", draws)
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)
-    process, cond = field.process, dict(cond or {})
+    process, cond = field.process, field.check_conditions(cond, len(x), device=x.device)
     table = weight.of_levels(process.part, x.dtype)
     key = draw_key(generator)
     with recording(field, False):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, positive_integer
+from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
-from ..distributions.adapters import as_distribution
+from .._core.tensor import solving_dtype, widened
 from ..distributions.base import Distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
 from ..solve.hooks import Hook
 from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
 
 __all__ = [
     "LogLikelihood",
     "SampledLikelihood",
-    "bits_per_dimension",
     "log_likelihood",
     "sample_with_log_likelihood",
 ]
@@ -38,7 +37,8 @@ class LogLikelihood:
         log_prob: ``log ρ1(x)`` in nats, in the units of the data, ``(n,)``.
         standard_error: of each, from the spread over the probes; 0 for the exact divergence, NaN
             for a single probe. It does not know of the solver's error.
-        latent: where the rows came from at t = 0, in the field's units, ``(n, *)``.
+        latent: where the rows came from at t = 0, in the units of the data, ``(n, *)``: given as
+            ``sample(field, start=latent)`` they go back.
         nfe: evaluations of the field for each row and direction.
         probes: number of probes, 0 for the exact divergence.
     """
@@ -92,6 +92,7 @@ def log_likelihood(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     gradients: bool = False,
     adjoint: bool = True,
     generator: torch.Generator | None = None,
@@ -129,6 +130,8 @@ def log_likelihood(
         hooks: called after each step of a fixed-step scheme, as for :func:`sample`, to look at the
             states; neither other states nor an early end would have a density.
         chunk: rows in one network call, the repeated ones counted; chosen if None.
+        max_nfe: most evaluations of the field for a row and direction; None for 5,000 of an
+            adaptive scheme (its adjoint solve has as many), for what the steps take of another.
         gradients: keep the graph, so that the result can be differentiated in x, the parameters
             and the conditions. Networks are then left in the mode that they are in.
         adjoint: with ``gradients`` and an adaptive scheme, the adjoint method (memory of one step;
@@ -155,9 +158,14 @@ def log_likelihood(
     """
     check_field(field)
     check_finite_rows(x, "x")
+    check_events(x, field.process.shape, "x", "the process")
     if not 0 < t <= 1:
         raise ValueError(f"t must lie in (0, 1], got {t}; at t = 0 the law is the base")
-    solver = Solver(field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    x = widened(x)
+    solver = Solver(
+        field, x, divergence, probes, probe_law, scheme, steps, rtol, atol, margin,
+        max_nfe,
+    )  # fmt: skip
     solver.configure(cond, chunk, gradients, adjoint, generator, hooks)
     with recording(field, gradients):
         state = x if field.transform is None else field.transform(x)
@@ -165,6 +173,8 @@ def log_likelihood(
         log_base = log_base_of(field, base, latent)
         mean, error = over_probes(integrals, exact=solver.exact)
         log_prob = log_base + mean - log_scale(field, x)
+        if field.transform is not None:
+            latent = field.transform.invert(latent)
     return LogLikelihood(log_prob, error, latent, solver.nfe, solver.count)
 
 
@@ -185,6 +195,7 @@ def sample_with_log_likelihood(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> SampledLikelihood:
@@ -206,6 +217,7 @@ def sample_with_log_likelihood(
         cond: conditions for the network.
         hooks: as in :func:`log_likelihood`.
         chunk: rows in one network call.
+        max_nfe: most evaluations of the field for a row and direction, as in log_likelihood.
         dtype: of the states; that of the network by default.
         generator: source of the starts and of the probes.
 
@@ -226,49 +238,22 @@ def sample_with_log_likelihood(
     check_field(field)
     n = positive_integer("the number of samples", n)
     like = field.reference()
-    like = like if dtype is None else like.to(dtype)
-    law = field.process.start if base is None else as_distribution(base)
+    like = like.to(solving_dtype(dtype, like.dtype))
+    law = starting_law(field.process, field.transform, base)
     key = draw_key(generator)
     start = law.sample(
         n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,
         device=like.device,
     )  # fmt: skip
-    solver = Solver(field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin)
+    solver = Solver(
+        field, start, divergence, probes, probe_law, scheme, steps, rtol, atol, margin,
+        max_nfe,
+    )  # fmt: skip
     solver.configure(cond, chunk, False, False, stream(mix(key, 1)), hooks)
     with recording(field, False):
-        state = start if field.transform is None or base is None else field.transform(start)
-        log_base = log_base_of(field, base, state)
-        end, integrals = solver.solve(state, 0.0, 1.0)
+        log_base = log_base_of(field, base, start)
+        end, integrals = solver.solve(start, 0.0, 1.0)
         mean, error = over_probes(integrals, exact=solver.exact)
         x = end if field.transform is None else field.transform.invert(end)
         log_prob = log_base - mean - log_scale(field, x)
     return SampledLikelihood(x, log_prob, error, solver.nfe, solver.count)
-
-
-@checked
-def bits_per_dimension(
-    log_prob: Tensor, shape: Sequence[int], *, level_width: float = 1 / 256
-) -> Tensor:
-    r"""Return ``-log2 p`` for each number of a quantised event, ``(n,)``.
-
-    .. math:: -\frac{\log \rho(x)}{D \log 2} - \log_2 h
-
-    for data that were made continuous by uniform noise over their levels of width h: it bounds the
-    code length of the levels from above (Theis, van den Oord and Bethge 2016).
-
-    Args:
-        log_prob: log-densities in nats, ``(n,)``, of the data *with* that noise.
-        shape: event shape, of D numbers.
-        level_width: h in the units of the data: 1/256 for bytes scaled to [0, 1], 2/256 to [-1, 1].
-
-    Raises:
-        ValueError: if ``level_width`` is not positive.
-
-    Example:
-        >>> bits_per_dimension(torch.zeros(1), (3, 8, 8))  # uniform on [0, 1]
-        tensor([8.])
-    """
-    if not level_width > 0:
-        raise ValueError(f"level_width must be positive, got {level_width}; 1/256 is usual")
-    d = torch.Size([shape] if isinstance(shape, int) else shape).numel()
-    return -log_prob / (d * math.log(2)) - math.log2(level_width)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.built import Built
 from .._core.signatures import checked_late
 from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
@@ -43,7 +44,7 @@ class Undrawn:
 
 
 @checked_late
-class Loss:
+class Loss(Built):
     """One value a row from a field and a batch; the mean over rows is what a trainer minimises.
 
     A loss has two halves, so that a batch can be evaluated a few rows at a time, on several

@@ -6,19 +6,22 @@ found, and the same margins serve the draw and the density by which an importanc
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .._core.checks import per_time
 from .._core.random import local
 from ..draws import Batch, PathSample
+from ..gaussian_part import NoisePart
 from ..process import Process
 from ..times.base import Margin, TimeSampler, UniformTimes
 from .weights import LossWeight
 
-__all__ = ["draw_path", "margins"]
+__all__ = ["draw_path", "margins", "weight_at"]
 
 Weight = LossWeight | Callable[[Tensor], Tensor] | None
 _UNIFORM = UniformTimes()
@@ -42,6 +45,14 @@ def margins(process: Process, times: TimeSampler, weight: Weight, form: str) -> 
         own = weight.margin(process.part, form)
         return max(low, own[0]), max(high, own[1])
     return low, high
+
+
+def weight_at(weight: Weight, part: NoisePart, t: Tensor, form: str) -> Tensor:
+    """A weight at times ``(B,)``: of their shape, or one number for all."""
+    if isinstance(weight, LossWeight):
+        found = weight(part.whole, t, form)
+        return per_time(f"{type(weight).__name__}.value", found, t)
+    return per_time("weight(t)", weight(t), t)  # type: ignore[misc]
 
 
 def draw_path(
@@ -71,15 +82,11 @@ def draw_path(
     generator = local(generator, x1.device)
     bound = (_UNIFORM if times is None else times).bind(process)
     margin = margins(process, bound, weight, form)
-    t = bound.sample(
-        len(batch),
-        margin=margin,
-        generator=generator,
-        device=x1.device,
-        dtype=x1.dtype if x1.is_floating_point() else torch.float32,  # and refused by the process
-    )
+    if bound.margin is None:
+        bound = copy.copy(bound)
+        bound.margin = margin
     sample = process.sample(
-        x1, x0=batch.x0, t=t, antithetic=antithetic, cond=batch.cond, generator=generator
+        x1, x0=batch.x0, t=bound, antithetic=antithetic, cond=batch.cond, generator=generator
     )
     if importance:
         sample = replace(sample, density=bound.density(sample.t, margin=margin))

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
-from .._core.signatures import checked, checked_late
+from .._core.signatures import as_is, checked, checked_late
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
 from .base import BatchLike, Loss
-from .paths import draw_path
+from .paths import draw_path, weight_at
 from .weights import LossWeight
 
 __all__ = [
@@ -46,6 +46,7 @@ class Regression(Loss):
             ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("times", "weight", "importance")
     quantity: ClassVar[str] = ""
 
     def __init__(
@@ -91,14 +92,15 @@ class Regression(Loss):
             generator=generator,
         )
 
+    @as_is
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
         outputs = field.outputs
         if self.quantity in outputs:
             needed = tuple(o == self.quantity for o in outputs)
             predictions = field.predict(sample.t, sample.x, sample.cond, needed)
-            return self.compare(predictions[outputs.index(self.quantity)], sample)  # type: ignore[arg-type]
+            return self.weighed(predictions[outputs.index(self.quantity)], sample)  # type: ignore[arg-type]
         prediction = field.quantity(self.quantity, sample.t, sample.x, sample.cond, checked=False)
-        return self.compare(prediction, sample)
+        return self.weighed(prediction, sample)
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """How far a prediction is from its target, ``½|f̂ - T|²``, ``(B,)``.
@@ -113,11 +115,23 @@ class Regression(Loss):
         return 0.5 * square
 
     def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
-        """The loss of each row for a prediction already made, ``(B,)``: the distance, weighed."""
-        prediction, target = self._compared(prediction, sample)
-        value = self.distance(prediction, target)
+        """How far a prediction is off in each row of the sample: the distance, not yet weighed.
+
+        What a subclass overrides that compares with other things of the sample than the target.
+        """
+        return self.distance(*self._compared(prediction, sample))
+
+    def weighed(self, prediction: Tensor, sample: PathSample) -> Tensor:
+        """The loss of each row of the batch for a prediction already made, ``(B,)``."""
+        value = self.compare(prediction, sample)
+        if value.shape != prediction.shape[:1]:
+            raise ValueError(
+                f"compare, or distance, of {type(self).__name__} must give one value a row,"
+                f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over"
+                " events: .flatten(1).sum(1)"
+            )
         if not self.constant:
-            value = value - self.distance(torch.zeros_like(prediction), target)
+            value = value - self.compare(torch.zeros_like(prediction), sample)
         if self.weight is not None:
             value = value * self._weight(sample)
         if sample.density is not None:
@@ -129,16 +143,7 @@ class Regression(Loss):
         return prediction, getattr(sample, self.quantity)
 
     def _weight(self, sample: PathSample) -> Tensor:
-        t = sample.t
-        if isinstance(self.weight, LossWeight):
-            return self.weight(sample.noise_part.whole, t, self.form)
-        weight = torch.as_tensor(self.weight(t))  # type: ignore[misc]
-        if weight.shape not in (t.shape, torch.Size()):
-            raise ValueError(
-                f"weight must give one number for each time, {tuple(t.shape)}, and it gave"
-                f" {tuple(weight.shape)}"
-            )
-        return weight
+        return weight_at(self.weight, sample.noise_part, sample.t, self.form)
 
 
 @checked_late
@@ -218,6 +223,18 @@ class SumLoss(Loss):
         if not losses or not all(isinstance(loss, Regression) for loss in losses):
             given = [type(loss).__name__ for loss in losses]
             raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
+        for loss in losses[1:]:
+            own = [name for name in ("times", "antithetic", "importance") if getattr(loss, name)]
+            own = [name for name in own if getattr(loss, name) != getattr(losses[0], name)]
+            if own:
+                raise ValueError(
+                    f"{own[0]} of the {type(loss).__name__} would be ignored: one sample serves all"
+                    f" losses, and the first one draws it; give {own[0]}= to the"
+                    f" {type(losses[0]).__name__}"
+                )
+        if len({loss.quantity for loss in losses}) < len(losses):
+            given = [loss.quantity for loss in losses]
+            raise ValueError(f"SumLoss is of different quantities, got {names(given)}")
         self.losses: Sequence[Regression] = losses
         self.names = self.quantities = tuple(loss.quantity for loss in losses)
 
@@ -238,7 +255,7 @@ class SumLoss(Loss):
             )
         predictions = field.predict(sample.t, sample.x, sample.cond)
         at = dict(zip(field.outputs, predictions, strict=True))
-        return torch.stack([loss.compare(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
+        return torch.stack([loss.weighed(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
 
 
 @checked

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, repeat_rows
+from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
 from .._core.checks import names
 from .._core.conditions import map_rows
 from .._core.random import local
@@ -38,7 +38,7 @@ from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
 from .base import BatchLike, Loss
-from .paths import draw_path
+from .paths import draw_path, weight_at
 from .weights import LossWeight
 
 __all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
@@ -112,7 +112,8 @@ class FromSamples(Loss, ABC):
             sample = Directed(sample, self._directions(sample.x, None))
         path, directions = sample.path, sample.directions
         k = path.x[0].numel() if directions is None else len(directions)
-        t, cond = repeat_rows(path.t, k), map_rows(path.cond, lambda rows: repeat_rows(rows, k))
+        t = ordinary(repeat_rows(path.t, k))
+        cond = map_rows(path.cond, lambda rows: ordinary(repeat_rows(rows, k)))
 
         def score(z: Tensor) -> Tensor:
             return field.quantity("score", t, z, cond, checked=False)
@@ -122,9 +123,7 @@ class FromSamples(Loss, ABC):
         loss = self._combine(value, forms, directions)
         if self.weight is None:
             return loss
-        if isinstance(self.weight, LossWeight):
-            return loss * self.weight(path.noise_part.whole, path.t, "score")
-        return loss * self.weight(path.t)
+        return loss * weight_at(self.weight, path.noise_part, path.t, "score")
 
     @abstractmethod
     def _directions(self, x: Tensor, generator: torch.Generator | None) -> Tensor | None:

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
 from .._core.signatures import checked_late
 from .._core.spelling import spelled_call
 from ..conversions import QUANTITIES
@@ -213,9 +214,7 @@ class MinSNRWeight(LossWeight):
     form = "data"
 
     def __init__(self, gamma: float = 5.0) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, got {gamma}")
-        self.gamma = float(gamma)
+        self.gamma = positive_number("gamma", gamma)
 
     def value(self, level: NoiseLevel) -> Tensor:
         return level.snr.clamp(max=self.gamma)
@@ -234,9 +233,7 @@ class EDMWeight(LossWeight):
     form = "data"
 
     def __init__(self, sigma_data: float = 0.5) -> None:
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        self.sigma_data = float(sigma_data)
+        self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def value(self, level: NoiseLevel) -> Tensor:
         square = self.sigma_data**2

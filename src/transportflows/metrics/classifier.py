@@ -57,6 +57,7 @@ class ClassifierTest:
 
 
 @checked
+@torch.inference_mode(False)
 def classifier_test(
     x: Tensor,
     y: Tensor,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.autodiff import Directional
+from .._core.checks import check_finite_rows, positive_integer, unit_times
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -134,7 +135,8 @@ def consistency(
         ValueError: if the data are not finite.
     """
     check_finite_rows(data, "data")
-    nodes, key = _midpoints(times), draw_key(generator)
+    positive_integer("probes", probes)
+    nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
@@ -153,8 +155,8 @@ def consistency(
             draws = stream(key, k, 1, device=x.device)
             for _ in range(probes):
                 z = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x) * 2 - 1
-                change = torch.func.jvp(lambda y, s=time: field.velocity(s, y), (x,), (z,))[1]
-                terms = terms + sum_events(z * change) / probes
+                along = directional.forms(lambda y, s=time: field.velocity(s, y), x, z[None])[1]
+                terms = terms + along.squeeze(1) / probes
         terms = terms.double()
         table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
     columns = torch.tensor(table, dtype=torch.float64)
@@ -163,7 +165,6 @@ def consistency(
 
 def _midpoints(times: int | Sequence[float]) -> Tensor:
     if isinstance(times, int):
-        if times < 1:
-            raise ValueError(f"times must be positive, got {times}")
+        positive_integer("times", times)
         return (torch.arange(times, dtype=torch.float64) + 0.5) / times
-    return torch.as_tensor(times, dtype=torch.float64)
+    return unit_times("times", torch.as_tensor(times, dtype=torch.float64).reshape(-1))

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_integer, returned
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .._core.signatures import checked
 from .estimates import Estimate, mean_estimate
@@ -121,7 +122,7 @@ def kl_kernel_density(
         True
     """
     x, y = _whitened(x, y, coordinates, bandwidth)
-    some = x[:points]
+    some = x[: None if points is None else positive_integer("points", points)]
     log_p = _log_density(some, x, own=not control_variate)
     log_q = _log_density(some, y, own=False)
     ratio = log_q - log_p
@@ -173,7 +174,7 @@ def jensen_shannon_kernel_density(
     x, y = _whitened(x, y, coordinates, bandwidth)
     sides = []
     for own, other in ((x, y), (y, x)):
-        some = own[:points]
+        some = own[: None if points is None else positive_integer("points", points)]
         log_own = _log_density(some, own, own=True)
         log_other = _log_density(some, other, own=False)
         ratio = torch.logaddexp(log_own, log_other) - math.log(2) - log_own
@@ -211,10 +212,7 @@ def fisher_divergence(
     with torch.no_grad():
         first, second = score_p(x), score_q(x)
     for value, name in ((first, "score_p"), (second, "score_q")):
-        if value.shape != x.shape:
-            raise ValueError(
-                f"{name} must give the shape of x, {tuple(x.shape)}, and gave {tuple(value.shape)}"
-            )
+        returned(f"{name}(x)", value, x.shape)
     return mean_estimate((first - second).flatten(1).double().square().sum(1))
 
 

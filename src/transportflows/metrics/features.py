@@ -23,9 +23,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core.checks import check_finite_rows
+from .._core.shared import reading
 from .._core.signatures import checked
 from .gaussian import gaussian_wasserstein2
 from .kernels import PolynomialKernel
@@ -55,16 +56,8 @@ def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) 
     check_finite_rows(x, "x")
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
-    modules = list(extractor.modules()) if isinstance(extractor, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        with torch.no_grad():
-            parts = [extractor(rows) for rows in torch.split(x, batch_size)]
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
+    with reading([extractor]), torch.no_grad():
+        parts = [extractor(rows) for rows in torch.split(x, batch_size)]
     if not all(isinstance(part, Tensor) and part.ndim >= 2 for part in parts):
         raise ValueError("the extractor must give a tensor (B, F) for a batch (B, *)")
     features = torch.cat(parts).flatten(1)

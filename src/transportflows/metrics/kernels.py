@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.checks import integer, positive_integer
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
 from .._core.signatures import checked, checked_late
@@ -98,9 +99,7 @@ class PolynomialKernel(Kernel):
     """
 
     def __init__(self, degree: int = 3) -> None:
-        if degree < 1:
-            raise ValueError(f"degree must be at least 1, got {degree}; 3 is usual")
-        self.degree = degree
+        self.degree = positive_integer("degree", degree)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return ((x @ y.mT) / x.shape[1] + 1) ** self.degree
@@ -123,7 +122,7 @@ def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
         1.414214
     """
     x, y = event_rows(x, y)
-    half = max(1, points // 2)
+    half = integer("points", points, "a number of points, at least 2", least=2) // 2
     pooled = torch.cat([s[:: math.ceil(len(s) / half)] for s in (x, y)])
     distance = float(torch.pdist(pooled).median()) if len(pooled) > 1 else 0.0
     if distance <= 0:

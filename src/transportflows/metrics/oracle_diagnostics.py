@@ -176,6 +176,8 @@ def oracle_errors(
     return OracleErrors(nodes, weights, b, s, c, b_error, s_error, margin)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 @checked
 def ode_kl_identity(
     field: Field,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import event_shape, positive_integer
 from .._core.registry import register
+from .._core.shared import kept_generators
 from .._core.signatures import checked, checked_late
 
 __all__ = ["MLP", "from_xt"]
@@ -47,6 +50,8 @@ class MLP(nn.Module):
         torch.Size([4, 1, 8, 8])
     """
 
+    takes_one_time = True  # its features of time are then computed once for all rows
+
     def __init__(
         self,
         shape: int | Sequence[int],
@@ -60,7 +65,9 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
+        self.shape = event_shape("shape", shape)
+        if labels is not None:
+            positive_integer("labels", labels)
         if min(width, depth, heads, self.shape.numel()) < 1 or frequencies < 0:
             raise ValueError(
                 "shape, width, depth and heads must be positive, got"
@@ -71,7 +78,7 @@ class MLP(nn.Module):
             raise ValueError(f"unknown activation {activation!r}; known: {known}")
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
-        with torch.random.fork_rng(devices=[], enabled=generator is not None):
+        with nullcontext() if generator is None else kept_generators(everywhere=False):
             self._build()
         if generator is not None:
             self.reset_parameters(generator)
@@ -125,13 +132,28 @@ class MLP(nn.Module):
                 no_class = self.embed_label.num_embeddings - 1
                 # Out of range stays out of range, and is refused: max + 2 for the index of "none".
                 label = torch.where(label == no_class, no_class + 1, label)
-                h = h + self.embed_label(torch.where(label == -1, no_class, label))
+                try:
+                    h = h + self.embed_label(torch.where(label == -1, no_class, label))
+                except (IndexError, RuntimeError) as error:
+                    raise self._refused(label) from error
         elif label is not None:
             raise ValueError("this MLP takes no label; write MLP(..., labels=number_of_classes)")
         out: Tensor = self.body(h)
         if self.heads == 1:
             return out.view(x.shape)
         return out.view(x.shape[0], self.heads, *self.shape).unbind(1)
+
+    def _refused(self, label: Tensor) -> Exception:
+        """What is wrong with labels that could not be looked up."""
+        if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+            return TypeError(f"label holds integers, got {label.dtype}; write label.long()")
+        if label.ndim > 1:
+            return ValueError(f"label is (B,) or (), got shape {tuple(label.shape)}")
+        low, high = (int(end) for end in torch.aminmax(label))
+        return ValueError(
+            f"label holds {low if low < -1 else high}, and this MLP has the classes 0 to"
+            f" {(self.labels or 0) - 1} (and -1 for none); write MLP(..., labels={high + 1})"
+        )
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from .._core.autodiff import tracked
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
 from .._core.signatures import checked_late
@@ -209,7 +209,7 @@ class GaussianMixtureOracle(PairedComponents):
         flat = x.reshape(rows, d).to(work)
         if self.diagonal or t.ndim == 0:
             parts = self._blocks(t, flat, wanted, len(self.mean0) * d)
-        elif rows > 1 and not _tracked(t) and (groups := _groups(t)) is not None:
+        elif rows > 1 and not tracked(t) and (groups := _groups(t)) is not None:
             times, order, sizes = groups
             sorted_rows = torch.split(flat[order], sizes)
             of_times = [
@@ -268,11 +268,6 @@ class GaussianMixtureOracle(PairedComponents):
                     value = value + path.alpha_dot(t).to(x) * (self.mean0.to(x).mT @ w)
             values.append(value.mT.contiguous())
         return values
-
-
-def _tracked(t: Tensor) -> bool:
-    """Whether derivatives in t are being taken, so that rows must keep their own times."""
-    return t.requires_grad or forward_ad.unpack_dual(t).tangent is not None  # type: ignore
 
 
 def _groups(t: Tensor) -> tuple[Tensor, Tensor, list[int]] | None:

@@ -80,6 +80,13 @@ class AdversarialLoss(MovedTargetLoss):
                 " MovedTargetLoss(DiscriminatorDifference(h))"
             )
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
+        held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        if not any(id(p) in held for p in parameters):
+            raise ValueError(
+                "the optimizer holds no parameter of the discriminator, which would never learn;"
+                " make it from discriminator.parameters(), or give a function:"
+                " optimizer=torch.optim.Adam"
+            )
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
         batch = sample.batch

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import jvp
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -190,8 +191,7 @@ class DensityStepper(FlowStepper):
 
         rows = x.repeat_interleave(k, 0)
         tangents = vectors.reshape(rows.shape).contiguous()
-        found: Tensor = torch.func.jvp(delta, (rows,), (tangents,))[1]
-        return found.reshape(len(x), k, -1)
+        return jvp(delta, rows, tangents)[1].reshape(len(x), k, -1)
 
 
 def _first(given: Any, x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.built import Built
 from .._core.signatures import checked_late
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -77,7 +78,7 @@ class Swarm:
 
 
 @checked_late
-class Direction(nn.Module, ABC):
+class Direction(Built, nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
     Attributes:
@@ -86,6 +87,7 @@ class Direction(nn.Module, ABC):
         perturbed: whether it is evaluated at ``y + σ ε``, and at y otherwise.
     """
 
+    _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
     needs_target: ClassVar[bool] = False
     needs_sigma: ClassVar[bool] = True
     perturbed: bool = True
@@ -147,8 +149,8 @@ class DataDifference(Direction):
         super().__init__()
         self.data = as_data(data)
         self.of_sample = isinstance(of_source, str) and of_source == "sample"
-        given = of_source is None or self.of_sample
-        self.of_source: Any = of_source if given else as_data(of_source)
+        plain = of_source is None or self.of_sample
+        self.of_source: Any = of_source if plain else as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import positive_integer
+from .._core.checks import event_shape, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
 from .._core.signatures import checked_late
@@ -17,9 +17,12 @@ from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
+from ..fields.calls import check_transform
 from ..gaussian_part import ConversionError
 from ..interpolants import OneSidedLinear
 from ..process import Process
+from ..samplers.starts import evaluating
+from ..solve.rows import Chunks
 from ..transforms import Standardize
 
 __all__ = ["OneStepGenerator"]
@@ -71,9 +74,10 @@ class OneStepGenerator(Field):
             latent = Gaussian(latent)
         self.net = net
         self.latent = as_distribution(latent)
-        self.shape = torch.Size(self.latent.shape if shape is None else shape)
+        self.shape = event_shape("shape", self.latent.shape if shape is None else shape)
         # What the trainer asks of data, namely their shape; nothing else of it is used.
         self.process = Process(OneSidedLinear(), shape=self.shape)
+        check_transform(transform)
         self.transform = transform
 
     def latents(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -110,25 +114,26 @@ class OneStepGenerator(Field):
         )
 
     def sample(
-        self, n: int, *, chunk: int = _CHUNK, generator: torch.Generator | None = None
+        self,
+        n: int,
+        *,
+        cond: Mapping[str, Any] | None = None,
+        chunk: int = _CHUNK,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw samples ``(n, *shape)`` in the units of the data, in evaluation mode.
 
         Args:
             n: number of samples.
+            cond: conditions for the network; tensors of n rows go with their rows.
             chunk: rows in one network call.
             generator: source of the latents.
         """
         n = positive_integer("the number of samples", n)
         key = draw_key(generator)
         device = self.reference().device
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            with torch.no_grad():
-                xi = self.latents(n, generator=stream(key, device=device))
-                x = torch.cat([self(rows) for rows in torch.split(xi, chunk)])
-                return x if self.transform is None else self.transform.invert(x)
-        finally:
-            for module, training in modes.items():
-                module.training = training
+        cond = self.check_conditions(cond, n, rows="samples", device=device)
+        with evaluating(self), torch.no_grad():
+            xi = self.latents(n, generator=stream(key, device=device))
+            x = Chunks(xi, chunk, cond).map(self, xi)
+            return x if self.transform is None else self.transform.invert(x)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.autodiff import value_and_gradient
 from .._core.signatures import checked_late
 from .directions import Direction, Swarm
 
@@ -39,17 +40,18 @@ class DiscriminatorDifference(Direction):
         self.logit, self.loss = logit, loss
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            h = self.logit(z)
-            if h.shape not in ((len(z),), (len(z), 1)):
-                raise ValueError(
-                    f"a discriminator must give one logit a row, ({len(z)},), and it gave"
-                    f" {tuple(h.shape)}"
-                )
-            value = h if self.loss == "alternative" else torch.nn.functional.logsigmoid(h)
-            gradient = torch.autograd.grad(value.sum(), z)[0]
+        gradient = value_and_gradient(self._value, z)[1]
         return (swarm.sigma**2 if swarm.sigma > 0 else 1.0) * gradient
+
+    def _value(self, z: Tensor) -> Tensor:
+        """What the direction is the gradient of, a number a row."""
+        h = self.logit(z)
+        if h.shape not in ((len(z),), (len(z), 1)):
+            raise ValueError(
+                f"a discriminator must give one logit a row, ({len(z)},), and it gave"
+                f" {tuple(h.shape)}"
+            )
+        return h if self.loss == "alternative" else torch.nn.functional.logsigmoid(h)
 
 
 @checked_late
@@ -73,13 +75,14 @@ class LossGradient(Direction):
         self.loss = loss
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            value = self.loss(z)
-            if value.shape not in ((), (len(z),)):
-                raise ValueError(
-                    f"a loss of samples gives one value, (), or one a row, ({len(z)},), and this"
-                    f" one gave {tuple(value.shape)}"
-                )
-            total = value.sum() if value.ndim else len(z) * value
-            return -torch.autograd.grad(total, z)[0]
+        return -value_and_gradient(self._total, z)[1]
+
+    def _total(self, z: Tensor) -> Tensor:
+        """``B L``."""
+        value = self.loss(z)
+        if value.shape not in ((), (len(z),)):
+            raise ValueError(
+                f"a loss of samples gives one value, (), or one a row, ({len(z)},), and this"
+                f" one gave {tuple(value.shape)}"
+            )
+        return value.sum() if value.ndim else len(z) * value

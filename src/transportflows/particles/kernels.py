@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .._core.checks import number, positive_number
 from .._core.signatures import explained
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
@@ -58,6 +59,9 @@ def kernel_mean(
         tensor([[0.],
                 [1.]])
     """
+    positive_number("sigma", sigma)
+    if radius is not None:
+        number("radius", radius, "a distance, or None", least=0, finite=False)
     rows, points = z.flatten(1), x.flatten(1)
     centre = points.detach().mean(0)
     u, v, dtype = _scaled(rows - centre, points - centre, sigma, radius)

@@ -106,6 +106,17 @@ class MovedTargetLoss(Loss):
                     f"references = {references} rows for p come from a sample or a law; give"
                     " target=, in the units of the network"
                 )
+        elif target is not None:
+            raise ValueError(
+                "target= is whence references= rows for p come, and none were asked for, so that it"
+                " would be ignored; write references=512, say, or leave target out: then the batch"
+                " of data stands for p"
+            )
+        if target is not None and not self.direction.needs_target:
+            raise ValueError(
+                f"{type(self.direction).__name__} has a p of its own, so that target= would be"
+                " ignored; leave it out"
+            )
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
@@ -141,6 +152,11 @@ class MovedTargetLoss(Loss):
             x: a batch of data.
             generator: source of the noise.
         """
+        if self.target is not None and self.target.shape != y.shape[1:]:
+            raise ValueError(
+                f"target has events of shape {tuple(self.target.shape)}, and the generator gives"
+                f" {tuple(y.shape[1:])}; give a target in the units of the network"
+            )
         source, target = y, x
         if self.references is not None:
             source = maker(maker.latents(self.references, generator=generator)).detach()

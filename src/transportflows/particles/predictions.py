@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.autodiff import value_and_gradient
 from .._core.signatures import checked_late
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -174,6 +175,8 @@ def as_data(given: Any) -> Prediction:
         return FieldData(given)
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).data
+    if isinstance(given, type):
+        raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
     if isinstance(given, Tensor):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):
@@ -189,14 +192,7 @@ def as_score(given: Any) -> Callable[[Tensor], Tensor]:
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).score
     if isinstance(given, Distribution):
-        law = given
-
-        def score(x: Tensor) -> Tensor:
-            with torch.enable_grad():
-                x = x.detach().requires_grad_()
-                return torch.autograd.grad(law.log_prob(x).sum(), x)[0]
-
-        return score
+        return lambda x: value_and_gradient(given.log_prob, x)[1]
     if callable(given):
         return given  # type: ignore[no-any-return]
     raise TypeError(

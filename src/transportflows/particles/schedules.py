@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.checks import per_time, positive_number
 from .._core.reprs import call
 from .._core.signatures import checked_late
 
@@ -143,7 +143,7 @@ class _CallableSigma(SigmaSchedule):
         self.function = function
 
     def value(self, u: Tensor) -> Tensor:
-        return torch.as_tensor(self.function(u), dtype=u.dtype)
+        return per_time("sigma(u)", self.function(u), u).to(u).expand(u.shape)
 
 
 def as_sigma(sigma: float | Callable[[Tensor], Tensor] | SigmaSchedule) -> SigmaSchedule:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.built import Built
+from .._core.checks import per_time, positive_number
 from .._core.reprs import call
 from .._core.signatures import checked_late
 
@@ -30,13 +32,15 @@ __all__ = [
 
 
 @checked_late
-class StepSchedule(ABC):
+class StepSchedule(Built, ABC):
     """η over a flow: a size, and a factor of the clock.
 
     Args:
         size: η where the factor is 1; None for the automatic first step.
         norm: mean norm of the first displacement, where ``size`` is None.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("size", "norm")
 
     def __init__(self, size: float | None = None, *, norm: float = 0.5) -> None:
         self.size = None if size is None else positive_number("the size of a step", size)
@@ -128,7 +132,7 @@ class _CallableStep(StepSchedule):
         self.function = function
 
     def factor(self, u: Tensor) -> Tensor:
-        return torch.as_tensor(self.function(u), dtype=u.dtype).expand(u.shape)
+        return per_time("step(u)", self.function(u), u).to(u).expand(u.shape)
 
 
 def as_step(step: float | Callable[[Tensor], Tensor] | StepSchedule | None) -> StepSchedule:

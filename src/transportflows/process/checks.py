@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,9 +14,14 @@ from ..distributions.gaussian import Gaussian
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
 
-__all__ = ["check_data", "check_ends", "check_own_base", "check_speed"]
+__all__ = ["check_data", "check_ends", "check_own_base", "check_speed", "check_times"]
 
 _END_TOLERANCE = 1e-5
+_STEP = 1e-5
+_ELEMENTWISE = (
+    "write it element by element on t: torch.cos(t) for math.cos(t), torch.where(t < 0.5, a, b) for"
+    " an if"
+)
 
 
 def check_data(x1: Tensor, x0: Tensor | None, shape: torch.Size | None, whose: str) -> None:
@@ -46,6 +54,9 @@ def check_data(x1: Tensor, x0: Tensor | None, shape: torch.Size | None, whose: s
 @torch.no_grad()
 def check_ends(path: Interpolant, x0: Tensor, x1: Tensor) -> None:
     """Refuse a path that does not start at x0 and end at x1."""
+    if not path.affine:
+        t = torch.linspace(0.2, 0.8, len(x1)).to(x1).reshape(-1, *(1,) * (x1.ndim - 1))
+        _of_times(path, "mean(t, x0, x1)", lambda: path.mean(t, x0, x1), x1.shape)
     errors = path.end_errors(x0, x1)
     wrong = {name: e for name, e in errors.items() if not e <= _END_TOLERANCE}
     if wrong:
@@ -55,6 +66,48 @@ def check_ends(path: Interpolant, x0: Tensor, x1: Tensor) -> None:
             " needed. The path must start at x0 (t = 0), end at x1 (t = 1) and have γ = 0 at"
             " both; tpf.testing.check_interpolant says more"
         )
+
+
+@torch.no_grad()
+def check_times(path: Interpolant, device: torch.device) -> None:
+    """Refuse coefficients that are no functions of a tensor of times, or hide their derivative."""
+    t = torch.tensor([0.2718, 0.6931], dtype=torch.float64, device=device)
+    names = ["alpha", "beta"] if path.affine else []
+    for name in [*names, "gamma_sq"] if path.has_latent else names:
+        function = getattr(path, name)
+        value = _of_times(path, f"{name}(t)", lambda f=function: f(t), t.shape)
+        rise = function(t + _STEP) - value
+        derivative = getattr(path, f"{name}_dot")
+        dot = _of_times(path, f"{name}_dot(t)", lambda f=derivative: f(t), t.shape)
+        if not bool(dot.any()) and bool((rise.abs() > 1e-2 * _STEP).all()):
+            raise TypeError(
+                f"the derivative of {name}(t) of {type(path).__name__} is lost, so that velocities"
+                f" would be wrong; {_ELEMENTWISE}, and no numpy, detach() or torch.tensor(...) on"
+                f" the way, or write {name}_dot(t)"
+            )
+
+
+def _of_times(
+    path: Interpolant, name: str, call: Callable[[], Any], shape: Sequence[int]
+) -> Tensor:
+    """What a function of times gives, if it is a tensor of this shape."""
+    try:
+        value = call()
+    except (TypeError, RuntimeError, AttributeError, ValueError) as error:
+        cure = (
+            "write net(t.to(dtype)).to(t): times are float64 too" if "dtype" in str(error) else ""
+        )
+        raise TypeError(
+            f"{name} of {type(path).__name__} fails for a tensor of times ({str(error)[:120]});"
+            f" {cure or _ELEMENTWISE}"
+        ) from error
+    if not isinstance(value, Tensor) or value.shape != tuple(shape):
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(
+            f"{name} of {type(path).__name__} must give a tensor {tuple(shape)}, and it gave {got};"
+            f" {_ELEMENTWISE}, and torch.ones_like(t) for 1"
+        )
+    return value
 
 
 @torch.no_grad()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .._core.checks import names
+from .._core.checks import choice
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.hooks import Corrector, Hook
 from .adaptive import ADAPTIVE
 from .ancestral import FEW_STEP
 from .multistep import Multistep
-from .schemes import SCHEMES, Scheme, get_scheme
+from .schemes import ELSEWHERE, SCHEMES, Scheme, get_scheme
 
 __all__ = ["as_scheme"]
 
@@ -23,12 +23,8 @@ def as_scheme(
     noisy = any(not e.is_zero for e in schedules)
     found: str | Scheme | Multistep = scheme
     if isinstance(scheme, str):
+        scheme = choice("scheme", scheme, [*SCHEMES, *FEW_STEP, *ADAPTIVE], ELSEWHERE)
         found = FEW_STEP.get(scheme, SCHEMES.get(scheme, scheme))
-        if found is scheme and scheme not in ADAPTIVE:
-            raise ValueError(
-                f"unknown scheme {scheme!r}; known: {names([*SCHEMES, *FEW_STEP])}, and for"
-                f" epsilon=0 {names(ADAPTIVE)}"
-            )
     if isinstance(found, str):
         if noisy:
             raise ValueError(

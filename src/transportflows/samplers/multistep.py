@@ -27,6 +27,8 @@ from ..combination import Combination
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.grid import on_their_side
+from ..solve.limit import limited, limited_times
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -47,6 +49,11 @@ class Multistep(ABC):
 
     name: str
     order: float
+
+    @property
+    def limit(self) -> float:
+        """The most of ``|h| ε/σ̂²`` in a step, to which ε is limited; the laws of x_t stay."""
+        return 1.0 if self.remembers else 0.05
 
     @property
     def remembers(self) -> bool:
@@ -127,7 +134,8 @@ class LinearStepper(Stepper):
     ) -> None:
         scheme.check(schedules)
         field.process.part  # noqa: B018 (it refuses a process that has none)
-        self.field, self.schedules, self.scheme = field, list(schedules), scheme
+        self.field, self.scheme = field, scheme
+        self.schedules = limited(schedules, scheme.limit)
         self.groups, self.name = len(self.schedules), scheme.name
         self.remembers = scheme.remembers
         self.given_margin = margin
@@ -163,8 +171,11 @@ class LinearStepper(Stepper):
         }
         counts = table.counts()
         nodes, margin, predictors = self._predictors(times, like, counts)
+        starts, widths = on_device[:-1], on_device.diff()
+        stages = torch.stack([starts, starts + 0.5 * widths, on_device[1:]], 1)
         return _Steps(
             noisy=noise is not None,
+            limited=limited_times(self.schedules, part, stages, widths),
             margin=margin,
             forms=table.forms,
             counts=counts,
@@ -180,7 +191,8 @@ class LinearStepper(Stepper):
         self, times: Tensor, like: Tensor, counts: dict[str, list[int]]
     ) -> tuple[Tensor, tuple[float, float], dict[str, list[Combination]]]:
         """Times off a pole at the start, how far, and how each form is made of the outputs."""
-        nodes = times[:-1].clone()
+        kinks = self.field.process.interpolant.breakpoints
+        nodes = on_their_side(times[:-1, None], times.diff(), kinks, like.dtype)[:, 0].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:
             first = [self._form(form, nodes[:1].to(like.device)) for form in _made_at(0, counts)]

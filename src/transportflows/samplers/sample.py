@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.conditions import check_conditions
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
 from .._core.signatures import check_call
@@ -71,9 +70,9 @@ def sample(
         field: a trained field, a pair, or an oracle.
         n: number of samples; may be left out where ``start`` is a tensor.
         start: where to start: a Distribution (or object with ``sample``), or a tensor ``(n, *)``;
-            by default the process's law at t = 0. It is in the data's units, as is all that is
-            returned, whenever the field carries a transform (the default start is the base, which
-            is in the field's own).
+            by default the process's law at t = 0, ``field.start``. It is in the data's units, as is
+            all that is returned, whenever the field carries a transform; ``field.process.base``
+            itself is known to be in the field's.
         epsilon: ε ≥ 0: a number, a function of a float64 tensor of times, a schedule such as
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
@@ -105,8 +104,10 @@ def sample(
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         rtol: relative tolerance of adaptive schemes.
         atol: absolute tolerance of adaptive schemes.
-        max_nfe: most evaluations of the field for a sample; None for no bound.
-        dtype: of the states; that of the network by default.
+        max_nfe: most evaluations of the field for a sample; None for 5,000 of an adaptive scheme,
+            and for as many as its steps take of another.
+        dtype: of the states: that of the start, or of the network, by default, and float32 where
+            that is of half precision. A network is called in its own dtype.
         progress: show a progress bar.
         distributed: share the rows among the processes that ``torchrun`` started, all of which
             must make the call; each gets all samples, those that one process would have made (to
@@ -138,7 +139,7 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
-        given = check_conditions(cond, total, rows="samples")
+        given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
@@ -196,6 +197,12 @@ def _as_grid(
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     breakpoints = field.process.interpolant.breakpoints
     if isinstance(scheme, str):  # an adaptive one, which makes its own steps
+        if len(t) > 2:
+            raise ValueError(
+                f"the adaptive scheme {scheme!r} makes its own steps, so that the grid of {len(t)}"
+                f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
+                " on the way, or take a fixed-step scheme"
+            )
         return torch.tensor([first, last], dtype=torch.float64), []
     if len(t) == 2:
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import choice, names
 from .._core.reprs import summary
 from .._core.signatures import checked
 
@@ -50,6 +50,8 @@ class Scheme:
         strong_order: order of paths for ε > 0; None likewise.
         nfe: evaluations of f per step.
         area: whether it needs H.
+        limit: how much of the noise a step may renew, the most of ``|h| ε/σ̂²`` (see
+            :mod:`transportflows.solve.limit`).
     """
 
     name: str
@@ -61,6 +63,7 @@ class Scheme:
     strong_order: float | None
     nfe: int
     area: bool = False
+    limit: float = 0.25
 
     @property
     def noisy(self) -> bool:
@@ -112,21 +115,36 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("euler_maruyama", _euler, (0.0,), (1.0,), 1, 1, 1, 1),
         Scheme("midpoint", _midpoint, (0.0, 0.5), (0.0, 1.0), 2, None, None, 2),
         Scheme("heun", _heun, (0.0, 1.0), (0.5, 0.5), 2, 2, 1, 2),
-        Scheme("rk4", _rk4, (0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6), 4, 2, 1.5, 4, area=True),
+        Scheme(
+            "rk4", _rk4, (0.0, 0.5, 1.0), (1 / 6, 4 / 6, 1 / 6), 4, 2, 1.5, 4, area=True, limit=1.0
+        ),
     )
 }
 """The fixed-step schemes by name."""
 
 
-EULER = SCHEMES["euler"]
+ELSEWHERE = {
+    **dict.fromkeys(("ddpm", "euler_a", "euler_ancestral", "ddpm_solver"), "'ancestral'"),
+    **dict.fromkeys(("dpmpp_2m", "dpm++_2m", "dpm++", "dpmpp", "dpm_solver++"), "'dpm2m'"),
+    **dict.fromkeys(("dpm", "dpm_solver", "dpm2", "dpm_solver_multistep", "dpm_2m"), "'dpm2m'"),
+    **dict.fromkeys(("dpmpp_3m", "dpm++_3m", "dpm3", "dpm_3m"), "'dpm3m'"),
+    **dict.fromkeys(("unipc", "uni_pc", "unipc_multistep"), "'unipc3'"),
+    **dict.fromkeys(("deis", "deis_multistep"), "'deis3'"),
+    **dict.fromkeys(("pndm", "plms", "lms", "ipndm", "explicit_adams"), "'ab3'"),
+    **dict.fromkeys(("rk2", "heun2", "heun3", "edm", "karras", "trapezoid"), "'heun'"),
+    **dict.fromkeys(("rk45", "ode45", "dopri", "tsit5", "dormand_prince"), "'dopri5'"),
+    **dict.fromkeys(("rk23", "bosh"), "'bosh3'"),
+    **dict.fromkeys(("em", "sde", "euler_maruyama_sde", "reverse_diffusion"), "'euler_maruyama'"),
+    **dict.fromkeys(("ode", "forward_euler"), "'euler'"),
+    **dict.fromkeys(("pc", "predictor_corrector"), "'heun' with corrector=LangevinCorrector(...)"),
+}
+"""What schemes are called elsewhere, and here."""
 
 
 def get_scheme(scheme: str | Scheme, *, noisy: bool) -> Scheme:
     """Return a scheme by name, or refuse it, listing the known ones."""
     if isinstance(scheme, str):
-        if scheme not in SCHEMES:
-            raise ValueError(f"unknown scheme {scheme!r}; known: {names(SCHEMES)}")
-        scheme = SCHEMES[scheme]
+        scheme = SCHEMES[choice("scheme", scheme, SCHEMES, ELSEWHERE)]
     if noisy and not scheme.noisy:
         able = names(name for name, s in SCHEMES.items() if s.noisy)
         raise ValueError(

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
-from ..distributions import Distribution, as_distribution
+from .._core.shared import reading
+from .._core.tensor import solving_dtype
+from ..distributions import Distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
 
 __all__ = ["evaluating", "starting_states"]
 
@@ -27,14 +30,14 @@ def starting_states(
 ) -> Tensor:
     """The states to start from, in the field's units."""
     like = field.reference()
-    like = like if dtype is None else like.to(dtype)
+    like = like.to(solving_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start if dtype is None else start.to(dtype)
-        _check_kind(field, x, "start")
+        x = start.to(solving_dtype(dtype, start.dtype))
+        _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
     if isinstance(n, Tensor) and n.ndim > 0:
@@ -47,22 +50,21 @@ def starting_states(
             f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
             " Distribution such as Empirical(data)), or states x_t of your own"
         )
-    law = process.start if start is None else as_distribution(start)
+    law = starting_law(process, field.transform, start)
     _check_shape(process.shape, torch.empty(1, *law.shape))
     generator = stream(mix(key, 0), device=like.device)
-    x = law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-    return x if field.transform is None or start is None else field.transform(x)
+    return law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _check_kind(field: Field, x: Tensor, name: str) -> None:
-    """Refuse states whose dtype or device is not the networks'."""
+def _check_device(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states that are on another device than the networks."""
     if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
         return
     like = field.reference()
-    if x.dtype != like.dtype or x.device != like.device:
+    if x.device != like.device:
         raise ValueError(
-            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
-            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+            f"{name} is on {x.device} and the network is on {like.device}; write"
+            f" {name}.to({str(like.device)!r})"
         )
 
 
@@ -75,17 +77,10 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
 
 @contextmanager
 def evaluating(field: Field) -> Iterator[None]:
-    """Put the networks into evaluation mode, and back into the modes they were in."""
-    modes = [
-        (module, module.training)
-        for net in field.networks
-        if isinstance(net, nn.Module)
-        for module in net.modules()
-    ]
-    for module, _ in modes:
-        module.training = False
-    try:
+    """Put the networks into evaluation mode, and back into the modes they were in.
+
+    Raises:
+        RuntimeError: if they are trained in another thread; see :mod:`.._core.shared`.
+    """
+    with reading(field.networks):
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

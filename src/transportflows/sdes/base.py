@@ -39,7 +39,7 @@ class ForwardSDE(OneSided):
     can: σ̇ is infinite where ``σ ~ sqrt(τ)``, and only ``σ σ̇`` is needed.
 
     Attributes:
-        tau_breakpoints: times τ in (0, 1) at which f or g are not smooth.
+        tau_breakpoints: times τ in (0, 1) at which f or g are not smooth; 1 - τ are the path's.
         initial_variance: σ(0)², for an SDE written by its coefficients.
         max_signal: the largest a(1)/σ(1) that is accepted. Sampling starts from the prior, which
             has forgotten the data; raise it in a subclass if your data are small, and look at
@@ -54,7 +54,7 @@ class ForwardSDE(OneSided):
     """
 
     _generic: ClassVar[bool] = True
-    tau_breakpoints: ClassVar[tuple[float, ...]] = ()
+    tau_breakpoints: tuple[float, ...] = ()
     initial_variance: float = 0.0
     max_signal: ClassVar[float] = 0.5
 
@@ -204,6 +204,11 @@ class ForwardSDE(OneSided):
         return torch.stack(path)
 
     # --------------------------------------------------------------- as a one-sided interpolant
+
+    @property
+    def breakpoints(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Those of the path, in t, where ``tau_breakpoints`` are those of f and g in τ."""
+        return tuple(sorted(1 - tau for tau in self.tau_breakpoints))
 
     def beta(self, t: Tensor) -> Tensor:
         return self.a(1 - t)

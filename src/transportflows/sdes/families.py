@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import number
 from .._core.signatures import checked_late
 from .base import ForwardSDE
 
@@ -87,12 +88,13 @@ class VP(ForwardSDE):
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
         super().__init__()
-        if not (0 <= beta_min <= beta_max and 0 < beta_max < math.inf):
+        beta_min, beta_max = number("beta_min", beta_min), number("beta_max", beta_max)
+        if not (0 <= beta_min <= beta_max and beta_max > 0):
             raise ValueError(
                 f"β must not be negative nor fall: got beta_min = {beta_min}, beta_max ="
                 f" {beta_max}; Song et al. take 0.1 and 20"
             )
-        self.beta_min, self.beta_max = float(beta_min), float(beta_max)
+        self.beta_min, self.beta_max = beta_min, beta_max
 
     def _rate_integral(self, tau: Tensor) -> Tensor:
         """``B(τ) = ∫_0^τ β``."""
@@ -184,10 +186,11 @@ class SubVP(VP):
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     """Refuse scales that are not ``0 < sigma_min < sigma_max``."""
-    if not 0 < sigma_min < sigma_max < math.inf:
+    sigma_min, sigma_max = number("sigma_min", sigma_min), number("sigma_max", sigma_max)
+    if not 0 < sigma_min < sigma_max:
         raise ValueError(
             f"sigma_min must be positive and below sigma_max, got {sigma_min} and {sigma_max};"
             " sigma_min is what smoothing of the data you accept (0.01 of their scale, say),"
             " sigma_max their diameter"
         )
-    return float(sigma_min), float(sigma_max)
+    return sigma_min, sigma_max

@@ -42,6 +42,7 @@ class InterpolantSDE(ForwardSDE):
                 " base=Gaussian(shape))"
             )
         self.path = process
+        self.tau_breakpoints = tuple(1 - t for t in process.interpolant.breakpoints)
         self.check()
 
     def a(self, tau: Tensor) -> Tensor:

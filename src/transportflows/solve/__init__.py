@@ -10,6 +10,7 @@ from .epsilon import (
 )
 from .grid import SPACINGS, time_grid
 from .hooks import Corrector, Hook, Moment, SolveHook
+from .limit import UnlimitedEpsilon
 from .loop import march
 from .noise import BrownianPath, Increments, NoiseSource
 from .noise_grid import NOISE_SPACINGS, noise_grid
@@ -40,6 +41,7 @@ __all__ = [
     "SolveHook",
     "Stepper",
     "TooManyEvaluationsError",
+    "UnlimitedEpsilon",
     "march",
     "noise_grid",
     "time_grid",

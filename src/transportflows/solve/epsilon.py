@@ -24,10 +24,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from numbers import Real
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
+from .._core.checks import per_time
 from .._core.reprs import call
 from .._core.signatures import checked
 from ..gaussian_part import GaussianPart, NoisePart
@@ -44,7 +47,7 @@ __all__ = [
 
 
 @checked
-class EpsilonSchedule(ABC):
+class EpsilonSchedule(Built, ABC):
     """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
 
     @abstractmethod
@@ -81,6 +84,8 @@ class ConstantEpsilon(EpsilonSchedule):
     Args:
         epsilon: its value, ≥ 0.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("epsilon",)
 
     def __init__(self, epsilon: float) -> None:
         self.epsilon = float(epsilon)
@@ -232,13 +237,7 @@ class _CallableEpsilon(EpsilonSchedule):
         self.function = function
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        value = torch.as_tensor(self.function(t), dtype=t.dtype, device=t.device)
-        if value.shape not in (t.shape, torch.Size()):
-            raise ValueError(
-                f"epsilon was called with times of shape {tuple(t.shape)} and gave"
-                f" {tuple(value.shape)}; it must give one number for each time"
-            )
-        value = value.expand(t.shape)
+        value = per_time("epsilon(t)", self.function(t), t).to(t).expand(t.shape)
         bad = ~(torch.isfinite(value) & (value >= 0))
         if bool(bad.any()):
             raise ValueError(

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names, positive_integer
+from .._core.checks import names, per_time, positive_integer
 from .._core.signatures import checked
 
-__all__ = ["SPACINGS", "time_grid", "with_times"]
+__all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
 
 Spacing = Callable[[Tensor], Tensor]
 
@@ -25,6 +25,7 @@ SPACINGS: dict[str, Spacing] = {
 """Named spacings, from [0, 1] to [0, 1]: dense nowhere, at t = 0, at t = 1, at both ends."""
 
 _CLOSE = 1e-9
+_SAME = 1e-7  # times nearer than this are one, rounded to float32
 
 
 @checked
@@ -39,8 +40,9 @@ def time_grid(
     """Return the ``steps + 1`` times of ``steps`` steps, float64 on the CPU.
 
     A grid from ``stop`` to ``start`` is the grid from ``start`` to ``stop``, reversed: the spacing
-    belongs to time, not to the direction. Breakpoints inside are met exactly, by moving the
-    nearest inner time there, so there are always ``steps`` steps.
+    belongs to time, not to the direction. Breakpoints inside are met exactly: they are merged into
+    the grid, and as many ordinary times dropped, each time the one that leaves the shortest step
+    behind (as the spacing measures it). So there are always ``steps`` steps.
 
     Args:
         steps: number of steps, at least 1.
@@ -63,22 +65,65 @@ def time_grid(
             raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
         spacing = SPACINGS[spacing]
     low, high = min(start, stop), max(start, stop)
-    unit = spacing(torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+    even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    unit = per_time("spacing(u)", spacing(even), even).to(even).expand(even.shape)
     grid = low + (high - low) * unit
     grid[0], grid[-1] = low, high
-    inside = sorted(b for b in breakpoints if low + _CLOSE < b < high - _CLOSE)
-    if len(inside) >= steps:
-        raise ValueError(
-            f"{steps} steps cannot meet the breakpoints {inside}; take at least {len(inside) + 1}"
-        )
-    for point in inside:
-        nearest = 1 + int((grid[1:-1] - point).abs().argmin())
-        grid[nearest] = point
     if not bool((grid.diff() > 0).all()):
         raise ValueError(
             "the spacing is not increasing from 0 to 1; it must map [0, 1] onto itself"
         )
+    inside = _inside(breakpoints, low, high)
+    if len(inside) >= steps:
+        raise ValueError(
+            f"{steps} steps cannot meet the breakpoints {inside}; take at least {len(inside) + 1}"
+        )
+    grid = _merged(grid, inside)
     return grid if start < stop else grid.flip(0)
+
+
+def _inside(breakpoints: Iterable[float], low: float, high: float) -> list[float]:
+    """The breakpoints between two times, in order."""
+    return sorted({float(b) for b in breakpoints if low + _SAME < b < high - _SAME})
+
+
+def _merged(grid: Tensor, points: list[float]) -> Tensor:
+    """An increasing grid through ``points``, of as many times as before."""
+    places = [(float(k), t) for k, t in enumerate(grid.tolist())]  # by steps of the spacing
+    new = []
+    for point in points:
+        k = int((grid < point).sum())
+        share = (point - float(grid[k - 1])) / float(grid[k] - grid[k - 1])
+        new.append((k - 1 + share, point))
+    fixed = {places[0], places[-1], *new}
+    places = sorted({*places, *new})
+    while len(places) > len(grid):
+        free = [k for k, place in enumerate(places) if place not in fixed]
+        places.pop(min(free, key=lambda k: places[k + 1][0] - places[k - 1][0]))
+    return torch.tensor([t for _, t in places], dtype=torch.float64)
+
+
+def on_their_side(
+    stages: Tensor, widths: Tensor, breakpoints: Sequence[float], dtype: torch.dtype
+) -> Tensor:
+    """Stage times that lie on a breakpoint, moved into their own step.
+
+    A step ends at the left limit of a breakpoint and the next one begins at the right limit. So
+    such a time moves by two units in the last place *of the states*, in whose dtype a field is
+    given its time: a step aside in float64 would be rounded away there.
+
+    Args:
+        stages: ``(steps, nodes)``, float64; the first node is where the step starts.
+        widths: signed widths of the steps, ``(steps,)``.
+        breakpoints: times at which the dynamics is not smooth.
+        dtype: of the states.
+    """
+    for point in breakpoints:
+        aside = 2 * torch.finfo(dtype).eps * point
+        near = (stages - point).abs() < aside
+        middle = stages[:, :1] + 0.5 * widths[:, None]
+        stages = torch.where(near, point + aside * (middle - point).sign(), stages)
+    return stages
 
 
 def with_times(grid: Tensor, times: Sequence[float] | Tensor | None) -> tuple[Tensor, list[int]]:
@@ -119,11 +164,13 @@ def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
 
 
 def own_grid(t: Sequence[float] | Tensor, breakpoints: Sequence[float]) -> Tensor:
-    """A caller's own grid, with the breakpoints of the path inserted."""
+    """A caller's own grid, with the breakpoints of the path inserted, or in the place of times
+    that are the same to rounding.
+    """
     grid = check_grid(t)
-    inside = [b for b in breakpoints if float(grid.min()) < b < float(grid.max())]
-    merged = sorted({*grid.tolist(), *inside}, reverse=bool(grid[0] > grid[-1]))
-    return check_grid(merged)
+    inside = _inside(breakpoints, float(grid.min()), float(grid.max()))
+    own = [s for s in grid.tolist() if all(abs(s - b) > _SAME for b in inside)]
+    return check_grid(sorted({*own, *inside}, reverse=bool(grid[0] > grid[-1])))
 
 
 def as_margin(margin: Any) -> tuple[float, float] | None:

@@ -61,6 +61,23 @@ class Moment:
         """End the solve here."""
         self.stopped = True
 
+    def shown_to(self, hook: Hook) -> Tensor | None:
+        """What a hook returns that was shown these states, which it must not write into.
+
+        Raises:
+            ValueError: if it does.
+        """
+        x = self.x
+        version = None if x.is_inference() else x._version
+        changed = hook(self)
+        if version is not None and x._version != version:
+            name = getattr(hook, "__name__", type(hook).__name__)
+            raise ValueError(
+                f"the hook {name} writes into moment.x; return other states instead, such as"
+                " moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
+            )
+        return changed
+
 
 class Hook(Protocol):
     """What is called after each step: any function of a :class:`Moment`."""
@@ -124,7 +141,7 @@ def in_units_of(transform: Any, hooks: Sequence[Hook]) -> list[Hook]:
     def wrapped(hook: Hook) -> Hook:
         def look(moment: Moment) -> Tensor | None:
             seen = replace(moment, x=transform.invert(moment.x))
-            changed = hook(seen)
+            changed = seen.shown_to(hook)
             moment.stopped = seen.stopped
             return None if changed is None else transform(changed)
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
 from .._core.signatures import check_call
+from .._core.tensor import widened
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -50,7 +51,8 @@ def march(
 
     Args:
         stepper: how rows get over a step.
-        x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed.
+        x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed, and
+            kept in float32 where they are of half precision.
         times: float64 ``(steps + 1,)``: of the grid, or numbers of steps.
         saved: places in ``times`` at which to save the states.
         noise: source of increments; :class:`Increments` by default.
@@ -71,7 +73,7 @@ def march(
     """
     check_call(march, locals())
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
-    n = _check_rows(x, groups)
+    n, x = _check_rows(x, groups), widened(x)
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
     if prepared.noisy:
@@ -150,7 +152,7 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
     state, groups = moment.x, stepper.groups
     for hook in hooks:
         moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
-        changed = hook(moment)
+        changed = moment.shown_to(hook)
         if changed is None:
             continue
         if stepper.remembers:
@@ -164,6 +166,8 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             raise ValueError(
                 f"a hook must return None, or states of shape {tuple(moment.x.shape)}, got {got}"
             )
+        if not changed.is_floating_point():
+            raise TypeError(f"a hook must return floating-point states, got {changed.dtype}")
         state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
     moment.x = state
     return state
@@ -183,7 +187,7 @@ def _solution(
         t=times,
         nfe=prepared.before + prepared.calls * len(finite) + sum(hook.nfe for hook in own),
         scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
-        window=prepared.window,
+        limited=prepared.limited,
         margin=prepared.margin,
         first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
     )

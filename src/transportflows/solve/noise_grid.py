@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import names, per_time
 from .._core.signatures import checked
 from ..process import Process
 from .grid import check_grid, time_grid
@@ -118,7 +118,7 @@ def _function(
 ) -> Callable[[Tensor], Tensor]:
     """The function of u in which a spacing is even."""
     if not isinstance(spacing, str):
-        return spacing
+        return lambda u: per_time("spacing(u)", spacing(u), u).to(u)
     if spacing not in NOISE_SPACINGS:
         raise ValueError(
             f"unknown spacing {spacing!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"

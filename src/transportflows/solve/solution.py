@@ -25,8 +25,9 @@ class Solution:
         saved_at: the times of the trajectory, float64, ``(T,)``.
         nfe: evaluations of the field for each sample (of each network that it needs).
         scheme: name of the scheme.
-        window: stretches of time, as (first, last) near each end, whose steps were made with ε = 0
-            because the score is singular there; the marginals do not need it. None if none was.
+        limited: stretches of time, as (first, last), whose steps were made with an ε limited to
+            what the scheme can follow; the law of each x_t is that of the ε asked for, that of
+            paths is not. None if none was.
         margin: distances from t = 0 and t = 1 within which the field was evaluated at the margin,
             because its velocity is singular nearer to the end.
         first_bad_step: the first step after which a state was not finite; None if all were.
@@ -38,7 +39,7 @@ class Solution:
     scheme: str
     trajectory: Tensor | None = None
     saved_at: Tensor | None = None
-    window: tuple[tuple[float, float], ...] | None = None
+    limited: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
     first_bad_step: int | None = None
 
@@ -54,7 +55,7 @@ class Solution:
             "nfe": self.nfe,
             "scheme": self.scheme,
             "trajectory": self.trajectory,
-            "window": self.window,
+            "limited": self.limited,
             "margin": self.margin if any(self.margin) else None,
             "first_bad_step": self.first_bad_step,
         }

@@ -31,14 +31,14 @@ class Prepared:
         noisy: whether the steps take noise from a source.
         calls: evaluations of the field for each row and step.
         before: evaluations before the first step.
-        window: stretches of time whose steps are made with ε = 0.
+        limited: stretches of time whose steps have a limited ε.
         margin: distances from both ends within which the field is evaluated at the margin.
     """
 
     noisy: bool = False
     calls: int = 1
     before: int = 0
-    window: tuple[tuple[float, float], ...] | None = None
+    limited: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from .._core.built import Built
+from .._core.checks import number, positive_number
 from .._core.random import local
 from .._core.reprs import call
 from .._core.signatures import checked_late
@@ -36,13 +38,15 @@ class HasPart(Protocol):
 
 
 @checked_late
-class TimeSampler(ABC):
+class TimeSampler(Built, ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
     Args:
         margin: distance kept from each end, one number for both or a pair; None leaves it to the
             process, which keeps 1e-4 from an end where a target is infinite.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __init__(self, *, margin: float | Margin | None = None) -> None:
         if margin is not None:
@@ -150,9 +154,7 @@ class LogitNormalTimes(TimeSampler):
         self, mean: float = 0.0, std: float = 1.0, *, margin: float | Margin | None = None
     ) -> None:
         super().__init__(margin=margin)
-        if std <= 0:
-            raise ValueError(f"std must be positive, got {std}")
-        self.mean, self.std = mean, std
+        self.mean, self.std = number("mean", mean), positive_number("std", std)
 
     def unit(
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype

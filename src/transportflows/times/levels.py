@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import local
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked_late
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
 from .base import GridTimes, HasPart, Margin, TimeSampler
@@ -115,7 +115,7 @@ class LogRatioInverse:
         )
 
 
-@checked
+@checked_late
 class BoundTimes(TimeSampler):
     """A :class:`LevelTimes` of one process."""
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
-from .._core.checks import names
+from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
 from ..couplings.base import Paired
 from ..distributions.adapters import as_distribution
@@ -101,8 +101,7 @@ def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
 
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, got {lr}")
+    lr = positive_number("lr", lr)
     try:
         return FusedAdam(parameters, lr=lr)
     except RuntimeError:  # a dtype or device without fused kernels
@@ -190,6 +189,13 @@ def as_source(
     """Where batches come from: tensors, a law, a dataset or a loader."""
     if isinstance(cond, str):
         raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
+    if not (cond is None or isinstance(cond, Mapping)) and not (
+        isinstance(cond, (list, tuple)) and all(isinstance(name, str) for name in cond)
+    ):
+        raise TypeError(
+            f"cond is a dict of tensors with a row each, got {shown(cond)}; write cond={{'label':"
+            " labels}, or, for a dataset, the names of what its items hold: cond=('label',)"
+        )
     rows = cond if isinstance(cond, Mapping) else None
     names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load

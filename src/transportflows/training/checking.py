@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_finite_rows, check_same_kind
+from .._core.conditions import check_conditions
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
@@ -25,9 +26,11 @@ def checked_batch(batch: Batch, field: Field, name: str) -> Batch:
         check_same_kind(batch.x0, batch.x1, "x0", "x1")
     _check_pairs(batch, field, name)
     _check_shape(batch, field, name)
-    for key, value in batch.cond.items():
-        _check_condition(key, value, batch.x1, name)
-    return batch.map(Tensor.detach)
+    rows = "rows of data" if name == "data" else f"rows of {name}"
+    cond = check_conditions(batch.cond, len(batch), rows=rows, device=batch.x1.device)
+    for key, value in cond.items():
+        _check_finite_condition(key, value, batch.x1, name)
+    return Batch(batch.x1, batch.x0, cond).map(Tensor.detach)
 
 
 def standardised(batch: Batch, field: Field) -> Batch:
@@ -75,9 +78,16 @@ def _check_pairs(batch: Batch, field: Field, name: str) -> None:
             " without coupling=Paired(), which draws x0 from its base"
         )
     if batch.x0 is not None and not isinstance(coupling, Paired):
+        cure = "for rows that belong together write Process(interpolant, coupling=Paired())"
+        if not coupling.independent:
+            cure = (
+                "for two samples that do not belong together write Process(interpolant,"
+                f" base=tpf.distributions.Empirical(x0), coupling={type(coupling).__name__}()) and"
+                " fit x1 alone; for pairs coupling=Paired()"
+            )
         raise ValueError(
             f"{name} is a pair (x0, x1), but the coupling is {type(coupling).__name__}, which"
-            " pairs by itself; write Process(interpolant, coupling=Paired()), or give x1 alone"
+            f" pairs by itself; {cure}"
         )
 
 
@@ -96,24 +106,11 @@ def _check_shape(batch: Batch, field: Field, name: str) -> None:
         )
 
 
-def _check_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
+def _check_finite_condition(key: str, value: Any, x1: Tensor, name: str) -> None:
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"condition {key!r} of {name} must be a tensor with a row for each row of data, got"
-            f" {type(value).__name__}; write torch.as_tensor(...)"
-        )
-    if value.ndim == 0 or value.shape[0] != x1.shape[0]:
-        raise ValueError(
-            f"condition {key!r} of {name} has shape {tuple(value.shape)}, and there are"
-            f" {x1.shape[0]} rows of data; give one row for each (value.expand(N, ...) for all)"
-        )
-    if value.device != x1.device:
-        raise ValueError(
-            f"condition {key!r} of {name} is on {value.device} and the data on {x1.device}; write"
-            f" {key}.to({str(x1.device)!r})"
-        )
+        return
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        bad = (~torch.isfinite(value)).flatten(1).any(1) if value.ndim > 1 else ~value.isfinite()
+        bad = (~value.isfinite()).reshape(len(value) if value.ndim else 1, -1).any(1)
         raise ValueError(
             f"condition {key!r} of {name} holds NaN or infinite values in {int(bad.sum())} of"
             f" {x1.shape[0]} rows (first row {int(bad.nonzero()[0, 0])}); drop them"

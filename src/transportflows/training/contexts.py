@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._core.random import stream
+from .._core.shared import GENERATORS, writing
 from .ema import EMA
 
-__all__ = ["HeldInterrupts", "borrowed_generator", "mode", "swapped"]
+__all__ = ["BorrowedGenerator", "HeldInterrupts", "mode", "swapped"]
 
 
 class HeldInterrupts:
@@ -73,28 +73,47 @@ def mode(field: nn.Module, training: bool) -> Iterator[None]:
     Where the field is in train mode already, a part of it that is not was put in eval mode on
     purpose, and stays there.
     """
-    flags = [(module, module.training) for module in field.modules()]
-    try:
-        if training != field.training:
-            field.train(training)
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
+    with writing(field.networks):
+        flags = [(module, module.training) for module in field.modules()]
+        try:
+            if training != field.training:
+                field.train(training)
+            yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
 
 
-@contextmanager
-def borrowed_generator(device: torch.device) -> Iterator[torch.Generator]:
-    """Lend torch's own generator of a device, given back in the state in which it was."""
-    if device.type == "cpu":
-        generator = torch.default_generator
-    elif device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
-    else:
-        yield stream(0, device=device)
-        return
-    state = generator.get_state()
-    try:
-        yield generator
-    finally:
-        generator.set_state(state)
+class BorrowedGenerator:
+    """Torch's own generator of a device, from which layers draw, for as long as nobody waits.
+
+    It is given back in the state in which it was. One thread has it at a time.
+
+    Args:
+        device: of the networks.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._generator: torch.Generator | None = None  # of other devices none can be had
+        if device.type == "cpu":
+            self._generator = torch.default_generator
+        elif device.type == "cuda":
+            self._generator = torch.cuda.default_generators[device.index or 0]
+
+    def __enter__(self) -> BorrowedGenerator:
+        GENERATORS.__enter__()
+        self._state = None if self._generator is None else self._generator.get_state()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._generator is not None and self._state is not None:
+            self._generator.set_state(self._state)
+        GENERATORS.__exit__()
+
+    def manual_seed(self, seed: int) -> None:
+        """Seed it, after those who wait have had their turn."""
+        if GENERATORS.wanted:
+            self.__exit__()
+            self.__enter__()
+        if self._generator is not None:
+            self._generator.manual_seed(seed)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._core.conditions import map_rows
 from .._core.signatures import checked_late
 from ..draws import Batch
 from ..fields.base import Field
@@ -28,25 +30,30 @@ class DataRows:
     Attributes:
         x1: data, ``(N, *)``.
         x0: base samples paired with them, ``(N, *)``, or None.
-        cond: conditions, tensors of N rows each.
+        cond: conditions: tensors of N rows each, and what is one for all rows.
         device: where batches of them go: to the field. The rows themselves are there too if they
             fit into half of what is free on it, and otherwise in the memory of the host, pinned.
     """
 
     x1: Tensor
     x0: Tensor | None = None
-    cond: Mapping[str, Tensor] = field(default_factory=dict)
+    cond: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device | None = None
 
     def __len__(self) -> int:
         return self.x1.shape[0]
+
+    def tensors(self) -> list[Tensor]:
+        """All that have rows."""
+        given = (self.x1, self.x0, *self.cond.values())
+        return [x for x in given if isinstance(x, Tensor) and x.ndim > 0]
 
     @classmethod
     def of(
         cls,
         data: Tensor | tuple[Tensor, Tensor] | Batch,
         field: Field,
-        cond: Mapping[str, Tensor] | None = None,
+        cond: Mapping[str, Any] | None = None,
         *,
         name: str = "data",
     ) -> DataRows:
@@ -57,7 +64,7 @@ class DataRows:
                 only for it; or a :class:`Batch`, which can carry conditions too.
             field: the field to train: its process, the dtype and device of its networks, and its
                 ``transform``, applied here to both members of a pair.
-            cond: conditions, tensors of N rows each.
+            cond: conditions: tensors of N rows each, or one value for all rows.
             name: what to call the data in messages.
 
         Raises:
@@ -88,7 +95,7 @@ class DataRows:
     def take(self, index: Tensor) -> Batch:
         """The rows of an index, ``(B,)``, as a batch."""
         x0 = None if self.x0 is None else self.x0.index_select(0, index)
-        cond = {key: value.index_select(0, index) for key, value in self.cond.items()}
+        cond = map_rows(self.cond, lambda value: value.index_select(0, index))
         return self._sent(Batch(self.x1.index_select(0, index), x0, cond))
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -109,8 +116,10 @@ def digest(batch: Batch) -> str:
     total = hashlib.sha256()
     for x in (batch.x1, batch.x0, *(batch.cond[name] for name in sorted(batch.cond))):
         if isinstance(x, Tensor):
-            some = x[index.to(x.device)].cpu().contiguous().reshape(-1)
-            total.update(some.view(torch.uint8).numpy().data)
+            some = x[index.to(x.device)] if x.ndim > 0 else x
+            total.update(some.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(x, (str, int, float)):
+            total.update(repr(x).encode())
     return total.hexdigest()[:16]
 
 
@@ -118,7 +127,7 @@ def _fits(batch: Batch, device: torch.device) -> bool:
     """Whether the rows take at most half of the memory that is free on a card."""
     if device.type != "cuda":
         return True
-    tensors = [batch.x1, *([] if batch.x0 is None else [batch.x0]), *batch.cond.values()]
+    tensors = DataRows(batch.x1, batch.x0, batch.cond).tensors()
     free, _ = torch.cuda.mem_get_info(device)
     size: int = sum(x.numel() * x.element_size() for x in tensors)
     return size <= _SHARE_OF_CARD * free

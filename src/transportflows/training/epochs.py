@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.conditions import map_rows, seen_in
 from .._core.random import mix, stream
 from .._core.signatures import checked_late
 from ..draws import Batch
@@ -81,8 +82,8 @@ class Epochs(Source):
 
     def __init__(self, rows: DataRows, batch_size: int, key: int = 0) -> None:
         self.rows, self.batch_size = rows, batch_size
-        self.conditions = tuple(rows.cond)
-        tensors = [rows.x1, *([] if rows.x0 is None else [rows.x0]), *rows.cond.values()]
+        self.conditions = seen_in(rows.cond)
+        tensors = rows.tensors()
         size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
         self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
         self.open(key)
@@ -118,8 +119,8 @@ class Epochs(Source):
         block, size = self.rows.take(self.order.index(step, steps)), self.batch_size
         x1 = torch.split(block.x1, size)
         x0 = [None] * steps if block.x0 is None else torch.split(block.x0, size)
-        cond = {name: torch.split(value, size) for name, value in block.cond.items()}
+        cond = map_rows(block.cond, lambda value: torch.split(value, size))
         return [
-            Batch(x1[n], x0[n], {name: parts[n] for name, parts in cond.items()})
+            Batch(x1[n], x0[n], {k: v[n] if type(v) is tuple else v for k, v in cond.items()})
             for n in range(steps)
         ]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows
+from .._core.conditions import seen_in, seen_together
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
@@ -45,7 +46,6 @@ class FromItems(Source):
     def __init__(self, field: Field, names: Sequence[str], what: str) -> None:
         self.field, self.what = field, what
         self.names = tuple(names)
-        self.conditions = self.names
         self.paired = isinstance(field.process.coupling, Paired)
         self.device = target_device(field, torch.empty(0))
         self._kind: Any = None  # of the batches that were checked
@@ -56,14 +56,24 @@ class FromItems(Source):
         kind = _kind(batch)
         if kind != self._kind:
             batch = checked_batch(batch, self.field, self.what)
-            self._kind, self.conditions = kind, tuple(batch.cond)
+            self._kind = kind
         elif batch.x1.device.type == "cpu":  # to look into one on a card would wait for it
             for x in (batch.x1, batch.x0):
                 if x is not None:
                     check_finite_rows(x, self.what)
+        self._look(batch)
         if batch.x1.device != self.device:
             batch = batch.map(lambda x: x.to(self.device, non_blocking=True))
         return standardised(batch, self.field)
+
+    def _look(self, batch: Batch) -> None:
+        """Remember what the conditions are like; of integers on a card not their range."""
+        if not batch.cond:
+            return
+        new = seen_in(batch.cond, ranges=batch.x1.device.type == "cpu")
+        before = self.conditions or None
+        if before is None or seen_together(before, new) != before:
+            self.conditions = seen_together(before, new)
 
 
 def _kind(batch: Batch) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.shared import GENERATORS
+
 __all__ = [
     "from_storable",
     "get_states",
@@ -30,12 +32,13 @@ States = tuple[Tensor, Any, Any]
 
 @contextmanager
 def preserved_states() -> Iterator[None]:
-    """Put the three generators back, at the end, into the states that they are in now."""
-    states = get_states()
-    try:
-        yield
-    finally:
-        set_states(states)
+    """Put the three generators back, at the end, into the states that they are in now; meanwhile no other thread has them."""
+    with GENERATORS:
+        states = get_states()
+        try:
+            yield
+        finally:
+            set_states(states)
 
 
 def get_states() -> States:

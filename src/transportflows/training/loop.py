@@ -2,17 +2,19 @@
 
 A step draws rows, asks the loss for one value a row, takes the gradient of their mean, and moves
 the parameters. Everything random in it is a function of ``(key, step)``: the rows come from a
-:class:`~transportflows.training.source.Source`, and torch's own generator of the device is seeded
-from ``mix(key, 0, step)``, lent to the loss, and given back after the run as it was found. (Layers
-that draw, such as dropout, draw from that generator too.) Nothing in the loop waits for the
-device: losses are read every 50 steps, or every half second if that is sooner.
+:class:`~transportflows.training.source.Source`, and the loss draws from a generator that is seeded
+from ``mix(key, 0, step)``. Layers that draw, such as dropout, can be handed none: torch's own
+generator of the device is seeded for them and given back after the run as it was found. That one
+is of the whole process, so of several fits each has it for a step, in turn. Nothing in the loop
+waits for the device: losses are read every 50 steps, or every half second if that is sooner.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._core.random import mix
+from .._core.random import mix, stream
 from .arguments import trainable
 from .callbacks import Callback
-from .contexts import HeldInterrupts, borrowed_generator, mode
+from .contexts import BorrowedGenerator, HeldInterrupts, mode
 from .failures import non_finite
-from .objective import Objective
+from .objective import LAYERS, Objective
 from .plan import Plan
 from .run import Run
 from .schedules import RateSchedule
@@ -50,7 +52,8 @@ class Loop:
         progress: show a progress bar, where there is a terminal.
     """
 
-    generator: torch.Generator  # torch's own generator of the device, while the loop goes
+    generator: torch.Generator  # of what the loss draws
+    layers: BorrowedGenerator  # torch's own of the device, of what layers draw, such as dropout
     bar: tqdm[Any]
     interrupts: HeldInterrupts
 
@@ -90,6 +93,7 @@ class Loop:
         """Do the steps that the plan has left."""
         run, plan = self.run, self.plan
         run.validates = plan.held_out is not None
+        run.trained, run.met = run.field.conditions, None
         with self._prepared():
             self.since = time.perf_counter()
             while run.step < plan.last and run.stopped is None:
@@ -107,7 +111,10 @@ class Loop:
         run, plan = self.run, self.plan
         with ExitStack() as ends:  # each of them is left, whatever another raises
             ends.enter_context(mode(run.field, True))
-            self.generator = ends.enter_context(borrowed_generator(self.parameters[0].device))
+            device = self.parameters[0].device
+            self.generator = stream(0, device=device)
+            self.layers = ends.enter_context(BorrowedGenerator(device))
+            self.objective.layers = self.layers
             self.bar = ends.enter_context(
                 tqdm(
                     total=plan.last,
@@ -118,6 +125,7 @@ class Loop:
                 )
             )
             ends.callback(plan.source.close)
+            ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 ends.callback(callback.on_end, run)
                 callback.on_start(run)
@@ -139,7 +147,9 @@ class Loop:
                 group["lr"] = group["initial_lr"] * factor
         seed = mix(run.key, _STEPS, step)  # type: ignore[arg-type]
         self.generator.manual_seed(seed)
+        self.layers.manual_seed(mix(seed, LAYERS))
         batch = self.plan.source.batch(step, last)
+        run.meet(self.plan.source.conditions)
         values, times = self.objective.backward(batch, self.generator, seed)
         norm = None
         if run.clip is not None:
@@ -285,6 +295,25 @@ class Loop:
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
+
+
+def _at_end(work: Callable[[], None], what: str) -> Callable[..., bool]:
+    """Something to do at the end, whose error hides none that ended the steps."""
+
+    def leave(kind: Any, error: BaseException | None, trace: Any) -> bool:
+        try:
+            work()
+        except Exception as problem:
+            if error is None:
+                raise
+            warnings.warn(
+                f"{what} failed too ({type(problem).__name__}: {problem}), after what ended the"
+                f" fit: {type(error).__name__}",
+                stacklevel=2,
+            )
+        return False
+
+    return leave
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

@@ -102,7 +102,7 @@ class MapStyle(FromItems):
             "kind": "map-style dataset",
             "class": type(self.dataset).__name__,
             "rows": len(self.dataset),
-            "conditions": sorted(self.conditions),
+            "conditions": sorted(self.names),
         }
 
 

@@ -21,9 +21,11 @@ from .._core.random import mix
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss
+from .contexts import BorrowedGenerator
 
-__all__ = ["Objective"]
+__all__ = ["LAYERS", "Objective"]
 
+LAYERS = 0x6C6179657273  # the branch of a step's seed for what layers draw
 _VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
 Valued = tuple[Tensor, Tensor | None]
 
@@ -61,6 +63,9 @@ class Objective:
         self._precision: Any = nullcontext()
         if autocast is not None:
             self._precision = torch.autocast(device, autocast)
+        self.layers: BorrowedGenerator | None = (
+            None  # from which layers draw, where they are seeded
+        )
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
         self._used: list[bool] | None = None  # which parameters get a gradient
@@ -93,7 +98,7 @@ class Objective:
         start = 0
         for batch in batches:
             seed = mix(_VALIDATION_KEY, start)
-            generator.manual_seed(seed)
+            self._seed(generator, seed)
             # With autograd on: a loss may need it (sliced score matching).
             for values, _ in self.values(batch, generator, seed):
                 part = values.detach().double().sum()
@@ -131,12 +136,17 @@ class Objective:
         if self.world.size == 1 and self.accumulate == 1:
             return [sample]
         if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own
-            generator.manual_seed(mix(seed, self.world.rank))
+            self._seed(generator, mix(seed, self.world.rank))
         self._timed = getattr(sample, "t", None) is not None
         low, high = self.world.slice(len(batch))
         parts = min(self.accumulate, high - low)
         ends = [low + (high - low) * k // parts for k in range(parts + 1)] if parts else []
         return [sample.rows(a, b) for a, b in pairwise(ends)]
+
+    def _seed(self, generator: torch.Generator, seed: int) -> None:
+        generator.manual_seed(seed)
+        if self.layers is not None:
+            self.layers.manual_seed(mix(seed, LAYERS))
 
     def _new_share(self, values: Any, rows: int) -> Tensor:
         """The share of each row in the mean; refuse values that are none of rows."""

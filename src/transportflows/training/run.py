@@ -7,7 +7,7 @@ The step loop moves it, checkpoints hold it, callbacks look at it. A
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._core.conditions import Condition, seen_together
 from .._core.distributed import World
+from .._core.shared import writing
 from .._core.signatures import checked_late
 from ..fields.base import Field
 from ..losses import Loss
@@ -53,6 +55,8 @@ class Run:
         resuming: whether it was asked to resume.
         recorder: losses, rates, gradients and times so far.
         source: where the batches come from; None before the first fit.
+        trained: with what conditions the field was trained before the fit that goes on.
+        met: with what it was trained in it.
         position: of the source, in a checkpoint from which the run goes on; None otherwise.
         begun: the step at which the fit began that goes on.
         told: the step up to which the fits of this script have said to go.
@@ -82,10 +86,23 @@ class Run:
         self.validates = self.resuming = False
         self.recorder = Recorder(loss.names)
         self.source: Source | None = None
+        self.trained = field.conditions
+        self.met: Mapping[str, Condition] | None = None
         self.position: Any = None
         self.begun = self.told = 0
         self.settings = _settings(optimizer)
         self.description: dict[str, Any] = {}
+
+    def meet(self, conditions: Mapping[str, Condition]) -> None:
+        """Let the field know what it is trained with: what it was before this fit, and this."""
+        if conditions is not self.met:
+            self.met = conditions
+            self.field.conditions = seen_together(self.trained, conditions)
+
+    def forget_unmade(self, first: int) -> None:
+        """After a fit that did not get over its first step the field knows what it knew."""
+        if self.step < first:
+            self.field.conditions = self.trained
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -111,8 +128,9 @@ class Run:
 
         Raises:
             ValueError: if there are no averages.
+            RuntimeError: if another thread samples the field.
         """
-        with self._averages().swap():
+        with writing(self.field.networks), self._averages().swap():
             yield
 
     @contextmanager

@@ -11,8 +11,9 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from .._core.built import Built
 from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
@@ -20,12 +21,14 @@ __all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate"
 
 
 @checked
-class RateSchedule(ABC):
+class RateSchedule(Built, ABC):
     """A factor of the learning rate for each step.
 
     Args:
         warmup: W, steps over which the rate rises from ``lr / W`` to ``lr``; 0 for none.
     """
+
+    _sets: ClassVar[tuple[str, ...]] = ("warmup",)
 
     def __init__(self, *, warmup: int = 0) -> None:
         if warmup < 0:

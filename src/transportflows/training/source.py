@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .._core.conditions import Condition
 from .._core.signatures import checked_late
 from ..draws import Batch
 
@@ -20,11 +21,14 @@ class Source(ABC):
 
     Attributes:
         batch_size: rows of every batch; None where the data decide it.
-        conditions: names of the conditions that the batches carry.
+        names: of the conditions, as far as they were told.
+        conditions: what the conditions are like that the batches carry, by name, as far as they
+            have been read; another mapping where a batch brought something new.
     """
 
     batch_size: int | None
-    conditions: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    conditions: Mapping[str, Condition] = {}
 
     @abstractmethod
     def open(self, key: int, step: int = 0, state: Any = None) -> None:

@@ -1,0 +1,183 @@
+r"""A limit on ε: how much of its noise a step may renew.
+
+Within a step of width h the relaxation draws what is Gaussian in x_t towards its law by the number
+``r = |h| ε/σ̂²``, while noise makes up for it. A scheme that takes r for small errs by a share of it
+that no number of steps removes where r does not fall with h: at the n-th step from a time where
+σ̂ vanishes like a root, or ε grows like a pole, r is about 1/n whatever h is. So
+
+.. math:: \varepsilon \leftarrow \min\big(\varepsilon,\; E \hat\sigma^2 / |h|
+          + (\hat\sigma \dot{\hat\sigma})_+\big)
+
+with E the scheme's own limit. The law of every x_t stays what it is, for it is the same for every
+ε; the law of a path does not. The second term, where σ̂ grows along the motion, is what a scheme may
+take besides: there the velocity spreads the noise at the rate ``σ̂̇/σ̂``, and what the relaxation
+takes back of that is no motion at all (a Brownian bridge leaving its start has both infinite, and a
+drift that is zero).
+
+Where only a latent is Gaussian in x_t, it vanishes at both ends, and x_t is never noise alone. Then
+E is at least 1 and σ̂² the most that it is about the step, ``σ̂² + |h dσ̂²/dt|``: no constant ε up to
+that of a Brownian bridge is limited, nor need it be, since ``∫ ε/σ̂ dt`` is finite.
+
+Where the score itself is an output, no error is divided by σ̂, and the data count as well:
+``σ̂² + β²``, the variance of x_t for data of unit variance, takes the place of σ̂².
+
+A law of paths is another for every ε. Where it is wanted, give :class:`UnlimitedEpsilon`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..gaussian_part import GaussianPart, NoisePart
+from .epsilon import EpsilonSchedule, as_epsilon
+
+__all__ = ["LimitedEpsilon", "UnlimitedEpsilon", "limited", "limited_times"]
+
+
+class LimitedEpsilon(EpsilonSchedule):
+    """An ε that renews no more than a share of the noise in a step.
+
+    Args:
+        schedule: ε.
+        limit: E, above 0: the most of ``|h| ε/σ̂²``.
+        growth: whether what σ̂ grows by counts besides; not for schemes that solve the transport
+            exactly.
+        of_score: whether the score is an output of the field.
+    """
+
+    def __init__(
+        self,
+        schedule: EpsilonSchedule,
+        limit: float,
+        *,
+        growth: bool = False,
+        of_score: bool = False,
+    ) -> None:
+        self.schedule, self.limit = schedule, limit
+        self.growth, self.of_score = growth, of_score
+        self._most: tuple[Tensor, Tensor] | None = None  # of ε and of ε/σ̂
+
+    @property
+    def is_zero(self) -> bool:
+        return self.schedule.is_zero
+
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> LimitedEpsilon:
+        own = LimitedEpsilon(
+            self.schedule.bound(part, stages, widths),
+            self.limit,
+            growth=self.growth,
+            of_score=self.of_score,
+        )
+        t, h = stages.reshape(-1), widths[:, None].expand(stages.shape).reshape(-1).to(stages)
+        scale, square = part.scale(t), part.scale_sq(t)
+        whole = isinstance(part, GaussianPart)
+        rate = (self.limit if whole else max(self.limit, 1.0)) / h.abs()
+        most, over = rate * square, rate * scale
+        if not whole:
+            most = most + rate * h.abs() * part.scale_sq_dot(t).abs()
+            over = over + 2 * rate * h.abs() * part.scale_dot(t).abs()
+        elif self.growth:
+            most = most + (0.5 * h.sign() * part.scale_sq_dot(t)).clamp(min=0)
+            over = over + (h.sign() * part.scale_dot(t)).clamp(min=0)
+        if self.of_score:
+            extra = rate * part.signal(t).square()
+            most, over = most + extra, over + extra / scale
+        own._most = most, over
+        return own
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return torch.fmin(self.schedule.value(t, noise_scale), self._bound()[0])
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return torch.fmin(self.schedule.over_noise_scale(t, noise_scale), self._bound()[1])
+
+    def acts(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        """Whether ε is less than it would be, of the shape of t."""
+        return ~(self.schedule.value(t, noise_scale) <= self._bound()[0])  # NaN is beyond it
+
+    def _bound(self) -> tuple[Tensor, Tensor]:
+        if self._most is None:
+            raise ValueError("a limited epsilon depends on a process and a grid: bind it first")
+        return self._most
+
+
+class UnlimitedEpsilon(EpsilonSchedule):
+    """An ε that is never limited: for the law of paths (a bridge's), not only that of each x_t.
+
+    Where the drift b ± ε s is itself finite, as for the bridge of ``Linear(Brownian(a))`` with
+    ε = a/2, nothing need be limited. Otherwise take steps short enough for ``h ε/σ̂²`` to be small.
+
+    Args:
+        epsilon: a number, a function of time or a schedule.
+    """
+
+    def __init__(self, epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> None:
+        self.epsilon = as_epsilon(epsilon)
+
+    @property
+    def is_zero(self) -> bool:
+        return self.epsilon.is_zero
+
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        return self.epsilon.bound(part, stages, widths)
+
+    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon.value(t, noise_scale)
+
+    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
+        return self.epsilon.over_noise_scale(t, noise_scale)
+
+
+def limited(
+    schedules: Sequence[EpsilonSchedule],
+    limit: float,
+    *,
+    growth: bool = False,
+    of_score: bool = False,
+) -> list[EpsilonSchedule]:
+    """Schedules with their limit; those that are zero or unlimited stay as they are."""
+    return [
+        schedule
+        if schedule.is_zero or isinstance(schedule, UnlimitedEpsilon)
+        else LimitedEpsilon(schedule, limit, growth=growth, of_score=of_score)
+        for schedule in schedules
+    ]
+
+
+def limited_times(
+    schedules: Sequence[EpsilonSchedule],
+    part: NoisePart,
+    stages: Tensor,
+    widths: Tensor,
+    still: Tensor | None = None,
+) -> tuple[tuple[float, float], ...] | None:
+    """Stretches of time whose steps have a limited ε, as (first, last); None if none has.
+
+    Args:
+        schedules: not yet bound.
+        part: the noise in x_t.
+        stages: times within the steps, ``(steps, nodes)``.
+        widths: of the steps, ``(steps,)``.
+        still: steps that are made with ε = 0, ``(steps,)``.
+    """
+    t = stages.reshape(-1)
+    found = torch.zeros_like(widths, dtype=torch.bool) if still is None else still.clone()
+    scale = part.scale(t)
+    for schedule in schedules:
+        if isinstance(schedule, LimitedEpsilon):
+            acts = schedule.bound(part, stages, widths).acts(t, scale)
+            found |= acts.view(stages.shape).any(1)
+    lows, highs = stages.amin(1).tolist(), stages.amax(1).tolist()
+    stretches: list[tuple[float, float]] = []
+    last = -2
+    for step in found.nonzero().flatten().tolist():
+        low, high = lows[step], highs[step]
+        if step == last + 1:
+            low, high = min(low, stretches[-1][0]), max(high, stretches[-1][1])
+            stretches.pop()
+        stretches.append((low, high))
+        last = step
+    return tuple(sorted(stretches)) or None
