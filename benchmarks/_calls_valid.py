@@ -222,7 +222,7 @@ likelihood.LikelihoodLoss |
 likelihood.LogLikelihood | log_prob=T(), standard_error=T(), latent=X(4), nfe=3, probes=0
 likelihood.SampledLikelihood | x=X(4), log_prob=T(), standard_error=T(), nfe=3, probes=0
 likelihood.VariationalBound | reconstruction=T(), denoising=T(), prior=T(), shape=torch.Size([2]), levels=T(3)
-likelihood.bits_per_dimension | log_prob=T(), shape=(2,)
+likelihood.bits_per_dimension | log_prob=T(), shape=(2,), level_width=0.1
 likelihood.sample_with_log_likelihood | field=V(), n=3, scheme="heun", steps=2, generator=G()
 likelihood.variational_bound | field=N(), x=X(4), levels=[0.9, 0.5, 0.1], generator=G()
 losses.DenoisingAutoencoderLoss | sigma=0.5
@@ -526,6 +526,11 @@ tpf.testing.Report("a")
 """
 
 METHODS = """
+V().quantity | target="velocity", t=T(), x=X(4)
+V().weights | target="velocity", t=T()
+tpf.particles.KernelDifference().check | X(4), Y(4), T()
+tpf.particles.MMDGradient().check | X(4), Y(4), T()
+tpf.training.EarlyStop().restore | {}
 RUN().fit | X(), steps=1, batch_size=4, progress=False
 RUN().save | path=TMP() + "/a.ckpt"
 RUN().load | path=CKPT()
@@ -557,7 +562,8 @@ BY_NAME: dict[str, str] = {
     "bandwidth": "1.0", "dtype": "torch.float32", "low": "-3.0", "high": "3.0", "source": "X(4)",
     "schedules": "[tpf.solve.ConstantEpsilon(0.0)]", "last": "9", "given": "TMP()",
     "trainer": "RUN()", "new": "RUN().history", "loss": "0.5", "error": "None",
-    "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "None",
-    "noise": "tpf.solve.Increments()", "name": "'a'", "make": "dict",
+    "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "tpf.training.World()",
+    "noise": "tpf.solve.Increments()", "name": "'a'", "law": "tpf.Gaussian((2,))", "level_width": "0.1", "first": "1",
+    "conditions": "{}", "scheme": "tpf.samplers.SCHEMES['heun']", "make": "dict",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""

@@ -150,7 +150,9 @@ class Attack:
             kwargs["wrong_keyword"] = 1
         elif self.change == "too many":
             rest = (*rest, *range(40))
-        return function(*rest, **kwargs)
+        parameters = _parameters(function).values()
+        first = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in kwargs]
+        return function(*(kwargs.pop(name) for name in first), *rest, **kwargs)
 
 
 def attacks(seed: int, count: int) -> list[Attack]:
@@ -162,7 +164,7 @@ def attacks(seed: int, count: int) -> list[Attack]:
         names = [
             p.name
             for p in _parameters(target.make()[0]).values()
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
         open_.append((target, names))
     places = [(target, name) for target, names in open_ for name in names]
@@ -238,8 +240,12 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
     own = re.search(
         r"missing \d+ required|unexpected keyword|positional argument|multiple values", words
     )
-    if isinstance(error, TypeError) and own and not inner and outside[-1].filename == __file__:
+    if isinstance(error, TypeError) and own and not inner and outside[-1].filename.endswith((__file__, "torch/nn/modules/module.py")):
         return Outcome("python", "", words)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Outcome("python", "", words)  # the system's own, of a path
+    if attack.change == "a wrong keyword" and "'wrong_keyword'" in words:
+        return Outcome("python", "", words)  # handed on to a network, which says so
     place = ours[-1] if ours else last
     name = place.filename.removeprefix(ROOT + "/")
     return Outcome("raw", f"{name}:{place.lineno}", words)

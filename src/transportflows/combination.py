@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ._core.reprs import summary
-from ._core.signatures import checked_late
+from ._core.signatures import checked
 from ._core.tensor import expand_time
 
 __all__ = ["Combination"]
@@ -28,7 +28,7 @@ __all__ = ["Combination"]
 Weight = float | Tensor
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False)
 class Combination:
     """``x · x + mean · m + Σ_k outputs[k] · f_k``.

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from ._core.autodiff import time_derivative
 from ._core.reprs import summary
-from ._core.signatures import checked_late
+from ._core.signatures import checked
 from .interpolants import AffineInterpolant, Interpolant
 
 __all__ = ["ConversionError", "GaussianPart", "NoisePart"]
@@ -50,7 +50,7 @@ class ConversionError(ValueError):
     """A quantity was asked of a process or a field that does not determine it."""
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False)
 class NoisePart:
     """The latent ``γ z`` of a path: what is Gaussian in ``x_t`` whatever the base and coupling.
@@ -191,7 +191,7 @@ class NoisePart:
     __repr__ = summary
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False)
 class GaussianPart(NoisePart):
     """``x_t = α m + β x1 + σ̂ ẑ``: a path of whose ``x_t`` all but x1 is Gaussian.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._core.reprs import summary
-from ._core.signatures import checked_late
+from ._core.signatures import checked
 from .gaussian_part import GaussianPart
 
 __all__ = ["NoiseLevel"]
@@ -18,7 +18,7 @@ _TINY = 1e-60
 _NEAR = 1e-12
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False)
 class NoiseLevel:
     """β, σ̂ and what follows from them at times ``t``, in float64, of the shape of t.

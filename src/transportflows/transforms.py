@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from ._core.checks import check_finite_rows, integer
 from ._core.registry import Storable
 from ._core.reprs import call
-from ._core.signatures import checked_late
+from ._core.signatures import checked
 
 __all__ = ["Standardize"]
 
 
-@checked_late
+@checked
 class Standardize(Storable, nn.Module):
     r"""The affine map ``y = (x - mean) / scale`` and its inverse.
 

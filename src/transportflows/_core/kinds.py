@@ -29,7 +29,7 @@ from .arguments import (
 from .checks import plain_tensor
 from .conditions import check_names
 
-__all__ = ["Kind", "kind_of", "record_kind"]
+__all__ = ["Kind", "kind_of", "loose_kind", "record_kind"]
 
 Check = Callable[[str, Any], Any]
 _NOTHING: frozenset[type] = frozenset()
@@ -266,13 +266,19 @@ def _protocol(cls: type) -> Kind:
 _ANY = Kind("", lambda name, value: value)
 
 
-def record_kind(kind: Kind | None) -> Kind | None:
-    """Of a field of a result: its numbers may be NaN, and its tensors are not looked at closely."""
-    if kind is _SIMPLE[float]:
-        return _RECORDED
-    if kind is not None and "a tensor" in kind.words:
-        return Kind(kind.words, kind.check, kind.plain | {Tensor})
-    return kind
+def loose_kind(kind: Kind) -> Kind:
+    """Of a method, which loops may call in every step: tensors and integers are taken as such."""
+    plain = kind.plain
+    if "a tensor" in kind.words:
+        plain |= {Tensor, torch.nn.Parameter}
+    if "an integer" in kind.words:
+        plain |= {int}
+    return kind if plain == kind.plain else Kind(kind.words, kind.check, plain)
+
+
+def record_kind(kind: Kind) -> Kind:
+    """Of a field of a result: its numbers may be NaN, and its tensors are taken as such."""
+    return _RECORDED if kind is _SIMPLE[float] else loose_kind(kind)
 
 
 _RECORDED = Kind("a number", _recorded, frozenset({float, int}))

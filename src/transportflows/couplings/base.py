@@ -12,12 +12,12 @@ from torch import Tensor
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["Coupling", "Independent", "Paired"]
 
 
-@checked_late
+@checked
 class Coupling(Storable, ABC):
     """A rule that pairs a batch of x0 with a batch of x1.
 
@@ -51,7 +51,7 @@ class Coupling(Storable, ABC):
         return call(self)
 
 
-@checked_late
+@checked
 class Independent(Coupling):
     """``ρ0 x ρ1``: each x0 is drawn from the base without regard to x1."""
 
@@ -68,7 +68,7 @@ class Independent(Coupling):
         return x0, x1
 
 
-@checked_late
+@checked
 class Paired(Coupling):
     """The user's own pairs ``(x0, x1)``, used as they are given (image to image, say)."""
 

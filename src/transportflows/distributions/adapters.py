@@ -12,14 +12,14 @@ from torch import Tensor
 from .._core.random import draw_key
 from .._core.reprs import brief
 from .._core.shared import kept_generators
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 from .._core.tensor import state_dtype, sum_events
 from .base import Distribution
 
 __all__ = ["as_distribution"]
 
 
-@checked_late
+@checked
 class _Wrapped(Distribution):
     """An object of the user's own with a ``sample`` method, seen as a Distribution."""
 

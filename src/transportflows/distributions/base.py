@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from .._core.checks import event_shape
 from .._core.registry import Storable
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["Distribution"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
-@checked_late
+@checked
 class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows, integer
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Empirical"]
 
 
-@checked_late
+@checked
 class Empirical(Distribution):
     """The empirical law of the rows of a tensor: each draw is one of them, with replacement.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
 from .._core.reprs import brief
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import state_dtype, sum_events
 from .._core.written import Written
 from .base import _LOG_2PI, Distribution
@@ -19,7 +19,7 @@ from .base import _LOG_2PI, Distribution
 __all__ = ["Gaussian"]
 
 
-@checked_late
+@checked
 class Gaussian(Distribution):
     r"""``N(m, S)`` with S isotropic, diagonal or full.
 

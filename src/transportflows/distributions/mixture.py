@@ -10,14 +10,14 @@ from torch import Tensor
 
 from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import state_dtype
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["GaussianMixture"]
 
 
-@checked_late
+@checked
 class GaussianMixture(Distribution):
     r"""``Σ_k w_k N(m_k, S_k)``.
 

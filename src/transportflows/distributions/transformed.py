@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from .._core.reprs import brief
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..transforms import Standardize
 from .base import Distribution
 
 __all__ = ["Transformed"]
 
 
-@checked_late
+@checked
 class Transformed(Distribution):
     """The law of ``y = (x - mean) / scale`` for x of another law; or of ``x`` for y of it.
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from .._core.checks import check_events, integer
 from .._core.random import local
 from .._core.reprs import brief
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import state_dtype
 from .base import Distribution
 
 __all__ = ["Uniform"]
 
 
-@checked_late
+@checked
 class Uniform(Distribution):
     """The uniform law on the box ``[low, high)``.
 

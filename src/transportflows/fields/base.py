@@ -31,7 +31,7 @@ from .._core.conditions import (
 )
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import as_is, checked_late
+from .._core.signatures import as_is, checked
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution
@@ -47,7 +47,7 @@ FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
 
 
-@checked_late
+@checked
 class Field(Storable, nn.Module):
     """A network whose prediction has a meaning under a process.
 

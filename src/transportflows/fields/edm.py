@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .._core.checks import positive_number
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..noise_level import NoiseLevel
 from ..process import Process
@@ -57,7 +57,7 @@ class EDMCoefficients(NamedTuple):
     noise: Tensor
 
 
-@checked_late
+@checked
 class EDM(DataPredictor):
     r"""A data predictor with Karras's preconditioning around its network (2022, table 1).
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .base import Field
 
 __all__ = ["DataPredictor", "MeanVelocity", "NoisePredictor", "Score", "Velocity"]
 
 
-@checked_late
+@checked
 class Velocity(Field):
     """The network predicts the velocity ``b = E[ẋ_t | x_t]``."""
 
     outputs = ("velocity",)
 
 
-@checked_late
+@checked
 class MeanVelocity(Field):
     """The network predicts the mean velocity ``v = E[∂t I | x_t]``.
 
@@ -26,21 +26,21 @@ class MeanVelocity(Field):
     outputs = ("mean_velocity",)
 
 
-@checked_late
+@checked
 class Score(Field):
     """The network predicts the score ``s = ∇ log ρ_t``."""
 
     outputs = ("score",)
 
 
-@checked_late
+@checked
 class NoisePredictor(Field):
     """The network predicts the noise ``η̂ = E[ẑ | x_t]``, positive sign: ``s = -η̂ / σ̂``."""
 
     outputs = ("noise",)
 
 
-@checked_late
+@checked
 class DataPredictor(Field):
     """The network predicts the data ``d = E[x1 | x_t]``."""
 

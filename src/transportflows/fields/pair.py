@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS, Condition
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -26,7 +26,7 @@ from .units import check_units
 __all__ = ["FieldPair"]
 
 
-@checked_late
+@checked
 class FieldPair(Field):
     """Two predictions, from two networks or from one with two heads: any base, any coupling.
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from .base import AffineInterpolant
 from .gammas import Brownian, Gamma, SineSquared
@@ -23,7 +23,7 @@ __all__ = ["EncoderDecoder", "Linear", "Mirror", "Trigonometric"]
 _HALF_PI = math.pi / 2
 
 
-@checked_late
+@checked
 class Linear(AffineInterpolant):
     """``x_t = (1 - t) x0 + t x1 + γ(t) z``.
 
@@ -53,7 +53,7 @@ class Linear(AffineInterpolant):
         return x1 - x0
 
 
-@checked_late
+@checked
 class Trigonometric(AffineInterpolant):
     """``x_t = cos(πt/2) x0 + sin(πt/2) x1 + γ(t) z``, of constant variance for white ends.
 
@@ -102,7 +102,7 @@ class Trigonometric(AffineInterpolant):
         return {**super().config(), "scaled": self.scaled}
 
 
-@checked_late
+@checked
 class EncoderDecoder(AffineInterpolant):
     """Base to pure latent by t = ½, latent to data after it.
 
@@ -132,7 +132,7 @@ class EncoderDecoder(AffineInterpolant):
         return {}
 
 
-@checked_late
+@checked
 class Mirror(AffineInterpolant):
     """``x_t = x1 + γ(t) z``: from the data, through noise, to the data.
 

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import time_derivative
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from .gammas import Gamma, LatentScale
 
 __all__ = ["AffineInterpolant", "Interpolant", "OneSided"]
 
 
-@checked_late
+@checked
 class Interpolant(LatentScale, ABC):
     r"""A path :math:`x_t = I(t, x_0, x_1) + \gamma(t) z`.
 
@@ -144,7 +144,7 @@ class Interpolant(LatentScale, ABC):
         return {} if self.latent is None else {"gamma": self.latent}
 
 
-@checked_late
+@checked
 class AffineInterpolant(Interpolant):
     r"""A path :math:`x_t = \alpha(t) x_0 + \beta(t) x_1 + \gamma(t) z`.
 
@@ -208,7 +208,7 @@ class AffineInterpolant(Interpolant):
         }
 
 
-@checked_late
+@checked
 class OneSided(AffineInterpolant):
     r"""A path :math:`x_t = \beta(t) x_1 + \gamma(t) z` whose latent z is the base (α ≡ 0).
 

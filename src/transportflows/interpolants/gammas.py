@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["Brownian", "Gamma", "LatentScale", "Quadratic", "Sigmoid", "SineSquared"]
 
@@ -60,7 +60,7 @@ def _closed_form(owner: type | None, name: str) -> bool:
     return any(base is not None and not base.__dict__.get("_generic") for base in owners)
 
 
-@checked_late
+@checked
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
 
@@ -130,7 +130,7 @@ class LatentScale(Storable, nn.Module):
         return call(self)
 
 
-@checked_late
+@checked
 class Gamma(LatentScale):
     """A latent scale γ(t) to compose with an interpolant: ``Linear(gamma=Brownian())``.
 
@@ -144,7 +144,7 @@ class Gamma(LatentScale):
     breakpoints: tuple[float, ...] = ()
 
 
-@checked_late
+@checked
 class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
@@ -178,7 +178,7 @@ class Brownian(Gamma):
         return {"a": float(self.a)}
 
 
-@checked_late
+@checked
 class Quadratic(Gamma):
     """``γ = c t (1 - t)``: γ̇ is finite at the ends.
 
@@ -200,7 +200,7 @@ class Quadratic(Gamma):
         return {"scale": self.scale}
 
 
-@checked_late
+@checked
 class SineSquared(Gamma):
     """``γ = c sin²(π t)``: both γ and γ̇ vanish at the ends.
 
@@ -222,7 +222,7 @@ class SineSquared(Gamma):
         return {"scale": self.scale}
 
 
-@checked_late
+@checked
 class Sigmoid(Gamma):
     r"""A plateau with smooth shoulders, from the logistic function S.
 

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .base import OneSided
 
 __all__ = ["SBDM", "OneSidedLinear", "OneSidedTrigonometric"]
@@ -18,7 +18,7 @@ __all__ = ["SBDM", "OneSidedLinear", "OneSidedTrigonometric"]
 _HALF_PI = math.pi / 2
 
 
-@checked_late
+@checked
 class OneSidedLinear(OneSided):
     """``x_t = t x1 + (1 - t) z``: flow matching from a standard normal."""
 
@@ -41,7 +41,7 @@ class OneSidedLinear(OneSided):
         return -torch.ones_like(t)
 
 
-@checked_late
+@checked
 class OneSidedTrigonometric(OneSided):
     """``x_t = sin(πt/2) x1 + cos(πt/2) z``: variance preserving on white data."""
 
@@ -64,7 +64,7 @@ class OneSidedTrigonometric(OneSided):
         return -_HALF_PI * torch.sin(_HALF_PI * t)
 
 
-@checked_late
+@checked
 class SBDM(OneSided):
     """``x_t = t x1 + sqrt(1 - t²) z``: score-based diffusion on the unit interval.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._core.autodiff import value_and_gradient
 from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
@@ -26,7 +26,7 @@ __all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"
 ScoreFunction = Callable[..., Tensor]
 
 
-@checked_late
+@checked
 class LogProbScore:
     """The score of a log-density, by autograd; see :func:`score_of`.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core.checks import number
 from .._core.random import stream
-from .._core.signatures import explained
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks
@@ -25,7 +25,7 @@ _TARGET = 0.574
 """The acceptance rate at which MALA mixes fastest in high dimension (Roberts & Rosenthal 1998)."""
 
 
-@explained
+@checked
 def langevin_step(
     x: Tensor,
     score: Tensor,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Undrawn
@@ -17,7 +17,7 @@ from .solver import Solver, check_field, check_options, log_base_of, recording
 __all__ = ["LikelihoodLoss"]
 
 
-@checked_late
+@checked
 class LikelihoodLoss(Loss):
     r"""``-log ρ1(x1)`` of each row: maximum likelihood, a continuous normalising flow.
 

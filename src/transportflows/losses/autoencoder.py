@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..times.levels import SigmaTimes
 from .regressions import DataLoss
 
 __all__ = ["DenoisingAutoencoderLoss"]
 
 
-@checked_late
+@checked
 class DenoisingAutoencoderLoss(DataLoss):
     r"""Vincent's denoising autoencoder (2011), ``½|r(x̃) - x|²`` with ``x̃ = x + σ z``.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.built import Built
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
 from ..fields.base import Field
@@ -21,7 +21,7 @@ __all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
 BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
 
 
-@checked_late
+@checked
 @dataclass(frozen=True)
 class Undrawn:
     """A batch for which nothing was drawn yet: the loss draws when it is evaluated.
@@ -43,7 +43,7 @@ class Undrawn:
         return Undrawn(self.batch.rows(start, stop), self.generator)
 
 
-@checked_late
+@checked
 class Loss(Built):
     """One value a row from a field and a batch; the mean over rows is what a trainer minimises.
 
@@ -105,7 +105,7 @@ class Loss(Built):
         return spelled_call(self)
 
 
-@checked_late
+@checked
 class FunctionLoss(Loss):
     """A function as a loss: ``lambda field, batch, generator: ...`` to ``(B,)`` values.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
 from ..times.base import Margin
@@ -16,7 +16,7 @@ from .weights import LossWeight
 __all__ = ["VariationalWeight", "as_levels"]
 
 
-@checked_late
+@checked
 class VariationalWeight(LossWeight):
     r"""The exact weights of DDPM, for a chain of levels of any one-sided process.
 

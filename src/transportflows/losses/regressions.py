@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
-from .._core.signatures import as_is, checked, checked_late
+from .._core.signatures import as_is, checked
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-@checked_late
+@checked
 class Regression(Loss):
     r"""``½ w(t) |f̂(t, x_t) - T|²`` for a quantity f and its target T, summed over the event.
 
@@ -146,7 +146,7 @@ class Regression(Loss):
         return weight_at(self.weight, sample.noise_part, sample.t, self.form)
 
 
-@checked_late
+@checked
 class VelocityLoss(Regression):
     """``½|b̂(t, x_t) - ẋ_t|²``, ``ẋ_t = ∂t I + γ̇ z``: flow matching, the velocity b.
 
@@ -157,28 +157,28 @@ class VelocityLoss(Regression):
     quantity = "velocity"
 
 
-@checked_late
+@checked
 class MeanVelocityLoss(Regression):
     """``½|v̂(t, x_t) - ∂t I|²``: the mean velocity v, whose target has no γ̇."""
 
     quantity = "mean_velocity"
 
 
-@checked_late
+@checked
 class NoiseLoss(Regression):
     """``½|η̂(t, x_t) - ẑ|²``: noise prediction, positive sign."""
 
     quantity = "noise"
 
 
-@checked_late
+@checked
 class DataLoss(Regression):
     """``½|d̂(t, x_t) - x1|²``: data prediction."""
 
     quantity = "data"
 
 
-@checked_late
+@checked
 class ScoreLoss(Regression):
     r"""Denoising score matching, ``½ λ(t) |ŝ(t, x_t) + ẑ / σ̂|²`` (Vincent 2011).
 
@@ -209,7 +209,7 @@ class ScoreLoss(Regression):
         return weight / sample.noise_part.scale(sample.t).square()
 
 
-@checked_late
+@checked
 class SumLoss(Loss):
     """The sum of regressions on one sample, with one call of the field: a loss for each output.
 

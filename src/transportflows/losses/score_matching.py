@@ -32,7 +32,7 @@ from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, rep
 from .._core.checks import names
 from .._core.conditions import map_rows
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -44,7 +44,7 @@ from .weights import LossWeight
 __all__ = ["Directed", "FromSamples", "ImplicitScoreLoss", "SlicedScoreLoss"]
 
 
-@checked_late
+@checked
 @dataclass(frozen=True)
 class Directed:
     """A path sample, and directions along which a loss differentiates.
@@ -71,7 +71,7 @@ class Directed:
         return Directed(self.path.rows(start, stop), some)
 
 
-@checked_late
+@checked
 class FromSamples(Loss, ABC):
     """What implicit and sliced score matching share: samples of x_t or of the data, a weight."""
 
@@ -134,7 +134,7 @@ class FromSamples(Loss, ABC):
         """The loss from scores ``(B, *)`` and quadratic forms ``(B, k)``."""
 
 
-@checked_late
+@checked
 class ImplicitScoreLoss(FromSamples):
     """``λ (½|ŝ|² + ∇·ŝ)`` with the exact divergence: implicit score matching (Hyvärinen 2005).
 
@@ -170,7 +170,7 @@ class ImplicitScoreLoss(FromSamples):
         return 0.5 * sum_events(score.square()) + forms.sum(1)
 
 
-@checked_late
+@checked
 class SlicedScoreLoss(FromSamples):
     """Sliced score matching: the divergence along random directions (Song et al. 2019).
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.gaussian import Gaussian
 from ..draws import PathSample
@@ -45,7 +45,7 @@ from .regressions import Regression
 __all__ = ["VariationalLoss", "prior_matching", "reconstruction_constant"]
 
 
-@checked_late
+@checked
 class VariationalLoss(Regression):
     r"""The variational bound in nats, from one random level a row.
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_number
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.spelling import spelled_call
 from ..conversions import QUANTITIES
 from ..gaussian_part import GaussianPart
@@ -55,7 +55,7 @@ _SCALES = {
 }
 
 
-@checked_late
+@checked
 class LossWeight(ABC):
     """w of ``½ w |f̂ - T|²`` for a process, at a time, in the form of any quantity.
 
@@ -148,7 +148,7 @@ def _slope(level: NoiseLevel, quantity: str) -> Tensor:
     return level.delta + level.beta * half_dot
 
 
-@checked_late
+@checked
 class UnitWeight(LossWeight):
     """Weight 1 in the form of one quantity, whatever is regressed.
 
@@ -174,7 +174,7 @@ class UnitWeight(LossWeight):
         return torch.ones_like(level.t)
 
 
-@checked_late
+@checked
 class LikelihoodWeight(LossWeight):
     r"""Likelihood weighting, ``λ = g² = 2 σ̂² λ̇`` in score form, ``2 λ̇`` in noise form.
 
@@ -198,7 +198,7 @@ class LikelihoodWeight(LossWeight):
         return level.diffusion_sq
 
 
-@checked_late
+@checked
 class MinSNRWeight(LossWeight):
     r"""Min-SNR-γ, ``min(SNR, γ)`` in data form (Hang et al. 2023).
 
@@ -220,7 +220,7 @@ class MinSNRWeight(LossWeight):
         return level.snr.clamp(max=self.gamma)
 
 
-@checked_late
+@checked
 class EDMWeight(LossWeight):
     r"""Karras's ``λ(σ) = (σ² + σ_d²)/(σ σ_d)²`` in data form, with ``σ = σ̂/β`` (2022, table 1).
 

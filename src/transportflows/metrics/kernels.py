@@ -16,7 +16,7 @@ from torch import Tensor
 from .._core.checks import integer, positive_integer
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 
 __all__ = [
     "GaussianKernel",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-@checked_late
+@checked
 class Kernel(ABC):
     """A positive definite kernel on flattened events."""
 
@@ -41,7 +41,7 @@ class Kernel(ABC):
         return call_lines(type(self).__name__, parts)
 
 
-@checked_late
+@checked
 class GaussianKernel(Kernel):
     r"""``mean_h exp(-|x - y|² / 2h²)``, over one bandwidth or several.
 
@@ -68,7 +68,7 @@ class GaussianKernel(Kernel):
         return _mean(parts)
 
 
-@checked_late
+@checked
 class RationalQuadraticKernel(Kernel):
     r"""``mean_a (1 + |x - y|² / 2 a h²)^-a``: heavy tails, so it sees far modes too.
 
@@ -88,7 +88,7 @@ class RationalQuadraticKernel(Kernel):
         return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
 
 
-@checked_late
+@checked
 class PolynomialKernel(Kernel):
     r"""``(x·y / D + 1)^degree``: the kernel of the kernel (Inception) distance.
 

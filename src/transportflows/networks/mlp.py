@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._core.checks import event_shape, positive_integer
 from .._core.registry import register
 from .._core.shared import kept_generators
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 
 __all__ = ["MLP", "from_xt"]
 
@@ -25,7 +25,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-@checked_late
+@checked
 @register
 class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
@@ -168,7 +168,7 @@ class MLP(nn.Module):
         }
 
 
-@checked_late
+@checked
 class _FromXT(nn.Module):
     def __init__(self, net: Callable[..., Any]) -> None:
         super().__init__()

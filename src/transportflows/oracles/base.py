@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_state, names, unit_times
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..fields.base import Field
 from ..fields.calls import Network
@@ -19,7 +19,7 @@ from ..process import Process
 __all__ = ["ExactField"]
 
 
-@checked_late
+@checked
 class ExactField(Field):
     """A field without a network: no parameters, and states of one event shape.
 

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -21,7 +21,7 @@ from .base import ExactField
 __all__ = ["PairedComponents", "common_basis", "components_of"]
 
 
-@checked_late
+@checked
 class PairedComponents(ExactField):
     """A field made of sums over K pairs of components."""
 

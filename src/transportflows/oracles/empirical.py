@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..process import Process
 from .base import ExactField
@@ -22,7 +22,7 @@ __all__ = ["EmpiricalOracle"]
 _LOG_2PI = math.log(2 * math.pi)
 
 
-@checked_late
+@checked
 class EmpiricalOracle(ExactField):
     r"""The exact field where ρ1 is the empirical law of the rows ``y_i`` of a tensor.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.autodiff import tracked
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -27,7 +27,7 @@ _NUMBERS = 1 << 19  # numbers that a block of rows holds at once: they fit a cac
 _FEW_TIMES = 64  # up to so many distinct times are served one by one
 
 
-@checked_late
+@checked
 class GaussianMixtureOracle(PairedComponents):
     r"""The exact fields between Gaussians or Gaussian mixtures, under any affine path.
 

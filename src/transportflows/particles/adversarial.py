@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from .._core.checks import positive_integer
 from .._core.distributed import world
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Undrawn
@@ -26,7 +26,7 @@ from .step_schedules import StepSchedule
 __all__ = ["AdversarialLoss", "DiscriminatorState"]
 
 
-@checked_late
+@checked
 class AdversarialLoss(MovedTargetLoss):
     r"""A discriminator's gradient as the direction, and the training of it, in turns.
 
@@ -115,7 +115,7 @@ class AdversarialLoss(MovedTargetLoss):
         self.optimizer.step()
 
 
-@checked_late
+@checked
 class DiscriminatorState(Callback):
     """Puts the discriminator of a loss and its optimizer into the checkpoints of a run.
 

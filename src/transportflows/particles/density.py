@@ -24,7 +24,7 @@ from .._core.autodiff import jvp
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook
 from ..solve.solution import Solution
@@ -41,7 +41,7 @@ __all__ = ["FlowDensity", "flow_with_log_density"]
 _DIVERGENCES = ("exact", "trace", "hutchinson")
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False)
 class FlowDensity:
     """Where particles ended, and the log-density there.

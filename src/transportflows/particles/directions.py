@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.built import Built
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-@checked_late
+@checked
 @dataclass(frozen=True)
 class Swarm:
     """What a direction may look at.
@@ -77,7 +77,7 @@ class Swarm:
         return replace(self, clean=clean, fused=False)
 
 
-@checked_late
+@checked
 class Direction(Built, nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
@@ -104,7 +104,7 @@ class Direction(Built, nn.Module, ABC):
         """Refuse samples and levels with which it cannot work; called once, before the steps."""
 
 
-@checked_late
+@checked
 class KernelDifference(Direction):
     r"""Both posterior means from samples: the score difference of the smoothed samples.
 
@@ -127,7 +127,7 @@ class KernelDifference(Direction):
             check_bandwidth(target, float(sigma.min()))
 
 
-@checked_late
+@checked
 class DataDifference(Direction):
     r""":math:`\Delta = D_p(z; \sigma) - y`, or :math:`D_p(z; \sigma) - D_q(z; \sigma)`.
 
@@ -171,7 +171,7 @@ class DataDifference(Direction):
                     part.time(level / part.scale)
 
 
-@checked_late
+@checked
 class ScoreDifference(Direction):
     r""":math:`\sigma^2 (s_p(z; \sigma) - s_q(z; \sigma))`; :math:`s_p - s_q` where σ is None.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._core.checks import event_shape, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..combination import Combination
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -30,7 +30,7 @@ __all__ = ["OneStepGenerator"]
 _CHUNK = 4096
 
 
-@checked_late
+@checked
 class OneStepGenerator(Field):
     r"""``x = g(ξ)``: samples of one network call each, ξ a latent of any law and any shape.
 

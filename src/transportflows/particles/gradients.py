@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import value_and_gradient
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .directions import Direction, Swarm
 
 __all__ = ["DiscriminatorDifference", "LossGradient"]
 
 
-@checked_late
+@checked
 class DiscriminatorDifference(Direction):
     r""":math:`\nabla_z h(z)`, with h the logit of a discriminator (times σ² where σ is given).
 
@@ -54,7 +54,7 @@ class DiscriminatorDifference(Direction):
         return h if self.loss == "alternative" else torch.nn.functional.logsigmoid(h)
 
 
-@checked_late
+@checked
 class LossGradient(Direction):
     r""":math:`-\partial L / \partial x` for any loss of the samples: the data step (19).
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._core.checks import check_finite_rows, positive_integer, positive_number, step_numbers
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
-from .._core.signatures import checked, checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..solve.hooks import Hook
 from ..solve.loop import march
@@ -28,7 +28,7 @@ from .predictions import as_score
 __all__ = ["HamiltonianSolution", "hamiltonian"]
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, repr=False)
 class HamiltonianSolution(Solution):
     """Where chains are, and how they got there.

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.checks import number, positive_number
-from .._core.signatures import explained
+from .._core.signatures import checked
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
 
@@ -36,7 +36,7 @@ _ERROR = 1e-3  # of a log-weight
 _PROBES = 1024
 
 
-@explained
+@checked
 def kernel_mean(
     z: Tensor, x: Tensor, sigma: float, *, radius: float | None = None, fused: bool = True
 ) -> Tensor:

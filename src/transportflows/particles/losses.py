@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .._core.checks import positive_integer
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -44,7 +44,7 @@ from .step_schedules import StepSchedule, as_step
 __all__ = ["FlowClock", "MovedTargetLoss"]
 
 
-@checked_late
+@checked
 class MovedTargetLoss(Loss):
     r"""``½ |g(ξ) - y'|²`` of each row, with y' the moved sample, held.
 
@@ -202,7 +202,7 @@ class MovedTargetLoss(Loss):
         )
 
 
-@checked_late
+@checked
 class FlowClock(Callback):
     """Moves the clock of a :class:`MovedTargetLoss`: u is ``trainer.step / (steps - 1)``, up to 1.
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .directions import Direction, KernelDifference, Swarm, _target
 from .kernels import kernel_sums, spacing
 from .predictions import as_score
@@ -22,7 +22,7 @@ from .predictions import as_score
 __all__ = ["MMDGradient", "SteinDirection"]
 
 
-@checked_late
+@checked
 class MMDGradient(Direction):
     r"""Minus the gradient of the witness function.
 
@@ -88,7 +88,7 @@ class MMDGradient(Direction):
             )
 
 
-@checked_late
+@checked
 class SteinDirection(Direction):
     r"""Stein variational gradient: particles that follow a score and repel each other.
 

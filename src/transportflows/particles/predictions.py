@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import value_and_gradient
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
@@ -32,7 +32,7 @@ _LOG_2PI = math.log(2 * math.pi)
 Prediction = Callable[[Tensor, float], Tensor]
 
 
-@checked_late
+@checked
 class SmoothedLaw(nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
@@ -96,7 +96,7 @@ class SmoothedLaw(nn.Module):
         return z + sigma**2 * self.score(z, sigma)
 
 
-@checked_late
+@checked
 class SampleData(nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
@@ -115,7 +115,7 @@ class SampleData(nn.Module):
         return kernel_mean(z, self.rows, sigma)
 
 
-@checked_late
+@checked
 class FieldData(nn.Module):
     r"""The data prediction of a field, at the time at which its process has the noise level σ.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.checks import per_time, positive_number
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = [
     "ConstantSigma",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-@checked_late
+@checked
 class SigmaSchedule(ABC):
     """σ as a function of the flow's clock u in [0, 1]."""
 
@@ -64,7 +64,7 @@ class SigmaSchedule(ABC):
         return call(self)
 
 
-@checked_late
+@checked
 class ConstantSigma(SigmaSchedule):
     """The same σ at all steps.
 
@@ -83,7 +83,7 @@ class ConstantSigma(SigmaSchedule):
         return True
 
 
-@checked_late
+@checked
 class CosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{min}^2 + (\sigma_{max}^2 - \sigma_{min}^2) (1 + \cos \pi u) / 2`.
 
@@ -102,7 +102,7 @@ class CosineSigma(SigmaSchedule):
         return (low + (high - low) * 0.5 * (1 + torch.cos(math.pi * u))).sqrt()
 
 
-@checked_late
+@checked
 class ModifiedCosineSigma(SigmaSchedule):
     r""":math:`\sigma^2 = \sigma_{max}^2 \cos(\pi t / 2)`, t from 0 to :math:`t_{max}` (Weber 2023).
 
@@ -122,7 +122,7 @@ class ModifiedCosineSigma(SigmaSchedule):
         return self.sigma_max * torch.cos(angle * u).sqrt()
 
 
-@checked_late
+@checked
 class ExponentialSigma(SigmaSchedule):
     r""":math:`\sigma = \sigma_{max} (\sigma_{min} / \sigma_{max})^u`: exponential annealing.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from .._core.built import Built
 from .._core.checks import per_time, positive_number
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = [
     "ConstantStep",
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 
-@checked_late
+@checked
 class StepSchedule(Built, ABC):
     """η over a flow: a size, and a factor of the clock.
 
@@ -58,7 +58,7 @@ class StepSchedule(Built, ABC):
         return call(self)
 
 
-@checked_late
+@checked
 class ConstantStep(StepSchedule):
     """The same η at all steps, or the automatic one of the first."""
 
@@ -66,7 +66,7 @@ class ConstantStep(StepSchedule):
         return torch.ones_like(u)
 
 
-@checked_late
+@checked
 class CosineStep(StepSchedule):
     r"""Factor :math:`m + (1 - m) (1 + \cos \pi u) / 2`: from 1 down to m.
 
@@ -88,7 +88,7 @@ class CosineStep(StepSchedule):
         return self.floor + (1 - self.floor) * 0.5 * (1 + torch.cos(math.pi * u))
 
 
-@checked_late
+@checked
 class ExponentialStep(StepSchedule):
     """Factor ``r^u``: from 1 to r.
 
@@ -106,7 +106,7 @@ class ExponentialStep(StepSchedule):
         return torch.tensor(self.ratio, dtype=u.dtype) ** u
 
 
-@checked_late
+@checked
 class DiffusionStep(StepSchedule):
     r""":math:`\rho_i = 1 - \sigma_{i+1}^2 / \sigma_i^2`: the step of a diffusion's reverse process.
 

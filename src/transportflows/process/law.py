@@ -13,7 +13,7 @@ from .._core.conditions import check_conditions, map_rows
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import as_time, expand_time
 from .._core.written import Written
 from ..couplings.base import Coupling, Independent, Paired
@@ -30,7 +30,7 @@ from .checks import check_data, check_ends, check_own_base, check_speed, check_t
 __all__ = ["Process"]
 
 
-@checked_late
+@checked
 class Process(Storable, nn.Module):
     """The law of ``x_t``: interpolant, base and coupling.
 

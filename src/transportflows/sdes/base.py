@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.autodiff import time_derivative
 from .._core.checks import check_finite_rows
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..distributions.gaussian import Gaussian
 from ..interpolants import OneSided
@@ -23,7 +23,7 @@ __all__ = ["ForwardSDE"]
 _ROUNDING = 1e-9
 
 
-@checked_late
+@checked
 class ForwardSDE(OneSided):
     r"""``dX = f(τ) X dτ + g(τ) dW`` from data at τ = 0, and so a one-sided interpolant.
 

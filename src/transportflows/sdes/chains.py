@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .base import ForwardSDE
 from .families import check_sigmas
 
 __all__ = ["Chain", "DDPMChain", "VEChain"]
 
 
-@checked_late
+@checked
 class Chain(ForwardSDE):
     """A forward SDE with levels k = 0 (data), ..., T (noise) at τ = k/T.
 
@@ -70,7 +70,7 @@ class Chain(ForwardSDE):
         return f"Take more levels than {self.levels}, or larger steps of noise"
 
 
-@checked_late
+@checked
 class DDPMChain(Chain):
     r"""The variance-preserving chain of β_1 .. β_T (Ho et al. 2020).
 
@@ -166,7 +166,7 @@ class DDPMChain(Chain):
         return {"betas": self.betas}
 
 
-@checked_late
+@checked
 class VEChain(Chain):
     r"""The variance-exploding chain of σ_1 < ... < σ_T, geometric (Song & Ermon 2019; SMLD).
 

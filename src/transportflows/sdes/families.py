@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from .._core.checks import number
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .base import ForwardSDE
 
 __all__ = ["VE", "VP", "OrnsteinUhlenbeck", "SubVP"]
 
 
-@checked_late
+@checked
 class VE(ForwardSDE):
     r"""Variance exploding: ``a = 1``, ``σ = σ_min (σ_max/σ_min)^τ``.
 
@@ -68,7 +68,7 @@ class VE(ForwardSDE):
         return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
 
-@checked_late
+@checked
 class VP(ForwardSDE):
     r"""Variance preserving: ``a² = e^{-B}``, ``σ² = 1 - e^{-B}``, ``B(τ) = ∫_0^τ β``.
 
@@ -129,7 +129,7 @@ class VP(ForwardSDE):
         return {"beta_min": self.beta_min, "beta_max": self.beta_max}
 
 
-@checked_late
+@checked
 class OrnsteinUhlenbeck(VP):
     r"""``dX = -½ β X dτ + √β dW`` with constant β: ``a = e^{-βτ/2}``.
 
@@ -153,7 +153,7 @@ class OrnsteinUhlenbeck(VP):
         return {"beta": self.beta_constant}
 
 
-@checked_late
+@checked
 class SubVP(VP):
     r"""Sub-VP: the a of :class:`VP`, ``σ = 1 - e^{-B}``, of smaller variance at every time.
 

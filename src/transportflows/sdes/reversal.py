@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..interpolants import Interpolant
 from ..process import Process
 from .base import ForwardSDE
@@ -14,7 +14,7 @@ from .base import ForwardSDE
 __all__ = ["InterpolantSDE"]
 
 
-@checked_late
+@checked
 class InterpolantSDE(ForwardSDE):
     r"""The forward SDE whose marginals are those of a one-sided path, read backward in time.
 

@@ -26,14 +26,14 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .._core.distributed import World
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .noise import NoiseSource
 from .rows import Chunks
 
 __all__ = ["Corrector", "Hook", "Moment", "SolveHook", "in_units_of"]
 
 
-@checked_late
+@checked
 @dataclass
 class Moment:
     """A moment of a solve: the states after a step.
@@ -86,7 +86,7 @@ class Hook(Protocol):
         """Look at the states, and return None; or return other states of their shape."""
 
 
-@checked_late
+@checked
 class SolveHook:
     """A hook that is made ready for a solve, such as a corrector.
 
@@ -117,7 +117,7 @@ class SolveHook:
         return None
 
 
-@checked_late
+@checked
 class Corrector(ABC):
     """What draws states towards the law after each step: a choice of ``sample``."""
 

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from .._core.random import mix
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["BrownianPath", "Increments", "NoiseOfRows", "NoiseSource"]
 
 
-@checked_late
+@checked
 class NoiseSource(ABC):
     """Where the increments of a solve come from."""
 
@@ -61,7 +61,7 @@ class NoiseSource(ABC):
         )
 
 
-@checked_late
+@checked
 class Increments(NoiseSource):
     """Independent increments, a function of (key, step)."""
 
@@ -78,7 +78,7 @@ class Increments(NoiseSource):
         return dw, levy.mul_(math.sqrt(h / 12))
 
 
-@checked_late
+@checked
 class BrownianPath(NoiseSource):
     """One Brownian path for every grid: the noise refines consistently with the step count.
 

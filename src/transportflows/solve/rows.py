@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS, map_rows
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["Chunks", "Rows", "default_chunk"]
 
 _CACHE, _CARD = 2**21, 2**30  # bytes of the widest activations of a chunk, on a CPU and on a card
 
 
-@checked_late
+@checked
 class Rows:
     """A chunk of the rows: which samples they are, which group they belong to, their conditions.
 
@@ -55,7 +55,7 @@ class Rows:
         return table[self.group].view(-1, *self.tail)
 
 
-@checked_late
+@checked
 class Chunks:
     """All rows of a state in equal chunks; the last one is filled up with the first rows.
 

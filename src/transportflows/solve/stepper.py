@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from .noise import NoiseSource
 
 __all__ = ["Prepared", "Stepper"]
 
 
-@checked_late
+@checked
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Prepared:
     """What a stepper has made ready for the steps of a grid; subclasses add their tables.
@@ -42,7 +42,7 @@ class Prepared:
     margin: tuple[float, float] = (0.0, 0.0)
 
 
-@checked_late
+@checked
 class Stepper(ABC):
     """How rows get from one time of a grid to the next.
 

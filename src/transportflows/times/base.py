@@ -14,7 +14,7 @@ from .._core.built import Built
 from .._core.checks import number, positive_number
 from .._core.random import local
 from .._core.reprs import call
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -37,7 +37,7 @@ class HasPart(Protocol):
         """The Gaussian part; where there is none, a refusal."""
 
 
-@checked_late
+@checked
 class TimeSampler(Built, ABC):
     """Draws times in ``[margin[0], 1 - margin[1]]``.
 
@@ -113,7 +113,7 @@ class TimeSampler(Built, ABC):
         return call(self)
 
 
-@checked_late
+@checked
 class UniformTimes(TimeSampler):
     """t uniform on [0, 1], margins aside."""
 
@@ -126,7 +126,7 @@ class UniformTimes(TimeSampler):
         return torch.ones_like(u)
 
 
-@checked_late
+@checked
 class StratifiedTimes(TimeSampler):
     """One uniform draw in each of n equal strata, in random order: a loss of lower variance."""
 
@@ -140,7 +140,7 @@ class StratifiedTimes(TimeSampler):
         return torch.ones_like(u)
 
 
-@checked_late
+@checked
 class LogitNormalTimes(TimeSampler):
     """``t = S(m + s z)`` with S the logistic function (Esser et al. 2024): the middle of time.
 
@@ -168,7 +168,7 @@ class LogitNormalTimes(TimeSampler):
         return normal / (u * (1 - u))
 
 
-@checked_late
+@checked
 class GridTimes(TimeSampler):
     """t uniform on a finite grid (the levels of a discrete chain, say).
 

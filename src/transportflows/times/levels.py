@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.random import local
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
 from .base import GridTimes, HasPart, Margin, TimeSampler
@@ -26,7 +26,7 @@ _END = 1e-9  # how near to an end with an infinite λ the table goes
 _CELLS = 4096
 
 
-@checked_late
+@checked
 class LevelTimes(TimeSampler):
     """Times with a law of their noise level; what a subclass writes is the law of λ.
 
@@ -115,7 +115,7 @@ class LogRatioInverse:
         )
 
 
-@checked_late
+@checked
 class BoundTimes(TimeSampler):
     """A :class:`LevelTimes` of one process."""
 
@@ -170,7 +170,7 @@ class BoundTimes(TimeSampler):
         return self._ranges[margin]
 
 
-@checked_late
+@checked
 class LogSNRTimes(LevelTimes):
     """λ uniform: density ``∝ λ̇ = g²/(2σ̂²)``, that of importance sampling for the likelihood.
 
@@ -204,7 +204,7 @@ class LogSNRTimes(LevelTimes):
         return torch.full_like(log_ratio, 1 / (high - low))
 
 
-@checked_late
+@checked
 class EDMTimes(LevelTimes):
     """``log σ ~ N(mean, std²)`` with ``σ = σ̂/β``, on any one-sided process (Karras et al. 2022).
 
@@ -249,7 +249,7 @@ class EDMTimes(LevelTimes):
         return normal / (last - first)
 
 
-@checked_late
+@checked
 class SigmaTimes(TimeSampler):
     """Uniform over the times of a few noise levels ``σ̂/β = σ_k``: the levels of NCSN, or one.
 

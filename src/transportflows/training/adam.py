@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import shown
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["FusedAdam"]
 
@@ -33,7 +33,7 @@ class _Group(NamedTuple):
     steps: list[Tensor]
 
 
-@checked_late
+@checked
 class FusedAdam(torch.optim.Adam):
     """``torch.optim.Adam(..., fused=True)``: the same numbers, bit for bit, the same state.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import map_rows
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
 from .checking import checked_batch, standardised, target_device
@@ -22,7 +22,7 @@ _SHARE_OF_CARD = 0.5  # of the free memory of the device, which the data may tak
 _DIGEST_ROWS = 1024
 
 
-@checked_late
+@checked
 @dataclass(frozen=True)
 class DataRows:
     """N rows of data in standardised units, on one device.

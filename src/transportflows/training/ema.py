@@ -16,12 +16,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 
 __all__ = ["EMA"]
 
 
-@checked_late
+@checked
 class EMA:
     """Moving averages of a list of parameters, updated by one fused call a step.
 

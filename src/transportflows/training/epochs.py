@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.conditions import map_rows, seen_in
 from .._core.random import mix, stream
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source
@@ -65,7 +65,7 @@ class Order:
         return self._permuted
 
 
-@checked_late
+@checked
 class Epochs(Source):
     """Batches of rows in a random order, epoch by epoch, a function of ``(key, step)``.
 

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core.conditions import Condition, seen_together
 from .._core.distributed import World
 from .._core.shared import writing
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -32,7 +32,7 @@ from .source import Source
 __all__ = ["Run"]
 
 
-@checked_late
+@checked
 class Run:
     """What the loop, the checkpoints and the callbacks of a training run share.
 

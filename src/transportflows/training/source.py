@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._core.conditions import Condition
-from .._core.signatures import checked_late
+from .._core.signatures import checked
 from ..draws import Batch
 
 __all__ = ["Source"]
 
 
-@checked_late
+@checked
 class Source(ABC):
     """Batches for the steps of a run, checked, in the field's units and on its device.
 
