@@ -223,7 +223,7 @@ def outcome(attack: Attack) -> Outcome:
         return _of_error(error, attack)
     if has_nan(result):
         return Outcome("nan", "", text[:100])
-    return Outcome("accepted", "", text[:100])
+    return Outcome("accepted", "", text)
 
 
 def _of_error(error: BaseException, attack: Attack) -> Outcome:
@@ -232,7 +232,7 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
     words = f"{type(error).__name__}: {str(error)[:160]}".replace("\n", " ")
     last = frames[-1]
     if last.filename.startswith(ROOT) and last.lineno in raises(last.filename):
-        if isinstance(error, (AssertionError, KeyError)):
+        if isinstance(error, KeyError) or type(error) is AssertionError:
             return Outcome("raw", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
         return Outcome("refused", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
     inner = [f for f in ours if not f.filename.endswith("signatures.py")]
@@ -240,7 +240,12 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
     own = re.search(
         r"missing \d+ required|unexpected keyword|positional argument|multiple values", words
     )
-    if isinstance(error, TypeError) and own and not inner and outside[-1].filename.endswith((__file__, "torch/nn/modules/module.py")):
+    if (
+        isinstance(error, TypeError)
+        and own
+        and not inner
+        and outside[-1].filename.endswith((__file__, "torch/nn/modules/module.py"))
+    ):
         return Outcome("python", "", words)
     if isinstance(error, OSError) and error.filename is not None:
         return Outcome("python", "", words)  # the system's own, of a path
@@ -290,12 +295,12 @@ def has_nan(value: Any, depth: int = 0) -> bool:
 # -------------------------------------------------------------------------------------- judging
 
 _ADMITTED = {
-    "bool": {"flag"},
-    "int": {"int", "number"},
-    "float": {"int", "number"},
+    "bool": {"flag", "int"},
+    "int": {"int", "number", "tensor number"},
+    "float": {"int", "number", "tensor number"},
     "Weight": {"int", "number", "tensor"},
     "str": {"text"},
-    "Tensor": {"tensor"},
+    "Tensor": {"tensor", "tensor number"},
     "Mapping": {"dict"},
     "dict": {"dict"},
     "Sequence": {"list", "array"},

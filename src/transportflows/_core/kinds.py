@@ -36,10 +36,23 @@ _NOTHING: frozenset[type] = frozenset()
 
 
 class Kind:
-    """What an annotation admits: in words, exact types that need no look, and the check."""
+    """What an annotation admits.
 
-    def __init__(self, words: str, check: Check, plain: frozenset[type] = _NOTHING) -> None:
-        self.words, self.check, self.plain = words, check, plain
+    Attributes:
+        words: for messages.
+        check: of a name and a value; gives the value as it is used, or raises.
+        plain: exact types that need no look.
+        loose: those that need none where a loop calls.
+    """
+
+    def __init__(
+        self,
+        words: str,
+        check: Check,
+        plain: frozenset[type] = _NOTHING,
+        loose: frozenset[type] = _NOTHING,
+    ) -> None:
+        self.words, self.check, self.plain, self.loose = words, check, plain, loose
 
 
 # ------------------------------------------------------------------------------- single kinds
@@ -91,10 +104,10 @@ def _class(name: str, value: Any) -> type:
 
 _SIMPLE: dict[Any, Kind] = {
     bool: Kind("True or False", _flag, frozenset({bool})),
-    int: Kind("an integer", integer),
+    int: Kind("an integer", integer, loose=frozenset({int})),
     float: Kind("a number", _number),
     str: Kind("a text", _text, frozenset({str})),
-    Tensor: Kind("a tensor", plain_tensor),
+    Tensor: Kind("a tensor", plain_tensor, loose=frozenset({Tensor, torch.nn.Parameter})),
     torch.Generator: Kind("a torch.Generator", generator_of, frozenset({torch.Generator})),
     torch.dtype: Kind("a torch.dtype", floating_dtype),
     torch.device: Kind("a device", device_of),
@@ -210,7 +223,8 @@ def _either(kinds: Sequence[Kind]) -> Kind:
             f"{name} must be {words}, got {shown(value)}" + (f"; write {cure}" if cure else "")
         )
 
-    return Kind(words, check, plain)
+    loose = frozenset[type]().union(*(k.loose for k in kinds))
+    return Kind(words, check, plain, loose)
 
 
 def _nothing(name: str, value: Any) -> None:
@@ -229,6 +243,8 @@ def kind_of(annotation: Any) -> Kind | None:
         return None
     origin, given = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
+        if torch.device in given:  # whose texts are its own
+            given = tuple(one for one in given if one is not str)
         kinds = [kind_of(one) for one in given]
         if any(kind is None for kind in kinds):
             return None
@@ -268,12 +284,7 @@ _ANY = Kind("", lambda name, value: value)
 
 def loose_kind(kind: Kind) -> Kind:
     """Of a method, which loops may call in every step: tensors and integers are taken as such."""
-    plain = kind.plain
-    if "a tensor" in kind.words:
-        plain |= {Tensor, torch.nn.Parameter}
-    if "an integer" in kind.words:
-        plain |= {int}
-    return kind if plain == kind.plain else Kind(kind.words, kind.check, plain)
+    return Kind(kind.words, kind.check, kind.plain | kind.loose) if kind.loose else kind
 
 
 def record_kind(kind: Kind) -> Kind:

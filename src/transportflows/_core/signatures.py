@@ -164,9 +164,7 @@ def _evaluated(annotation: Any, known: dict[str, Any]) -> Any:
             return eval(annotation, known)
         except NameError as missing:  # imported for type checkers alone
             found = _CLASSES.get(missing.name) or _class_named(missing.name)
-            if found is None:
-                return Any
-            known[missing.name] = found
+            known[missing.name] = Any if found is None else found
         except TypeError:
             return Any
 
@@ -195,7 +193,7 @@ def _explain(error: Exception, function: Callable[..., Any], given: dict[str, An
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next
     message = str(error).splitlines()[0][:150] if str(error) else ""
-    known = (RuntimeError, IndexError, NotImplementedError)
+    known = (RuntimeError, IndexError, NotImplementedError, OverflowError, ValueError)
     if type(error) not in known or not _OF_SHAPES.search(message):
         return
     if frame is None or not _is_ours(frame):  # of a user's function, or said clearly
@@ -228,6 +226,6 @@ def _is_ours(place: types.TracebackType) -> bool:
 
 _OURS = tuple(str(Path(one).parent) for one in (cast(str, torch.__file__), Path(__file__).parent))
 _OF_SHAPES = re.compile(
-    "size|shape|dimension|dtype|expand|same type|Float|Double|Long|[bB]ool|broadcast|device"
-    "|of range|at least \\d?D|not enough memory|overflow|not implemented for"
+    "size|shape|dimension|dtype|expand|same type|Float|Double|Long|[bB]ool|broadcast|device|numel"
+    "|of range|at least \\d?D|not enough memory|verflow|too big|not implemented for|[mM]eta|Sparse"
 )

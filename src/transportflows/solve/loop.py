@@ -72,6 +72,8 @@ def march(
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
     check_call(march, locals())
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times are a grid (steps + 1,), got shape {tuple(times.shape)}")
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
     n, x = _check_rows(x, groups), widened(x)
     prepared = stepper.prepare(times, x.detach()[:1])

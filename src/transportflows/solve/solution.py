@@ -63,6 +63,7 @@ class Solution:
         return call_lines(type(self).__name__, parts)
 
 
+@checked
 class NonFiniteStateError(ArithmeticError):
     """A state stopped being finite while sampling.
 
@@ -75,6 +76,7 @@ class NonFiniteStateError(ArithmeticError):
         self.solution = solution
 
 
+@checked
 class TooManyEvaluationsError(ArithmeticError):
     """A solve took as many evaluations of the field as it was allowed, and was not done.
 

@@ -121,6 +121,7 @@ class History:
         return f"History({shown})"
 
 
+@checked
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite.
 
