@@ -93,7 +93,7 @@ def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _extreme(cost: Tensor, rows: Tensor) -> Tensor:
-    """g of the permutation ``rows`` (of each column its row), the largest below 0."""
+    """G of the permutation ``rows`` (of each column its row), the largest below 0."""
     matched = cost[rows, torch.arange(len(cost))]
     back, g = rows.argsort(), cost.new_zeros(len(cost))
     for _ in range(len(cost)):

@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
@@ -131,6 +132,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
+    check_call(sample, locals())
     schedules, many = _as_schedules(field, epsilon)
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
@@ -190,7 +192,7 @@ def _as_grid(
     scheme: str | Scheme | Multistep,
 ) -> tuple[Tensor, list[int]]:
     """The grid of a solve, and at which of its places to save."""
-    if not hasattr(t, "__len__") or len(t) < 2:
+    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
