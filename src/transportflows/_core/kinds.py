@@ -272,7 +272,8 @@ def _protocol(cls: type) -> Kind:
     members = [name for name in vars(cls) if name == "__call__" or not name.startswith("_")]
 
     def check(name: str, value: Any) -> Any:
-        if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        kind = type(value)  # asked first: a property of the value itself may refuse to be read
+        if isinstance(value, type) or not all(hasattr(kind, m) or hasattr(value, m) for m in members):
             raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}")
         return value
 
