@@ -273,7 +273,8 @@ def _protocol(cls: type) -> Kind:
 
     def check(name: str, value: Any) -> Any:
         kind = type(value)  # asked first: a property of the value itself may refuse to be read
-        if isinstance(value, type) or not all(hasattr(kind, m) or hasattr(value, m) for m in members):
+        whole = all(hasattr(kind, m) or hasattr(value, m) for m in members)
+        if isinstance(value, type) or not whole:
             raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}")
         return value
 
