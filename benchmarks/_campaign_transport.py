@@ -5,8 +5,8 @@ differences is the optimum), beside one outlier of the other 127: asked is 1.000
 and for small regularisations, and for the default one no more beside an outlier than without.
 *Times* of one batch of 512, the best of three, one thread: the whole coupling, its entropic plan
 alone, and POT's two iterations on the same costs and ε; with the distance of plans, an L1 norm of
-probabilities (of at most 2), to POT's on logarithms. *Bridge*: cov(x0, x1) of the plan of ε = 2a between normal
-quantiles, and in closed form, √(a²/4 + σ0² σ1²) - a/2.
+probabilities (of at most 2), to POT's on logarithms. *Bridge*: cov(x0, x1) of the plan of ε = 2a
+between normal quantiles, and in closed form, √(a²/4 + σ0² σ1²) - a/2.
 """
 
 from __future__ import annotations
