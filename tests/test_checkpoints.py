@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
 from test_training import gen, mlp, rows, same, velocity, weights
-from transportflows._core import container
+from transportflows._core import container, files
 from transportflows.training.snapshots import snapshot
 
 ROOT = Path(__file__).parent.parent
@@ -236,13 +236,13 @@ def test_a_resumed_run_ends_with_the_same_bits(case, tmp_path):
 def test_runs_killed_at_random_moments(tmp_path):
     """The script of the benchmark, with fewer kills: real processes, real SIGKILLs."""
     run = subprocess.run(
-        [sys.executable, "survival.py", "--kills", "8", "--seed", "5"],
+        [sys.executable, "survival.py", "--kills", "12", "--seed", "5"],
         cwd=ROOT / "benchmarks",
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.findall(r"\| (\d) of \2 \|".replace(r"\2", r"\1"), run.stdout) == ["2"] * 4
+    assert run.stdout.count("| 1 of 1 |") == 12
 
 
 def test_without_a_place_a_loader_resumes_at_its_epoch(tmp_path):
@@ -391,7 +391,7 @@ def test_another_number_of_processes_is_refused(folder):
 def test_a_newer_version_is_refused(folder):
     rewritten(folder, lambda header: header.update(format=2, transportflows="9.1"))
     with pytest.raises(
-        tpf.training.ResumeError, match=r"by transportflows 9\.1 in format 2.*up to 1"
+        container.NewerFileError, match=r"by transportflows 9\.1 in format 2.*up to 1"
     ):
         fit(trainer(), rows(), folder, resume=True)
 
@@ -602,7 +602,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
 
 
 def test_a_file_left_by_a_killed_writer_is_removed(folder):
-    left = folder / container.temporary_name("step-000000030.ckpt")
+    left = folder / files.temporary_name("step-000000030.ckpt")
     other = folder / ".a file of somebody else's.tmp"
     left.write_bytes(b"half of a check")
     other.write_bytes(b"")

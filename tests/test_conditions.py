@@ -51,9 +51,9 @@ def test_a_forgotten_condition_is_refused_wherever_a_network_is_called(process):
     for use in uses(field):
         use(right)
         for wrong in (None, {}):
-            with pytest.raises(ValueError, match="'label' is missing.*integers 0 to 2, one a row"):
+            with pytest.raises(ValueError, match=r"'label' is missing.*integers 0 to 2, one a row"):
                 use(wrong)
-        with pytest.raises(ValueError, match="floating point.*integers 0 to 2"):
+        with pytest.raises(ValueError, match=r"floating point.*integers 0 to 2"):
             use({"label": torch.zeros(4)})
         with pytest.raises(ValueError, match=r"shape \(4, 3\)"):
             use({"label": torch.zeros(4, 3, dtype=torch.int64)})
@@ -89,7 +89,7 @@ def test_a_field_trained_without_conditions_takes_none():
     field = fitted(None)
     assert field.conditions == {}
     tpf.sample(field, 4, steps=2)
-    with pytest.raises(ValueError, match="no condition 'label': .*trained with no conditions"):
+    with pytest.raises(ValueError, match=r"no condition 'label': .*trained with no conditions"):
         tpf.sample(field, 4, steps=2, cond={"label": torch.zeros(4, dtype=torch.int64)})
 
 

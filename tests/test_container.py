@@ -17,7 +17,7 @@ import pytest
 import safetensors
 import torch
 
-from transportflows._core import container
+from transportflows._core import container, files
 from transportflows._core.values import NAMES
 
 WEIGHTS = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
@@ -245,7 +245,7 @@ def test_a_link_planted_beside_the_place_is_not_followed(tmp_path, monkeypatch):
     outside = tmp_path / "outside"
     outside.write_text("mine")
     (tmp_path / "planted").symlink_to(outside)
-    monkeypatch.setattr(container, "temporary_name", lambda name: "planted")
+    monkeypatch.setattr(files, "temporary_name", lambda name: "planted")
     with pytest.raises(FileExistsError):
         container.write(tmp_path / "a.ckpt", {}, TREE)
     assert outside.read_text() == "mine"
@@ -274,7 +274,7 @@ def test_what_cannot_be_held_is_named(value, place, tmp_path):
 
 LIMITED = """
 import resource, sys, torch
-from transportflows._core import container
+from transportflows._core import container, files
 from transportflows._core.values import NAMES
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:

@@ -121,13 +121,13 @@ def test_a_network_of_x_and_t_is_told_of_the_adapter():
 def test_a_class_is_no_network():
     with pytest.raises(TypeError, match=r"the class Swapped; write Swapped\(\.\.\.\)"):
         tpf.Velocity(Swapped, FLOW)
-    with pytest.raises(TypeError, match="got Linear"):
+    with pytest.raises(TypeError, match="got the class Linear"):
         tpf.Velocity(Concatenating(), tpf.Linear)
 
 
 def test_conditions_that_a_network_does_not_take():
     field = tpf.Velocity(lambda t, x, *, label: x, FLOW)
-    with pytest.raises(TypeError, match="no conditions, and takes others.*'label'"):
+    with pytest.raises(TypeError, match=r"no conditions, and takes others.*'label'"):
         tpf.sample(field, 3, steps=2)
     with pytest.raises(TypeError, match="'colour'"):
         tpf.sample(field, 3, steps=2, cond={"colour": torch.zeros(3)})

@@ -60,18 +60,20 @@ def fitted(net):
 
 
 CALLS = {
-    "log-likelihood": lambda: tpf.log_likelihood(VELOCITY, DATA[:8], scheme="rk4", steps=2).log_prob,
+    "log-likelihood": lambda: (
+        tpf.log_likelihood(VELOCITY, DATA[:8], scheme="rk4", steps=2).log_prob
+    ),
     "flow of VP": lambda: tpf.sample(NOISE, 32, steps=5, generator=gen()).x,
     "SDE": lambda: tpf.sample(VELOCITY, 32, steps=5, epsilon=0.5, generator=gen()).x,
-    "curved path": lambda: tpf.Process(Curved(), base=tpf.Gaussian((2,)))
-    .sample(DATA, generator=gen())
-    .velocity,
-    "consistency": lambda: tpf.metrics.consistency(
-        VELOCITY, DATA, times=2, generator=gen()
-    ).stein,
-    "particles": lambda: tpf.particles.flow_with_log_density(
-        tpf.Gaussian((2,)), DATA, n=16, steps=2, sigma=0.5, step=0.5, generator=gen()
-    ).log_prob,
+    "curved path": lambda: (
+        tpf.Process(Curved(), base=tpf.Gaussian((2,))).sample(DATA, generator=gen()).velocity
+    ),
+    "consistency": lambda: tpf.metrics.consistency(VELOCITY, DATA, times=2, generator=gen()).stein,
+    "particles": lambda: (
+        tpf.particles.flow_with_log_density(
+            tpf.Gaussian((2,)), DATA, n=16, steps=2, sigma=0.5, step=0.5, generator=gen()
+        ).log_prob
+    ),
     "sliced score": lambda: tpf.losses.SlicedScoreLoss()(VELOCITY, DATA, generator=gen()).detach(),
     "fit": lambda: fitted(tpf.networks.MLP(2, 8, 2, generator=gen())),
     "fit with dropout": lambda: fitted(Dropping()),
@@ -123,36 +125,41 @@ def test_a_derivative_waits_for_that_of_another_thread():
 
 
 class Meeting(nn.Module):
-    """A network whose every call waits, at first, until the other thread has come or gone."""
+    """A network that tells in which mode it is called."""
 
-    def __init__(self, before=lambda: None):
+    def __init__(self):
         super().__init__()
-        self.before, self.seen = before, []
+        self.seen = []
         self.drop = nn.Dropout(0.5)
 
     def forward(self, t, x):
-        self.before()
         self.seen.append(self.drop.training)
         return self.drop(x)
 
 
-def test_dropout_stays_off_until_the_last_solve_ends():
-    net, first, gone = Meeting(), threading.Event(), threading.Event()
-    field = tpf.Velocity(net, PROCESS)
+@pytest.mark.parametrize("first_leaves", [True, False])
+def test_dropout_stays_off_until_the_last_solve_ends(first_leaves):
+    field = tpf.Velocity(net := Meeting(), PROCESS)
+    come, go = [threading.Event(), threading.Event()], [threading.Event(), threading.Event()]
 
-    def wait_in_the_first_call():
-        if not first.is_set():
-            first.set()
-            gone.wait(10)
+    def solve(k):
+        def hook(moment):
+            come[k].set()
+            go[k].wait(10)
 
-    net.before = wait_in_the_first_call
-    with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(tpf.sample, field, 4, steps=2, generator=gen())
-        first.wait(10)
-        short = tpf.sample(field, 4, steps=2, generator=gen())
+        return tpf.sample(field, 4, steps=2, hooks=[hook], generator=gen()).x
+
+    with ThreadPoolExecutor(2) as pool:
+        solves = []
+        for k in range(2):
+            solves.append(pool.submit(solve, k))
+            come[k].wait(10)
+        leaves, stays = (0, 1) if first_leaves else (1, 0)
+        go[leaves].set()
+        alone = solves[leaves].result()
         assert not net.drop.training
-        gone.set()
-        assert torch.equal(long.result().x, short.x)
+        go[stays].set()
+        assert torch.equal(solves[stays].result(), alone)
     assert not any(net.seen)
     assert net.drop.training
 
@@ -218,7 +225,7 @@ def test_a_network_in_training_is_refused_to_other_threads():
             lambda: tpf.sample(field, 2, steps=1),
             lambda: tpf.sample(pair, 2, steps=1),
             lambda: tpf.log_likelihood(field, DATA[:2], scheme="rk4", steps=1),
-            lambda: tpf.metrics.features.extract_features(DATA, field.net),
+            lambda: tpf.metrics.extract_features(torch.zeros(4, 8), field.net.body),
             lambda: tpf.Trainer(field).fit(DATA, steps=1, progress=False),
             lambda: trainer.averaged().__enter__(),
         ):
@@ -276,7 +283,7 @@ def test_whoever_waits_too_long_for_the_global_generators_is_told(monkeypatch):
     monkeypatch.setattr("transportflows._core.shared._PATIENCE", 0.05)
 
     def other():
-        with pytest.raises(RuntimeError, match="lent to a fit in another thread for 0.05 s"):
+        with pytest.raises(RuntimeError, match="lent to a fit in another thread for 0"):
             tpf.networks.MLP(2, generator=gen())
         return True
 

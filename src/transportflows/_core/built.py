@@ -29,7 +29,7 @@ class Built:
 
 def _watched(init: Any) -> Any:
     @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+    def finished(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             init(self, *args, **kwargs)
         except AttributeError as error:
@@ -37,10 +37,10 @@ def _watched(init: Any) -> Any:
             if early or (error.obj is self and error.name in self._sets):
                 raise TypeError(_cure(self)) from error
             raise
-        if type(self).__init__ is __init__ and not all(hasattr(self, name) for name in self._sets):
+        if type(self).__init__ is finished and not all(hasattr(self, name) for name in self._sets):
             raise TypeError(_cure(self))
 
-    return __init__
+    return finished
 
 
 def _cure(made: Any) -> str:

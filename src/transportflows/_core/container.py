@@ -11,16 +11,13 @@ names each tensor with its dtype, shape and place, and under ``__metadata__`` ho
 - ``tree``: JSON of the values, with a name in the place of each tensor.
 
 Both sums are checked before anything is used, so no bit of a file can change unnoticed; nothing in
-it is code; and nothing is built that is larger than the file. Tensors that share memory are written
-one by one.
+it is code. Whoever makes a file can make its sums right, so all that it says of sizes is held
+against what is there before anything is built, and a text that would grow far beyond the file where
+it is read is refused (:data:`_MOST`). Tensors that share memory are written one by one.
 
 The layout is written and read here and not by the library ``safetensors``, whose writer refuses
 tensors that share memory, whose dtypes depend on its version, and which copies all that it writes
 and reads. Here tensors go to the file from where they lie.
-
-A file is written beside its place under a new name (a link planted there is never followed),
-flushed to the disk and then moved, so that a reader sees the old file or the new one, whatever
-happens to the writer.
 """
 
 from __future__ import annotations
@@ -30,14 +27,15 @@ import json
 import math
 import os
 import re
-import secrets
-from collections.abc import Mapping
-from pathlib import Path
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from . import files
 from .values import NAMES, pack, unpack
 
 __all__ = [
@@ -47,7 +45,6 @@ __all__ = [
     "check",
     "read",
     "read_header",
-    "temporary_name",
     "write",
 ]
 
@@ -58,6 +55,10 @@ _START = re.compile(
 _OLD = b"transportflows container "
 _ALIGNED = 64
 _DTYPES = {name: dtype for dtype, name in NAMES.items()}
+_DIMENSIONS = 64
+_OBJECTS = {b"{": 250, b"[": 80}  # bytes that the objects of a text take beside what is in them
+_MOST = 2, 2**25  # that they may take in all: so many times the file, and so many bytes
+_HOLES = 10, 2**26  # a file with holes is read up to so many times what the disk holds of it
 
 
 class DamagedFileError(ValueError):
@@ -102,22 +103,17 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], tree: Any) ->
     }
     text = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNED)
-    target = Path(path)
-    temporary = target.with_name(temporary_name(target.name))
-    try:
-        with open(temporary, "xb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            begin, end = _START.match(text).span(2)  # type: ignore[union-attr]
-            file.write(text[:begin] + _sum(text, begin, end).encode() + text[end:])
-            for _, tensor in tensors:
-                file.write(_bytes(tensor))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+    if _objects(text) > _MOST[0] * (len(text) + end) + _MOST[1]:
+        raise TypeError(
+            "the value has too many small lists and dicts for a file without code; hold their"
+            " numbers in arrays"
+        )
+    with files.replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        begin, end = _START.match(text).span(2)  # type: ignore[union-attr]
+        file.write(text[:begin] + _sum(text, begin, end).encode() + text[end:])
+        for _, tensor in tensors:
+            file.write(_bytes(tensor))
 
 
 def check(tree: Any, place: str = "") -> None:
@@ -129,31 +125,12 @@ def check(tree: Any, place: str = "") -> None:
     pack(tree, place, None)
 
 
-def temporary_name(name: str) -> str:
-    """A new name under which the file ``name`` is written before it is moved there."""
-    return f".{name}.{secrets.randbits(64)}.tmp"
-
-
 def _sum(text: bytes, begin: int, end: int) -> str:
     """The sum of all before the tensors, with zeros in the place of its own digits."""
-    zeros = b"0" * (end - begin)
-    return hashlib.sha256(
-        len(text).to_bytes(8, "little") + text[:begin] + zeros + text[end:]
-    ).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the new name of a file survive a power cut, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # not a system whose folders can be opened
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+    digest = hashlib.sha256(len(text).to_bytes(8, "little"))
+    for part in (memoryview(text)[:begin], b"0" * (end - begin), memoryview(text)[end:]):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> memoryview:
@@ -173,7 +150,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         DamagedFileError: if it is not whole, or not such a file.
         OSError: if it cannot be opened.
     """
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         return _top(path, file)[0]
 
 
@@ -184,7 +161,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
         DamagedFileError: if it is not whole, or not such a file.
         OSError: if it cannot be opened.
     """
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         header, tree, digest, entries = _top(path, file)
         size = sum(_size(entry) for entry in entries.values())
         left = os.fstat(file.fileno()).st_size - file.tell()
@@ -195,12 +172,31 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
             raise _damaged(path, "its tensors are not those that were written")
     try:
         tensors = _tensors(entries, data)
-        values = unpack(json.loads(tree), tensors)
+        values = unpack(_parsed(tree), tensors)
     except Exception as error:
         raise _damaged(path, f"its tree makes no sense ({type(error).__name__})") from error
     if tensors:
         raise _damaged(path, f"its tree has no place for {sorted(tensors)[:5]}")
     return header, values
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to read from, which is one, and of whose bytes the disk holds most."""
+    other = files.no_file(path)
+    if other is not None:
+        raise _damaged(path, f"it is {other} and no file")
+    with files.regular(path) as file:
+        try:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise _damaged(path, "it is no file")
+            times, spare = _HOLES
+            if files.has_holes(file) and found.st_size > times * 512 * found.st_blocks + spare:
+                raise _damaged(path, f"it has holes in {found.st_size} bytes")
+            yield file
+        except (OSError, MemoryError) as error:  # a bad sector, or a file larger than the memory
+            raise _damaged(path, f"it cannot be read ({error})") from error
 
 
 def _top(
@@ -221,8 +217,8 @@ def _top(
         )
     length = int.from_bytes(start[:8], "little")
     file.seek(8)
-    left = os.fstat(file.fileno()).st_size - 8
-    text = file.read(length) if length <= left else b""  # a damaged length must ask for no memory
+    size = os.fstat(file.fileno()).st_size
+    text = file.read(length) if length <= size - 8 else b""  # it must ask for no memory
     begin, end = (place - 8 for place in found.span(2))
     if len(text) != length or _sum(text, begin, end) != found[2].decode():
         raise _damaged(path, "its description is not the one that was written")
@@ -232,21 +228,47 @@ def _top(
             f" up to {FORMAT}; upgrade transportflows"
         )
     try:
-        entries = json.loads(text)
+        if _objects(text) > _MOST[0] * size + _MOST[1]:
+            raise MemoryError
+        entries = _parsed(text.decode("ascii"))
         metadata = entries.pop("__metadata__")
         header, tree, digest = (metadata[key] for key in ("header", "tree", "data_sha256"))
-        header, sizes = json.loads(header), [_size(entry) for entry in entries.values()]
-        if int(found[1]) < FORMAT or not isinstance(header, dict) or min(sizes, default=0) < 0:
+        header, sizes = _parsed(header), [_size(entry) for entry in entries.values()]
+        if int(found[1]) < FORMAT or not isinstance(header, dict) or sum(sizes) > size:
             raise ValueError
     except Exception as error:
         raise _damaged(path, f"its description makes no sense ({type(error).__name__})") from error
     return header, tree, digest, entries
 
 
+def _objects(text: bytes) -> int:
+    """Bytes that lists and dicts of a text take when it is read, beside what is in them."""
+    return sum(size * text.count(bracket) for bracket, size in _OBJECTS.items())
+
+
+def _parsed(text: str) -> Any:
+    """JSON in ASCII, in which no key comes twice."""
+    return json.loads(text.encode("ascii"), object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key comes twice")
+    return found
+
+
 def _size(entry: dict[str, Any]) -> int:
-    """Bytes of a tensor by its description."""
-    count = math.prod(n if type(n) is int and n >= 0 else math.nan for n in entry["shape"])
-    return int(count * _DTYPES[entry["dtype"]].itemsize)
+    """Bytes of a tensor by its description.
+
+    Raises:
+        ValueError: if it is not one.
+    """
+    dtype, shape, place = (entry[key] for key in ("dtype", "shape", "data_offsets"))
+    numbers = all(type(n) is int and 0 <= n < 2**63 for n in (*shape, *place))
+    if len(entry) > 3 or len(shape) > _DIMENSIONS or not numbers:
+        raise ValueError(entry)
+    return math.prod(shape) * _DTYPES[dtype].itemsize
 
 
 def _tensors(entries: dict[str, dict[str, Any]], data: bytearray) -> dict[str, Tensor]:
@@ -254,16 +276,16 @@ def _tensors(entries: dict[str, dict[str, Any]], data: bytearray) -> dict[str, T
     tensors, end = {}, 0
     for name, entry in entries.items():
         begin, end = end, end + _size(entry)
-        if entry["data_offsets"] != [begin, end]:
-            raise ValueError(name)
         dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+        if entry["data_offsets"] != [begin, end] or begin % dtype.itemsize:
+            raise ValueError(name)
         if begin == end:
             tensors[name] = torch.empty(shape, dtype=dtype)
             continue
-        count = (end - begin) // dtype.itemsize
-        if dtype is torch.bool and max(data[begin:end]) > 1:
+        raw = torch.frombuffer(data, dtype=torch.uint8, count=end - begin, offset=begin)
+        if dtype is torch.bool and int(raw.max()) > 1:
             raise ValueError(name)
-        tensors[name] = torch.frombuffer(data, dtype=dtype, count=count, offset=begin).view(shape)
+        tensors[name] = raw.view(dtype).view(shape)
     return tensors
 
 

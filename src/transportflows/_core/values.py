@@ -101,21 +101,35 @@ def _storable(value: Tensor | np.ndarray[Any, Any]) -> Tensor | None:
 
 
 def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What was packed. Each tensor has one place, and is taken out of ``tensors``."""
+    """What was packed; lists and dicts are changed in place, so that there are none twice.
+
+    Each tensor has one place, and is taken out of ``tensors``.
+
+    Raises:
+        ValueError: if a key comes twice; anything, for what was never packed.
+    """
     if isinstance(value, list):
-        return [unpack(item, tensors) for item in value]
+        for k, item in enumerate(value):
+            if isinstance(item, (list, dict)):
+                value[k] = unpack(item, tensors)
+        return value
     if not isinstance(value, dict):
         return value
     kind = value.get("$")
     if kind is None:
-        return {key: unpack(item, tensors) for key, item in value.items()}
+        for key, item in value.items():
+            if isinstance(item, (list, dict)):
+                value[key] = unpack(item, tensors)
+        return value
     if kind == "tensor":
         tensor = tensors.pop(value["name"])
         tensor = torch.view_as_complex(tensor) if value.get("complex") else tensor
         return tensor.numpy() if value.get("numpy") else tensor
     if kind == "bytes":
-        return base64.b64decode(value["of"])
+        return base64.b64decode(value["of"], validate=True)
     if kind == "tuple":
         return tuple(unpack(item, tensors) for item in value["of"])
     pairs = {unpack(key, tensors): unpack(item, tensors) for key, item in value["of"]}
+    if len(pairs) < len(value["of"]):
+        raise ValueError("a key comes twice")
     return {"counter": Counter, "dict": dict}[kind](pairs)

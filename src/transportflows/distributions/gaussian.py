@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked
 from .._core.tensor import state_dtype, sum_events
+from .._core.written import Written
 from .base import _LOG_2PI, Distribution
 
 __all__ = ["Gaussian"]
@@ -74,8 +75,21 @@ class Gaussian(Distribution):
         self.register_buffer("scale", spread.clone())
         self._full = scale_tril is not None
         self.isotropic = spread.ndim == 0
-        self.zero_mean = not bool(full.any())
-        self._unit = self.isotropic and float(spread) == 1.0
+
+    _known: tuple[Written, bool, bool] | None = None
+
+    def _standard(self) -> tuple[bool, bool]:
+        """Whether the mean is 0, and whether the scale is 1, as they are now."""
+        now = Written((self.mean, self.scale))
+        if self._known is None or not now.same(self._known[0]):
+            unit = self.isotropic and float(self.scale) == 1.0
+            self._known = now, not bool(self.mean.any()), unit
+        return self._known[1:]
+
+    @property
+    def zero_mean(self) -> bool:
+        """Whether the mean is 0."""
+        return self._standard()[0]
 
     @classmethod
     def fit(cls, x: Tensor, *, covariance: str = "diagonal") -> Gaussian:
@@ -124,17 +138,20 @@ class Gaussian(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.mean.device if device is None else torch.device(device)
+        n = integer("n", n, "a number of draws", least=0)
         dtype = state_dtype(dtype)
         z = torch.randn(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
         )
+        zero_mean, unit = self._standard()
         if self._full:
             z = (z.flatten(1) @ self.scale.to(z).mT).view_as(z)
-        elif not self._unit:
+        elif not unit:
             z = z.mul_(self.scale.to(z))
-        return z if self.zero_mean else z.add_(self.mean.to(z))
+        return z if zero_mean else z.add_(self.mean.to(z))
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         centred = x - self.mean.to(x)
         d = self.shape.numel()
         if self._full:

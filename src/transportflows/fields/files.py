@@ -30,7 +30,7 @@ from .base import FILE_FORMAT, FILE_KIND, Field
 __all__ = ["load_field"]
 
 _SPARE = 2**24  # bytes that a description may ask for beyond the file's own size
-_OBJECT = 2**10  # bytes that a tensor costs, however small
+_TENSORS = 8, 256  # that may be made from numbers: so many for each in the file, and so many
 _FROM_NUMBERS = {
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.rand, torch.randn),
     *(torch.arange, torch.linspace, torch.logspace),
@@ -75,7 +75,10 @@ def load_field(
     )
     if process is not None:
         arguments["process"] = process
-    with kept_generators(everywhere=False), _Limit(4 * os.path.getsize(path) + _SPARE):
+    with (
+        kept_generators(everywhere=False),
+        _Limit(4 * os.path.getsize(path) + _SPARE, _TENSORS[0] * len(state) + _TENSORS[1]),
+    ):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
@@ -87,7 +90,7 @@ def load_field(
                 raise TypeError(f"{spec['class']} is no field that predicts {outputs}")
             if not isinstance(field.transform, (Standardize, type(None))):
                 raise TypeError(f"a {type(field.transform).__name__} is no transform")
-            _load_state(path, field, state)
+            _load_state(path, field, state, built=not nets)
             field.conditions = from_storable(tree.get("conditions"))
             for part in (field.transform, None if process is not None else field.process):
                 decode(encode(part), Storable, classes)  # its own checks, of what it now holds
@@ -102,9 +105,7 @@ def _parts(
     if kind != FILE_KIND or type(version) is not int:
         cure = ""
         if kind == "transportflows training checkpoint":
-            cure = (
-                "; give it to trainer.load(path) of a Trainer, then trainer.field has the weights"
-            )
+            cure = "; give it to trainer.load(path), and trainer.field has the weights"
         raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(
@@ -147,15 +148,16 @@ def _refusing(path: str | os.PathLike[str], what: str, cure: str) -> Iterator[No
 
 
 class _Limit(TorchFunctionMode):
-    """Stops constructors that make more than so many bytes of tensors.
+    """Stops constructors that make more than so many tensors, or so many bytes of them.
 
     What makes a tensor from numbers alone is run on the meta device first, which takes no memory;
     all else is looked at when it is there, an expanded tensor before somebody copies it.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, tensors: int) -> None:
         super().__init__()
         self.size = self.left = size
+        self.tensors = tensors
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -164,7 +166,8 @@ class _Limit(TorchFunctionMode):
         if func in _FROM_NUMBERS:
             planned = {k: v for k, v in kwargs.items() if k not in ("generator", "out")}
             plan = func(*args, **{**planned, "device": "meta"})
-            self.left -= plan.nbytes + _OBJECT
+            self.left -= plan.nbytes
+            self.tensors -= 1
             self._check(plan)
         made = func(*args, **kwargs)
         if isinstance(made, Tensor):
@@ -172,14 +175,16 @@ class _Limit(TorchFunctionMode):
         return made
 
     def _check(self, tensor: Tensor) -> None:
-        if self.left < 0 or tensor.nbytes > self.size:
+        if self.tensors < 0 or self.left < 0 or tensor.nbytes > self.size:
             raise MemoryError(
-                f"it would take more than {self.size} bytes, and the file holds a quarter of that"
-                " at most; where that is meant, build it and give it"
+                f"it would take more than {self.size} bytes, or more tensors than a file of this"
+                " size is for; where that is meant, build it and give it"
             )
 
 
-def _load_state(path: str | os.PathLike[str], field: Field, state: dict[str, Tensor]) -> None:
+def _load_state(
+    path: str | os.PathLike[str], field: Field, state: dict[str, Tensor], built: bool
+) -> None:
     own = field.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     others = [
@@ -198,6 +203,19 @@ def _load_state(path: str | os.PathLike[str], field: Field, state: dict[str, Ten
             + (f" other shapes or dtypes: {'; '.join(sorted(others)[:5])};" if others else "")
             + " build it with the arguments it was trained with"
         )
+    widths = {
+        state[k].dtype
+        for k, p in field.named_parameters()
+        if k[:8] != "process." and p.is_floating_point()
+    }
+    if built and len(widths) > 1:
+        raise DamagedFileError(
+            f"{os.fspath(path)} holds weights of several dtypes, {sorted(map(str, widths))}; where"
+            " the network is meant so, build it and give it: load_field(path, net=...)"
+        )
+    infinite = [k for k, _ in field.named_parameters() if not bool(state[k].isfinite().all())]
+    if infinite:
+        raise DamagedFileError(f"{os.fspath(path)} holds infinite weights in {infinite[0]}")
     for name, tensor in (*field.named_parameters(), *field.named_buffers()):
         if name in state:  # the file decides how wide its numbers are
             tensor.data = tensor.data.to(state[name].dtype)

@@ -1,8 +1,8 @@
 r"""Data of levels, such as the bytes of an image: made continuous, and counted in bits.
 
 A density says nothing of a law on levels. With noise uniform over a level's width h the levels
-become a density, ``log P(level) ≥ E log ρ(level + u)``, whose negative bounds the code length of the
-levels from above (Theis, van den Oord and Bethge 2016).
+become a density, ``log P(level) ≥ E log ρ(level + u)``, whose negative bounds the code length of
+the levels from above (Theis, van den Oord and Bethge 2016).
 """
 
 from __future__ import annotations
@@ -86,9 +86,7 @@ def bits_per_dimension(
     """
     width = positive_number("level_width", level_width)
     sizes = [shape] if isinstance(shape, int) else list(shape)
-    d = math.prod(
-        integer("shape", size, "an event shape of positive sizes", least=1) for size in sizes
-    )
+    d = math.prod(integer("shape", size, "positive in each place", least=1) for size in sizes)
     if not sizes:
         raise ValueError("the event shape is empty; write shape=(1,) for scalars")
     return -log_prob / (d * math.log(2)) - math.log2(width)

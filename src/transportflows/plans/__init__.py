@@ -7,6 +7,7 @@ float64 rows and weights that sum to 1; :func:`transportflows.metrics.optimal_pa
 
 from .entropic import ConvergenceWarning, EntropicPlan, entropic_plan, entropic_self_plan
 from .exact import TransportPlan, best_permutation, exact_plan
+from .sinkhorn import exact_potentials, log_plan
 
 __all__ = [
     "ConvergenceWarning",
@@ -16,4 +17,6 @@ __all__ = [
     "entropic_plan",
     "entropic_self_plan",
     "exact_plan",
+    "exact_potentials",
+    "log_plan",
 ]

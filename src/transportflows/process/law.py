@@ -8,22 +8,31 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import unit_times
-from .._core.conditions import check_conditions, map_rows
+from .._core.checks import event_shape, unit_times
+from .._core.conditions import check_conditions, map_rows, with_start
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from .._core.tensor import as_time, expand_time
+from .._core.written import Written
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
+from ..distributions.transformed import Transformed
 from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
 from ..times.base import Margin, TimeSampler, UniformTimes
-from .checks import check_data, check_ends, check_own_base, check_speed, check_times
+from .checks import (
+    check_data,
+    check_ends,
+    check_own_base,
+    check_speed,
+    check_times,
+    check_told_start,
+)
 
 __all__ = ["Process"]
 
@@ -38,6 +47,8 @@ class Process(Storable, nn.Module):
             that makes its own noise (one-sided) needs none; its base is N(0, γ(0)² Id), and
             giving that Gaussian is a way to give the event shape. For a mirror, the base is only
             where sampling starts. With paired data it may be None: sampling then needs ``start``.
+            It is in the units of the path, standardised ones where a field has a transform:
+            ``Transformed(Empirical(x0), transform)`` is a law of rows in the units of the data.
         coupling: joint law of (x0, x1); :class:`Independent` by default.
         shape: event shape, if neither base nor data should tell it.
 
@@ -72,14 +83,16 @@ class Process(Storable, nn.Module):
         if shape is not None:
             if self.shape is not None and tuple(self.shape) != tuple(shape):
                 raise ValueError(f"shape is {tuple(shape)}, but the base has {tuple(self.shape)}")
-            self.shape = torch.Size(shape)
+            self.shape = event_shape("shape", shape)
         if not interpolant.uses_base and not self.coupling.independent:
             raise ValueError(
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
-        self._noise_part: NoisePart | None = None
-        self._margin: tuple[Interpolant, Margin] | None = None
+        check_told_start(interpolant, self.coupling)
+        self._noise_part: tuple[Written, NoisePart] | None = None
+        self._margin: tuple[Written, Margin] | None = None
+        self._start: tuple[torch.Size, float, Distribution] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         check_times(interpolant, self.device)
         if interpolant.affine:
@@ -111,29 +124,32 @@ class Process(Storable, nn.Module):
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """
-        path, base, kept = self.interpolant, self.base, self._noise_part
-        scale = mean = None
-        enters = path.uses_base and path.affine and self.coupling.independent
-        whole = path.affine and not path.uses_base
-        if enters and isinstance(base, Gaussian) and base.isotropic:
-            scale, mean, whole = base.scale, None if base.zero_mean else base.mean, True
-        if (
-            kept is None
-            or kept.path is not path
-            or kept.base_scale is not scale
-            or kept.base_mean is not mean
-            or kept.learned
-        ):
+        written, known = self._made_of(), self._noise_part
+        if known is None or known[1].learned or not written.same(known[0]):
+            path, base, scale, mean = self.interpolant, self.base, None, None
+            enters = path.uses_base and path.affine and self.coupling.independent
+            whole = path.affine and not path.uses_base
+            if enters and isinstance(base, Gaussian) and base.isotropic:
+                scale, mean, whole = base.scale, None if base.zero_mean else base.mean, True
             owner = (
                 f"{type(path).__name__}, base {type(base).__name__}, coupling"
                 f" {type(self.coupling).__name__}"
             )
             if whole and isinstance(path, AffineInterpolant):
-                kept = GaussianPart(path, owner, scale, mean)
+                known = written, GaussianPart(path, owner, scale, mean)
             else:
-                kept = NoisePart(path, owner)
-            self._noise_part = kept
-        return kept
+                known = written, NoisePart(path, owner)
+            self._noise_part = known
+        return known[1]
+
+    def _made_of(self) -> Written:
+        """Path, base and coupling, and their buffers as they are now."""
+        path, base = self._modules["interpolant"], self._modules.get("base")
+        buffers: list[Tensor] = []
+        for part in (path, base):
+            if part is not None:
+                _gather(part, buffers)
+        return Written(buffers, path, base, self.coupling)
 
     @property
     def part(self) -> GaussianPart:
@@ -153,9 +169,10 @@ class Process(Storable, nn.Module):
     @property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
-        if self._margin is None or self._margin[0] is not self.interpolant:
-            self._margin = (self.interpolant, self._margin_now())
-        return self._margin[1]
+        written, kept = self._made_of(), self._margin
+        if kept is None or not written.same(kept[0]):
+            self._margin = kept = (written, self._margin_now())
+        return kept[1]
 
     def _margin_now(self) -> Margin:
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
@@ -187,7 +204,17 @@ class Process(Storable, nn.Module):
                 "the event shape is unknown; write Process(..., shape=(2,)), or give"
                 " sample(..., start=...) a tensor of states"
             )
-        return Gaussian(self.shape, scale=self._start_scale)
+        scale = self._start_scale
+        if self._start is None or self._start[:2] != (self.shape, scale):
+            self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
+        return self._start[2]
+
+    def own_law(self, law: Any) -> bool:
+        """Whether a law is the base or the start of this process: the object, not an equal one."""
+        base = self.base
+        if base is not None and (law is base or law is getattr(base, "law", None)):
+            return not isinstance(base, Transformed) or law is base
+        return self._start is not None and law is self._start[2]
 
     @property
     def _start_scale(self) -> float:
@@ -246,6 +273,8 @@ class Process(Storable, nn.Module):
             if x0 is None:
                 x0 = self._draw_base(n, x1, generator)
             x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
+            if self.coupling.condition_on_start:
+                cond = with_start(cond, x0)
         else:
             x0 = None
         z = None
@@ -300,3 +329,13 @@ class Process(Storable, nn.Module):
 
 
 _UNIFORM = UniformTimes()
+
+
+def _gather(module: nn.Module, found: list[Tensor]) -> None:
+    """Gather the buffers; ``module.buffers()`` takes ten times as long."""
+    for buffer in module._buffers.values():
+        if buffer is not None:
+            found.append(buffer)
+    for child in module._modules.values():
+        if child is not None:
+            _gather(child, found)

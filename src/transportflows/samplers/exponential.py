@@ -198,24 +198,26 @@ class _Tabulation:
         """The prediction of each step: the one asked for, unless it is singular there."""
         asked = self.scheme.prediction
         tables = {id(table): table for table, _ in self.place}
-        if all(bool(table.usable(asked).all()) for table in tables.values()):
-            return [asked] * self.steps
+        calm = {key: table.calm.tolist() for key, table in tables.items()}
         wanted = [asked, *(form for form in ("velocity", "data", "noise") if form != asked)]
-        usable = {}
-        for form in wanted:
-            found = {key: table.usable(form).tolist() for key, table in tables.items()}
-            usable[form] = [found[id(table)][k] for table, k in self.place]
+        found = {
+            (form, key): table.usable(form).tolist()
+            for key, table in tables.items()
+            for form in wanted
+        }
         forms: list[str] = []
-        for i in range(self.steps):
-            fit = next((form for form in wanted if usable[form][i]), None)
-            if fit is None:
+        for i, (table, k) in enumerate(self.place):
+            usable = [form for form in wanted if found[form, id(table)][k]]
+            if usable[:1] == ["noise"] and not calm[id(table)][k]:
+                usable.reverse()
+            if not usable:
                 raise ValueError(
                     f"epsilon is too large for the step from t = {float(self.times[i]):g} to"
                     f" {float(self.times[i + 1]):g}: neither the data nor the noise is a regular"
                     " prediction there. Use an epsilon that vanishes with the noise"
-                    " (NoiseVarianceEpsilon), or scheme='heun', which has a window"
+                    " (NoiseVarianceEpsilon), or scheme='heun'"
                 )
-            forms.append(fit)
+            forms.append(usable[0])
         return forms
 
     def table(self) -> Table:
@@ -287,6 +289,7 @@ class _Tabulation:
                 (self.times[nodes], self.beta[nodes], self.sigma[nodes]),
                 pick,
                 midpoint=self.scheme.rule == "midpoint" and ahead == 0,
+                ahead=ahead,
             )
             found.update(zip(members, values, strict=True))
         return found

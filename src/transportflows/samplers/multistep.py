@@ -28,6 +28,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.grid import on_their_side
+from ..solve.limit import limited, limited_times
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
@@ -48,6 +49,11 @@ class Multistep(ABC):
 
     name: str
     order: float
+
+    @property
+    def limit(self) -> float:
+        """The most of ``|h| ε/σ̂²`` in a step, to which ε is limited; the laws of x_t stay."""
+        return 1.0 if self.remembers else 0.05
 
     @property
     def remembers(self) -> bool:
@@ -128,7 +134,8 @@ class LinearStepper(Stepper):
     ) -> None:
         scheme.check(schedules)
         field.process.part  # noqa: B018 (it refuses a process that has none)
-        self.field, self.schedules, self.scheme = field, list(schedules), scheme
+        self.field, self.scheme = field, scheme
+        self.schedules = limited(schedules, scheme.limit)
         self.groups, self.name = len(self.schedules), scheme.name
         self.remembers = scheme.remembers
         self.given_margin = margin
@@ -164,8 +171,11 @@ class LinearStepper(Stepper):
         }
         counts = table.counts()
         nodes, margin, predictors = self._predictors(times, like, counts)
+        starts, widths = on_device[:-1], on_device.diff()
+        stages = torch.stack([starts, starts + 0.5 * widths, on_device[1:]], 1)
         return _Steps(
             noisy=noise is not None,
+            limited=limited_times(self.schedules, part, stages, widths),
             margin=margin,
             forms=table.forms,
             counts=counts,

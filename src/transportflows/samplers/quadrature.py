@@ -63,6 +63,7 @@ VARIABLES: dict[str, Variable] = {
 _PANELS, _PANELS_NOISY, _PANELS_SINGULAR = 3, 8, 40  # halvings towards each end
 _TINY = 1e-150
 _HUGE = 1e4
+_CALM = 0.5
 
 
 def levels(*, noisy: bool, singular: bool) -> int:
@@ -117,6 +118,20 @@ class Integrals:
             return -self.ends[3].square()[:, None] * torch.expm1(-2 * self.relaxation.whole)
         return self.ends[2].square()[:, None] * self.relaxation.variance
 
+    @cached_property
+    def renewed(self) -> Tensor:
+        """The share of the noise that each step, or the one before it, renews, ``(S, G)``."""
+        assert self.relaxation is not None
+        whole = self.relaxation.whole
+        return -torch.expm1(-2 * torch.maximum(whole, torch.cat([whole[:1], whole[:-1]])))
+
+    @cached_property
+    def calm(self) -> Tensor:
+        """Whether a step relaxes little enough for the noise form, ``(S,)``."""
+        if self.relaxation is None:
+            return torch.ones_like(self.starts, dtype=torch.bool)
+        return (self.relaxation.whole <= _CALM).all(-1)
+
     def usable(self, form: str) -> Tensor:
         """Whether a form is regular over each step, ``(S,)``."""
         fine = (self.transfer[form] <= _HUGE).all(-1)  # NaN is not <=
@@ -124,29 +139,31 @@ class Integrals:
             return fine
         return fine & ~self.relaxation.diverges & (form != "velocity")
 
-    def _mass(self, form: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Q at the points ``(S, K, G)``, at the starts and at the stops ``(S, G)``."""
+    def _mass(self, form: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """P at the points ``(S, K, G)``, at the starts and at the stops, and R, ``(S, G)``."""
         beta_s, sigma_s, beta_t, sigma_t = (e[:, None] for e in self.ends)
-        beta, sigma, relaxation = self.beta, self.sigma, self.relaxation
+        beta, sigma, relaxed = self.beta, self.sigma, self.relaxation
+        whole = torch.zeros_like(self.transfer[form])
         if form == "data":
             inside = (sigma_t * (beta / sigma))[..., None]
             first = torch.where(sigma_s > 0, sigma_t * beta_s / sigma_s.clamp(min=_TINY), 0.0)
             last = beta_t
-            if relaxation is not None:
-                inside = inside * (-relaxation.rest).exp()
-                first = first * (-relaxation.whole).exp()
+            if relaxed is not None:
+                inside = inside * (-relaxed.rest).exp()
+                rest, whole = relaxed.of(inside)
+                inside = inside + rest
+                first = first * (-relaxed.whole).exp() + whole
         elif form == "noise":
             inside = (beta_t * (sigma / beta))[..., None]
             first, last = beta_t * sigma_s / beta_s, sigma_t
-            if relaxation is not None:
-                inside = inside + beta_t[..., None] * relaxation.rest_u
-                first = first + beta_t * relaxation.whole_u
+            if relaxed is not None:
+                whole = -beta_t * relaxed.whole_u
         else:
             total = beta_t + sigma_t
             inside = (total * (sigma / (beta + sigma)))[..., None]
             first, last = total * (sigma_s / (beta_s + sigma_s)), sigma_t
         inside = inside.expand(*beta.shape, self.groups)
-        return inside, first.expand_as(inside[:, 0]), last.expand_as(inside[:, 0])
+        return inside, first.expand_as(whole), last.expand_as(whole), whole
 
     @torch.no_grad()
     def weights(
@@ -157,6 +174,7 @@ class Integrals:
         pick: Tensor,
         *,
         midpoint: bool = False,
+        ahead: int = 0,
     ) -> Tensor:
         """``∫ L_j dQ`` for some of the steps, ``(S', J, G)``.
 
@@ -168,7 +186,7 @@ class Integrals:
             midpoint: take the basis at the middle of the step in the variable, times ``∫ dQ``, in
                 place of the integral, where the variable serves.
         """
-        inside, first, last = (q[pick] for q in self._mass(form))
+        inside, first, last, relaxed = (q[pick] for q in self._mass(form))
         at_nodes, points, at_ends, good = self._in_variable(variable, nodes, pick)
         basis = lagrange(at_nodes, torch.cat([points, at_ends], 1))  # (S', J, K + 2)
         total = torch.einsum("sjk,skg->sjg", basis[..., :-2], against(inside))
@@ -177,7 +195,14 @@ class Integrals:
         if midpoint:
             middle = lagrange(at_nodes, at_ends.mean(1, keepdim=True))  # (S', J, 1)
             total = torch.where(good[..., None], middle * (last - first)[:, None], total)
-        return total
+        known = nodes[0].shape[1] - ahead
+        lean = torch.zeros_like(total)  # for what the relaxation takes
+        lean[:, ahead] = 1.5 if known > 1 else 1.0
+        if known > 1:
+            lean[:, ahead + 1] = -0.5
+        if self.relaxation is not None and ahead == 0:
+            total = torch.lerp(total, lean * (last - first)[:, None], self.renewed[pick, None])
+        return total + lean * relaxed[:, None]
 
     def _in_variable(
         self, variable: Variable, nodes: tuple[Tensor, Tensor, Tensor], pick: Tensor

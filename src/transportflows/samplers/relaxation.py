@@ -34,6 +34,9 @@ class Relaxation:
         whole_u: ``∫ u dE``, likewise.
         variance: ``∫ 2u² dE``, likewise.
         diverges: whether ``∫ u dE`` is infinite, ``(S,)``.
+        rate: ``dE/dt`` at each point, ``(S, K, G)``.
+        panels: of the steps.
+        length: of the steps, ``(S,)``.
     """
 
     rest: Tensor
@@ -42,6 +45,13 @@ class Relaxation:
     whole_u: Tensor
     variance: Tensor
     diverges: Tensor
+    rate: Tensor
+    panels: Panels
+    length: Tensor
+
+    def of(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """``∫ q dE`` from each point to the end of its step, and over the step, of q at points."""
+        return self.panels.to_the_end(q * self.rate, self.length)
 
 
 def relaxation(
@@ -71,7 +81,8 @@ def relaxation(
     ratio = torch.stack([s.over_noise_scale(flat, sigma.reshape(-1)) for s in bound], -1)
     noisy = part.scale_sq(times)[..., None] > _ZERO_SQ
     ratio = torch.where(noisy, ratio.view(*times.shape, -1), 0.0)  # ε/σ̂
-    rest, whole = panels.to_the_end(ratio / sigma[..., None], h)
+    rate = ratio / sigma[..., None]
+    rest, whole = panels.to_the_end(rate, h)
     rest_u, whole_u = panels.to_the_end(ratio / beta[..., None], h)
     _, variance = panels.to_the_end(2 * ratio * (sigma / beta.square())[..., None], h)
     diverges = torch.zeros_like(widths, dtype=torch.bool)
@@ -81,4 +92,4 @@ def relaxation(
         at_ends = (ratio / beta[..., None] * distance)[:, [0, -1]]
         diverges = (at_ends > 1e-3 * beta.amax()).any(-1).any(-1)
         diverges |= ~torch.isfinite(whole_u).all(-1)
-    return Relaxation(rest, rest_u, whole, whole_u, variance, diverges)
+    return Relaxation(rest, rest_u, whole, whole_u, variance, diverges, rate, panels, h)

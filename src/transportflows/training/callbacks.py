@@ -9,14 +9,19 @@ for an exact resume it gives in :meth:`Callback.state`, which goes into the chec
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from .._core import files
+from .._core.checks import names
 from .._core.signatures import checked
 from .history import History
 from .recorder import WINDOW
@@ -33,11 +38,43 @@ class Callback:
     history, averages, and ``stop``.
 
     Attributes:
-        every: after how many steps (as counted by ``trainer.step``) to call :meth:`on_step`;
-            None for never.
+        every: after how many steps (as counted by ``trainer.step``) to call :meth:`on_step`, which
+            a class with that method must say; None for never.
     """
 
     every: int | None = None
+
+    def check(self) -> None:
+        """Refuse a callback whose methods would never be called.
+
+        Raises:
+            TypeError: if it has an ``on_...`` of another name, an ``on_step`` and says nowhere how
+                ``every``, or only one of ``state`` and ``restore``.
+        """
+        kind = type(self)
+        known = {name for name in vars(Callback) if name.startswith("on_")}
+        if other := sorted({name for name in dir(kind) if name.startswith("on_")} - known):
+            raise TypeError(
+                f"{kind.__name__} has {other[0]}, which is never called; the moments of a run are"
+                f" {', '.join(sorted(known))}"
+            )
+
+        def writes(name: str) -> bool:
+            return getattr(kind, name) is not getattr(Callback, name)
+
+        said = "every" in vars(self) or any(
+            "every" in vars(k) for k in kind.__mro__[:-1] if k is not Callback
+        )
+        if writes("on_step") and not said:
+            raise TypeError(
+                f"{kind.__name__} has on_step, and nowhere says after how many steps to call it;"
+                " write every = 1 in the class, or every = None for never"
+            )
+        if writes("state") != writes("restore"):
+            raise TypeError(
+                f"{kind.__name__} has only one of state and restore, so that what it remembers"
+                " is lost where the run is resumed; write both"
+            )
 
     def on_start(self, trainer: Run) -> None:
         """A fit begins; a resumed one with its ``trainer.step``."""
@@ -105,6 +142,10 @@ class EarlyStop(Callback):
         return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
+        if missing := {"best", "waited"} - state.keys():
+            raise ValueError(
+                f"the state of EarlyStop has {names(sorted(missing))}, and this has not"
+            )
         self.best, self.waited = float(state["best"]), int(state["waited"])
 
 
@@ -138,56 +179,75 @@ class CSVLog(Callback):
 
     Raises:
         FileExistsError: at the start of a run from its beginning, if the file is there.
+        BlockingIOError: if another run is writing it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file: TextIO | None = None
+        self._ends = ExitStack()
 
     def on_start(self, trainer: Run) -> None:
         if not trainer.world.first:
             return
         columns = ["step", "loss", *(f"loss_{name}" for name in trainer.loss.names)]
         columns += ["learning_rate", "gradient_norm", "validation", "step_time", "rows_per_second"]
-        kept: list[dict[str, str]] = []
-        if self.path.exists():
-            if trainer.step == 0 and not trainer.resuming:
-                raise FileExistsError(
-                    f"{self.path} is there already, perhaps from another run; give another name,"
-                    " or remove it"
-                )
-            with open(self.path, newline="") as file:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        self._ends.enter_context(files.held(lock, f"the log {self.path}"))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self._kept(trainer))
+        with files.replacing(self.path) as whole:
+            whole.write(text.getvalue().encode())
+        self._file = open(self.path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, columns)
+
+    def _kept(self, trainer: Run) -> list[dict[str, str]]:
+        """The rows that are there, of the steps that will not be made again."""
+        if not self.path.exists():
+            return []
+        if other := files.no_file(self.path):
+            raise FileExistsError(f"{self.path} is {other} and no file; give another name")
+        if trainer.step == 0 and not trainer.resuming:
+            raise FileExistsError(
+                f"{self.path} is there already, perhaps from another run; give another name,"
+                " or remove it"
+            )
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 # The last line may be cut short where the run was killed.
                 lines = [row for row in csv.DictReader(file) if None not in row.values()]
-            if lines and "step" not in lines[0]:
-                raise ValueError(f"{self.path} has no column 'step'; it is no log of a run")
-            kept = [row for row in lines if int(row["step"]) <= trainer.step]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
-        os.replace(temporary, self.path)
-        self._file = open(self.path, "a", newline="")  # noqa: SIM115
-        self._writer = csv.DictWriter(self._file, columns)
+            return [row for row in lines if int(row["step"]) <= trainer.step]
+        except (KeyError, ValueError, csv.Error) as error:
+            raise ValueError(
+                f"{self.path} has no column 'step' of integers; it is no log of a run"
+            ) from error
 
     def on_read(self, trainer: Run, new: History) -> None:
         if self._file is not None:
-            try:
+            with self._told():
                 self._writer.writerows(_rows(new))
                 self._file.flush()
-            except OSError as error:
-                warnings.warn(
-                    f"rows of {self.path} were not written ({error}); the run goes on, and they"
-                    " are in trainer.history",
-                    stacklevel=2,
-                )
 
     def on_end(self, trainer: Run) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        with self._ends, self._told():
+            if file is not None:
+                file.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Warn where rows cannot be written, as on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            warnings.warn(
+                f"rows of {self.path} were not written ({error}); the run goes on, and they are in"
+                " trainer.history",
+                stacklevel=4,
+            )
 
 
 @checked

@@ -15,21 +15,23 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .._core import container
+from .._core import container, files
 from .._core.signatures import checked
 from ..fields.base import FILE_KIND
+from .states import check_state
 
 __all__ = [
     "CheckpointWarning",
     "Checkpoints",
     "ResumeError",
     "check_architecture",
+    "check_header",
     "check_run",
     "differences",
     "flat",
@@ -37,7 +39,7 @@ __all__ = [
 ]
 
 _NAME = re.compile(r"step-(\d{9,})\.ckpt")
-_LEFT = re.compile(r"\.step-\d{9,}\.ckpt\.\d+\.tmp")
+_LEFT = re.compile(r"\.(step-\d{9,}\.ckpt|probe)\.\d+\.tmp")
 KIND = "transportflows training checkpoint"
 FORMAT = 1
 
@@ -46,7 +48,7 @@ class CheckpointWarning(UserWarning):
     """A checkpoint could not be written or read, and the run goes on without it."""
 
 
-class ResumeError(ValueError):
+class ResumeError(container.DamagedFileError):
     """A run cannot be resumed from what is there; the message says what differs."""
 
 
@@ -94,26 +96,32 @@ class Checkpoints:
         found = [(int(m[1]), p) for p in self.folder.iterdir() if (m := _NAME.fullmatch(p.name))]
         return [path for _, path in sorted(found)]
 
-    def prepare(self) -> None:
-        """Make the folder, try to write in it, and remove what a killed writer left there.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, keep other runs out of it, and remove what a killed writer left there.
 
         Raises:
+            BlockingIOError: if another run is writing in it.
             OSError: if the folder cannot be made or written.
         """
-        probe = self.folder / f".probe.{os.getpid()}.tmp"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"0")
-            probe.unlink()
-        except OSError as error:
-            raise type(error)(
-                error.errno,
-                f"checkpoints cannot be written to {self.folder} ({error.strerror}), so the run did"
-                " not begin; give a folder that can be written, or none",
-            ) from error
-        for path in self.folder.iterdir():
-            if _LEFT.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        with ExitStack() as ends:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                files.probe(self.folder)
+                lock = self.folder / ".checkpoints.lock"
+                ends.enter_context(files.held(lock, f"the checkpoints in {self.folder}"))
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                raise type(error)(
+                    error.errno,
+                    f"checkpoints cannot be written to {self.folder} ({error.strerror}), so the run"
+                    " did not begin; give a folder that can be written, or none",
+                ) from error
+            for path in self.folder.iterdir():
+                if _LEFT.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            yield
 
     def write(self, step: int, header: Mapping[str, Any], state: Any) -> Path | None:
         """Write the checkpoint of a step, and remove those that are too many.
@@ -126,7 +134,8 @@ class Checkpoints:
             container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
             written = [file for file in self.files() if file.name <= path.name]
             for old in written[: -self.keep]:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # something else of that name
+                    old.unlink()
         except OSError as error:
             last = self.files()
             warnings.warn(
@@ -154,7 +163,7 @@ class Checkpoints:
                 found = read_checkpoint(path)
             except container.NewerFileError:
                 raise
-            except container.DamagedFileError as error:
+            except (container.DamagedFileError, OSError) as error:
                 damaged.append((path, str(error)))
                 continue
             for bad, problem in damaged:
@@ -181,23 +190,39 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
     """The header and the state of a checkpoint; tensors on the CPU.
 
     Raises:
-        ValueError: if it is damaged, something else, or of a newer version.
+        DamagedFileError: if it is damaged, something else, or of a newer version.
+        OSError: if it cannot be opened.
     """
     header, state = container.read(path)
+    check_header(path, header)
+    try:
+        check_state(header, state)
+    except Exception as error:
+        raise container.DamagedFileError(
+            f"{os.fspath(path)} is no checkpoint of a run: it has {error}. Nothing of it was used"
+        ) from error
+    return header, state
+
+
+def check_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+    """Refuse the header of something that is no checkpoint, or is of a newer version.
+
+    Raises:
+        DamagedFileError: if it is one.
+    """
     if header.get("kind") != KIND:
         raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
             + ("; write tpf.load_field(path)" if header.get("kind") == FILE_KIND else "")
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
-    if wrong := [k for k, kind in needed.items() if not isinstance(header.get(k), kind)]:
+    if wrong := [k for k, kind in needed.items() if type(header.get(k)) is not kind]:
         raise container.DamagedFileError(f"{os.fspath(path)} has no proper {wrong} in its header")
     if header["format"] > FORMAT:
-        raise ResumeError(
+        raise container.NewerFileError(
             f"{os.fspath(path)} was written by transportflows {header['transportflows']} in format"
             f" {header['format']}, and this version reads up to {FORMAT}; upgrade transportflows"
         )
-    return header, state
 
 
 def check_architecture(

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,25 @@ class Loop:
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
+
+
+def _at_end(work: Callable[[], None], what: str) -> Callable[..., bool]:
+    """Something to do at the end, whose error hides none that ended the steps."""
+
+    def leave(kind: Any, error: BaseException | None, trace: Any) -> bool:
+        try:
+            work()
+        except Exception as problem:
+            if error is None:
+                raise
+            warnings.warn(
+                f"{what} failed too ({type(problem).__name__}: {problem}), after what ended the"
+                f" fit: {type(error).__name__}",
+                stacklevel=2,
+            )
+        return False
+
+    return leave
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,7 @@ class Plan:
 def make_plan(
     run: Run,
     data: Any,
+    ends: ExitStack,
     *,
     begun: int,
     steps: int,
@@ -65,7 +67,8 @@ def make_plan(
 ) -> Plan:
     """Check all that this process can check by itself, and open what the loop needs.
 
-    For the arguments see :meth:`Trainer.fit`; ``begun`` is the step from which ``steps`` count.
+    For the arguments see :meth:`Trainer.fit`; ``begun`` is the step from which ``steps`` count, and
+    ``ends`` gives back what is held while the fit goes on.
     """
     steps = count("steps", steps)
     batch_size = None if batch_size is None else count("batch_size", batch_size)
@@ -81,6 +84,7 @@ def make_plan(
         if not isinstance(callback, Callback):
             given = getattr(callback, "__name__", type(callback).__name__)
             raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
+        callback.check()
         if callback.every is not None:
             count(f"every of {type(callback).__name__}", callback.every)
     source = as_source(data, run.field, batch_size, cond, workers, run.world)
@@ -93,7 +97,7 @@ def make_plan(
     held_out = _held_out(run, validation, source, cond, chunk)
     folder = None if checkpoints is None else Checkpoints.of(checkpoints)
     if folder is not None and run.world.first:
-        folder.prepare()
+        ends.enter_context(folder.held())
         check_storable(run, callbacks)
     return Plan(
         source, begun + steps, held_out, validation_every, chunk, folder, tuple(callbacks), resume

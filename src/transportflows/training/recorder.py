@@ -15,7 +15,7 @@ from torch import Tensor
 from .._core.distributed import World
 from .history import Curve, Floats, History, Pace, Series, TimeProfile
 
-__all__ = ["Recorder"]
+__all__ = ["COLUMNS", "TOGETHER", "Recorder"]
 
 BINS = 10
 WINDOW = 100
@@ -44,9 +44,7 @@ class Recorder:
         self.world = World() if world is None else world
         self._waiting: list[_Waiting] = []
         self._validations: list[tuple[int, Tensor]] = []
-        self._columns: dict[str, array[Any]] = {
-            name: array(kind) for name, kind in _COLUMNS.items()
-        }
+        self._columns: dict[str, array[Any]] = {name: array(kind) for name, kind in COLUMNS.items()}
         self._terms = [array("d") for _ in self.names]
         self._profile_step = array("q")
         self._profile_sums: list[Floats] = []  # (2, BINS) a window: sums of losses, counts
@@ -217,16 +215,17 @@ class Recorder:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Have read what another recorder had, whose ``state()`` this is."""
-        self._waiting, self._validations = [], []
-        self._columns = {
-            name: array(kind, state["columns"][name].tolist()) for name, kind in _COLUMNS.items()
+        columns = {
+            name: array(kind, state["columns"][name].tolist()) for name, kind in COLUMNS.items()
         }
-        self._terms = [array("d", state["terms"][name].tolist()) for name in self.names]
-        self._profile_step = array("q", state["profile_step"].tolist())
+        terms = [array("d", state["terms"][name].tolist()) for name in self.names]
+        ends = array("q", state["profile_step"].tolist())
+        self._waiting, self._validations = [], []
+        self._columns, self._terms, self._profile_step = columns, terms, ends
         self._profile_sums = [one.copy() for one in state["profile"]]
 
 
-_COLUMNS = {
+COLUMNS = {
     "step": "q",
     "loss": "d",
     "rate": "d",
@@ -239,6 +238,13 @@ _COLUMNS = {
     "pace_steps": "q",
     "pace_rows": "q",
 }
+TOGETHER = (
+    ("step", "loss", "rate"),
+    ("validation_step", "validation_loss"),
+    ("norm_step", "norm"),
+    ("pace_step", "pace_seconds", "pace_steps", "pace_rows"),
+)
+"""Which columns are of one length, the steps first."""
 
 
 def _terms(values: Tensor) -> Tensor:

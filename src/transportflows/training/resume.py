@@ -11,7 +11,7 @@ import torch
 
 from .._core import container
 from .._core.random import draw_key
-from .checkpoints import Checkpoints, CheckpointWarning, check_run, flat
+from .checkpoints import Checkpoints, CheckpointWarning, check_header, check_run, flat
 from .iterable import ReadInOrder
 from .plan import Plan
 from .run import Run
@@ -108,6 +108,7 @@ def _check_own(run: Run, folder: Checkpoints) -> tuple[Path, dict[str, Any], Any
     files = folder.files()
     if files:
         header = container.read_header(files[-1])
+        check_header(files[-1], header)
         if header.get("key") != str(run.key) or header["step"] > run.step:
             raise ValueError(
                 f"{folder.folder} holds checkpoints of another run, the newest of step"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from .._core.version import __version__
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture
 from .run import Run
+from .states import check_memory, check_schedule
 
 __all__ = ["check_storable", "restore", "snapshot"]
 
@@ -100,20 +103,34 @@ def restore(
     """Make a run the one that a checkpoint is of.
 
     Raises:
-        ResumeError: if it is of another architecture; nothing is changed then.
+        DamagedFileError: if it is of another architecture (a ResumeError), or holds what this run
+            cannot. The run is then as it was.
     """
-    field, outside, ema = run.field, _outside(run), run.ema
+    field, ema = run.field, run.ema
     pairs = [
         (field.state_dict(), state["field"]),
-        (_numbered("parameter", outside), _numbered("parameter", state["parameters"])),
+        (_numbered("parameter", _outside(run)), _numbered("parameter", state["parameters"])),
         (_numbered("buffer", _unlisted(field)), _numbered("buffer", state["buffers"])),
     ]
     if ema is not None and state["averages"] is not None:
         pairs.append((_numbered("average", ema.averages), _numbered("average", state["averages"])))
     for own, saved in pairs:
         check_architecture(path, own, saved)
-    conditions = from_storable(state.get("conditions"))
-    _restore_optimizer(run, path, header, state)
+    infinite = [
+        name
+        for name, parameter in field.named_parameters()
+        if name in state["field"] and not bool(state["field"][name].isfinite().all())
+    ]
+    if infinite:
+        raise container.DamagedFileError(f"{path} holds infinite weights in {infinite[0]}")
+    with _refusing(path, "the conditions"):
+        conditions = from_storable(state.get("conditions"))
+    same = list(state["history"]["terms"]) == list(run.loss.names)
+    with ExitStack() as ends:
+        _restore_optimizer(run, path, header, state, ends)
+        _restore_callbacks(path, state["callbacks"], callbacks, ends)
+        ends.pop_all()
+    # All has been seen, and nothing of what follows can fail.
     field.load_state_dict(state["field"])
     field.conditions = conditions
     with torch.no_grad():
@@ -127,21 +144,43 @@ def restore(
     run.step, run.key, run.stopped = state["step"], state["key"], state["stopped"]
     run.begun, run.told = state["begun"], run.step
     run.position, run.source = state["source"], None
-    if list(state["history"]["terms"]) == list(run.loss.names):
+    if same:
         run.recorder.restore(state["history"])
-    kept = list(state["callbacks"])
+
+
+def _restore_callbacks(
+    path: Path, saved: Sequence[Any], callbacks: Sequence[Callback], ends: ExitStack
+) -> None:
+    """Give each callback what one of its class remembered; ``ends`` takes it back."""
+    kept = list(saved)
     for callback in callbacks:
         for k, (name, memory) in enumerate(kept):
             if name == type(callback).__name__:
-                callback.restore(memory)
+                ends.callback(callback.restore, copy.deepcopy(callback.state()))
+                with _refusing(path, f"the memory of {name}"):
+                    callback.restore(memory)
                 del kept[k]
                 break
 
 
-def _restore_optimizer(run: Run, path: Path, header: dict[str, Any], state: dict[str, Any]) -> None:
+@contextmanager
+def _refusing(path: Path, what: str) -> Iterator[None]:
+    """One kind of error for what a part of the run does not take up."""
+    try:
+        yield
+    except Exception as error:
+        raise ResumeError(
+            f"{path} does not hold {what} of this run ({error}); make it as the run was begun with"
+        ) from error
+
+
+def _restore_optimizer(
+    run: Run, path: Path, header: dict[str, Any], state: dict[str, Any], ends: ExitStack
+) -> None:
     """The optimizer's memory and, if the settings are those of before, where its schedule is.
 
-    With other settings (a smaller learning rate, say) those of the run hold.
+    With other settings (a smaller learning rate, say) those of the run hold. ``ends`` takes all of
+    it back.
     """
     optimizer, begun = run.optimizer, header["run"]
     before, now = begun.get("optimizer"), type(optimizer).__name__
@@ -153,28 +192,35 @@ def _restore_optimizer(run: Run, path: Path, header: dict[str, Any], state: dict
         )
         return
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    try:
-        optimizer.load_state_dict(state["optimizer"])
-    except ValueError as error:
-        raise ResumeError(
-            f"{path} has an optimizer of other parameters ({error}); make the Trainer with the"
-            " optimizer it was begun with"
-        ) from error
-    _as_saved(optimizer, state["optimizer"])
-    same = begun.get("settings") == run.settings
+    same, saved = begun.get("settings") == run.settings, state["optimizer"]
+    with _refusing(path, f"the memory of the {now}"):
+        saved = check_memory(optimizer, saved)
+        # torch makes both anew, so that to put them back is to take it all back.
+        ends.callback(_put, optimizer, optimizer.state, optimizer.param_groups)
+        optimizer.load_state_dict(saved)
+        _as_saved(optimizer, saved)
     if not same:
         for group, mine in zip(optimizer.param_groups, own, strict=True):
             group.update(mine)
     scheduler = run.scheduler
     if isinstance(scheduler, LRScheduler) and state["scheduler"] is not None:
-        if begun.get("scheduler") == type(scheduler).__name__ and same:
-            scheduler.load_state_dict(state["scheduler"])
+        kind = type(scheduler).__name__
+        if begun.get("scheduler") == kind and same:
+            with _refusing(path, f"the state of the {kind}"):
+                held = copy.deepcopy(scheduler.state_dict())
+                known = check_schedule(type(scheduler), held, state["scheduler"])
+                ends.callback(scheduler.load_state_dict, held)
+                scheduler.load_state_dict(known)
         else:
             warnings.warn(
                 f"{path} has another scheduler or other settings, and the scheduler begins anew",
                 CheckpointWarning,
                 stacklevel=4,
             )
+
+
+def _put(optimizer: Optimizer, state: Any, groups: Any) -> None:
+    optimizer.state, optimizer.param_groups = state, groups
 
 
 def _as_saved(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
+from .._core.checks import number
 from .._core.distributed import world
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Regression
@@ -130,14 +132,14 @@ class Trainer(Run):
             for group in made.param_groups:
                 rate = group["lr"]
                 group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
-        if clip is not None and not clip > 0:
-            raise ValueError(f"clip must be a positive norm, got {clip}; for no limit clip=None")
+        if clip is not None:
+            clip = number("clip", clip, "a positive norm (for no limit clip=None)", above=0)
         super().__init__(
             field,
             loss_of(loss, field),
             made,
             schedule,
-            clip=None if clip is None else float(clip),
+            clip=clip,
             accumulate=count("accumulate", accumulate),
             autocast=as_autocast(autocast),
         )
@@ -155,13 +157,14 @@ class Trainer(Run):
             f"  step {self.step:,}{'' if self.stopped is None else f', stopped: {self.stopped}'})"
         )
 
+    @as_is
     def fit(
         self,
         data: Data,
         *,
         steps: int,
         batch_size: int | None = None,
-        cond: Mapping[str, Tensor] | Sequence[str] | None = None,
+        cond: Mapping[str, Any] | Sequence[str] | None = None,
         validation: Data | None = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
@@ -200,8 +203,10 @@ class Trainer(Run):
             steps: how many steps to do now, from where the trainer is; with ``resume``, those of
                 them that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
-            cond: conditions for the network: tensors of N rows each, by name; for a dataset or a
-                loader the names of what follows the data in its items, such as ``("label",)``.
+            cond: conditions for the network, by name: tensors of N rows each, and what is one for
+                all rows (a number, a text, a tensor ``()``); for a dataset or a loader the names
+                of what follows the data in its items, such as ``("label",)``. The field remembers
+                what they were like (:attr:`Field.conditions`) and asks for them from then on.
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
@@ -228,7 +233,8 @@ class Trainer(Run):
             ValueError: for NaN or infinite rows (all rows of tensors are looked at before the
                 first step), no rows, a dtype, device or event shape that is not the field's,
                 conditions that do not fit, and numbers out of their range.
-            OSError: if the folder of checkpoints cannot be written, before the first step.
+            OSError: if the folder of checkpoints cannot be written, or another run is writing in it
+                (a BlockingIOError), before the first step.
             ResumeError: if a checkpoint is of another architecture or run; in what it differs.
             NonFiniteLossError: within 50 steps of a loss that is NaN or infinite.
             WorkerError: if another process of the run failed, with its message.
@@ -236,32 +242,35 @@ class Trainer(Run):
         self.world = self.recorder.world = team = world()
         # It begins, for a resumed script, where the fits before were told to go.
         begun = self.told = self.told if resume else self.step
-        error = None
-        try:
-            plan = make_plan(
-                self,
-                data,
-                begun=begun,
-                steps=steps,
-                batch_size=batch_size,
-                cond=cond,
-                validation=validation,
-                validation_every=validation_every,
-                checkpoints=checkpoints,
-                resume=resume,
-                callbacks=callbacks,
-                workers=workers,
-            )
-        except Exception as problem:
-            error = problem
-        team.all_fine(error)
-        begin(self, plan, generator)
-        plan = resumed(self, plan, begun)
-        if self.step < plan.last and self.stopped is None:
-            with team.together():
-                open_source(self, plan.source)
-                Loop(self, plan, progress).go()
-            self.told = self.step
+        with ExitStack() as ends:
+            error = None
+            try:
+                check_call(Trainer.fit, locals())
+                plan = make_plan(
+                    self,
+                    data,
+                    ends,
+                    begun=begun,
+                    steps=steps,
+                    batch_size=batch_size,
+                    cond=cond,
+                    validation=validation,
+                    validation_every=validation_every,
+                    checkpoints=checkpoints,
+                    resume=resume,
+                    callbacks=callbacks,
+                    workers=workers,
+                )
+            except Exception as problem:
+                error = problem
+            team.all_fine(error)
+            begin(self, plan, generator)
+            plan = resumed(self, plan, begun)
+            if self.step < plan.last and self.stopped is None:
+                with team.together():
+                    open_source(self, plan.source)
+                    Loop(self, plan, progress).go()
+                self.told = self.step
         return self.history
 
     # --------------------------------------------------------------------------------- files
@@ -284,14 +293,17 @@ class Trainer(Run):
         """Take up a checkpoint, of :meth:`save` or of a run: this trainer becomes the one it was.
 
         The trainer must have been made with a field of the same architecture and the same kind of
-        optimizer. The next ``fit`` goes on with the key and at the step of the file.
+        optimizer. The next ``fit`` goes on with the key and at the step of the file. A file that is
+        refused leaves the trainer as it was.
 
         Returns:
             The header of the file: versions, step, field, process, run.
 
         Raises:
-            ResumeError: if it is of another architecture (which entries differ) or version.
-            ValueError: if it is damaged or no checkpoint.
+            DamagedFileError: a ValueError; if it is damaged, no checkpoint, of a newer version, or
+                holds what cannot be; a ResumeError, if it is of another architecture (which entries
+                differ).
+            OSError: if it cannot be opened.
         """
         if self.ema is not None and self.ema.swapped:
             raise ValueError("load would put weights under the averages; leave averaged() first")
