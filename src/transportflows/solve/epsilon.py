@@ -250,7 +250,7 @@ class _CallableEpsilon(EpsilonSchedule):
 def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> EpsilonSchedule:
     """Return a number, a function of time or a schedule as a schedule.
 
-    A function is called once with a float64 tensor of times and gives a tensor of its shape.
+    A function is called with float64 tensors of times and gives tensors of their shapes.
     """
     if isinstance(epsilon, EpsilonSchedule):
         return epsilon
