@@ -375,6 +375,7 @@ solve.Increments |
 solve.Moment | step=1, steps=2, t=0.5, x=X()
 solve.NoiseScaleEpsilon | epsilon=0.5
 solve.NoiseVarianceEpsilon | epsilon=0.5
+solve.UnlimitedEpsilon | epsilon=0.5
 solve.NonFiniteStateError | message="a", solution=S()
 solve.Prepared |
 solve.Rows | index=torch.arange(4), n=4, groups=1, ndim=2, cond={}

@@ -160,6 +160,8 @@ def test_kinds_of_ends_do_not_depend_on_scale():
         assert kind(lambda t, size=size: size / (1 - t), 1.0) == "pole"
         assert kind(lambda t, size=size: size * t.log()) == "root"
     assert kind(lambda t: 3 * t) == "regular"
+    assert kind(lambda t: 1e6 * (1 + t)) == "regular"
+    assert kind(lambda t: 1 / torch.cos(0.5 * math.pi * t), 1.0) == "pole"  # 1.6e16 there, finite
 
 
 @pytest.mark.parametrize("backward", BOTH)

@@ -153,6 +153,7 @@ NOUNS: dict[str, Callable[[], Any]] = {
     "ConstantEpsilon": lambda: tpf.solve.ConstantEpsilon(0.5),
     "NoiseScaleEpsilon": lambda: tpf.solve.NoiseScaleEpsilon(0.5),
     "NoiseVarianceEpsilon": lambda: tpf.solve.NoiseVarianceEpsilon(0.5),
+    "UnlimitedEpsilon": lambda: tpf.solve.UnlimitedEpsilon(0.5),
     "AndersonEpsilon": lambda: tpf.solve.AndersonEpsilon(0.5),
     "ChurnEpsilon": lambda: tpf.solve.ChurnEpsilon(40.0, sigma_range=(0.05, 50.0)),
     "CosineSigma": lambda: tpf.particles.CosineSigma(2.0, 0.5),

@@ -64,8 +64,8 @@ def path_geometry(
     r"""Return path energy and straightness of the ODE of a field.
 
     Simpson's rule over the steps, with ``|b|²`` extrapolated to ends of time where the weights of
-    the velocity are infinite (γ̇ η of a Brownian latent); the error of the solve is that of the scheme. In the units of the
-    data, also where the field has a transform.
+    the velocity are infinite (γ̇ η of a Brownian latent); the error of the solve is that of the
+    scheme. In the units of the data, also where the field has a transform.
 
     Args:
         field: a field with a velocity.

@@ -87,11 +87,11 @@ def sample(
             the caller's own, used as it is (with the breakpoints of the path inserted).
         spacing: of the grid; see :func:`time_grid`.
         margin: distances from t = 0 and t = 1 within which the field is evaluated at the margin
-            instead (the solve itself reaches the end). None keeps what the field's velocity
-            needs, and none where it is regular: 1e-4 at a root (γ̇ η), half a step where a solve
-            starts at a pole (a noise prediction at t = 0), and a step that ends at a pole (a data
-            prediction at t = 1) has one slope, that of its regular side. Where only the score is
-            singular no margin is needed: ε is 0 in a window.
+            instead (the solve itself reaches the end). None needs none: coefficients with a root
+            (γ̇ η) are integrated over the step that touches it, a step that ends at a pole (a data
+            prediction at t = 1) leaves its node out, and only a solve that starts at a pole (a
+            noise prediction at t = 0) looks half a step away. Where ε is more than a step can
+            follow it is limited: ``Solution.limited``.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
         cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
             ``()``, or any other objects, passed as they are. Those that the field was
