@@ -216,5 +216,5 @@ def test_options_are_told_and_kept() -> None:
         tpf.MinibatchOT("sinkhorn", epsilon=0.5, regularisation=0.5)
     for value in (0.0, -1.0, math.nan, math.inf):
         for name in ("epsilon", "regularisation"):
-            with pytest.raises(ValueError, match=f"{name} must be positive"):
+            with pytest.raises(ValueError, match=f"{name} must be"):
                 tpf.MinibatchOT("sinkhorn", **{name: value})

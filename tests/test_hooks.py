@@ -495,3 +495,32 @@ def test_a_hook_may_name_its_argument_as_it_likes():
     """A type checker takes ``def look(m)`` for a hook only if the name is no part of it."""
     (_, moment) = inspect.signature(tpf.solve.Hook.__call__).parameters.values()
     assert moment.kind is inspect.Parameter.POSITIONAL_ONLY
+
+
+@pytest.mark.parametrize("transform", [None, tpf.Standardize(1.0, 2.0)], ids=["plain", "units"])
+@pytest.mark.parametrize("scheme", ["heun", "dpm2m"])
+def test_a_hook_that_writes_into_the_states_is_refused(scheme, transform):
+    """It escaped the refusal of schemes that remember, and was lost behind a transform."""
+    law = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+    field = tpf.NoisePredictor(lambda t, x: x, law, transform=transform)
+
+    def looks(moment):
+        moment.x.clamp(-1, 1)
+
+    def writes(moment):
+        moment.x.clamp_(-1, 1)
+
+    def writes_and_returns(moment):
+        return moment.x.mul_(2)
+
+    def writes_a_row(moment):
+        moment.x[0] = 0
+
+    tpf.sample(field, 3, scheme=scheme, steps=2, hooks=[looks])
+    for hook in (writes, writes_and_returns, writes_a_row):
+        with pytest.raises(ValueError, match=f"the hook {hook.__name__} writes into moment.x"):
+            tpf.sample(field, 3, scheme=scheme, steps=2, hooks=[hook])
+        with pytest.raises(ValueError, match="writes into moment.x"):
+            tpf.log_likelihood(field, torch.randn(3, 2), scheme="rk4", steps=2, hooks=[hook])
+        with pytest.raises(ValueError, match="writes into moment.x"):
+            tpf.langevin.langevin(lambda x: -x, torch.ones(3, 2), step_size=0.1, steps=2, hooks=[hook])

@@ -215,6 +215,107 @@ def test_a_subclass_of_a_built_in_keeps_no_stale_formula():
     torch.testing.assert_close(Squared().mean_dot(t, x0, x1), x1 - x0)
 
 
+def central(f, t):
+    return (f(t + 1e-5) - f(t - 1e-5)) / 2e-5
+
+
+def test_a_subclass_keeps_the_derivative_of_a_base_class_without_a_path():
+    """Such as one by differences, for paths that autograd cannot follow."""
+
+    class ByDifferences(tpf.Interpolant):
+        def mean_dot(self, t, x0, x1):
+            return central(lambda s: self.mean(s, x0, x1), t)
+
+    class Affine(tpf.AffineInterpolant):
+        def beta_dot(self, t):
+            return central(self.beta, t)
+
+        def gamma_sq_dot(self, t):
+            return central(self.gamma_sq, t)
+
+    class Mixin:
+        def gamma_sq_dot(self, t):
+            return central(self.gamma_sq, t)
+
+    class Bent(ByDifferences):
+        def mean(self, t, x0, x1):
+            return (1 - t) * x0 + t * x1 + (t * (1 - t)).detach() * x0 * x1
+
+    class Power(Affine):
+        def alpha(self, t):
+            return 1 - t**2
+
+        def beta(self, t):
+            return (t**2).detach()
+
+        def gamma_sq(self, t):
+            return (t * (1 - t)).detach()
+
+    class Scale(Mixin, tpf.interpolants.Gamma):
+        def gamma_sq(self, t):
+            return (t * (1 - t)).detach()
+
+    class Closed(Power):
+        def beta_dot(self, t):
+            return 2 * t
+
+    class Steeper(Closed):
+        """A closed form is taken back, to that of the class without a path."""
+
+        def beta(self, t):
+            return (t**3).detach()
+
+    x0, x1 = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+    t = torch.full((4, 1), 0.3, dtype=torch.float64)
+    for path in (Bent(), Power(), Closed(), Steeper(), tpf.Linear(Scale())):
+        torch.testing.assert_close(
+            path.mean_dot(t, x0, x1), central(lambda s, p=path: p.mean(s, x0, x1), t)
+        )
+        torch.testing.assert_close(path.gamma_sq_dot(t), central(path.gamma_sq, t))
+    assert Steeper.beta_dot is Affine.beta_dot
+    assert Steeper.gamma_sq_dot is Affine.gamma_sq_dot
+
+
 def test_a_negative_square_at_an_end_is_refused():
     with pytest.raises(ValueError, match=r"γ²\(0\) = 0.1"):
         tpf.Process(_broken(gamma_sq=lambda self, t: t * (1 - t) - 0.1), tpf.Gaussian((2,)))
+
+
+class Neural(tpf.Interpolant):
+    """A valid path with a network in it: of one event shape, its parameters in float32."""
+
+    def __init__(self, cut=False, frozen=False):
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)
+        )
+        self.cut = cut
+        self.held = [torch.full((2, 2), 0.3)] if frozen else []  # follows no .double()
+
+    def mean(self, t, x0, x1):
+        times = t.expand(len(x1), 1)
+        bend = self.net(torch.cat([times.detach() if self.cut else times, x0, x1], 1))
+        for matrix in self.held:
+            bend = bend + x1 @ matrix
+        return (1 - t) * x0 + t * x1 + t * (1 - t) * bend
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_neural_path_is_checked_in_its_own_dtype_and_shape(dtype, frozen):
+    torch.manual_seed(0)
+    if frozen and dtype == torch.float64:
+        pytest.skip("a matrix in float32 does not go with a network in float64")
+    path = Neural(frozen=frozen).to(dtype)
+    before = [p.clone() for p in path.parameters()]
+    law = tpf.Process(path, base=tpf.Gaussian((2,)))
+    assert not tpf.testing.check_interpolant(law).problems
+    assert not tpf.testing.check_interpolant(path, shape=(2,)).problems
+    assert all(
+        p.dtype == dtype and torch.equal(p, q)
+        for p, q in zip(path.parameters(), before, strict=True)
+    )
+    with pytest.raises(tpf.testing.CheckError, match="give shape="):
+        tpf.testing.check_interpolant(path)
+    with pytest.raises(tpf.testing.CheckError, match="wrong derivative: mean_dot"):
+        tpf.testing.check_interpolant(Neural(cut=True, frozen=frozen).to(dtype), shape=(2,))

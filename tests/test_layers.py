@@ -17,7 +17,8 @@ ROOT = Path(tpf.__file__).parent
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 HOUSE = """
     _core
-    plans interpolants distributions combination transforms
+    transforms
+    plans interpolants distributions combination
     couplings gaussian_part
     noise_level conversions draws
     times

@@ -297,3 +297,60 @@ def test_a_trainer_is_written_in_three_lines(tmp_path):
     trainer.fit(rows(), steps=2, batch_size=4, checkpoints=kept, progress=False)
     assert "step 2)" in repr(trainer)
     assert "newest step-000000002.ckpt" in repr(kept)
+
+
+class ByCompare(tpf.VelocityLoss):
+    """Compares with more of the sample than the target: each of its rows, not yet weighed."""
+
+    def compare(self, prediction, sample):
+        return (prediction - sample.velocity).abs().flatten(1).sum(1)
+
+
+class ByDistance(tpf.VelocityLoss):
+    def distance(self, prediction, target):
+        return (prediction - target).abs().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("kind", [ByCompare, ByDistance])
+def test_an_overridden_comparison_keeps_weight_importance_signs_and_constant(kind):
+    law = tpf.Process(tpf.Linear(tpf.Brownian()), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1), law)
+    x = torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+
+    def losses(**options):
+        return kind(**options)(field, x, generator=torch.Generator().manual_seed(0)).detach()
+
+    sample = kind().draw(field, x, generator=torch.Generator().manual_seed(0))
+    plain = (field(sample.t, sample.x) - sample.velocity).abs().sum(1).detach()
+    torch.testing.assert_close(losses(), plain)
+    assert float(losses(weight=lambda t: 0 * t).sum()) == 0
+    torch.testing.assert_close(losses(weight=lambda t: 2 + t), (2 + sample.t) * plain)
+    torch.testing.assert_close(losses(constant=False), plain - sample.velocity.abs().sum(1))
+    times = tpf.times.LogitNormalTimes(1.0)
+    drawn = kind(times=times, importance=True).draw(
+        field, x, generator=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(
+        losses(times=times, importance=True), losses(times=times) / drawn.density
+    )
+    both = kind(antithetic=True).draw(field, x, generator=torch.Generator().manual_seed(0))
+    each = (field(both.t, both.x) - both.velocity).abs().sum(1).detach()
+    torch.testing.assert_close(losses(antithetic=True), 0.5 * (each[:6] + each[6:]))
+    tpf.Trainer(field, kind(antithetic=True)).fit(x, steps=1, batch_size=6, progress=False)
+    pair = tpf.FieldPair(
+        velocity=tpf.networks.MLP(2, 8, 1), noise=tpf.networks.MLP(2, 8, 1), process=law
+    )
+    none = [kind(weight=lambda t: 0 * t), tpf.NoiseLoss(weight=lambda t: 0 * t)]
+    total = tpf.losses.SumLoss(*none)(pair, x, generator=torch.Generator().manual_seed(0))
+    assert float(total.detach().sum()) == 0
+
+
+def test_a_comparison_that_sums_over_rows_is_refused():
+    class Summed(tpf.VelocityLoss):
+        def compare(self, prediction, sample):
+            return (prediction - sample.velocity).square().sum()
+
+    law = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1), law)
+    with pytest.raises(ValueError, match="one value a row"):
+        Summed()(field, torch.randn(6, 2))

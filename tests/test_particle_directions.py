@@ -394,3 +394,19 @@ def test_directions_refuse_what_they_meet():
     field.transform = tpf.Standardize(0.0, torch.tensor([1.0, 2.0]))
     with pytest.raises(ValueError, match="shared='all'"):
         tpf.particles.FieldData(field)
+
+
+@pytest.mark.parametrize(
+    "law", [tpf.Gaussian((2,), 1.0, 0.5), tpf.distributions.GaussianMixture(torch.eye(2), 0.5)]
+)
+def test_a_law_in_closed_form_stands_for_the_source(law):
+    """D_p - D_q of two laws, the second one given as a law too: it could not be assigned."""
+    direction = tpf.particles.DataDifference(tpf.Gaussian((2,)), of_source=law)
+    z = torch.randn(5, 2, dtype=torch.float64)
+    swarm = tpf.particles.Swarm(z, z, None, 0.7)
+    ahead = tpf.particles.DataDifference(tpf.Gaussian((2,)))(z, swarm) + z
+    behind = tpf.particles.DataDifference(law)(z, swarm) + z
+    torch.testing.assert_close(direction(z, swarm), ahead - behind)
+    assert len(list(direction.buffers())) > 0  # both move to a device with it
+    with pytest.raises(TypeError, match=r"write Gaussian\(\.\.\.\)"):
+        tpf.particles.DataDifference(tpf.Gaussian)

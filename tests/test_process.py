@@ -555,7 +555,8 @@ def test_field_pairs_refuse_what_is_not_a_pair():
             velocity=tpf.Velocity(net, law, transform=units[0]),
             noise=tpf.NoisePredictor(net, law, transform=units[1]),
         )
-    pair = tpf.FieldPair(velocity=tpf.Velocity(net, law), score=tpf.Score(net, law))
+    other = tpf.networks.MLP(2, 8, 1)
+    pair = tpf.FieldPair(velocity=tpf.Velocity(net, law), score=tpf.Score(other, law))
     assert pair.outputs == ("velocity", "score")
     with pytest.raises(ValueError, match="two heads"):
         tpf.FieldPair(heads=net, process=law)(torch.tensor(0.5), torch.zeros(3, 2))
@@ -571,7 +572,7 @@ def test_mlp_takes_labels_and_two_kinds_of_time():
     assert not torch.allclose(one[:3], net(torch.tensor(0.3), x)[:3])
     assert not torch.allclose(one, net(torch.tensor(0.4), x, label=label))
     for label in (torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 2, -2])):
-        with pytest.raises(IndexError):
+        with pytest.raises(ValueError, match="classes 0 to 2"):
             net(torch.tensor(0.3), x, label=label)
     with pytest.raises(ValueError, match="takes no label"):
         tpf.networks.MLP(2, 8, 1)(torch.tensor(0.3), torch.zeros(4, 2), label=label)
@@ -636,6 +637,11 @@ def test_check_field_accepts_and_says_what_is_wrong():
     right = tpf.Velocity(oracle.velocity, law)
     tpf.testing.check_field(right, x, oracle=oracle)
     tpf.testing.check_field(oracle, x, oracle=oracle)
+
+    def one_time(t, x):
+        return t * x if t.ndim == 0 else 2 * x
+
+    one_time.takes_one_time = True  # so it is given one, and must treat it as it does many
     wrong = {
         "projection on the exact one is -1": tpf.Velocity(lambda t, x: -oracle.velocity(t, x), law),
         "differs from the oracle": tpf.Velocity(lambda t, x: oracle.velocity(1 - t, x), law),
@@ -644,7 +650,7 @@ def test_check_field_accepts_and_says_what_is_wrong():
         ),
         "rows are not independent": tpf.Velocity(lambda t, x: x - x.mean(0), law),
         "must give the shape": tpf.Velocity(lambda t, x: x[:, :1], law),
-        "broken broadcast": tpf.Velocity(lambda t, x: t * x if t.ndim == 0 else 2 * x, law),
+        "broken broadcast": tpf.Velocity(one_time, law),
         "not finite": tpf.Velocity(lambda t, x: x / 0, law),
     }
     for message, field in wrong.items():

@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._core.checks import choice
 from .combination import Combination
 from .gaussian_part import ConversionError, GaussianPart, NoisePart
 
@@ -31,6 +32,16 @@ __all__ = ["QUANTITIES", "conversion"]
 QUANTITIES = ("velocity", "mean_velocity", "score", "noise", "data")
 
 Row = tuple[Tensor, Tensor]
+
+_REACH = 0.01  # how near a degenerate time weights are too large to use
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("eps", "epsilon", "noise_prediction"), "'noise'"),
+    **dict.fromkeys(("x0", "x1", "denoiser", "denoised", "sample"), "'data'"),
+    **dict.fromkeys(("b", "drift", "flow", "v_prediction"), "'velocity'"),
+}
+"""What quantities are called elsewhere, and here."""
 
 
 def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor) -> Combination:
@@ -46,8 +57,7 @@ def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor
     Raises:
         ConversionError: if ``outputs`` do not determine ``target`` under this process.
     """
-    if target not in QUANTITIES:
-        raise ValueError(f"unknown quantity {target!r}; known: {', '.join(QUANTITIES)}")
+    choice("quantity", target, QUANTITIES, _ELSEWHERE)
     if target in outputs:
         return _only(outputs, target, torch.ones_like(t))
     for name in outputs:
@@ -61,6 +71,11 @@ def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor
         return _from_pair(part, outputs, target, t)
     if isinstance(part, GaussianPart):
         source = next(o for o in ("velocity", *outputs) if o in outputs)
+        other = next((o for o in outputs if o not in ("velocity", "mean_velocity")), source)
+        if other != source and target == "data":
+            return _from_either(part, outputs, (source, other), t)
+        if source in ("velocity", "mean_velocity") and target != source:
+            _refuse_degenerate(part, source, target, t)
         return _from_one(part, outputs, source, target, t)
     raise ConversionError(_refusal(part, outputs, target))
 
@@ -86,13 +101,24 @@ def _from_pair(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor
     return Combination(None, None, tuple(weights))
 
 
+def _from_either(
+    part: GaussianPart, outputs: tuple[str, ...], sources: tuple[str, str], t: Tensor
+) -> Combination:
+    """The data from a velocity, and from the other output near times where it tells nothing."""
+    if not part.degenerate_times:
+        return _from_one(part, outputs, sources[0], "data", t)
+    near = torch.zeros_like(t, dtype=torch.bool)
+    for time in part.degenerate_times:
+        near |= (t - time).abs() <= _REACH
+    away = _from_one(part, outputs, sources[0], "data", torch.where(near, 1.0, t))
+    return away.where(~near, _from_one(part, outputs, sources[1], "data", t))
+
+
 def _from_one(
     part: GaussianPart, outputs: tuple[str, ...], source: str, target: str, t: Tensor
 ) -> Combination:
     """Solve for ``target`` from x and one output, with a Gaussian part."""
     interpolant = part.path
-    if source in ("velocity", "mean_velocity") and target != source:
-        _refuse_degenerate(part, source, target, t)
     beta, beta_dot = interpolant.beta(t), interpolant.beta_dot(t)
     square, half_dot = part.scale_sq(t), 0.5 * part.scale_sq_dot(t)
     scale, scale_dot = part.scale(t), part.scale_dot(t)
@@ -167,7 +193,7 @@ def _refuse_degenerate(part: GaussianPart, source: str, target: str, t: Tensor) 
         return
     times = part.degenerate_times
     if times and t.numel() > 0:
-        low, high = float(t.min()) - 0.01, float(t.max()) + 0.01
+        low, high = float(t.min()) - _REACH, float(t.max()) + _REACH
         times = tuple(time for time in times if low <= time <= high)
     if times:
         shown = ", ".join(f"{time:.3g}" for time in times[:3])

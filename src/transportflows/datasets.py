@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ._core.checks import number
 from ._core.random import draw_key, local, stream
 from ._core.signatures import checked
 from ._core.tensor import state_dtype
@@ -176,6 +177,7 @@ def swiss_roll(
     return _cast(curve + noise * _normal(n, generator), dtype, device)
 
 
+@checked
 class Digits(NamedTuple):
     """Images and their labels.
 
@@ -249,7 +251,7 @@ def digits(
         >>> images.shape, labels[:4].tolist()
         (torch.Size([1797, 1, 8, 8]), [0, 1, 2, 3])
     """
-    low, high = value_range
+    low, high = (number("value_range", end, "two finite numbers") for end in value_range)
     if not low < high:
         raise ValueError(f"value_range must increase, got {value_range}; write (-1.0, 1.0)")
     try:

@@ -34,10 +34,6 @@ class Batch:
     x0: Tensor | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        if self.cond is None:
-            object.__setattr__(self, "cond", {})
-
     @classmethod
     def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
         """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself."""

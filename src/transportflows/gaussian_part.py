@@ -229,9 +229,10 @@ class GaussianPart(NoisePart):
         return self.scale(t) * growth - self.scale_dot(t)
 
     def log_ratio(self, t: Tensor) -> Tensor:
-        """``λ = log(β/σ̂)``, in float64; at an end of time its value 1e-12 from there."""
+        """``λ = log(|β|/σ̂)``, in float64; at an end of time its value 1e-12 from there."""
         t = t.double().clamp(_NEAR, 1 - _NEAR)
-        beta, square = self.path.beta(t).clamp(min=_TINY**0.5), self.scale_sq(t).clamp(min=_TINY)
+        beta, square = self.path.beta(t).abs(), self.scale_sq(t)
+        beta, square = beta.clamp(min=_TINY**0.5), square.clamp(min=_TINY)
         return beta.log() - 0.5 * square.log()
 
     def shift(self, t: Tensor, like: Tensor) -> Tensor | None:

@@ -43,8 +43,9 @@ class NoiseLevel:
 
     @cached_property
     def beta(self) -> Tensor:
-        """β, kept above 1e-30."""
-        return self.part.path.beta(self.t).clamp(min=_TINY**0.5)
+        """β, of either sign, kept above 1e-30 in size."""
+        beta, least = self.part.path.beta(self.t), _TINY**0.5
+        return torch.where(beta.abs() < least, torch.where(beta < 0, -least, least), beta)
 
     @cached_property
     def signal(self) -> Tensor:
@@ -68,12 +69,12 @@ class NoiseLevel:
 
     @property
     def sigma(self) -> Tensor:
-        """``σ = σ̂/β``, in units of the data."""
-        return self.scale_sq.sqrt() / self.beta
+        """``σ = σ̂/|β|``, in units of the data."""
+        return self.scale_sq.sqrt() / self.beta.abs()
 
     @property
     def log_ratio(self) -> Tensor:
-        """``λ = log(β/σ̂)``, half the log-SNR."""
+        """``λ = log(|β|/σ̂)``, half the log-SNR."""
         return self.part.log_ratio(self.t)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ._core.checks import check_finite_rows
+from ._core.checks import check_finite_rows, integer
 from ._core.registry import Storable
 from ._core.reprs import call
 from ._core.signatures import checked
@@ -64,7 +64,12 @@ class Standardize(Storable, nn.Module):
                 for one in all. By default every coordinate has its own.
         """
         check_finite_rows(x, "x")
-        events = tuple(range(x.ndim - 1)) if shared == "all" else tuple(int(d) for d in shared)
+        if isinstance(shared, str) and shared != "all":
+            raise ValueError(f"shared is 'all', or event dimensions such as (1, 2), got {shared!r}")
+        most = x.ndim - 2
+        what = f"event dimensions, counted from 0 to {most}"
+        events = range(x.ndim - 1) if shared == "all" else shared
+        events = tuple(integer("shared", d, what, least=0, most=most) for d in events)
         dims = (0, *(d + 1 for d in events))
         wide = x.detach().double()
         mean = wide.mean(dims, keepdim=True)
@@ -74,11 +79,21 @@ class Standardize(Storable, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From the data's units to standardised ones."""
-        return (x - self.mean.to(x)) / self.scale.to(x)
+        y: Tensor = (x - self.mean.to(x)) / self.scale.to(x)
+        return self._of_its_shape(y, x)
+
+    def _of_its_shape(self, value: Tensor, given: Tensor) -> Tensor:
+        """What came out, if the scales did not widen the events by broadcasting."""
+        if value.shape != given.shape:
+            raise ValueError(
+                f"this Standardize has scales of shape {tuple(self.scale.shape)}, and was given"
+                f" events of shape {tuple(given.shape[1:])}; fit it to data of that shape"
+            )
+        return value
 
     def invert(self, y: Tensor) -> Tensor:
         """From standardised units back to the data's."""
-        return torch.addcmul(self.mean.to(y), y, self.scale.to(y))
+        return self._of_its_shape(torch.addcmul(self.mean.to(y), y, self.scale.to(y)), y)
 
     def log_abs_det(self, shape: Sequence[int]) -> float:
         """``log |dy/dx|`` for events of ``shape``: what a log-density in data units gains."""

@@ -106,7 +106,10 @@ def tracked(t: Tensor) -> bool:
 
 def ordinary(value: Any) -> Any:
     """A tensor made under ``inference_mode`` as one that autograd takes; all else as it is."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+    if not isinstance(value, Tensor) or not value.is_inference():
+        return value
+    with torch.inference_mode(False):
+        return value.clone()
 
 
 class Directional:

@@ -6,7 +6,7 @@ are in :mod:`transportflows._core.arguments`, and can be had from here as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,14 @@ from .arguments import (
 
 __all__ = [
     "check_callable",
+    "check_events",
     "check_finite_rows",
     "check_same_kind",
     "check_state",
     "choice",
     "device_of",
     "dtype_of",
+    "event_shape",
     "floating_dtype",
     "generator_of",
     "integer",
@@ -86,6 +88,28 @@ def returned(
     if like is not None and value.device != like.device and value.ndim > 0:
         raise ValueError(f"{name} is on {value.device}, and its argument on {like.device}")
     return value
+
+
+def event_shape(name: str, value: Any) -> torch.Size:
+    """The shape of an event, ``(2,)`` or ``(3, 8, 8)``; one number is a shape of one dimension."""
+    given = (value,) if isinstance(value, (int, np.integer)) else value
+    if isinstance(given, (str, Tensor)) or not isinstance(given, Iterable):
+        raise TypeError(f"{name} is a shape such as (2,) or (3, 8, 8), got {shown(value)}")
+    sizes = [integer(name, size, "of sizes of at least 1", least=1) for size in given]
+    if not sizes:
+        raise ValueError(f"{name} is an empty shape; write (1,) for scalars")
+    return torch.Size(sizes)
+
+
+def check_events(x: Tensor, shape: torch.Size | None, name: str, whose: str) -> None:
+    """Refuse rows of another event shape, which would be broadcast; None for any shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {shown(x)}")
+    if shape is not None and x.shape[1:] != shape:
+        raise ValueError(
+            f"{name} is {tuple(x.shape)}, and the events of {whose} have shape {tuple(shape)}; give"
+            f" rows (B, {', '.join(map(str, shape))})"
+        )
 
 
 def per_time(name: str, value: Any, t: Tensor) -> Tensor:
@@ -170,8 +194,12 @@ def check_state(t: Tensor, x: Tensor) -> None:
             f"got {t.shape[0]} times for {x.shape[0]} states (t {tuple(t.shape)}, x"
             f" {tuple(x.shape)}); give one time, of shape (), or one for each row of x"
         )
-    if not x.is_floating_point():
-        raise TypeError(f"x must be of a floating-point dtype, got {x.dtype}; write x.float()")
+    for name, value in (("x", x), ("t", t)):
+        if not value.is_floating_point():
+            cure = f"{name}.real" if value.is_complex() else f"{name}.float()"
+            raise TypeError(
+                f"{name} must be of a floating-point dtype, got {value.dtype}; write {cure}"
+            )
     if t.device != x.device and t.ndim > 0:
         raise ValueError(f"t is on {t.device} and x on {x.device}; write t.to(x.device)")
 
@@ -197,7 +225,8 @@ def check_finite_rows(x: Tensor, name: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(x).__name__}; use torch.as_tensor")
     if not x.is_floating_point():
-        raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}; write .float()")
+        cure = f"torch.view_as_real({name}).flatten(-2)" if x.is_complex() else ".float()"
+        raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}; write {cure}")
     if x.ndim < 2:
         raise ValueError(
             f"{name} must be (N, *) with at least 2 dimensions, got shape {tuple(x.shape)};"

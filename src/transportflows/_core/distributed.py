@@ -25,6 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .signatures import checked
+
 __all__ = ["WorkerError", "World", "local_device", "world"]
 
 _BUCKET_BYTES = 2**26
@@ -91,6 +93,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+@checked
 @dataclass(frozen=True)
 class World:
     """This process among ``size`` of them.
@@ -102,6 +105,10 @@ class World:
 
     rank: int = 0
     size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank must be in 0 .. size - 1, got {self.rank} of {self.size}")
 
     @property
     def first(self) -> bool:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arguments import floating_dtype
 
-__all__ = ["as_time", "expand_time", "state_dtype", "sum_events"]
+__all__ = [
+    "as_time",
+    "expand_time",
+    "own_dtype",
+    "solving_dtype",
+    "state_dtype",
+    "sum_events",
+    "widened",
+]
 
 
 def as_time(t: float | Tensor, like: Tensor) -> Tensor:
@@ -39,6 +49,41 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
     if t.ndim == 1 and x.ndim == 2:
         return t.unsqueeze(1)  # the common case, at a fifth of the cost of a reshape
     return t if t.ndim in (0, x.ndim) else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def own_dtype(function: Any) -> torch.dtype | None:
+    """The dtype that a network computes in: of its first floating-point parameter; None if none."""
+    if isinstance(function, nn.Module):
+        for parameter in function.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return None
+
+
+def solving_dtype(dtype: torch.dtype | None, default: torch.dtype) -> torch.dtype:
+    """A dtype asked for the states of a solve; else the default, or float32 if that is wider.
+
+    Raises:
+        TypeError: if it is no dtype.
+        ValueError: if it is of no floating-point numbers, or of half precision.
+    """
+    if dtype is None:
+        return torch.promote_types(default, torch.float32)
+    if floating_dtype("dtype", dtype).itemsize < 4:
+        raise ValueError(
+            f"dtype is that of the states, and in {dtype} they would lose most of each step; leave"
+            " it out, or write dtype=torch.float32: a network is called in its own dtype"
+        )
+    return dtype
+
+
+def widened(x: Tensor) -> Tensor:
+    """States in float32 at least.
+
+    A step adds a small change to a state, and in half precision most of the change is rounded away,
+    the more so the more steps there are.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def sum_events(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from .base import Distribution
 from .empirical import Empirical
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+from .transformed import Transformed
 from .uniform import Uniform
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Empirical",
     "Gaussian",
     "GaussianMixture",
+    "Transformed",
     "Uniform",
     "as_distribution",
 ]

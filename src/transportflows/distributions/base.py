@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import event_shape
 from .._core.registry import Storable
 from .._core.signatures import checked
 
@@ -29,9 +30,7 @@ class Distribution(Storable, nn.Module, ABC):
 
     def __init__(self, shape: int | Sequence[int]) -> None:
         super().__init__()
-        self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
-        if len(self.shape) == 0:
-            raise ValueError("the event shape is empty; write shape=(1,) for scalars")
+        self.shape = event_shape("shape", shape)
 
     @abstractmethod
     def sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, integer
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -40,6 +40,7 @@ class Empirical(Distribution):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
+        n = integer("n", n, "a number of draws", least=0)
         home = self.data.device
         rows = torch.randint(
             self.data.shape[0], (n,), generator=local(generator, home), device=home

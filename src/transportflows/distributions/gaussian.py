@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked
@@ -138,6 +138,7 @@ class Gaussian(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.mean.device if device is None else torch.device(device)
+        n = integer("n", n, "a number of draws", least=0)
         dtype = state_dtype(dtype)
         z = torch.randn(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
@@ -150,6 +151,7 @@ class Gaussian(Distribution):
         return z if zero_mean else z.add_(self.mean.to(z))
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         centred = x - self.mean.to(x)
         d = self.shape.numel()
         if self._full:

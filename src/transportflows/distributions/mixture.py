@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_events, check_finite_rows, integer
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -82,10 +82,11 @@ class GaussianMixture(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.means.device if device is None else torch.device(device)
+        n = integer("n", n, "a number of draws", least=0)
         dtype = state_dtype(dtype)
         generator = local(generator, device)
         weights = self.weights.to(device)
-        labels = torch.multinomial(weights, n, replacement=True, generator=generator)
+        labels = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
         z = torch.randn(n, self.shape.numel(), generator=generator, dtype=dtype, device=device)
         x = torch.empty_like(z)
         means = self.means.flatten(1).to(z)
@@ -98,6 +99,7 @@ class GaussianMixture(Distribution):
         return x.view(n, *self.shape)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         centred = x.flatten(1)[:, None] - self.means.flatten(1).to(x)  # (B, K, d)
         factors = self._factors.to(x)
         white = torch.linalg.solve_triangular(factors, centred.permute(1, 2, 0), upper=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_events, integer
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked
@@ -50,6 +51,7 @@ class Uniform(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         device = self.low.device if device is None else torch.device(device)
+        n = integer("n", n, "a number of draws", least=0)
         dtype = state_dtype(dtype)
         u = torch.rand(
             n, *self.shape, generator=local(generator, device), dtype=dtype, device=device
@@ -57,6 +59,7 @@ class Uniform(Distribution):
         return torch.lerp(self.low.to(u), self.high.to(u), u)
 
     def log_prob(self, x: Tensor) -> Tensor:
+        check_events(x, self.shape, "x", f"this {type(self).__name__}")
         low, high = self.low.to(x), self.high.to(x)
         inside = ((x >= low) & (x < high)).flatten(1).all(1)
         return torch.where(inside, -(high - low).log().sum(), -math.inf)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import container
-from .._core.checks import check_state
+from .._core.checks import check_events, check_state, shown
 from .._core.conditions import (
     NO_CONDITIONS,
     Condition,
@@ -31,15 +31,17 @@ from .._core.conditions import (
 )
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..combination import Combination
 from ..conversions import conversion
+from ..distributions import Distribution
 from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
+from .units import check_units, outer_start
 
-__all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
+__all__ = ["FILE_FORMAT", "FILE_KIND", "Field", "check_field"]
 
 FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
@@ -57,8 +59,9 @@ class Field(Storable, nn.Module):
             ``takes_one_time = True`` is given a time ``()`` where all rows have the same.
         process: the law of x_t.
         transform: standardising transform between the data's units and the network's; the trainer
-            applies it to the data, ``sample`` undoes it. The methods here work in standardised
-            units.
+            applies it to the data, ``sample`` undoes it. The process, its base and the methods here
+            work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
+            is in the data's.
 
     Attributes:
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
@@ -75,15 +78,22 @@ class Field(Storable, nn.Module):
         self, net: Network, process: Process, *, transform: Standardize | None = None
     ) -> None:
         super().__init__()
+        if isinstance(net, Field):
+            raise TypeError(
+                f"net is a {type(net).__name__} already, and the network in it predicts"
+                f" {' and '.join(net.outputs)}; give that field itself, or another network"
+            )
         check_network(net)
         check_process(process)
         check_transform(transform)
+        check_units(process, transform)
         self.net = net
         self.process = process
         self.transform = transform
 
     # --------------------------------------------------------------------------- predictions
 
+    @as_is
     def predict(
         self,
         t: Tensor,
@@ -99,11 +109,16 @@ class Field(Storable, nn.Module):
             cond: conditions by name, which the network gets as keywords.
             needed: which of the outputs are wanted; all of them if None.
         """
-        return (called(self, self.net, t, x, cond),)
+        try:
+            return (called(self, self.net, t, x, cond),)
+        except (AttributeError, TypeError):
+            check_call(Field.predict, locals())
+            raise
 
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
         check_state(t, x)
+        check_events(x, self.process.shape, "x", "the process")
         if cond or self.conditions:
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         predictions = self.predict(t, x, cond)
@@ -164,6 +179,8 @@ class Field(Storable, nn.Module):
             ValueError: if conditions do not fit; see :meth:`check_conditions`.
         """
         check_state(t, x)
+        if checked:
+            check_events(x, self.process.shape, "x", "the process")
         if checked and (cond or self.conditions):
             cond = self.check_conditions(cond, len(x), ranges=False, device=x.device)
         if target in self.outputs:
@@ -216,8 +233,27 @@ class Field(Storable, nn.Module):
         """
         found = check_conditions(cond, n, rows=rows, device=device)
         whose = f"this {type(self).__name__}"
+        start = {}
+        if self.process.coupling.condition_on_start:  # which is given in training too
+            if "x0" not in found:
+                raise ValueError(
+                    f"{whose} is told of the start of its path, and the condition 'x0' is missing:"
+                    " sample(field, start=x0) gives it; elsewhere write cond={'x0': x0}, in the"
+                    " units of the process"
+                )
+            start = {"x0": found.pop("x0")}
         trained = self.conditions
-        return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        return {**known, **start}
+
+    @property
+    def start(self) -> Distribution:
+        """The law at t = 0, where sampling starts by default, in the units of the data.
+
+        Raises:
+            ValueError: if the process does not know it.
+        """
+        return outer_start(self.process, self.transform)
 
     # ---------------------------------------------------------------------------- the network
 
@@ -313,3 +349,20 @@ class Field(Storable, nn.Module):
             return self.config()
         except NotImplementedError:
             return {}
+
+
+def check_field(value: Any, what: str) -> None:
+    """Refuse what is no field: a wrapped one, a class, a network without a meaning.
+
+    Args:
+        value: what was given.
+        what: what asks for a field, in words: ``"sample moves along"``.
+    """
+    if isinstance(value, Field):
+        return
+    cure = "write Velocity(net, process), which says what a network predicts"
+    if isinstance(getattr(value, "_orig_mod", getattr(value, "module", None)), Field):
+        cure = "give the field in it, and wrap its network: Velocity(torch.compile(net), process)"
+    elif isinstance(value, type) and issubclass(value, Field):
+        cure = f"write {value.__name__}(net, process), one of its instances"
+    raise TypeError(f"{what} a Field, got {shown(value)}; {cure}")

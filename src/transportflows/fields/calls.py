@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import shown
+from .._core.tensor import own_dtype
 from ..process import Process
 from ..transforms import Standardize
 
@@ -26,6 +27,8 @@ __all__ = [
     "check_process",
     "check_transform",
     "predicted",
+    "restored",
+    "rounded",
     "sized",
 ]
 
@@ -88,7 +91,7 @@ def check_process(process: Any) -> None:
 
 
 def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-    """``net(t, x, **cond)``, if it is of the shape and dtype of x.
+    """``net(t, x, **cond)`` if it is of the shape and dtype of x.
 
     Raises:
         ValueError: if it is not, or if the network writes into its arguments.
@@ -107,12 +110,18 @@ def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str,
 def predicted(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Any:
     """What a network gives, called with one time a row; where it fails, the cure if one is known.
 
+    One of another dtype than the states is called in its own: so states stay in float32, or wider,
+    while a network computes in bfloat16. t, x and those conditions that have the dtype of x are
+    rounded to the network's, and what it gives has that of x.
+
     Raises:
         ValueError: if dtypes or devices are why it fails, or if it writes into t or x.
         TypeError: if it takes other arguments: (x, t), or other conditions.
     """
     if t.ndim == 0 and not getattr(net, "takes_one_time", False):
         t = t.expand(x.shape[0])
+    kind = x.dtype
+    t, x, cond = rounded(net, t, x, cond)
     watched = not (x.is_inference() or t.is_inference())  # such tensors have no version
     versions = (t._version, x._version) if watched else None
     try:
@@ -124,7 +133,28 @@ def predicted(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> An
         raise problem from error
     if versions is not None and (t._version, x._version) != versions:
         raise ValueError(_WRITES.format(_name(net)))
-    return prediction
+    return prediction if x.dtype == kind else restored(prediction, kind)
+
+
+def rounded(
+    net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]
+) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
+    """Time, states, and conditions of the states' dtype, in the dtype of a network."""
+    own, kind = own_dtype(net), x.dtype
+    if own is None or own == kind or torch.is_autocast_enabled(x.device.type):
+        return t, x, cond
+    given = {
+        name: c.to(own) if isinstance(c, Tensor) and c.dtype == kind else c
+        for name, c in cond.items()
+    }
+    return t.to(own), x.to(own), given
+
+
+def restored(prediction: Any, kind: torch.dtype) -> Any:
+    """What a network gave, in the dtype of the states."""
+    if isinstance(prediction, (tuple, list)):
+        return tuple(restored(p, kind) for p in prediction)
+    return prediction.to(kind) if isinstance(prediction, Tensor) else prediction
 
 
 _WRITES = (

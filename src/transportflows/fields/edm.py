@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked
 from .._core.tensor import expand_time
@@ -40,6 +41,7 @@ __all__ = ["EDM", "EDMCoefficients"]
 _FARTHEST = 1e3
 
 
+@checked
 class EDMCoefficients(NamedTuple):
     """What :class:`EDM` does at a time: weights of x' and of the network, of the shape of t.
 
@@ -91,10 +93,8 @@ class EDM(DataPredictor):
         transform: Standardize | None = None,
     ) -> None:
         super().__init__(net, process, transform=transform)
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
         process.part  # noqa: B018 (it refuses a process that has none)
-        self.sigma_data = float(sigma_data)
+        self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
         """The weights at times t, in float64."""

@@ -21,6 +21,7 @@ from .calls import (
     check_transform,
     predicted,
 )
+from .units import check_units
 
 __all__ = ["FieldPair"]
 
@@ -87,6 +88,13 @@ class FieldPair(Field):
             raise ValueError("a FieldPair of networks needs its process: FieldPair(..., process=)")
         check_process(process)
         check_transform(transform)
+        check_units(process, transform)
+        both = list(given.values())
+        if len(both) == 2 and both[0] is both[1] and _learns(both[0]):
+            raise ValueError(
+                f"{names[0]}= and {names[1]}= are one and the same network, which cannot predict"
+                " both; give two, or one with two heads: heads=net"
+            )
         self.outputs = names
         self.process = process
         self.transform = transform
@@ -152,3 +160,7 @@ def _shared(
             f" {name}= is another: its network works in other units"
         )
     return part.process, part.transform if transform is None else transform
+
+
+def _learns(net: Network) -> bool:
+    return isinstance(net, nn.Module) and any(p.requires_grad for p in net.parameters())

@@ -44,6 +44,22 @@ _FOLLOWS = {
 """By method: the closed forms that are wrong once a subclass writes the method anew."""
 
 
+def _owner(cls: type, name: str) -> type | None:
+    """The class from which ``cls`` has a method."""
+    return next((base for base in cls.__mro__ if name in base.__dict__), None)
+
+
+def _closed_form(owner: type | None, name: str) -> bool:
+    """Whether a class has the method for a path of its own, which some method of it defines."""
+    if owner is None:
+        return False
+    sources = [written for written, derived in _FOLLOWS.items() if name in derived]
+    if any(written in _FOLLOWS.get(name, ()) for written in sources):
+        sources.append(name)  # each follows from the other: what it writes may be the path itself
+    owners = [_owner(owner, source) for source in sources]
+    return any(base is not None and not base.__dict__.get("_generic") for base in owners)
+
+
 @checked
 class LatentScale(Storable, nn.Module):
     """What γ and γ² owe each other; shared by :class:`Gamma` and the interpolants.
@@ -58,7 +74,9 @@ class LatentScale(Storable, nn.Module):
         """Take back closed forms that a subclass has made stale.
 
         A subclass of ``Linear`` that writes ``beta`` must not keep ``Linear.beta_dot``: what
-        follows from what it writes goes back to the generic form, unless it writes that too.
+        follows from what it writes goes back to the generic form, unless it writes that too. What
+        it has from a class without a path of its own (one whose ``mean_dot`` takes differences
+        of whatever ``mean`` a subclass writes) is no closed form, and it keeps that.
         """
         super().__init_subclass__(**kwargs)
         if cls.__dict__.get("_generic"):
@@ -67,10 +85,10 @@ class LatentScale(Storable, nn.Module):
             if written not in cls.__dict__:
                 continue
             for name in derived:
-                if name in cls.__dict__:
+                if name in cls.__dict__ or not _closed_form(_owner(cls, name), name):
                     continue
-                for base in cls.__mro__:
-                    if base.__dict__.get("_generic") and name in base.__dict__:
+                for base in cls.__mro__[1:]:
+                    if name in base.__dict__ and not _closed_form(base, name):
                         setattr(cls, name, base.__dict__[name])
                         break
 
@@ -85,7 +103,7 @@ class LatentScale(Storable, nn.Module):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes one with a sign.
+        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes a signed one.
 
         Where it is negative, so is the weight of z in the target ``ẑ = γ z / |γ|`` of a noise.
         """

@@ -100,7 +100,8 @@ def annealed_langevin(
             data and the level as the time: to look at them, to end the solve (``denoise`` then
             acts at the level reached), or to return others.
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
-        dtype: of the states; that of the network by default.
+        dtype: of the states: that of the start, or of the network, by default, and float32 where
+            that is of half precision. A network is called in its own dtype.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it.
 

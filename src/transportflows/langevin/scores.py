@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import value_and_gradient
+from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked
 from ..fields.base import Field
@@ -152,4 +153,4 @@ def check_score(s: Any, x: Tensor) -> Tensor:
             f"the score must have the shape of x, {tuple(x.shape)}, and it gave {got}; a field is"
             " given as score_at(field, t), a log-density as score_of(log_prob)"
         )
-    return s
+    return returned("score(x)", s, None)

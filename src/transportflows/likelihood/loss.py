@@ -31,6 +31,7 @@ class LikelihoodLoss(Loss):
         rtol: relative tolerance of an adaptive one.
         atol: absolute tolerance.
         adjoint: adjoint method, for adaptive schemes, as in :func:`log_likelihood`.
+        max_nfe: bound on the evaluations of a solve, as in :func:`log_likelihood`.
 
     Source: Grathwohl et al., "FFJORD" (2019).
     """
@@ -44,6 +45,7 @@ class LikelihoodLoss(Loss):
         rtol: float = 1e-4,
         atol: float = 1e-4,
         adjoint: bool = True,
+        max_nfe: int | None = None,
     ) -> None:
         check_options(divergence, 1, "rademacher", scheme, rtol, atol)
         self.options: dict[str, Any] = {
@@ -53,6 +55,7 @@ class LikelihoodLoss(Loss):
             "rtol": rtol,
             "atol": atol,
             "adjoint": adjoint,
+            "max_nfe": max_nfe,
         }
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
@@ -69,7 +72,7 @@ class LikelihoodLoss(Loss):
         given, gradients = self.options, torch.is_grad_enabled()
         solver = Solver(
             field, batch.x1, given["divergence"], 1, "rademacher", given["scheme"],
-            given["steps"], given["rtol"], given["atol"], None,
+            given["steps"], given["rtol"], given["atol"], None, given["max_nfe"],
         )  # fmt: skip
         solver.configure(batch.cond, None, gradients, given["adjoint"], generator)
         solver.refuses = False  # a trainer stops at a loss that is not finite, and says more

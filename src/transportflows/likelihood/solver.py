@@ -2,7 +2,8 @@
 
 The state is widened by K numbers, the running integrals of ``∇·b``: one for the exact divergence,
 one for each probe of Hutchinson's estimate. The wide state obeys an ODE of its own, and any solver
-of ODEs serves for it.
+of ODEs serves for it. It is that of the probability flow in its clock
+(:mod:`transportflows.samplers.probability_flow`), since ``∇·(b φ') = φ' ∇·b``.
 
 (A little longer than other files: what torchdiffeq's adjoint differentiates is to be one module.)
 """
@@ -14,6 +15,7 @@ import numbers
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,17 +25,19 @@ from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, rep
 from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
-from ..distributions.adapters import as_distribution
 from ..fields.base import Field
-from ..samplers.adaptive import ADAPTIVE, check_tolerances, step_ends, stuck
-from ..samplers.dynamics import regular_margin
+from ..fields.units import starting_law
+from ..samplers.adaptive import ADAPTIVE, check_tolerances, midpoint, over_pieces
+from ..samplers.budget import Budget
+from ..samplers.dynamics import FunctionDynamics
 from ..samplers.integrate import integrate
-from ..samplers.schemes import SCHEMES
+from ..samplers.probability_flow import Piece, ProbabilityFlow
+from ..samplers.schemes import ELSEWHERE, SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
 from ..solve.hooks import Hook, Moment
 from ..solve.rows import default_chunk
-from ..solve.solution import NonFiniteStateError, Solution
+from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
 
 __all__ = [
     "Solver",
@@ -47,12 +51,18 @@ __all__ = [
 
 DIVERGENCES = ("exact", "hutchinson")
 
+_NATS = 1e3
+"""Nats of a log-density that count as much as a unit of the states.
+
+The divergence of a network with kinks jumps, and what a jump costs falls only as the step: held to
+1e-6 nats such a solve does not end. Where all is smooth the states' own tolerance is what counts.
+"""
+
 
 class Solver(nn.Module):
     """State and integrals of the divergence, ``(n, D + K)``, along the ODE of a field.
 
-    It is the right-hand side of that ODE too: called, it gives time derivatives. It is a module,
-    since torchdiffeq's adjoint method looks for the parameters in one.
+    It is a module, since torchdiffeq's adjoint method looks for the parameters in one.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class Solver(nn.Module):
         rtol: float,
         atol: float,
         margin: float | tuple[float, float] | None,
+        max_nfe: int | None = None,
     ) -> None:
         super().__init__()
         check_options(divergence, probes, probe_law, scheme, rtol, atol)
@@ -76,7 +87,15 @@ class Solver(nn.Module):
         self.count = 0 if self.exact else int(probes)
         self.probe_law, self.scheme, self.steps = probe_law, scheme, steps
         self.rtol, self.atol = rtol, atol
-        self.low, self.high = regular_margin(field, as_margin(margin))
+        tolerance = min(rtol, atol)
+        self.flow = ProbabilityFlow(
+            field,
+            margin=as_margin(margin),
+            tolerance=tolerance if scheme in ADAPTIVE else None,
+            dtype=like.dtype,
+        )
+        self.max_nfe = max_nfe
+        self.budget = Budget(max_nfe, scheme, field.networks, tolerance)
         self.directional = Directional()
         self.refuses = True
         self.nfe = 0
@@ -116,14 +135,10 @@ class Solver(nn.Module):
         self.probes = None if self.exact else self._draw(x)
         columns = 1 if self.exact else self.count
         state = torch.cat([ordinary(x).flatten(1), x.new_zeros(n, columns)], 1)
-        breakpoints = self.field.process.interpolant.breakpoints
         if self.scheme in ADAPTIVE:
-            end = self._adaptive(state, start, stop, breakpoints)
+            end = self._adaptive(state, start, stop)
         else:
-            grid = time_grid(self.steps, start=start, stop=stop, breakpoints=breakpoints)
-            solution = integrate(self, state, grid, scheme=self.scheme, hooks=self.hooks)
-            self._check_finite(solution)
-            end = solution.x
+            end = self._in_steps(state, start, stop)
         return end[:, :d].reshape(x.shape), end[:, d:]
 
     def _looking(self, hook: Hook) -> Hook:
@@ -133,7 +148,8 @@ class Solver(nn.Module):
             x = moment.x[:, : self.shape.numel()].reshape(-1, *self.shape)
             transform = self.field.transform
             x = x if transform is None else transform.invert(x)
-            seen = replace(moment, x=x, cond=self.cond)
+            t = float(self.flow.clock.time(torch.tensor(moment.t, dtype=torch.float64)))
+            seen = replace(moment, t=t, x=x, cond=self.cond)
             if seen.shown_to(hook) is not None or seen.stopped:
                 raise ValueError(
                     "a hook of a log-density may look at the states only: the density of states"
@@ -143,42 +159,57 @@ class Solver(nn.Module):
 
         return look
 
-    def _adaptive(
-        self, state: Tensor, start: float, stop: float, breakpoints: Sequence[float]
-    ) -> Tensor:
-        from torchdiffeq import odeint, odeint_adjoint
-
+    def _adaptive(self, state: Tensor, start: float, stop: float) -> Tensor:
         d = self.shape.numel()
 
-        # Tolerances hold row by row, and for the integrals in nats: so the error's norm is that of
-        # the worst row, and not the root mean square of all.
+        # Tolerances hold row by row: so the error's norm is that of the worst row, and not the root
+        # mean square of all.
         def worst_row(error: Tensor) -> Tensor:
             rows = error.reshape(-1, state.shape[1])
             size = rows[:, :d].square().mean(1).sqrt()
-            return torch.maximum(size, rows[:, d:].abs().amax(1)).max()
+            return torch.maximum(size, rows[:, d:].abs().amax(1) / _NATS).max()
 
-        times = torch.tensor([start, stop], dtype=torch.float64, device=state.device)
-        options = {"norm": worst_row, **step_ends(times, breakpoints)}
-        how: dict[str, Any] = {"method": self.scheme, "rtol": self.rtol, "atol": self.atol}
-        method = odeint
-        if self.gradients and self.adjoint:
-            method = odeint_adjoint
-            # torchdiffeq solves the adjoint of a solve backward in time in -t, but leaves its
-            # options in t.
-            sign = 1.0 if start < stop else -1.0
-            signed = [sign * b for b in breakpoints]
-            how["adjoint_options"] = dict(step_ends(sign * times, signed))
         try:
-            states: Tensor = method(self, state, times, options=options, **how)
-        except AssertionError as error:
-            t, y = self.latest
-            solution = Solution(y, times.cpu(), self.nfe, self.scheme, first_bad_step=0)
-            raise stuck(error, self.scheme, t, y, self._of_states(solution)) from error
-        bad = None if bool(states[-1].isfinite().all()) else 0
-        self._check_finite(
-            Solution(states[-1], times.cpu(), self.nfe, self.scheme, first_bad_step=bad)
+            end, _ = over_pieces(
+                lambda piece: _Along(self, piece), state, self.flow.pieces(start, stop),
+                self.budget, rtol=self.rtol, atol=self.atol, norm=worst_row,
+                adjoint=self.gradients and self.adjoint,
+            )  # fmt: skip
+        except (NonFiniteStateError, TooManyEvaluationsError) as error:
+            error.solution = self._of_states(error.solution)
+            raise
+        self.budget.spent = 0  # the adjoint solve has as many again
+        times = torch.tensor([start, stop], dtype=torch.float64)
+        bad = None if bool(end.isfinite().all()) else 0
+        self._check_finite(Solution(end, times, self.nfe, self.scheme, first_bad_step=bad))
+        return end
+
+    def _in_steps(self, state: Tensor, start: float, stop: float) -> Tensor:
+        """By a fixed-step scheme, in the clock; the stretch at a pole is a step of its own."""
+        kinks, clock = self.field.process.interpolant.breakpoints, self.flow.clock
+        grid = time_grid(self.steps, start=start, stop=stop, breakpoints=kinks).tolist()
+        pieces = self.flow.pieces(start, stop)
+        long = [piece for piece in pieces if not piece.short]
+        first, last = long[0].start, long[-1].stop
+        inner = [u for u in map(clock.of, grid) if min(first, last) < u < max(first, last)]
+        bounds = {"low": min(p.low for p in long), "high": max(p.high for p in long)}
+        slope = _Along(self, replace(long[0], **bounds))
+        end = state
+        if pieces[0].short:
+            end = midpoint(_Along(self, pieces[0]), end, pieces[0].start, first)
+        solution = integrate(
+            FunctionDynamics(lambda u, x: slope(u, x), breakpoints=[clock.of(b) for b in kinks]),
+            end,
+            [first, *inner, last],
+            scheme=self.scheme,
+            hooks=self.hooks,
+            max_nfe=self.max_nfe,
         )
-        return states[-1]
+        self._check_finite(replace(solution, t=clock.time(solution.t)))
+        end = solution.x
+        if pieces[-1].short:
+            end = midpoint(_Along(self, pieces[-1]), end, last, pieces[-1].stop)
+        return end
 
     def _check_finite(self, solution: Solution) -> None:
         step = solution.first_bad_step
@@ -199,24 +230,22 @@ class Solver(nn.Module):
         states = solution.x[:, : self.shape.numel()]
         return replace(solution, x=states.detach().reshape(-1, *self.shape))
 
-    def forward(self, t: Tensor, state: Tensor) -> Tensor:
-        """Time derivatives of the states and of the integrals."""
+    def slope(self, piece: Piece, u: Tensor, state: Tensor) -> Tensor:
+        """Derivatives in u of the states and of the integrals."""
         self.nfe += 1
-        self.latest = t.detach(), state.detach()
         d, n = self.shape.numel(), len(state)
-        t = t.to(state).clamp(self.low, 1 - self.high)
         directions = d if self.exact else self.count
         size = max(1, (self.chunk or n) // directions)
         parts = []
         for rows in torch.split(torch.arange(n, device=state.device), size):
             x = state[rows, :d].reshape(-1, *self.shape)
             cond = map_rows(self.cond, lambda value, rows=rows: value[rows])
-            velocity, divergences = self._derivatives(t, x, rows, cond)
+            velocity, divergences = self._derivatives(piece, u, x, rows, cond)
             parts.append(torch.cat([velocity.flatten(1), divergences], 1))
         return torch.cat(parts)
 
     def _derivatives(
-        self, t: Tensor, x: Tensor, rows: Tensor, cond: Mapping[str, Any]
+        self, piece: Piece, u: Tensor, x: Tensor, rows: Tensor, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Velocity ``(b, *)`` and divergence ``(b, 1)``, or its estimates ``(b, probes)``."""
         directions = None if self.probes is None else self.probes[:, rows]
@@ -224,7 +253,7 @@ class Solver(nn.Module):
         wide = map_rows(cond, lambda value: repeat_rows(value, k))
 
         def velocity(z: Tensor) -> Tensor:
-            return self.field.velocity(t, z, wide)
+            return self.flow.velocity(piece, u, z, wide)
 
         self.directional.graph = self.gradients
         value, forms = self.directional.forms(velocity, x, directions)
@@ -236,6 +265,22 @@ class Solver(nn.Module):
         return draw_probes(
             self.probe_law, shape, generator=generator, dtype=x.dtype, device=x.device
         )
+
+
+class _Along(nn.Module):
+    """The right-hand side of the ODE on a piece of the flow; it counts its evaluations."""
+
+    def __init__(self, solver: Solver, piece: Piece) -> None:
+        super().__init__()
+        self.solver, self.piece = solver, piece
+
+    def forward(self, u: Tensor, state: Tensor) -> Tensor:
+        solver = self.solver
+        if solver.scheme in ADAPTIVE:
+            time = solver.flow.clock.time(u.detach())
+            slope = partial(solver.slope, self.piece)
+            solver.budget.spend(slope, time, u.detach(), state.detach())
+        return solver.slope(self.piece, u, state)
 
 
 @contextmanager
@@ -261,15 +306,12 @@ def over_probes(integrals: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
 
 def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
     """Log-density of states at t = 0, in the field's units."""
-    law = field.process.start if base is None else as_distribution(base)
+    law = starting_law(field.process, field.transform, base)
     try:
-        if base is None or field.transform is None:
-            return law.log_prob(state)
-        value = law.log_prob(field.transform.invert(state))
-        return value + log_scale(field, state)
+        return law.log_prob(state)
     except NotImplementedError as error:
         raise ValueError(
-            f"the law at t = 0 ({type(law).__name__}) has no log-density, so none is known at"
+            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is known at"
             " t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
         ) from error
 
@@ -304,5 +346,7 @@ def check_options(
         )
     if probe_law not in PROBE_LAWS:
         raise ValueError(f"unknown probe_law {probe_law!r}; known: {names(PROBE_LAWS)}")
-    choice("scheme", scheme, [*SCHEMES, *ADAPTIVE])
+    options = [*SCHEMES, *ADAPTIVE]
+    known = {name: ours for name, ours in ELSEWHERE.items() if ours.strip("'") in options}
+    choice("scheme", scheme, options, known)
     check_tolerances(rtol, atol)

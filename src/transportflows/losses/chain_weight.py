@@ -44,7 +44,7 @@ class VariationalWeight(LossWeight):
     ) -> None:
         self.levels = as_levels(levels)
         self._middles = 0.5 * (self.levels[1:] + self.levels[:-1])
-        if reconstruction_std is not None and not reconstruction_std > 0:
+        if reconstruction_std is not None and not 0 < reconstruction_std < float("inf"):
             raise ValueError(f"reconstruction_std must be positive, got {reconstruction_std}")
         self.reconstruction_std = reconstruction_std
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -92,7 +92,10 @@ class Regression(Loss):
             generator=generator,
         )
 
+    @as_is
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        if not isinstance(sample, PathSample) or not isinstance(field, Field):
+            check_call(Regression.evaluate, locals())
         outputs = field.outputs
         if self.quantity in outputs:
             needed = tuple(o == self.quantity for o in outputs)
@@ -222,6 +225,18 @@ class SumLoss(Loss):
         if not losses or not all(isinstance(loss, Regression) for loss in losses):
             given = [type(loss).__name__ for loss in losses]
             raise TypeError(f"SumLoss is of regressions such as VelocityLoss(), got {given}")
+        for loss in losses[1:]:
+            own = [name for name in ("times", "antithetic", "importance") if getattr(loss, name)]
+            own = [name for name in own if getattr(loss, name) != getattr(losses[0], name)]
+            if own:
+                raise ValueError(
+                    f"{own[0]} of the {type(loss).__name__} would be ignored: one sample serves all"
+                    f" losses, and the first one draws it; give {own[0]}= to the"
+                    f" {type(losses[0]).__name__}"
+                )
+        if len({loss.quantity for loss in losses}) < len(losses):
+            given = [loss.quantity for loss in losses]
+            raise ValueError(f"SumLoss is of different quantities, got {names(given)}")
         self.losses: Sequence[Regression] = losses
         self.names = self.quantities = tuple(loss.quantity for loss in losses)
 

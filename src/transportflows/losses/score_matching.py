@@ -112,10 +112,8 @@ class FromSamples(Loss, ABC):
             sample = Directed(sample, self._directions(sample.x, None))
         path, directions = sample.path, sample.directions
         k = path.x[0].numel() if directions is None else len(directions)
-        t, cond = (
-            repeat_rows(path.t, k),
-            map_rows(path.cond, lambda rows: ordinary(repeat_rows(rows, k))),
-        )
+        t = ordinary(repeat_rows(path.t, k))
+        cond = map_rows(path.cond, lambda rows: ordinary(repeat_rows(rows, k)))
 
         def score(z: Tensor) -> Tensor:
             return field.quantity("score", t, z, cond, checked=False)

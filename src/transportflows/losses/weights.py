@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
 from .._core.signatures import checked
 from .._core.spelling import spelled_call
 from ..conversions import QUANTITIES
@@ -93,6 +94,8 @@ class LossWeight(ABC):
             raise ValueError(
                 f"a weight has the form of one of {', '.join(QUANTITIES)}, not {quantity!r}"
             )
+        if quantity == "mean_velocity":
+            self.once(part, "mean velocity", lambda: _check_mean_velocity(part))
         with torch.no_grad():
             level = NoiseLevel.at(part, t)
             weight = self.value(level)
@@ -145,6 +148,18 @@ def _slope(level: NoiseLevel, quantity: str) -> Tensor:
         return level.delta
     half_dot = 0.5 * level.part.path.gamma_sq_dot(level.t)
     return level.delta + level.beta * half_dot
+
+
+@torch.no_grad()
+def _check_mean_velocity(part: GaussianPart) -> None:
+    """Refuse a path whose mean velocity depends on no prediction: of VE it is 0."""
+    t = torch.linspace(0, 1, 9, dtype=torch.float64, device=part.device)[1:-1]
+    if bool((_slope(NoiseLevel.at(part, t), "mean_velocity") == 0).all()):
+        raise ValueError(
+            f"the mean velocity of {type(part.path).__name__} is the same whatever the data are, so"
+            " no weight makes its loss one of the noise or of the data; use NoiseLoss or"
+            " DataLoss, or MeanVelocityLoss() without a weight"
+        )
 
 
 @checked
@@ -213,9 +228,7 @@ class MinSNRWeight(LossWeight):
     form = "data"
 
     def __init__(self, gamma: float = 5.0) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, got {gamma}")
-        self.gamma = float(gamma)
+        self.gamma = positive_number("gamma", gamma)
 
     def value(self, level: NoiseLevel) -> Tensor:
         return level.snr.clamp(max=self.gamma)
@@ -234,9 +247,7 @@ class EDMWeight(LossWeight):
     form = "data"
 
     def __init__(self, sigma_data: float = 0.5) -> None:
-        if not sigma_data > 0:
-            raise ValueError(f"sigma_data must be positive, got {sigma_data}")
-        self.sigma_data = float(sigma_data)
+        self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def value(self, level: NoiseLevel) -> Tensor:
         square = self.sigma_data**2

@@ -57,6 +57,7 @@ class ClassifierTest:
 
 
 @checked
+@torch.inference_mode(False)
 def classifier_test(
     x: Tensor,
     y: Tensor,
@@ -139,7 +140,7 @@ def _train_network(points: Tensor, labels: Tensor, held_out: Tensor, key: int) -
     draws = stream(mix(key, 0), device=device)
     network = nn.Sequential(
         nn.Linear(points.shape[1], 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1)
-    ).to(device)
+    ).to(device, torch.float32)
     for parameter in network.parameters():
         bound = 1 / math.sqrt(parameter.shape[-1])
         nn.init.uniform_(parameter, -bound, bound, generator=draws)

@@ -21,11 +21,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_integer
+from .._core.checks import positive_integer, returned
+from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .._core.signatures import checked
 from .estimates import Estimate, mean_estimate
-from .kernels import square_distances
 
 __all__ = [
     "fisher_divergence",
@@ -212,10 +212,7 @@ def fisher_divergence(
     with torch.no_grad():
         first, second = score_p(x), score_q(x)
     for value, name in ((first, "score_p"), (second, "score_q")):
-        if value.shape != x.shape:
-            raise ValueError(
-                f"{name} must give the shape of x, {tuple(x.shape)}, and gave {tuple(value.shape)}"
-            )
+        returned(f"{name}(x)", value, x.shape)
     return mean_estimate((first - second).flatten(1).double().square().sum(1))
 
 

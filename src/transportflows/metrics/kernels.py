@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import integer, positive_integer
+from .._core.distances import square_distances
 from .._core.reprs import brief, call_lines
 from .._core.samples import event_rows
 from .._core.signatures import checked
@@ -24,7 +25,6 @@ __all__ = [
     "PolynomialKernel",
     "RationalQuadraticKernel",
     "median_bandwidth",
-    "square_distances",
 ]
 
 
@@ -130,17 +130,6 @@ def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
             "half of the pooled points coincide, so their median distance is 0; give a bandwidth"
         )
     return distance / math.sqrt(2)
-
-
-def square_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Squared distances; from products above 4 dimensions, clamped at 0."""
-    if x.shape[1] <= 4:
-        square = (x[:, :1] - y[:, 0]).square_()
-        for k in range(1, x.shape[1]):
-            square += (x[:, k : k + 1] - y[:, k]).square_()
-        return square
-    square = torch.addmm(y.square().sum(1).unsqueeze(0), x, y.mT, alpha=-2)
-    return square.add_(x.square().sum(1, keepdim=True)).clamp_(min=0)
 
 
 def _inverse_power(base: Tensor, a: float) -> Tensor:

@@ -128,6 +128,8 @@ def mmd2(
     yy, _, yy_own, yy_square = _sums(kernel, y, y)
     xy, yx, _, xy_square = _sums(kernel, x, y)
     sum_xy = float(xy.sum())
+    if not math.isfinite(sum_xy + float(xx.sum()) + float(yy.sum())):
+        raise ValueError(f"the kernel {type(kernel).__name__} gives NaN or infinite values")
     if not unbiased:
         diagonals = float(xx_own.sum()) / n**2 + float(yy_own.sum()) / m**2
         value = float(xx.sum()) / n**2 + float(yy.sum()) / m**2 + diagonals - 2 * sum_xy / (n * m)
@@ -172,6 +174,8 @@ def _sums(kernel: Kernel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor,
         for j in range(i if own else 0, len(y), size):
             a, b = x[i : i + size], y[j : j + size]
             tile = returned("kernel(x, y)", kernel(a, b), (len(a), len(b)))
+            if own and i == j == 0 and not torch.allclose(tile, tile.mT, equal_nan=True):
+                raise ValueError("kernel(x, y) must be symmetric, k(x, y) = k(y, x), and it is not")
             if own and i == j:
                 diagonal[i : i + size] = tile.diagonal()
                 tile.fill_diagonal_(0.0)

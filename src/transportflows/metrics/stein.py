@@ -20,9 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, rows_of
 from .._core.signatures import checked
-from .kernels import median_bandwidth, square_distances
+from .kernels import median_bandwidth
 from .mmd import KernelDistance
 
 __all__ = ["kernel_stein_discrepancy"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import check_state
+from .._core.checks import check_state, names, unit_times
 from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..fields.base import Field
@@ -49,6 +50,16 @@ class ExactField(Field):
         self.shape = shape
         self.register_buffer("_like", torch.zeros(()), persistent=False)
 
+    def check_conditions(
+        self, cond: Mapping[str, Any] | None, n: int, **how: Any
+    ) -> dict[str, Any]:
+        if found := super().check_conditions(cond, n, **how):
+            raise ValueError(
+                f"an oracle is of one law of data and takes no conditions, got {names(found)}; make"
+                " one of the law given them"
+            )
+        return {}
+
     def config(self) -> dict[str, Any]:
         raise NotImplementedError("an oracle is made from its process and its law of data")
 
@@ -68,7 +79,7 @@ class ExactField(Field):
             )
 
     def _times(self, t: float | Tensor, n: int, like: Tensor) -> Tensor:
-        t = as_time(t, like)
+        t = unit_times("t", as_time(t, like))
         if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
             raise ValueError(f"got t of shape {tuple(t.shape)} for {n} rows; it is () or ({n},)")
         return t

@@ -33,7 +33,8 @@ class EmpiricalOracle(ExactField):
               w_i \propto \exp\bigl(-|x - \alpha m - \beta y_i|^2 / 2 \hat\sigma^2\bigr),
 
     and the nearest data point where σ̂ = 0 (the average of those that tie). It is streamed over
-    blocks of data with a running maximum, in float64, so that no B x N matrix is held.
+    blocks of data with a running maximum, in float64, so that no B x N matrix is held. Rows are
+    taken from the data's mean: exponents are off by 1e-16 R²/σ̂² for data within R of it.
     The other fields follow by conversion, and are refused at the times where it is singular.
 
     Args:
@@ -123,12 +124,13 @@ class EmpiricalOracle(ExactField):
         """``(low, total, sum)``: the least cost, ``Σ e_i`` and ``Σ e_i y_i`` (if ``mean``).
 
         The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
-        the least cost alone counts.
+        the least cost alone counts. All are taken from the mean of the data.
         """
+        x = x - beta * self._centre(x)
         rate = 1 / variance.clamp(min=1e-290)
         low, total, summed = None, torch.zeros_like(x[:, :1]), torch.zeros_like(x)
         for block in torch.split(self.rows.flatten(1), self.block):
-            y = block.to(x)
+            y = block.to(x) - self._centre(x)
             cost = 0.5 * beta.square() * y.square().sum(1) - beta * (x @ y.mT)
             lower = cost.detach().amin(1, keepdim=True)
             if low is not None:
@@ -141,12 +143,16 @@ class EmpiricalOracle(ExactField):
             low = lower
         return torch.zeros_like(total) if low is None else low, total, summed
 
+    def _centre(self, x: Tensor) -> Tensor:
+        return self.rows.flatten(1).mean(0, dtype=x.dtype)
+
     def _mean(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
         _, total, summed = self._stream(x, beta, variance, mean=True)
-        return summed / total
+        return summed / total + self._centre(x)
 
     def _log_density(self, x: Tensor, beta: Tensor, variance: Tensor) -> Tensor:
         low, total, _ = self._stream(x, beta, variance, mean=False)
+        x = x - beta * self._centre(x)
         exponent = -(0.5 * sum_events(x.square())[:, None] + low) / variance
         constant = -0.5 * x.shape[1] * (variance.log() + _LOG_2PI) - math.log(len(self.rows))
         return (exponent + total.log() + constant)[:, 0]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import positive_integer
+from .._core.checks import event_shape, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import draw_key, local, stream
 from .._core.signatures import checked
@@ -74,7 +74,7 @@ class OneStepGenerator(Field):
             latent = Gaussian(latent)
         self.net = net
         self.latent = as_distribution(latent)
-        self.shape = torch.Size(self.latent.shape if shape is None else shape)
+        self.shape = event_shape("shape", self.latent.shape if shape is None else shape)
         # What the trainer asks of data, namely their shape; nothing else of it is used.
         self.process = Process(OneSidedLinear(), shape=self.shape)
         check_transform(transform)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import unit_times
-from .._core.conditions import check_conditions, map_rows
+from .._core.checks import event_shape, unit_times
+from .._core.conditions import check_conditions, map_rows, with_start
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
@@ -20,11 +20,19 @@ from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
+from ..distributions.transformed import Transformed
 from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
 from ..times.base import Margin, TimeSampler, UniformTimes
-from .checks import check_data, check_ends, check_own_base, check_speed, check_times
+from .checks import (
+    check_data,
+    check_ends,
+    check_own_base,
+    check_speed,
+    check_times,
+    check_told_start,
+)
 
 __all__ = ["Process"]
 
@@ -39,6 +47,8 @@ class Process(Storable, nn.Module):
             that makes its own noise (one-sided) needs none; its base is N(0, γ(0)² Id), and
             giving that Gaussian is a way to give the event shape. For a mirror, the base is only
             where sampling starts. With paired data it may be None: sampling then needs ``start``.
+            It is in the units of the path, standardised ones where a field has a transform:
+            ``Transformed(Empirical(x0), transform)`` is a law of rows in the units of the data.
         coupling: joint law of (x0, x1); :class:`Independent` by default.
         shape: event shape, if neither base nor data should tell it.
 
@@ -73,14 +83,16 @@ class Process(Storable, nn.Module):
         if shape is not None:
             if self.shape is not None and tuple(self.shape) != tuple(shape):
                 raise ValueError(f"shape is {tuple(shape)}, but the base has {tuple(self.shape)}")
-            self.shape = torch.Size(shape)
+            self.shape = event_shape("shape", shape)
         if not interpolant.uses_base and not self.coupling.independent:
             raise ValueError(
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
+        check_told_start(interpolant, self.coupling)
         self._noise_part: tuple[Written, NoisePart] | None = None
         self._margin: tuple[Written, Margin] | None = None
+        self._start: tuple[torch.Size, float, Distribution] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         check_times(interpolant, self.device)
         if interpolant.affine:
@@ -192,7 +204,17 @@ class Process(Storable, nn.Module):
                 "the event shape is unknown; write Process(..., shape=(2,)), or give"
                 " sample(..., start=...) a tensor of states"
             )
-        return Gaussian(self.shape, scale=self._start_scale)
+        scale = self._start_scale
+        if self._start is None or self._start[:2] != (self.shape, scale):
+            self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
+        return self._start[2]
+
+    def own_law(self, law: Any) -> bool:
+        """Whether a law is the base or the start of this process: the object, not an equal one."""
+        base = self.base
+        if base is not None and (law is base or law is getattr(base, "law", None)):
+            return not isinstance(base, Transformed) or law is base
+        return self._start is not None and law is self._start[2]
 
     @property
     def _start_scale(self) -> float:
@@ -251,6 +273,8 @@ class Process(Storable, nn.Module):
             if x0 is None:
                 x0 = self._draw_base(n, x1, generator)
             x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
+            if self.coupling.condition_on_start:
+                cond = with_start(cond, x0)
         else:
             x0 = None
         z = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,23 +12,26 @@ from torch import Tensor
 
 from ..fields.base import Field
 from ..solve.rows import Chunks
-from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
-from .dynamics import regular_margin
+from ..solve.solution import NonFiniteStateError, Solution
+from .budget import Budget
+from .probability_flow import Piece, ProbabilityFlow
 
 __all__ = [
     "ADAPTIVE",
     "check_tolerances",
-    "integrate_adaptive",
+    "midpoint",
+    "over_pieces",
     "solve_adaptively",
-    "step_ends",
-    "stuck",
+    "worst_row",
 ]
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun", "fehlberg2")
 """Adaptive schemes, by their names in torchdiffeq."""
 
+Slope = Callable[[Tensor, Tensor], Tensor]
 
-def _worst_row(error: Tensor) -> Tensor:
+
+def worst_row(error: Tensor) -> Tensor:
     """The largest root mean square over the rows.
 
     With torchdiffeq's default, one norm over the batch, a sample's error would depend on the
@@ -50,109 +54,89 @@ def check_tolerances(rtol: float, atol: float) -> None:
             )
 
 
-def step_ends(times: Tensor, breakpoints: Sequence[float]) -> dict[str, Tensor]:
-    """Options of torchdiffeq's adaptive solvers, so that steps end at times and at breakpoints.
-
-    Left alone they step past a time and interpolate there, by a polynomial that the tolerance does
-    not control.
-    """
-    low, high = float(times.min()), float(times.max())
-    inside = [b for b in breakpoints if low < b < high]
-    ends = [s for s in times.tolist() if s not in inside]  # torchdiffeq wants no time in both
-    options = {"step_t": torch.tensor(ends, dtype=torch.float64, device=times.device)}
-    if inside:
-        options["jump_t"] = torch.tensor(inside, dtype=torch.float64, device=times.device)
-    return options
-
-
-def stuck(
-    error: AssertionError, scheme: str, t: Tensor, state: Tensor, solution: Solution
-) -> Exception:
-    """What to raise for an AssertionError of a solve whose last evaluation was at (t, state)."""
-    if not str(error).startswith(("underflow in dt", "non-finite values")):
-        return error  # not torchdiffeq's word for a step that shrank to nothing: the network's own
-    bad = int((~state.isfinite()).flatten(1).any(1).sum())
-    return NonFiniteStateError(
-        f"{scheme} cannot pass t = {float(t):.6g}: its step shrank to nothing ({error}), with"
-        f" {bad} of {len(state)} rows not finite. Look at the field there, or use a fixed-step"
-        " scheme; the states are in error.solution",
-        solution,
-    )
-
-
-def integrate_adaptive(
-    velocity: Callable[[Tensor, Tensor], Tensor],
+def over_pieces(
+    slope: Callable[[Piece], Slope],
     x: Tensor,
-    ends: Tensor,
+    pieces: Sequence[Piece],
+    budget: Budget,
     *,
-    scheme: str,
     rtol: float,
     atol: float,
-    breakpoints: Sequence[float] = (),
-    save_at: Sequence[float] | Tensor | None = None,
-    max_nfe: int | None = None,
-) -> Solution:
-    """Integrate ``dX/dt = b(t, X)`` adaptively from ``start`` to ``stop``.
+    norm: Callable[[Tensor], Tensor],
+    saved: Sequence[float] = (),
+    adjoint: bool = False,
+) -> tuple[Tensor, dict[float, Tensor]]:
+    """Integrate ``dX/du`` over the pieces of a probability flow, adaptively.
+
+    Steps end at the ends of pieces and at saved times: left alone a solver steps past them and
+    interpolates there, by a polynomial that the tolerance does not control.
 
     Args:
-        velocity: ``b(t, x)``, t of shape ``()``.
-        x: starting states ``(n, *)``.
-        ends: first and last time, float64 ``(2,)``.
-        scheme: one of :data:`ADAPTIVE`.
-        rtol: relative tolerance of each row, above 0.
-        atol: absolute tolerance of each row, above 0.
-        breakpoints: times at which the velocity is not smooth; a step ends there.
-        save_at: times of the trajectory, in any order; a step ends at each.
-        max_nfe: most evaluations of the velocity; None for no bound.
+        slope: of a piece the function ``(u, x)``, which counts itself in the budget; for the
+            adjoint method a module.
+        x: states.
+        pieces: in the order of the solve.
+        budget: of evaluations, with the name of the scheme.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        norm: of an error, in units of the tolerance.
+        saved: u at which to keep the states.
+        adjoint: differentiate by the adjoint method.
+
+    Returns:
+        The states at the end, and those at ``saved``.
 
     Raises:
-        TooManyEvaluationsError: if it is not done by then; it carries where it had come to.
+        TooManyEvaluationsError: if the budget is spent.
+        NonFiniteStateError: if a step shrinks to nothing.
     """
-    from torchdiffeq import odeint
+    from torchdiffeq import odeint, odeint_adjoint
 
-    start, stop = ends.tolist()
-    check_tolerances(rtol, atol)
+    kept = {u: x for u in saved if u == pieces[0].start}
+    for piece in pieces:
+        low, high = min(piece.start, piece.stop), max(piece.start, piece.stop)
+        inner = {u for u in saved if low < u < high}
+        stops = sorted({low, high, *inner}, reverse=piece.start > piece.stop)
+        function = slope(piece)
+        if piece.short:
+            states = [x]
+            for a, b in pairwise(stops):
+                states.append(midpoint(function, states[-1], a, b))
+        else:
+            grid = torch.tensor(stops, dtype=torch.float64, device=x.device)
+            how: dict[str, Any] = {"method": budget.scheme, "rtol": rtol, "atol": atol}
+            if adjoint:  # solved in -u where u falls; torchdiffeq leaves its options in u
+                sign = 1.0 if piece.start < piece.stop else -1.0
+                how["adjoint_options"] = {"step_t": sign * grid}
+            method = odeint_adjoint if adjoint else odeint
+            options = {"norm": norm, "step_t": grid}
+            try:
+                states = list(method(function, x, grid, options=options, **how))
+            except AssertionError as error:
+                raise _stuck(error, budget) from error
+        kept.update((u, y) for u, y in zip(stops, states, strict=True) if u in saved)
+        x = states[-1]
+    return x, kept
 
-    calls, latest = 0, (torch.tensor(start), x)
 
-    def counted(t: Tensor, y: Tensor) -> Tensor:
-        nonlocal calls, latest
-        if calls == max_nfe:
-            raise TooManyEvaluationsError(
-                f"{scheme} is at t = {float(t):.6g} after max_nfe = {max_nfe} evaluations. A"
-                " network with kinks (ReLU), with noise in it (dropout) or of half precision cannot"
-                " meet a small tolerance; take larger rtol and atol, a fixed-step scheme such as"
-                " 'rk4', or a larger max_nfe. The states are in error.solution",
-                Solution(x=y, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=None),
-            )
-        calls += 1
-        latest = (t, y)
-        return velocity(t.to(x), y)
+def midpoint(slope: Slope, x: Tensor, start: float, stop: float) -> Tensor:
+    """A step that looks at its middle only, of order 2: both slopes are of that time."""
+    h = stop - start
+    middle = torch.tensor(start + 0.5 * h, dtype=torch.float64, device=x.device)
+    return x + h * slope(middle, x + 0.5 * h * slope(middle, x))
 
-    wanted = [] if save_at is None else [float(s) for s in torch.as_tensor(save_at).reshape(-1)]
-    low, high = min(start, stop), max(start, stop)
-    outside = [s for s in wanted if not low <= s <= high]
-    if outside:
-        raise ValueError(f"cannot save at {outside}: the solve spans [{low:g}, {high:g}]")
-    times = sorted({start, stop, *wanted}, reverse=stop < start)
-    grid = torch.tensor(times, dtype=torch.float64, device=x.device)
-    options = {"norm": _worst_row, **step_ends(grid, breakpoints)}
-    try:
-        states = odeint(counted, x, grid, method=scheme, rtol=rtol, atol=atol, options=options)
-    except AssertionError as error:
-        t, y = latest
-        reached = Solution(x=y, t=grid.cpu(), nfe=calls, scheme=scheme, first_bad_step=0)
-        raise stuck(error, scheme, t, y, reached) from error
-    saved = [times.index(s) for s in wanted]
-    bad = not bool(torch.isfinite(states[-1]).all())
-    return Solution(
-        x=states[-1],
-        t=grid.cpu(),
-        nfe=calls,
-        scheme=scheme,
-        trajectory=states[saved] if saved else None,
-        saved_at=grid.cpu()[saved] if saved else None,
-        first_bad_step=len(times) - 2 if bad else None,
+
+def _stuck(error: AssertionError, budget: Budget) -> Exception:
+    """What to raise for an AssertionError of a solve."""
+    if not str(error).startswith(("underflow in dt", "non-finite values")) or not budget.latest:
+        return error  # not torchdiffeq's word for a step that shrank to nothing: the network's own
+    t, x = budget.latest
+    bad = int((~x.isfinite()).flatten(1).any(1).sum())
+    return NonFiniteStateError(
+        f"{budget.scheme} cannot pass t = {float(t):.6g}: its step shrank to nothing ({error}),"
+        f" with {bad} of {len(x)} rows not finite. Look at the field there, or use a fixed-step"
+        " scheme; the states are in error.solution",
+        Solution(x, torch.tensor([float(t)]), budget.spent, budget.scheme, first_bad_step=0),
     )
 
 
@@ -170,23 +154,64 @@ def solve_adaptively(
     chunk: int,
     max_nfe: int | None,
 ) -> Solution:
-    """The probability flow of a field, by :func:`integrate_adaptive`, in chunks of rows."""
-    low, high = regular_margin(field, margin)
+    """The probability flow of a field, in chunks of rows.
+
+    Args:
+        field: with a velocity.
+        x: starting states ``(n, *)``.
+        ends: first and last time, float64 ``(2,)``.
+        scheme: one of :data:`ADAPTIVE`.
+        margin: from the ends of time; None for what the field needs.
+        save_at: times of the trajectory, in any order; a step ends at each.
+        rtol: relative tolerance of each row, above 0.
+        atol: absolute tolerance of each row, above 0.
+        cond: conditions.
+        chunk: rows in a call.
+        max_nfe: most evaluations of the velocity.
+
+    Raises:
+        TooManyEvaluationsError: if it is not done by then; it carries where it had come to.
+    """
+    check_tolerances(rtol, atol)
+    start, stop = ends.tolist()
+    wanted: list[float] = (
+        [] if save_at is None else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
+    )
+    low, high = min(start, stop), max(start, stop)
+    outside = [s for s in wanted if not low <= s <= high]
+    if outside:
+        raise ValueError(f"cannot save at {outside}: the solve spans [{low:g}, {high:g}]")
+    tolerance = min(rtol, atol)
+    flow = ProbabilityFlow(field, margin=margin, tolerance=tolerance, dtype=x.dtype)
+    budget = Budget(max_nfe, scheme, field.networks, tolerance)
     chunks = Chunks(x, chunk, cond)
 
-    def velocity(t: Tensor, state: Tensor) -> Tensor:
-        t = t.clamp(low, 1 - high)
-        parts = [field.velocity(t, state[pick], rows.cond) for pick, rows in chunks.parts]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)[: len(state)]
+    def along(piece: Piece) -> Slope:
+        def velocity(u: Tensor, state: Tensor) -> Tensor:
+            parts = [flow.velocity(piece, u, state[pick], r.cond) for pick, r in chunks.parts]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)[: len(state)]
 
-    return integrate_adaptive(
-        velocity,
-        x,
-        ends,
+        def counted(u: Tensor, state: Tensor) -> Tensor:
+            budget.spend(velocity, flow.clock.time(u), u, state)
+            return velocity(u, state)
+
+        return counted
+
+    places = {s: flow.clock.of(s) for s in wanted}
+    end, kept = over_pieces(
+        along, x, flow.pieces(start, stop), budget,
+        rtol=rtol, atol=atol, norm=worst_row, saved=list(places.values()),
+    )  # fmt: skip
+    times = sorted({start, stop, *wanted}, reverse=stop < start)
+    path = [kept[places[s]] for s in wanted]
+    bad = not bool(torch.isfinite(end).all())
+    return Solution(
+        x=end,
+        t=torch.tensor(times, dtype=torch.float64),
+        nfe=budget.spent,
         scheme=scheme,
-        rtol=rtol,
-        atol=atol,
-        breakpoints=field.process.interpolant.breakpoints,
-        save_at=save_at,
-        max_nfe=max_nfe,
+        trajectory=torch.stack(path) if path else None,
+        saved_at=torch.tensor(wanted, dtype=torch.float64) if path else None,
+        margin=flow.kept(start, stop),
+        first_bad_step=len(times) - 2 if bad else None,
     )

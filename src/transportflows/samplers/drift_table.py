@@ -17,7 +17,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.limit import UnlimitedEpsilon, limited, limited_times
-from .ends import BOUND, extrapolation, integration, kind_of_end, rooted
+from .ends import BOUND, extrapolation, integration, kind_of_end, looks, rooted
 from .schemes import Scheme
 
 __all__ = ["DriftTable"]
@@ -55,9 +55,9 @@ class DriftTable:
         scheme: Scheme,
     ) -> None:
         self.field, self.part, self.scheme = field, field.process.noise_part, scheme
-        of_score = "score" in field.outputs
-        self.schedules = limited(epsilons, scheme.limit, growth=True, of_score=of_score)
-        self.may_close = not of_score and isinstance(self.part, GaussianPart)
+        self.of_score = "score" in field.outputs
+        self.schedules = limited(epsilons, scheme.limit, growth=True, of_score=self.of_score)
+        self.may_close = not self.of_score and isinstance(self.part, GaussianPart)
         self.may_close &= not any(isinstance(e, UnlimitedEpsilon) for e in epsilons)
         self.times, self.widths = stages.clone(), widths
         self.starts = stages[:, 0] - scheme.nodes[0] * widths
@@ -91,9 +91,11 @@ class DriftTable:
                 self.times[0], self.margin = kept, (low, high)
         if last == "root" and len(nodes) > 1:
             self.roots[final] = (final in self.roots, True)
+        elif last == "root" and stop is not None:
+            self.times[-1] = stop - 0.5 * self.widths[-1]
         elif last == "pole":
             self.dropped = tuple(k for k, node in enumerate(nodes) if node == 1)
-        theta = torch.tensor(nodes, dtype=torch.float64, device=self.times.device)
+        theta = torch.tensor(looks(self.scheme), dtype=torch.float64, device=self.times.device)
         for step, (at_start, at_stop) in self.roots.items():
             place, _ = rooted(theta, first=at_start, last=at_stop)
             moved = self._inside(slice(step, step + 1), place)[0]
@@ -101,12 +103,17 @@ class DriftTable:
             self.times[step] = torch.where(inner, moved, self.times[step])
 
     def _kind(self, end: float, step: int) -> str:
-        """What the drift has at an end that a step touches."""
+        """What the drift has at an end that a step touches, the same for every ε."""
 
         def weights_at(t: Tensor) -> Combination:
             return self._weights(t.to(self.times)[None], slice(step, step + 1))[0]
 
-        return kind_of_end(weights_at, end)
+        kind = kind_of_end(weights_at, end)
+        if kind == "regular" and self.noisy and not (self.of_score or bool(self.still[step])):
+            t = self.times.new_tensor(end)
+            if bool((self.part.scale(t) == 0) & (self.part.scale_sq_dot(t) != 0)):
+                return "root"  # of ε/σ̂
+        return kind
 
     def _inside(self, steps: slice, place: Tensor) -> Tensor:
         """Times at fractions of steps, ``(S, Q)``, reckoned from the nearer end of each."""
@@ -212,7 +219,7 @@ class DriftTable:
         ``V = σ̂² + β²``; either way ``dX = (V̇/2 ∓ ε)/V X dt + √(2ε) dW`` about its mean.
         """
         part = self.part
-        if not isinstance(part, GaussianPart) or self.margin != (0.0, 0.0):
+        if not isinstance(part, GaussianPart):
             return []
         path, found = part.path, []
         ends = torch.cat([self.starts, self.starts[-1:] + self.widths[-1:]]).clamp(0, 1)

@@ -20,18 +20,16 @@ import torch
 from torch import Tensor
 
 from .._core.signatures import checked
-from .._core.tensor import as_time
 from ..combination import Combination
 from ..fields.base import Field
+from ..fields.calls import restored, rounded
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.rows import Rows
 from .drift_table import DriftTable
-from .ends import BOUND
 from .schemes import Scheme
 
-__all__ = ["Drift", "Dynamics", "FieldDynamics", "FunctionDynamics", "regular_margin"]
+__all__ = ["Drift", "Dynamics", "FieldDynamics", "FunctionDynamics"]
 
-_MARGINS = {"regular": 0.0, "root": 1e-4, "pole": 1e-3}  # by what the velocity has at an end
 
 Epsilon = float | Callable[[Tensor], Tensor] | EpsilonSchedule
 
@@ -120,7 +118,8 @@ class _FunctionDrift(Drift):
         self.function, self.times = function, times
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        slope = self.function(self.times[step, node], x, **rows.cond)
+        t, given, cond = rounded(self.function, self.times[step, node], x, rows.cond)
+        slope = restored(self.function(t, given, **cond), x.dtype)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ValueError(
@@ -187,30 +186,3 @@ class _FieldDrift(Drift):
         combination = self.combinations[step][node]
         predictions = self.field.predict(self.times[step, node], x, rows.cond, combination.needed)
         return combination.of(x, self.mean, predictions, None if self.groups == 1 else rows)
-
-
-@torch.no_grad()
-def singular_ends(field: Field, like: Tensor) -> tuple[str, str]:
-    """What the velocity's weights have at t = 0 and t = 1: ``"regular"``, ``"root"``, ``"pole"``.
-
-    A root is that of a latent scale, such as ``sqrt(t)``: 1e-4 from it the weights are at most 100.
-    """
-
-    def too_large(margin: float, bound: float) -> list[bool]:
-        ends = as_time(torch.tensor([margin, 1 - margin], dtype=torch.float64), like.double())
-        flags: list[bool] = (~field.weights("velocity", ends).within(bound)).tolist()
-        return flags
-
-    singular, pole = too_large(0.0, BOUND), too_large(1e-4, 100.0)
-    kinds = [
-        "regular" if not s else "pole" if p else "root" for s, p in zip(singular, pole, strict=True)
-    ]
-    return kinds[0], kinds[1]
-
-
-def regular_margin(field: Field, given: tuple[float, float] | None) -> tuple[float, float]:
-    """The margins given, or those within which the velocity's weights are singular."""
-    if given is not None:
-        return given
-    first, last = singular_ends(field, field.reference())
-    return _MARGINS[first], _MARGINS[last]

@@ -32,7 +32,7 @@ from torch import Tensor
 from ..combination import Combination
 from .schemes import Scheme
 
-__all__ = ["BOUND", "extrapolation", "integration", "kind_of_end", "rooted"]
+__all__ = ["BOUND", "extrapolation", "integration", "kind_of_end", "looks", "rooted"]
 
 BOUND = 1e4
 """Weights above this are singular: float32 carries seven digits, and 1/σ̂ at 1e-4 takes four."""
@@ -72,6 +72,18 @@ def rooted(theta: Tensor, *, first: bool, last: bool) -> tuple[Tensor, Tensor]:
     return 1 - (1 - theta).square(), 2 * (1 - theta)
 
 
+def looks(scheme: Scheme) -> tuple[float, ...]:
+    """The θ at which a scheme looks in such a step: its nodes; Gauss's where they are 0 and 1.
+
+    A noise prediction is zero at the end itself, but for its error, and a trapezoid would give that
+    half of the weight. With equal weights what the states at 0 and 1 are too early and too late
+    cancels.
+    """
+    if scheme.nodes == (0.0, 1.0) and scheme.quadrature == (0.5, 0.5):
+        return 0.5 - math.sqrt(1 / 12), 0.5 + math.sqrt(1 / 12)
+    return scheme.nodes
+
+
 def integration(scheme: Scheme, *, first: bool, last: bool) -> tuple[Tensor, Tensor]:
     """How coefficients are integrated over a step with a root at its start, its end or both.
 
@@ -81,13 +93,14 @@ def integration(scheme: Scheme, *, first: bool, last: bool) -> tuple[Tensor, Ten
     """
     unit, gauss = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(_POINTS))
     unit, gauss = 0.5 * (unit + 1), 0.5 * gauss
+    nodes = looks(scheme)
     total: dict[float, float] = {}  # by node, of those that count
-    for node, weight in zip(scheme.nodes, scheme.quadrature, strict=True):
+    for node, weight in zip(nodes, scheme.quadrature, strict=True):
         if weight != 0:
             total[node] = total.get(node, 0.0) + weight
     places, weights = [], []
-    for node in scheme.nodes:
-        reach = 1.0 if node in total else min((c for c in scheme.nodes if c > node), default=1.0)
+    for node in nodes:
+        reach = 1.0 if node in total else min((c for c in nodes if c > node), default=1.0)
         place, slope = rooted(reach * unit, first=first, last=last)
         basis = gauss * slope
         for other in total if node in total else ():

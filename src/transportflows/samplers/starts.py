@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
-from .._core.tensor import state_dtype
-from ..distributions import Distribution, as_distribution
+from .._core.tensor import solving_dtype
+from ..couplings.base import Coupling
+from ..distributions import Distribution
 from ..fields.base import Field
+from ..fields.units import starting_law
+from ..solve.epsilon import EpsilonSchedule
 
-__all__ = ["evaluating", "starting_states"]
+__all__ = ["check_from_start", "evaluating", "starting_states"]
 
 
 def starting_states(
@@ -29,14 +32,14 @@ def starting_states(
 ) -> Tensor:
     """The states to start from, in the field's units."""
     like = field.reference()
-    like = like.to(state_dtype(dtype, like.dtype))
+    like = like.to(solving_dtype(dtype, like.dtype))
     process = field.process
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:
             raise ValueError(f"n = {n}, but start has {start.shape[0]} rows; leave n out")
-        x = start.to(state_dtype(dtype, start.dtype))
-        _check_kind(field, x, "start")
+        x = start.to(solving_dtype(dtype, start.dtype))
+        _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
     if isinstance(n, Tensor) and n.ndim > 0:
@@ -49,22 +52,38 @@ def starting_states(
             f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
             " Distribution such as Empirical(data)), or states x_t of your own"
         )
-    law = process.start if start is None else as_distribution(start)
+    law = starting_law(process, field.transform, start)
     _check_shape(process.shape, torch.empty(1, *law.shape))
     generator = stream(mix(key, 0), device=like.device)
-    x = law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
-    return x if field.transform is None or start is None else field.transform(x)
+    return law.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
 
-def _check_kind(field: Field, x: Tensor, name: str) -> None:
-    """Refuse states whose dtype or device is not the networks'."""
+def _check_device(field: Field, x: Tensor, name: str) -> None:
+    """Refuse states that are on another device than the networks."""
     if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
         return
     like = field.reference()
-    if x.dtype != like.dtype or x.device != like.device:
+    if x.device != like.device:
         raise ValueError(
-            f"{name} is {x.dtype} on {x.device} and the network is {like.dtype} on {like.device};"
-            f" write {name}.to(dtype={like.dtype}, device={str(like.device)!r})"
+            f"{name} is on {x.device} and the network is on {like.device}; write"
+            f" {name}.to({str(like.device)!r})"
+        )
+
+
+def check_from_start(
+    coupling: Coupling, grid: Tensor, schedules: Sequence[EpsilonSchedule]
+) -> None:
+    """Refuse a solve that a field which is told of the start of its path cannot make."""
+    if float(grid[0]) != 0 or float(grid[-1]) == 0:
+        raise ValueError(
+            "the field is told of the start of its path, x0, so a solve starts there, at t = 0;"
+            f" got t from {float(grid[0]):g} to {float(grid[-1]):g}"
+        )
+    if not coupling.is_map and any(schedule.is_zero for schedule in schedules):
+        raise ValueError(
+            "at ε = 0 all copies of an x0 go to one x1, and the coupling does not say that it is a"
+            " map; give an epsilon, such as NoiseScaleEpsilon(0.5), or write"
+            " Paired(condition_on_start=True, is_map=True)"
         )
 
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
-from .._core.signatures import checked
+from .._core.signatures import check_call
+from .._core.tensor import widened
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -29,7 +30,6 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
-@checked
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -51,7 +51,8 @@ def march(
 
     Args:
         stepper: how rows get over a step.
-        x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed.
+        x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed, and
+            kept in float32 where they are of half precision.
         times: float64 ``(steps + 1,)``: of the grid, or numbers of steps.
         saved: places in ``times`` at which to save the states.
         noise: source of increments; :class:`Increments` by default.
@@ -70,8 +71,11 @@ def march(
         ValueError: if the states are no floating-point rows, do not divide into the groups, would
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
+    check_call(march, locals())
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times are a grid (steps + 1,), got shape {tuple(times.shape)}")
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
-    n = _check_rows(x, groups)
+    n, x = _check_rows(x, groups), widened(x)
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
     if prepared.noisy:
@@ -164,6 +168,8 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             raise ValueError(
                 f"a hook must return None, or states of shape {tuple(moment.x.shape)}, got {got}"
             )
+        if not changed.is_floating_point():
+            raise TypeError(f"a hook must return floating-point states, got {changed.dtype}")
         state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
     moment.x = state
     return state

@@ -22,9 +22,9 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container, files
-from .states import check_state
 from .._core.signatures import checked
 from ..fields.base import FILE_KIND
+from .states import check_state
 
 __all__ = [
     "CheckpointWarning",

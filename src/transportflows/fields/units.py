@@ -1,0 +1,68 @@
+"""In which units a field's laws are: the data's at its surface, those of the process inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..distributions import Distribution, Empirical, Transformed, as_distribution
+from ..process import Process
+from ..transforms import Standardize
+
+__all__ = ["check_units", "outer_start", "starting_law"]
+
+
+def check_units(process: Process, transform: Standardize | None) -> None:
+    """Refuse a base of rows of data in the process of a field that standardises the data."""
+    base = process.base
+    if transform is not None and isinstance(base, Empirical):
+        raise ValueError(
+            "the field has a transform, so its process is in standardised units, and the base is an"
+            " Empirical law of rows, which are in the data's; write"
+            " base=Transformed(Empirical(x0), transform), with Transformed of"
+            " transportflows.distributions"
+        )
+    if isinstance(base, Transformed) and not base.inverse and not _same(base.transform, transform):
+        raise ValueError(
+            f"the base is standardised by {base.transform!r} and the field has the transform"
+            f" {transform!r}; give both the same one"
+        )
+
+
+def _same(one: Standardize, other: Standardize | None) -> bool:
+    if other is None or one is other:
+        return one is other
+    pairs = ((one.mean, other.mean), (one.scale, other.scale))
+    return all(a.shape == b.shape and torch.equal(a.to(b), b) for a, b in pairs)
+
+
+def outer_start(process: Process, transform: Standardize | None) -> Distribution:
+    """The law at t = 0 in the units of the data."""
+    law = process.start
+    if transform is None:
+        return law
+    if isinstance(law, Transformed) and not law.inverse:
+        return law.law
+    return Transformed(law, transform, inverse=True)
+
+
+def starting_law(
+    process: Process, transform: Standardize | None, given: Any | None
+) -> Distribution:
+    """A law at t = 0 in the units of the process, of one in those of the data.
+
+    Args:
+        process: of the field.
+        transform: of the field.
+        given: any law, in the units of the data; None, or the process's own base or start, for
+            that of the process.
+    """
+    if given is None or process.own_law(given):
+        return process.start
+    law = as_distribution(given)
+    if transform is None:
+        return law
+    if isinstance(law, Transformed) and law.inverse and law.transform is transform:
+        return law.law
+    return Transformed(law, transform)
