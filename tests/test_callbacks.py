@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import os
 import math
+import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -223,7 +223,7 @@ def test_methods_that_would_never_be_called_are_refused():
         def on_step(self, trainer):
             raise AssertionError
 
-    with pytest.raises(TypeError, match="NoEvery has on_step, and nowhere says.*every = 1"):
+    with pytest.raises(TypeError, match=r"NoEvery has on_step, and nowhere says.*every = 1"):
         run(NoEvery())
     silent = NoEvery()
     silent.every = None
@@ -242,7 +242,7 @@ def test_methods_that_would_never_be_called_are_refused():
             pass
 
     with pytest.raises(
-        TypeError, match="on_epoch_end, which is never called; the moments .*on_step"
+        TypeError, match=r"on_epoch_end, which is never called; the moments .*on_step"
     ):
         run(Other())
 

@@ -62,7 +62,8 @@ def test_any_edit_of_a_state_is_refused_or_trains_on(saved, tmp_path):
             try:
                 mine.load(path)
             except tpf.fields.DamagedFileError as error:
-                assert str(path) in str(error)
+                told = str(error)
+                assert str(path) in told
                 assert bits(mine) == before, way
                 refused += 1
             else:
@@ -127,7 +128,7 @@ def test_a_callback_that_refuses_its_memory_leaves_the_run_as_it_was(tmp_path):
     mine = trainer()
     before = copy.deepcopy(snapshot(mine, None, ())[1])
     Forgetful.state = lambda self: {}
-    with pytest.raises(tpf.training.ResumeError, match="memory of Forgetful.*not mine"):
+    with pytest.raises(tpf.training.ResumeError, match=r"memory of Forgetful.*not mine"):
         fit(mine, rows(), tmp_path, resume=True, callbacks=[Forgetful()])
     after = snapshot(mine, None, ())[1]
     for name in ("field", "step", "optimizer", "averages", "history"):
