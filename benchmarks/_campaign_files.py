@@ -30,6 +30,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def described(whole: bytes) -> Iterator[tuple[str, bytes]]:
     texts: list[Any] = [None, 3, [], "", "{", "[]", "3", "null", '"x"', "{}", "[" * 10**5, "NaN"]
     texts += ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "[" + "[]," * 10**6 + "[]]"]
     texts += ["[" + '{"":0},' * 10**6 + "{}]", '{"a":1,"a":2}', "9" * 10**5, "é", '"\\ud83d"']
-    texts += ['{"$":"%s","of":[]}' % kind for kind in ("object", "reduce", "eval", "set", "path")]
+    texts += [f'{{"$":"{kind}","of":[]}}' for kind in ("object", "reduce", "eval", "set", "path")]
     texts += [
         '{"$":"dict","of":[[[],1]]}',
         '{"$":"bytes","of":"%"}',
@@ -308,8 +309,8 @@ def edited(path: Path, each: int) -> Iterator[tuple[str, Made]]:
             writer(lambda way=way: changed(both, way, lambda at, key: at.__delitem__(key))),
         )
         held = both
-        for key in way:
-            held = held[key]
+        for name in way:
+            held = held[name]
         for word, more in (("more", "more"), ("again", way[-1])):
             if type(held) is dict:
                 add = lambda at, key, more=more: at.__setitem__(key, {**at[key], more: at[key]})  # noqa: E731
@@ -449,18 +450,18 @@ def child(cases: list[tuple[str, str, Made, str]], results: Any) -> None:
             warnings.simplefilter("ignore")
             if reader == "field":
                 result, error, seconds, peak = watch(lambda: tpf.load_field(path))
-                told["right"] = error is not None or bool(_tried(lambda: works(result, other)))
+                told["right"] = error is not None or bool(_tried(works, result, other))
             else:
                 if kept.get(name) is None:
                     kept[name] = makers[name]()
                     fit(kept[name], 2)
                 trainer = kept[name]
                 before = bits(trainer)
-                result, error, seconds, peak = watch(lambda: trainer.load(path))
+                result, error, seconds, peak = watch(partial(trainer.load, path))
                 if error is not None:
                     told["right"] = bits(trainer) == before
                 else:
-                    told["right"] = bool(_tried(lambda: _goes_on(trainer)))
+                    told["right"] = bool(_tried(_goes_on, trainer))
                 if error is None or not told["right"]:
                     del kept[name]
         one = isinstance(error, tpf.fields.DamagedFileError) and str(path) in str(error)
@@ -476,9 +477,9 @@ def child(cases: list[tuple[str, str, Made, str]], results: Any) -> None:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def _tried(check: Callable[[], bool]) -> bool:
+def _tried(check: Callable[..., bool], *given: Any) -> bool:
     try:
-        return check()
+        return check(*given)
     except Exception as error:
         print("    ", repr(error)[:200], file=sys.stderr)
         return False

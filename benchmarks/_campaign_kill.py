@@ -1,4 +1,4 @@
-"""Runs of twelve kinds, killed by SIGKILL at random moments and resumed: all end with the same bits.
+"""Runs of twelve kinds, killed at random moments and resumed, which end with the same bits.
 
 See `survival.py`, whose runs these are.
 """

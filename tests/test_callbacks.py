@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import shutil
+import subprocess
 import sys
 import time
 
@@ -192,6 +194,66 @@ def test_one_that_fails_at_the_end_keeps_no_other_from_ending():
     assert calls[-2:] == ["b end 20", "a end 20"]
 
 
+def test_one_that_fails_at_the_end_hides_no_error():
+    class Second(Spy):
+        def on_end(self, trainer):
+            raise OSError("of the end")
+
+    spy = Spy()
+    with (
+        pytest.warns(UserWarning, match=r"on_end of Second failed too \(OSError: of the end\)"),
+        pytest.raises(RuntimeError, match="failed in step"),
+    ):
+        run(spy, Second(), Spy(fail="step"))
+    assert spy.calls[-1].startswith("end")
+
+    class Reads(Spy):
+        def on_read(self, trainer, new):
+            raise OSError("of a reader")
+
+    with (
+        pytest.warns(UserWarning, match="on_read of a callback failed too"),
+        pytest.raises(RuntimeError, match="failed in step"),
+    ):
+        run(Spy(fail="step"), Reads())
+
+
+def test_methods_that_would_never_be_called_are_refused():
+    class NoEvery(Callback):
+        def on_step(self, trainer):
+            raise AssertionError
+
+    with pytest.raises(TypeError, match=r"NoEvery has on_step, and nowhere says.*every = 1"):
+        run(NoEvery())
+    silent = NoEvery()
+    silent.every = None
+    run(silent)
+    silent.every = 20
+    with pytest.raises(AssertionError):
+        run(silent)
+
+    class Never(NoEvery):
+        every = None
+
+    run(Never())
+
+    class Other(Callback):
+        def on_epoch_end(self, trainer):
+            pass
+
+    with pytest.raises(
+        TypeError, match=r"on_epoch_end, which is never called; the moments .*on_step"
+    ):
+        run(Other())
+
+    class Half(Callback):
+        def state(self):
+            return {"a": 1}
+
+    with pytest.raises(TypeError, match="Half has only one of state and restore"):
+        run(Half())
+
+
 def test_a_callback_can_stop():
     class Stop(Callback):
         every = 7
@@ -271,6 +333,58 @@ def test_csv_refuses_the_file_of_another_run(tmp_path):
     assert path.read_text() == "step,loss\n1,2.0\n"
     run(CSVLog(path), checkpoints=tmp_path / "empty", resume=True)  # a run killed before its first
     assert steps_in(path) == list(range(1, 21))
+
+
+FULL = """
+import resource, sys, warnings, torch, transportflows as tpf
+sys.path.insert(0, sys.argv[2])
+from test_callbacks import CSVLog, run
+
+class Fill(tpf.training.Callback):
+    every = 30
+    def on_step(self, trainer):  # from here on no file can grow
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    mine = run(CSVLog(sys.argv[1]), Fill(), steps=70)
+print(mine.step, len([one for one in told if "were not written" in str(one.message)]))
+"""
+
+
+def test_a_full_disk_ends_no_run_at_its_log(tmp_path):
+    """Neither while rows are written nor where the file is closed with rows in its buffer."""
+    path = tmp_path / "a.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path), os.path.dirname(__file__)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["70", "3"], done.stderr
+
+
+def test_csv_writes_through_no_planted_link_and_into_no_device(tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    (tmp_path / ".a.csv.tmp").symlink_to(mine)
+    run(CSVLog(tmp_path / "a.csv"))
+    assert mine.read_text() == "mine"
+    assert steps_in(tmp_path / "a.csv") == list(range(1, 21))
+    os.mkfifo(tmp_path / "b.csv")
+    with pytest.raises(FileExistsError, match="is a pipe and no file"):
+        run(CSVLog(tmp_path / "b.csv"))
+
+
+def test_a_log_has_one_writer(tmp_path):
+    class Second(Callback):
+        every = 5
+
+        def on_step(self, trainer):
+            run(CSVLog(tmp_path / "a.csv"), checkpoints=tmp_path / "other", resume=True)
+
+    with pytest.raises(BlockingIOError, match="another run of this process is writing the log"):
+        run(CSVLog(tmp_path / "a.csv"), Second())
+    assert steps_in(tmp_path / "a.csv") == list(range(1, 6))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -214,12 +214,62 @@ def meta(**changes):
         meta(tree='{"$":"bytes","of":7}'),
         meta(data_sha256=None),
         meta(transportflows="0"),
+        meta(tree='{"a":1,"a":2}'),
+        meta(header='{"step":1,"step":2}'),
+        meta(tree='{"$":"dict","of":[[1,2],[1,3]]}'),
+        meta(tree='{"$":"bytes","of":"%%"}'),
+        meta(tree="\u00e9"),
+        meta(tree="[" + "[]," * 10**6 + "[]]"),  # 3 bytes each here, 64 where they are read
+        meta(tree="[" + '{"":0},' * 10**6 + "{}]"),
+        at("weights", shape=[2**62] * 10**5),
+        at("weights", shape=[1] * 1000 + [3, 5]),
+        at("weights", more=1),
+        at("weights", data_offsets=[0.0, 60.0]),
     ],
 )
 def test_a_hostile_description_with_right_sums_is_refused(change, file):
     forge(file, change)
     with pytest.raises(container.DamagedFileError, match="Nothing of it was used"):
         container.read(file)
+
+
+def test_a_key_that_comes_twice_is_refused(file):
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    digest = whole[8 : 8 + length].split(b'"sha256":"')[1][:64]
+    text = whole[8 : 8 + length].rstrip().replace(digest, b"0" * 64)
+    text = text[:-1] + b',"weights":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    size = len(text).to_bytes(8, "little")
+    text = text.replace(b"0" * 64, hashlib.sha256(size + text).hexdigest().encode(), 1)
+    file.write_bytes(size + text + whole[8 + length :])
+    with pytest.raises(container.DamagedFileError, match="makes no sense"):
+        container.read(file)
+
+
+def test_what_is_no_file_or_mostly_holes_is_refused_at_once(file, tmp_path):
+    start = file.read_bytes()
+    (tmp_path / "device").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "sparse").write_bytes((2**39).to_bytes(8, "little") + start[8:])
+    os.truncate(tmp_path / "sparse", 2**40)
+    for name in ("device", "folder", "pipe", "sparse"):
+        for reader in (container.read, container.read_header):
+            with pytest.raises(container.DamagedFileError, match="Nothing of it was used"):
+                reader(tmp_path / name)
+    holes = tmp_path / "holes"  # as some tools leave them where there are zeros
+    container.write(holes, {}, {"x": torch.zeros(10**6)})
+    with open(holes, "rb+") as opened:
+        end = opened.seek(0, 2)
+        os.truncate(holes, 2**16)
+        os.truncate(holes, end)
+    assert torch.equal(container.read(holes)[1]["x"], torch.zeros(10**6))
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+    with pytest.raises(TypeError, match="too many small lists and dicts"):
+        container.write(tmp_path / "a", {}, [[] for _ in range(10**6)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_flag_that_is_neither_true_nor_false_is_refused(file):

@@ -78,7 +78,8 @@ def alike(a, b):
 WAYS = {
     "load_state_dict": lambda one, other: one.load_state_dict(other.state_dict()),
     "of the parts": lambda one, other: [
-        a.load_state_dict(b.state_dict()) for a, b in zip(one.children(), other.children())
+        a.load_state_dict(b.state_dict())
+        for a, b in zip(one.children(), other.children(), strict=True)
     ],
     "a broadcast": lambda one, other: [
         a.copy_(b) for a, b in zip(one.buffers(), other.buffers(), strict=True)

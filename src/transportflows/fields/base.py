@@ -282,8 +282,9 @@ class Field(Storable, nn.Module):
         ``load_field``.
 
         Raises:
-            ValueError: if the field has no networks, or its class takes arguments and does not
-                tell them by ``config()``.
+            ValueError: if the field has no networks, if its class takes arguments and does not
+                tell them by ``config()``, or if it holds NaN or infinite weights, with which
+                :func:`load_field` would refuse it.
             TypeError: if ``config()`` or ``state_dict()`` hold what a file without code cannot.
             OSError: if the file cannot be written.
         """
@@ -294,6 +295,7 @@ class Field(Storable, nn.Module):
                 " whose config() gives their constructor arguments; save its parts, or use"
                 " torch.save(field.state_dict(), path)"
             )
+        self.check_finite()
         given = self.config().items()
         header = {
             "kind": FILE_KIND,
@@ -314,6 +316,22 @@ class Field(Storable, nn.Module):
             "conditions": to_storable(self.conditions),
         }
         container.write(path, header, tree)
+
+    def check_finite(self) -> None:
+        """Refuse weights that are no numbers any more.
+
+        Raises:
+            ValueError: for NaN in what is saved, or infinite parameters.
+        """
+        tensors = [(k, x) for k, x in self.state_dict().items() if isinstance(x, Tensor)]
+        bad = [name for name, tensor in tensors if bool(tensor.isnan().any())]
+        bad += [name for name, p in self.named_parameters() if not bool(p.isfinite().all())]
+        if bad:
+            raise ValueError(
+                f"{bad[0]} of the {type(self).__name__} holds NaN or infinite values, and a file of"
+                " it would be refused; go on from an earlier checkpoint, or use"
+                " torch.save(field.state_dict(), path)"
+            )
 
     def __repr__(self) -> str:
         nets, parts = self.networks, []

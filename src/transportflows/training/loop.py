@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,13 @@ class Loop:
                     unit="step",
                 )
             )
-            ends.callback(plan.source.close)
+            ends.push(_at_end(plan.source.close, "closing the data"))
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
-                ends.callback(callback.on_end, run)
+                what = f"on_end of {type(callback).__name__}"
+                ends.push(_at_end(partial(callback.on_end, run), what))
                 callback.on_start(run)
-            ends.callback(self._drain)
+            ends.push(_at_end(self._drain, "on_read of a callback"))
             ends.callback(self._forget_gradients)
             self._forget_gradients()
             self.interrupts = ends.enter_context(HeldInterrupts())

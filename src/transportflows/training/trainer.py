@@ -281,10 +281,12 @@ class Trainer(Run):
         ``field.save`` writes a field for inference; this is for going on.
 
         Raises:
+            ValueError: if the weights are NaN or infinite.
             OSError: if it cannot be written; a file that was there is kept.
         """
         if self.ema is not None and self.ema.swapped:
             raise ValueError("save would take the averages for weights; leave averaged() first")
+        self.field.check_finite()
         position = self.position if self.source is None else self.source.state()
         header, state = snapshot(self, position, ())
         container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
