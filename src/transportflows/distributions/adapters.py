@@ -19,6 +19,7 @@ from .base import Distribution
 __all__ = ["as_distribution"]
 
 
+@checked
 class _Wrapped(Distribution):
     """An object of the user's own with a ``sample`` method, seen as a Distribution."""
 

@@ -31,7 +31,7 @@ from .._core.conditions import (
 )
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution
@@ -93,6 +93,7 @@ class Field(Storable, nn.Module):
 
     # --------------------------------------------------------------------------- predictions
 
+    @as_is
     def predict(
         self,
         t: Tensor,
@@ -108,7 +109,11 @@ class Field(Storable, nn.Module):
             cond: conditions by name, which the network gets as keywords.
             needed: which of the outputs are wanted; all of them if None.
         """
-        return (called(self, self.net, t, x, cond),)
+        try:
+            return (called(self, self.net, t, x, cond),)
+        except (AttributeError, TypeError):
+            check_call(Field.predict, locals())
+            raise
 
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
@@ -228,8 +233,18 @@ class Field(Storable, nn.Module):
         """
         found = check_conditions(cond, n, rows=rows, device=device)
         whose = f"this {type(self).__name__}"
+        start = {}
+        if self.process.coupling.condition_on_start:  # which is given in training too
+            if "x0" not in found:
+                raise ValueError(
+                    f"{whose} is told of the start of its path, and the condition 'x0' is missing:"
+                    " sample(field, start=x0) gives it; elsewhere write cond={'x0': x0}, in the"
+                    " units of the process"
+                )
+            start = {"x0": found.pop("x0")}
         trained = self.conditions
-        return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        return {**known, **start}
 
     @property
     def start(self) -> Distribution:

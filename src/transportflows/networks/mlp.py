@@ -166,12 +166,14 @@ class MLP(nn.Module):
         }
 
 
+@checked
 class _FromXT(nn.Module):
     def __init__(self, net: Callable[..., Any]) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """The network, its arguments in the other order."""
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 

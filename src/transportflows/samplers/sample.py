@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
@@ -27,7 +29,7 @@ from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
 from .one_step import OneStep
 from .schemes import Scheme
-from .starts import evaluating, starting_states
+from .starts import check_from_start, evaluating, starting_states
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -130,6 +132,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
+    check_call(sample, locals())
     schedules, many = _as_schedules(field, epsilon)
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
@@ -138,6 +141,9 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
+        if field.process.coupling.condition_on_start:
+            check_from_start(field.process.coupling, grid, schedules)
+            cond = with_start(cond or {}, x.clone())
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
@@ -186,7 +192,7 @@ def _as_grid(
     scheme: str | Scheme | Multistep,
 ) -> tuple[Tensor, list[int]]:
     """The grid of a solve, and at which of its places to save."""
-    if not hasattr(t, "__len__") or len(t) < 2:
+    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:

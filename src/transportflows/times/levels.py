@@ -115,6 +115,7 @@ class LogRatioInverse:
         )
 
 
+@checked
 class BoundTimes(TimeSampler):
     """A :class:`LevelTimes` of one process."""
 

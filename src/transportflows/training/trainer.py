@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core import container
 from .._core.checks import number
 from .._core.distributed import world
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Regression
@@ -157,6 +157,7 @@ class Trainer(Run):
             f"  step {self.step:,}{'' if self.stopped is None else f', stopped: {self.stopped}'})"
         )
 
+    @as_is
     def fit(
         self,
         data: Data,
@@ -244,6 +245,7 @@ class Trainer(Run):
         with ExitStack() as ends:
             error = None
             try:
+                check_call(Trainer.fit, locals())
                 plan = make_plan(
                     self,
                     data,
