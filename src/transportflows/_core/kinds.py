@@ -272,7 +272,9 @@ def _protocol(cls: type) -> Kind:
     members = [name for name in vars(cls) if name == "__call__" or not name.startswith("_")]
 
     def check(name: str, value: Any) -> Any:
-        if isinstance(value, type) or not all(hasattr(value, member) for member in members):
+        # Asked of the class first: a property may refuse, as ``Process.part`` does.
+        has = (hasattr(type(value), member) or hasattr(value, member) for member in members)
+        if isinstance(value, type) or not all(has):
             raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}")
         return value
 
