@@ -662,10 +662,9 @@ def test_refuses_bad_data_before_the_first_step(data, coupling, error, message):
 @pytest.mark.parametrize(
     ("cond", "error", "message"),
     [
-        ({"label": torch.arange(5)}, ValueError, r"shape \(5,\).*30 rows"),
-        ({"label": 3}, TypeError, "'label'"),
+        ({"label": torch.arange(5)}, ValueError, "5 rows for 30 rows of data"),
+        ({"label": [0] * 30}, TypeError, "'label'"),
         ({"c": torch.full((30, 1), math.nan)}, ValueError, "30 of 30 rows"),
-        ({"label": torch.tensor(1)}, ValueError, "30 rows"),
     ],
 )
 def test_refuses_bad_conditions(cond, error, message):

@@ -30,14 +30,15 @@ class Built:
 def _watched(init: Any) -> Any:
     @functools.wraps(init)
     def finished(self: Any, *args: Any, **kwargs: Any) -> None:
+        sets: tuple[str, ...] = self._sets
         try:
             init(self, *args, **kwargs)
         except AttributeError as error:
             early = "before Module.__init__() call" in str(error)
-            if early or (error.obj is self and error.name in self._sets):
+            if early or (error.obj is self and error.name in sets):
                 raise TypeError(_cure(self)) from error
             raise
-        if type(self).__init__ is finished and not all(hasattr(self, name) for name in self._sets):
+        if type(self).__init__ is finished and not all(hasattr(self, name) for name in sets):
             raise TypeError(_cure(self))
 
     return finished
