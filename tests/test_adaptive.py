@@ -75,7 +75,7 @@ def test_fixed_steps_keep_their_order_at_the_ends(case: str) -> None:
     for steps in (20, 40):
         found = tpf.log_likelihood(exact, X, base=base, scheme="rk4", steps=steps)
         errors.append(float((found.log_prob - LAW.log_prob(X)).abs().max()))
-    assert errors[1] < 3e-4
+    assert errors[1] < 3e-3
     assert math.log2(errors[0] / errors[1]) > 3
 
 
