@@ -195,7 +195,7 @@ def test_adaptive_solves_have_a_bound_by_default(monkeypatch) -> None:
         return torch.randn(x.shape, generator=generator)
 
     law = process(tpf.Linear(), (2,))
-    with pytest.raises(TooManyEvaluationsError, match="max_nfe = 200.*other numbers"):
+    with pytest.raises(TooManyEvaluationsError, match=r"max_nfe = 200.*other numbers"):
         tpf.sample(tpf.Velocity(noisy, law), 3, scheme="dopri5")
     assert calls <= 202
 

@@ -93,9 +93,11 @@ def gained_score(cube):
 
 
 def flowed(direction):
-    return lambda: tpf.particle_flow(
-        DATA + 2, DATA, direction=direction, steps=3, sigma=0.5, step=0.1, generator=gen()
-    ).x
+    return lambda: (
+        tpf.particle_flow(
+            DATA + 2, DATA, direction=direction, steps=3, sigma=0.5, step=0.1, generator=gen()
+        ).x
+    )
 
 
 CALLS = {

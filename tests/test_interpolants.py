@@ -265,9 +265,9 @@ def test_a_subclass_keeps_the_derivative_of_a_base_class_without_a_path():
         def beta(self, t):
             return (t**3).detach()
 
+    x0, x1 = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)).double()
+    t = torch.full((4, 1), 0.3, dtype=torch.float64)
     for path in (Bent(), Power(), Closed(), Steeper(), tpf.Linear(Scale())):
-        x0, x1 = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0)).double()
-        t = torch.full((4, 1), 0.3, dtype=torch.float64)
         torch.testing.assert_close(
             path.mean_dot(t, x0, x1), central(lambda s, p=path: p.mean(s, x0, x1), t)
         )

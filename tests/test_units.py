@@ -136,3 +136,20 @@ def test_a_field_with_such_a_base_is_kept_in_a_file(tmp_path) -> None:
     again = tpf.load_field(tmp_path / "field")
     a, b = (tpf.sample(f, 4, steps=2, generator=seeded()).x for f in (field.eval(), again))
     assert torch.equal(a, b)
+
+
+def test_diagnostics_take_data_in_their_own_units() -> None:
+    process = PROCESSES["two-sided"]()
+    field, exact = field_of(process), tpf.oracle(process, INSIDE)
+    x = TRANSFORM.invert(INSIDE.sample(200, generator=seeded()))
+    loss, m = tpf.VelocityLoss(), tpf.metrics
+    inside, outside = (
+        m.loss_by_time(f, loss, data, times=3, generator=seeded()).loss
+        for f, data in ((exact, TRANSFORM(x)), (field, x))
+    )
+    torch.testing.assert_close(inside, outside)
+    first, second = (
+        m.consistency(f, data, times=2, generator=seeded()).stein
+        for f, data in ((exact, TRANSFORM(x)), (field, x))
+    )
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)

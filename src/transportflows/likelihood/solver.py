@@ -32,7 +32,7 @@ from ..samplers.budget import Budget
 from ..samplers.dynamics import FunctionDynamics
 from ..samplers.integrate import integrate
 from ..samplers.probability_flow import Piece, ProbabilityFlow
-from ..samplers.schemes import SCHEMES
+from ..samplers.schemes import ELSEWHERE, SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
 from ..solve.hooks import Hook, Moment
@@ -348,5 +348,7 @@ def check_options(
         )
     if probe_law not in PROBE_LAWS:
         raise ValueError(f"unknown probe_law {probe_law!r}; known: {names(PROBE_LAWS)}")
-    choice("scheme", scheme, [*SCHEMES, *ADAPTIVE])
+    options = [*SCHEMES, *ADAPTIVE]
+    known = {name: ours for name, ours in ELSEWHERE.items() if ours.strip("'") in options}
+    choice("scheme", scheme, options, known)
     check_tolerances(rtol, atol)

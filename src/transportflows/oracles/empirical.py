@@ -123,8 +123,8 @@ class EmpiricalOracle(ExactField):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``(low, total, sum)``: the least cost, ``Σ e_i`` and ``Σ e_i y_i`` (if ``mean``).
 
-        All of x and y from the mean of the data. The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
-        the least cost alone counts.
+        The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
+        the least cost alone counts. All are taken from the mean of the data.
         """
         x = x - beta * self._centre(x)
         rate = 1 / variance.clamp(min=1e-290)

@@ -32,7 +32,10 @@ States = tuple[Tensor, Any, Any]
 
 @contextmanager
 def preserved_states() -> Iterator[None]:
-    """Put the three generators back, at the end, into the states that they are in now; meanwhile no other thread has them."""
+    """Put the three generators back, at the end, into the states that they are in now.
+
+    Meanwhile no other thread of the library has them.
+    """
     with GENERATORS:
         states = get_states()
         try:
