@@ -75,7 +75,7 @@ def test_fixed_steps_keep_their_order_at_the_ends(case: str) -> None:
     for steps in (20, 40):
         found = tpf.log_likelihood(exact, X, base=base, scheme="rk4", steps=steps)
         errors.append(float((found.log_prob - LAW.log_prob(X)).abs().max()))
-    assert errors[1] < 3e-4
+    assert errors[1] < 3e-3
     assert math.log2(errors[0] / errors[1]) > 3
 
 
@@ -195,7 +195,7 @@ def test_adaptive_solves_have_a_bound_by_default(monkeypatch) -> None:
         return torch.randn(x.shape, generator=generator)
 
     law = process(tpf.Linear(), (2,))
-    with pytest.raises(TooManyEvaluationsError, match="max_nfe = 200.*other numbers"):
+    with pytest.raises(TooManyEvaluationsError, match=r"max_nfe = 200.*other numbers"):
         tpf.sample(tpf.Velocity(noisy, law), 3, scheme="dopri5")
     assert calls <= 202
 
@@ -225,3 +225,19 @@ def test_a_network_with_kinks_has_a_log_density_at_the_default_tolerance() -> No
     fine = tpf.log_likelihood(f, x.double(), scheme="rk4", steps=80).log_prob
     assert found.nfe < 1000
     assert float((found.log_prob - fine).abs().max()) < 0.03
+
+
+def test_all_solves_of_many_steps_take_a_bound() -> None:
+    law = process(tpf.OneSidedLinear(), (2,))
+    exact, x = tpf.oracle(law, tpf.Gaussian((2,))), torch.zeros(3, 2)
+    score = tpf.langevin.score_of(lambda x: -0.5 * x.square().sum(1))
+    solves = [
+        lambda: tpf.integrate(lambda t, x: x, x, [0.0, 0.5, 1.0], scheme="euler", max_nfe=1),
+        lambda: tpf.langevin.langevin(score, x, step_size=0.1, steps=2, max_nfe=1),
+        lambda: tpf.langevin.ascend(score, x, step_size=0.1, steps=2, max_nfe=1),
+        lambda: tpf.langevin.annealed_langevin(exact, 3, levels=2, steps_per_level=2, max_nfe=1),
+        lambda: tpf.particle_flow(x + 1, x, sigma=1.0, steps=2, max_nfe=1),
+    ]
+    for solve in solves:
+        with pytest.raises(ValueError, match="max_nfe is 1"):
+            solve()

@@ -109,7 +109,7 @@ def test_a_field_still_answers_in_the_dtype_that_it_is_asked_in() -> None:
 @pytest.mark.parametrize("dtype", [HALF, torch.float16])
 def test_states_of_half_precision_are_refused(dtype: torch.dtype) -> None:
     field = tpf.Velocity(Net(), LAW)
-    with pytest.raises(ValueError, match="write dtype=torch.float32: a network is called in its"):
+    with pytest.raises(ValueError, match=r"write dtype=torch.float32: a network is called in its"):
         tpf.sample(field, 3, dtype=dtype)
-    with pytest.raises(ValueError, match="write dtype=torch.float32"):
+    with pytest.raises(ValueError, match=r"write dtype=torch.float32"):
         tpf.likelihood.sample_with_log_likelihood(field, 3, dtype=dtype)

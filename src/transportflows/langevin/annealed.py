@@ -74,6 +74,7 @@ def annealed_langevin(
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
     dtype: torch.dtype | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> Solution:
@@ -102,6 +103,7 @@ def annealed_langevin(
         chunk: rows in one network call; chosen to fit the cache (or the card) if None.
         dtype: of the states: that of the start, or of the network, by default, and float32 where
             that is of half precision. A network is called in its own dtype.
+        max_nfe: most evaluations of the field for a row; more steps than that are refused.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it.
 
@@ -147,6 +149,7 @@ def annealed_langevin(
             key=mix(key, 1),
             cond=cond,
             chunk=chunk,
+            max_nfe=max_nfe,
             progress=progress,
         )
         rows = Chunks(x, chunk, cond)

@@ -68,6 +68,7 @@ def ascend(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
 ) -> AscentSolution:
     """Climb from each row of x towards a mode: ``x + h s(x)``, a fixed number of times.
@@ -83,6 +84,7 @@ def ascend(
         hooks: called after each step, as for :func:`sample`: to look at the states, to end the
             ascent, or to return other states.
         chunk: rows in one call of the score; all at once if None.
+        max_nfe: most evaluations of the score for a row; more steps than that are refused.
         progress: show a progress bar.
 
     Raises:
@@ -110,6 +112,7 @@ def ascend(
         hooks=hooks,
         cond=cond,
         chunk=chunk,
+        max_nfe=max_nfe,
         progress=progress,
     )
     rows = Chunks(x, chunk, check_conditions(cond, len(x)))

@@ -84,6 +84,7 @@ def langevin(
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
     chunk: int | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> LangevinSolution:
@@ -113,6 +114,7 @@ def langevin(
             chain, or to return other states; a Metropolis-adjusted chain, which remembers the
             density of the states that it left, refuses the last.
         chunk: rows in one call of the score; all at once if None.
+        max_nfe: most evaluations of the score for a row; more steps than that are refused.
         progress: show a progress bar.
         generator: source of randomness; one key is drawn from it, and noise is a function of
             (key, step), whatever the chunk.
@@ -152,6 +154,7 @@ def langevin(
         key=mix(key, 0),
         cond=cond,
         chunk=chunk,
+        max_nfe=max_nfe,
         progress=progress,
     )
     if metropolis:

@@ -100,10 +100,10 @@ def log_likelihood(
     r"""Return the log-density of states under the probability-flow ODE of a field.
 
     Bias: none from the probes (each is unbiased for the exact divergence along the path); the
-    solver's error is of the order of its tolerance (1,000 ``atol`` nats at most), or of its order in
-    ``1/steps``. With n probes
-    the error of a row is approximately ``standard_error`` times Student's t with n - 1 degrees of
-    freedom: exactly so for normal integrals, and with few probes they are skewed, which makes the
+    solver's error is of the order of its tolerance (1,000 ``atol`` nats at most), or of its order
+    in ``1/steps``. With n probes the error of a row is approximately ``standard_error`` times
+    Student's t with n - 1 degrees of freedom: exactly so for normal integrals, and with few probes
+    they are skewed, which makes the
     intervals too short. With 8 probes 82 to 84 % of the 90 % intervals hold the truth on a mixture
     of two modes; take more probes where the interval matters.
     Cost: of two evaluations of the field for each direction (D for the exact divergence, the

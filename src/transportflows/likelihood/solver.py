@@ -186,19 +186,21 @@ class Solver(nn.Module):
 
     def _in_steps(self, state: Tensor, start: float, stop: float) -> Tensor:
         """By a fixed-step scheme, in the clock; the stretch at a pole is a step of its own."""
-        kinks, clock = self.field.process.interpolant.breakpoints, self.flow.clock
-        grid = time_grid(self.steps, start=start, stop=stop, breakpoints=kinks).tolist()
+        clock = self.flow.clock
+        kinks = [clock.of(b) for b in self.field.process.interpolant.breakpoints]
+        ends = {"start": clock.of(start), "stop": clock.of(stop)}
+        grid = time_grid(self.steps, breakpoints=kinks, **ends).tolist()
         pieces = self.flow.pieces(start, stop)
         long = [piece for piece in pieces if not piece.short]
         first, last = long[0].start, long[-1].stop
-        inner = [u for u in map(clock.of, grid) if min(first, last) < u < max(first, last)]
+        inner = [u for u in grid if min(first, last) < u < max(first, last)]
         bounds = {"low": min(p.low for p in long), "high": max(p.high for p in long)}
         slope = _Along(self, replace(long[0], **bounds))
         end = state
         if pieces[0].short:
             end = midpoint(_Along(self, pieces[0]), end, pieces[0].start, first)
         solution = integrate(
-            FunctionDynamics(lambda u, x: slope(u, x), breakpoints=[clock.of(b) for b in kinks]),
+            FunctionDynamics(lambda u, x: slope(u, x), breakpoints=kinks),
             end,
             [first, *inner, last],
             scheme=self.scheme,

@@ -74,6 +74,7 @@ def flow_with_log_density(
     n: int | None = None,
     batch_size: int | None = None,
     hooks: Sequence[Hook] = (),
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> FlowDensity:
@@ -100,6 +101,7 @@ def flow_with_log_density(
         batch_size: rows that stand for p and q; all particles move.
         hooks: called after each step, as for :func:`sample`, to look at the particles or to end
             the flow; one that returns others is refused, since their density is not known.
+        max_nfe: most evaluations for a row; more steps than that are refused.
         progress: show a progress bar.
         generator: source of all randomness.
 
@@ -125,7 +127,7 @@ def flow_with_log_density(
         )
     logs = _first(source if log_prob is None else log_prob, plan.start).to(plan.start)
     stepper = DensityStepper(plan, logs, divergence, probes, key)
-    solution, carried = flow_along(stepper, hooks=hooks, progress=progress)
+    solution, carried = flow_along(stepper, hooks=hooks, max_nfe=max_nfe, progress=progress)
     return FlowDensity(solution, carried.logs)
 
 

@@ -61,6 +61,7 @@ def particle_flow(
     save_at: Sequence[float] | Tensor | None = None,
     hooks: Sequence[Hook] = (),
     tolerance: float | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> Solution:
@@ -90,6 +91,7 @@ def particle_flow(
             flow (``moment.stop()``), or to return others.
         tolerance: stop when the mean displacement of a step, looked at every 50 steps, is at most
             this, in units of the data.
+        max_nfe: most evaluations of the direction for a row; more steps than that are refused.
         progress: show a progress bar, where there is a terminal.
         generator: source of all randomness; one key is drawn from it.
 
@@ -122,6 +124,7 @@ def particle_flow(
         saved=_saved(save_at, plan.steps),
         hooks=hooks,
         tolerance=tolerance,
+        max_nfe=max_nfe,
         progress=progress,
     )[0]
 
@@ -132,6 +135,7 @@ def flow_along(
     saved: Sequence[int] = (),
     hooks: Sequence[Hook] = (),
     tolerance: float | None = None,
+    max_nfe: int | None = None,
     progress: bool = False,
 ) -> tuple[Solution, Any]:
     """Make the steps of a flow: the solution, and what the stepper remembers at the end.
@@ -146,6 +150,7 @@ def flow_along(
         torch.linspace(0, 1, plan.steps + 1, dtype=torch.float64),
         saved=saved,
         hooks=[*hooks, _Watch(plan, tolerance)],
+        max_nfe=max_nfe,
         progress=progress,
     )
     if solution.first_bad_step is not None:

@@ -58,6 +58,7 @@ def hamiltonian(
     log_prob: Callable[[Tensor], Tensor] | None = None,
     save_at: Sequence[int] | None = None,
     hooks: Sequence[Hook] = (),
+    max_nfe: int | None = None,
     progress: bool = False,
     generator: torch.Generator | None = None,
 ) -> HamiltonianSolution:
@@ -78,6 +79,7 @@ def hamiltonian(
         hooks: called after each step, as for :func:`sample`, to look at the states or to end the
             chain; one that returns others is refused, since the chain remembers their energy and
             score.
+        max_nfe: most evaluations for a row; more steps than that are refused.
         progress: show a progress bar, where there is a terminal.
         generator: source of momenta and acceptances; one key is drawn from it.
 
@@ -115,6 +117,7 @@ def hamiltonian(
         torch.arange(steps + 1, dtype=torch.float64),
         saved=step_numbers(save_at, steps),
         hooks=hooks,
+        max_nfe=max_nfe,
         progress=progress,
     )
     done = len(solution.t) - 1

@@ -174,9 +174,8 @@ def solve_adaptively(
     """
     check_tolerances(rtol, atol)
     start, stop = ends.tolist()
-    wanted: list[float] = (
-        [] if save_at is None else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
-    )
+    saved = torch.as_tensor(() if save_at is None else save_at, dtype=torch.float64)
+    wanted: list[float] = saved.reshape(-1).tolist()
     low, high = min(start, stop), max(start, stop)
     outside = [s for s in wanted if not low <= s <= high]
     if outside:
