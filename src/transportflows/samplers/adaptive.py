@@ -175,7 +175,9 @@ def solve_adaptively(
     check_tolerances(rtol, atol)
     start, stop = ends.tolist()
     wanted: list[float] = (
-        [] if save_at is None else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
+        []
+        if save_at is None
+        else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
     )
     low, high = min(start, stop), max(start, stop)
     outside = [s for s in wanted if not low <= s <= high]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._core import container, files
 from .._core.signatures import checked
+from ..fields.base import FILE_KIND
 from .states import check_state
 
 __all__ = [
