@@ -325,7 +325,7 @@ _ADMITTED = {
     "Loss": {"loss"},
     "Regression": {"loss"},
     "EpsilonSchedule": {"schedule"},
-    "Epsilon": {"schedule", "int", "number", "function"},
+    "Epsilon": {"schedule", "int", "number", "function", "tensor number"},
     "Scheme": {"scheme"},
     "None": {"none"},
     "PathLike": {"text"},
