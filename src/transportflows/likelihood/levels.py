@@ -15,10 +15,12 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows, integer, positive_number
 from .._core.random import local
+from .._core.signatures import checked
 
 __all__ = ["bits_per_dimension", "dequantise"]
 
 
+@checked
 def dequantise(
     x: Tensor, level_width: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -61,6 +63,7 @@ def dequantise(
     return x + width * noise
 
 
+@checked
 def bits_per_dimension(
     log_prob: Tensor, shape: int | Sequence[int], *, level_width: float
 ) -> Tensor:

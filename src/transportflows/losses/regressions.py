@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import choice, names
 from .._core.signatures import as_is, check_call, checked
 from .._core.tensor import expand_time, sum_events
+from ..conversions import QUANTITIES
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
@@ -275,6 +276,7 @@ def squared_error(
         sample: where to look, from ``process.sample(...)``.
         quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
     """
+    choice("quantity", quantity, QUANTITIES)
     f_hat = getattr(field, quantity)(sample.t, sample.x, sample.cond)
     f = getattr(oracle, quantity)(sample.t, sample.x)
     return sum_events((f_hat - f).square())

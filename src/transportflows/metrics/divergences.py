@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_integer, returned
+from .._core.checks import check_finite_rows, positive_integer, returned
 from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .._core.signatures import checked
@@ -213,6 +213,7 @@ def fisher_divergence(
         first, second = score_p(x), score_q(x)
     for value, name in ((first, "score_p"), (second, "score_q")):
         returned(f"{name}(x)", value, x.shape)
+        check_finite_rows(value, f"{name}(x)")
     return mean_estimate((first - second).flatten(1).double().square().sum(1))
 
 

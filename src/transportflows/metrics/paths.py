@@ -133,6 +133,7 @@ def _at_all(grid: Tensor, known: list[int], value: Callable[[int], Tensor]) -> T
     return torch.stack(rows)
 
 
+@checked
 def error_by_nfe(
     field: Field,
     distance: Callable[[Tensor], float],

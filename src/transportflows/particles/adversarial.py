@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from torch.optim import Optimizer
 
-from .._core.checks import positive_integer
+from .._core.checks import positive_integer, shown
 from .._core.distributed import world
 from .._core.random import local
 from .._core.signatures import checked
@@ -80,6 +80,8 @@ class AdversarialLoss(MovedTargetLoss):
                 " MovedTargetLoss(DiscriminatorDifference(h))"
             )
         self.optimizer = optimizer if isinstance(optimizer, Optimizer) else optimizer(parameters)
+        if not isinstance(self.optimizer, Optimizer):
+            raise TypeError(f"optimizer must make an Optimizer, got {shown(self.optimizer)}")
         held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         if not any(id(p) in held for p in parameters):
             raise ValueError(

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import jvp
-from .._core.checks import positive_integer
+from .._core.checks import positive_integer, shown
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -204,5 +204,9 @@ def _first(given: Any, x: Tensor) -> Tensor:
                 " number for each, or the law that has it: log_prob=Gaussian((2,))"
             )
         return given
+    if not hasattr(given, "log_prob"):
+        raise TypeError(
+            f"log_prob is one number a particle, or a law that has it, got {shown(given)}"
+        )
     value: Tensor = given.log_prob(x)
     return value

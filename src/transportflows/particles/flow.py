@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import number
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook, Moment
@@ -165,6 +166,8 @@ class _Watch:
     """
 
     def __init__(self, plan: FlowPlan, tolerance: float | None) -> None:
+        if tolerance is not None:
+            number("tolerance", tolerance, "a distance ≥ 0, or None", least=0)
         self.tolerance, self.bound, self.before = tolerance, plan.bound, plan.start
         self.moving = len(plan.start)
         if plan.batch_size is not None and not plan.move_all:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .._core.checks import number, positive_number
+from .._core.checks import number
 from .._core.signatures import checked
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
@@ -59,7 +59,7 @@ def kernel_mean(
         tensor([[0.],
                 [1.]])
     """
-    positive_number("sigma", sigma)
+    number("sigma", sigma, "a scale between 1e-30 and 1e30", least=1e-30, most=1e30)
     if radius is not None:
         number("radius", radius, "a distance, or None", least=0, finite=False)
     rows, points = z.flatten(1), x.flatten(1)

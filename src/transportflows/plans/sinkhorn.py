@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
 from .exact import best_permutation
 
 __all__ = ["exact_potentials", "log_plan"]
@@ -26,6 +27,7 @@ _LOOK = 10  # sweeps between two looks at it
 _FAR = 1e9  # exponents beyond are as good as this
 
 
+@checked
 def log_plan(cost: Tensor, epsilon: float, *, max_sweeps: int = 1000) -> Tensor:
     """Return ``log(N² π)`` of the entropic plan, ``(N, N)``, finite throughout.
 
@@ -75,6 +77,7 @@ def _scaled(exponents: Tensor, max_sweeps: int) -> tuple[Tensor, float]:
     return (a.log().unsqueeze(1) - exponents).add_(b.log()), violation
 
 
+@checked
 def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return f and g of the cheapest permutation: ``f_i + g_j ≤ c_ij``, with equality on it.
 

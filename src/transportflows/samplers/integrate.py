@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import check_finite_rows
 from .._core.signatures import checked
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.grid import check_grid, with_times
@@ -68,6 +69,7 @@ def integrate(
         dynamics = FunctionDynamics(dynamics, epsilon)
     elif not (isinstance(epsilon, (int, float)) and epsilon == 0):
         raise ValueError("a Dynamics has its own epsilon; epsilon= is for a plain function")
+    check_finite_rows(x, "x")
     times, saved = with_times(check_grid(grid), save_at)
     return march(
         OneStep(dynamics, scheme),

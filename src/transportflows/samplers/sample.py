@@ -23,7 +23,7 @@ from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
 from ..solve.stepper import Stepper
-from .adaptive import solve_adaptively
+from .adaptive import check_tolerances, solve_adaptively
 from .choices import as_scheme
 from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
@@ -133,6 +133,7 @@ def sample(
         torch.Size([2, 5, 2])
     """
     check_call(sample, locals())
+    check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon)
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)

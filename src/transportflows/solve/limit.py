@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import per_time
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart, NoisePart
 from .epsilon import EpsilonSchedule, as_epsilon
 
@@ -107,6 +108,7 @@ class LimitedEpsilon(EpsilonSchedule):
         return self._most
 
 
+@checked
 class UnlimitedEpsilon(EpsilonSchedule):
     """An ε that is never limited: for the law of paths (a bridge's), not only that of each x_t.
 

@@ -45,16 +45,19 @@ class NoiseSource(ABC):
     def __repr__(self) -> str:
         return call(self)
 
+    def _check_begun(self) -> None:
+        if not hasattr(self, "generator"):
+            raise RuntimeError(
+                f"this {type(self).__name__} has not begun; write noise.begin(key, x, start=0.0)"
+            )
+
     def normal(self, *path: int) -> Tensor:
         """Standard normals for all samples, which are a function of (key, path).
 
         A method that needs noise beside that of the increments (a corrector) names it by a path
         that begins with a number above 2 and goes on with the step, to meet none of the source's.
         """
-        if not hasattr(self, "generator"):
-            raise RuntimeError(
-                f"this {type(self).__name__} has not begun; write noise.begin(key, x, start=0.0)"
-            )
+        self._check_begun()
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(
             self.shape, generator=self.generator, dtype=self.dtype, device=self.device
@@ -105,6 +108,7 @@ class BrownianPath(NoiseSource):
     def increment(
         self, step: int, t0: float, t1: float, *, area: bool
     ) -> tuple[Tensor, Tensor | None]:
+        self._check_begun()
         stop, h = abs(t1 - self.start), abs(t1 - t0)
         total, integral = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         while self.ahead and self.ahead[-1][0] < stop - 1e-12:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._core.built import Built
+from .._core.checks import positive_number
 from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
@@ -102,8 +103,7 @@ class StepRate(RateSchedule):
         self, every: int | Sequence[int] = 1_500, factor: float = 0.5, *, warmup: int = 0
     ) -> None:
         super().__init__(warmup=warmup)
-        if not factor > 0:
-            raise ValueError(f"factor must be positive, got {factor}")
+        factor = positive_number("factor", factor)
         single = isinstance(every, numbers.Real) or not isinstance(every, Sequence)
         at: list[Any] = [every] if single or isinstance(every, str) else list(every)  # type: ignore[arg-type]
         if not all(isinstance(n, numbers.Integral) and int(n) > 0 for n in at):
