@@ -169,12 +169,9 @@ def attacks(seed: int, count: int) -> list[Attack]:
         ]
         open_.append((target, names))
     places = [(target, name) for target, names in open_ for name in names]
-    found: dict[str, Attack] = {}
-    for target, names in open_:
-        for change in ("one is missing", "a wrong keyword", "too many"):
-            if draw.random() < 0.25 and names:
-                attack = Attack(target, change=change)
-                found[str(attack)] = attack
+    changes = ("one is missing", "a wrong keyword", "too many")
+    changed = [Attack(target, change=one) for target, names in open_ if names for one in changes]
+    found = {str(one): one for one in draw.sample(changed, min(len(changed), count // 20))}
     names_of = {id(target): names for target, names in open_}
     while len(found) < count:
         target, name = draw.choice(places)
@@ -211,11 +208,14 @@ def outcome(attack: Attack) -> Outcome:
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                result = attack.call()
-                text = repr(result)
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            result = attack.call()
+            text = repr(result)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except HangError:
         return Outcome("hang", "", "")
@@ -367,9 +367,9 @@ def judged(attack: Attack) -> str:
         admitted = set().union(*(_ADMITTED.get(word, set()) for word in words))
         if kind not in admitted:
             return f"{name}: {kind} for {annotation}"
-        if type(given) in (int, float) and name not in _SIGNED:
-            if given < 0 or math.isinf(given) or (given == 0 and name in _COUNTS):
-                return f"{name} = {value}"
+        of_range = type(given) in (int, float) and name not in _SIGNED
+        if of_range and (given < 0 or math.isinf(given) or (given == 0 and name in _COUNTS)):
+            return f"{name} = {value}"
     return ""
 
 
@@ -421,7 +421,7 @@ def campaign(seed: int, count: int, tell: Callable[[str], None] | None = None) -
 def run(quick: bool) -> tuple[str, tuple[str, ...], list[tuple[object, ...]]]:
     """The table."""
     count = FEW if quick else CALLS
-    found = campaign(SEED, count)
+    found = campaign(SEED, count, lambda line: print(line, file=sys.stderr))
     of_shapes = found.pop("by shapes")
     total = sum(found.values())
 

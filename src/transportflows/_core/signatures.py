@@ -86,6 +86,7 @@ def _not_yet(*args: Any, **kwargs: Any) -> Any:
 def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) -> types.FunctionType:
     """A function that checks and calls; its code is made when it is first called."""
     known: dict[str, Any] = {"__builtins__": builtins, "_target": target, "_explain": _explain}
+    known["_refuse"] = _refuse
     call = types.FunctionType(_not_yet.__code__, known, target.__name__)
     functools.update_wrapper(call, target)
     call._as_is = True  # type: ignore[attr-defined]
@@ -123,11 +124,14 @@ def _code(
     passed = ", ".join(words.get(p.kind, "{0}").format(p.name) for p in bare)
     given = ", ".join(f"{p.name!r}: {p.name}" for p in bare)
     lines = [f"def {target.__name__}{inspect.Signature(bare)}:"]
-    lines += [
-        f" if type({name}) not in _plain_{name} and {name} is not _default_{name}:"
+    looks = [
+        f"  if type({name}) not in _plain_{name} and {name} is not _default_{name}:"
         f" {name} = _check_{name}({name!r}, {name})"
         for name in kinds
     ]
+    if looks:
+        lines += [" try:", *looks, " except (TypeError, ValueError) as _refusal:"]
+        lines += [f"  _refuse(_refusal, lambda: _target({passed}))"]
     lines += [" try:", f"  return _target({passed})", " except Exception as _error:"]
     lines += [f"  _explain(_error, _target, {{{given}}})", "  raise"]
     made: dict[str, Any] = {}
@@ -187,17 +191,28 @@ def _class_named(name: str) -> Any:
 # ----------------------------------------------------------------------------------- explaining
 
 
+def _refuse(refusal: Exception, call: Callable[[], Any]) -> None:
+    """Raise a refusal; the function's own, which knows more, where it has one."""
+    try:
+        call()
+    except (TypeError, ValueError) as own:
+        place = _last(own)
+        if place is not None and _is_raise(place) and _is_within(place, _PACKAGE):
+            raise own from None
+    except Exception:  # which the refusal tells better
+        pass
+    raise refusal from None
+
+
 def _explain(error: Exception, function: Callable[..., Any], given: dict[str, Any]) -> None:
     """Say which tensors and numbers were given, where torch found that they do not go together."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
+    place = _last(error)
     message = str(error).splitlines()[0][:150] if str(error) else ""
     known = (RuntimeError, IndexError, NotImplementedError, OverflowError, ValueError)
     if type(error) not in known or not _OF_SHAPES.search(message):
         return
-    if frame is None or not _is_ours(frame):  # of a user's function, or said clearly
-        return
+    if place is None or _is_raise(place) or not _is_within(place, _PACKAGE, _TORCH):
+        return  # of a user's function, or said clearly
     told = [
         f"{name} {_kind(value)}"
         for name, value in given.items()
@@ -217,14 +232,26 @@ def _kind(value: Any) -> str:
     return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}{where}"
 
 
-def _is_ours(place: types.TracebackType) -> bool:
-    """Whether an error came out of torch where this package, or torch's own Python, called it."""
+def _last(error: Exception) -> types.TracebackType | None:
+    """Where an error was raised."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place
+
+
+def _is_raise(place: types.TracebackType) -> bool:
+    """Whether Python code raised an error, not torch beneath it."""
     path = place.tb_frame.f_code.co_filename
-    raised = linecache.getline(path, place.tb_lineno).lstrip().startswith("raise ")
-    return path.startswith(_OURS) and not raised
+    return linecache.getline(path, place.tb_lineno).lstrip().startswith("raise ")
 
 
-_OURS = tuple(str(Path(one).parent) for one in (cast(str, torch.__file__), Path(__file__).parent))
+def _is_within(place: types.TracebackType, *folders: str) -> bool:
+    """Whether an error was raised in the code of some packages."""
+    return place.tb_frame.f_code.co_filename.startswith(folders)
+
+
+_TORCH, _PACKAGE = str(Path(cast(str, torch.__file__)).parent), str(Path(__file__).parents[1])
 _OF_SHAPES = re.compile(
     "size|shape|dimension|dtype|expand|same type|Float|Double|Long|[bB]ool|broadcast|device|numel"
     "|of range|at least \\d?D|not enough memory|verflow|too big|not implemented for|[mM]eta|Sparse"

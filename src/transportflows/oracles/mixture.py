@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import unit_times
 from .._core.autodiff import tracked
+from .._core.checks import unit_times
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
 from .._core.signatures import checked
