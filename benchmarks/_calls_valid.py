@@ -11,8 +11,9 @@ import tempfile
 from typing import Any
 
 import torch
-import transportflows as tpf
 from torch import Tensor, nn
+
+import transportflows as tpf
 
 
 def G() -> torch.Generator:  # noqa: N802
@@ -96,6 +97,12 @@ def CKPT() -> str:  # noqa: N802
     trainer.fit(X(), steps=1, batch_size=4, progress=False)
     trainer.save(path)
     return path
+
+
+def BIAS() -> Any:  # noqa: N802
+    """A part of a result."""
+    error = tpf.metrics.Estimate(1.0, 0.1, 4)
+    return tpf.metrics.EndBias(T(), error, error)
 
 
 def PATHS(n: int = 4, part: Any = None) -> Any:  # noqa: N802
@@ -215,7 +222,7 @@ likelihood.LikelihoodLoss |
 likelihood.LogLikelihood | log_prob=T(), standard_error=T(), latent=X(4), nfe=3, probes=0
 likelihood.SampledLikelihood | x=X(4), log_prob=T(), standard_error=T(), nfe=3, probes=0
 likelihood.VariationalBound | reconstruction=T(), denoising=T(), prior=T(), shape=torch.Size([2]), levels=T(3)
-likelihood.bits_per_dimension | log_prob=T(), shape=(2,)
+likelihood.bits_per_dimension | log_prob=T(), shape=(2,), level_width=0.1
 likelihood.sample_with_log_likelihood | field=V(), n=3, scheme="heun", steps=2, generator=G()
 likelihood.variational_bound | field=N(), x=X(4), levels=[0.9, 0.5, 0.1], generator=G()
 losses.DenoisingAutoencoderLoss | sigma=0.5
@@ -256,7 +263,7 @@ metrics.OracleErrors | t=T(), weights=T(), velocity=T(), score=T(), cross=T(), v
 metrics.PathGeometry | energy=1.0, displacement=1.0, straightness=0.0, normalised=0.0, standard_error=0.1
 metrics.PermutationTest | statistic=1.0, p_value=0.5, permutations=9, null_mean=0.0, null_std=1.0
 metrics.PolynomialKernel |
-metrics.PriorBias | kl=tpf.metrics.Estimate(1.0, 0.1, 4), flow=None, reverse_sde=None
+metrics.PriorBias | kl=tpf.metrics.Estimate(1.0, 0.1, 4), flow=BIAS(), reverse_sde=BIAS()
 metrics.ProjectionTest | statistic=1.0, p_value=0.5, directions=X(), statistics=T(), p_values=T()
 metrics.RationalQuadraticKernel |
 metrics.SinkhornDivergence | value=1.0, epsilon=0.1, between=1.0, within_x=0.0, within_y=0.0, violation=0.0, converged=True
@@ -368,6 +375,7 @@ solve.Increments |
 solve.Moment | step=1, steps=2, t=0.5, x=X()
 solve.NoiseScaleEpsilon | epsilon=0.5
 solve.NoiseVarianceEpsilon | epsilon=0.5
+solve.UnlimitedEpsilon | epsilon=0.5
 solve.NonFiniteStateError | message="a", solution=S()
 solve.Prepared |
 solve.Rows | index=torch.arange(4), n=4, groups=1, ndim=2, cond={}
@@ -519,11 +527,15 @@ tpf.testing.Report("a")
 """
 
 METHODS = """
+V().quantity | target="velocity", t=T(), x=X(4)
+V().weights | target="velocity", t=T()
+tpf.particles.KernelDifference().check | X(4), Y(4), T()
+tpf.particles.MMDGradient().check | X(4), Y(4), T()
+tpf.training.EarlyStop().restore | {}
 RUN().fit | X(), steps=1, batch_size=4, progress=False
 RUN().save | path=TMP() + "/a.ckpt"
 RUN().load | path=CKPT()
 V().save | path=TMP() + "/a.safetensors"
-V().load_state_dict | V().state_dict()
 tpf.likelihood.LikelihoodLoss(scheme="heun", steps=2).evaluate | V(), tpf.losses.Undrawn(tpf.Batch(X(4)))
 tpf.networks.MLP(2, 8, 1, labels=3) | t=T(), x=X(4), label=torch.arange(4) % 3
 NET() | t=T(), x=X(4)
@@ -551,7 +563,8 @@ BY_NAME: dict[str, str] = {
     "bandwidth": "1.0", "dtype": "torch.float32", "low": "-3.0", "high": "3.0", "source": "X(4)",
     "schedules": "[tpf.solve.ConstantEpsilon(0.0)]", "last": "9", "given": "TMP()",
     "trainer": "RUN()", "new": "RUN().history", "loss": "0.5", "error": "None",
-    "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "None",
-    "noise": "tpf.solve.Increments()", "name": "'a'", "make": "dict",
+    "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "tpf.training.World()",
+    "noise": "tpf.solve.Increments()", "name": "'a'", "law": "tpf.Gaussian((2,))", "level_width": "0.1", "first": "1",
+    "conditions": "{}", "scheme": "tpf.samplers.SCHEMES['heun']", "make": "dict",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 import transportflows as tpf
 from _calls_valid import NET, P, V, X
-from torch import Tensor, nn
 
 INF, NAN = math.inf, math.nan
 CLEAN = {"none", "flag", "int", "number", "text"}
@@ -60,7 +61,7 @@ POOL: dict[str, tuple[str, Callable[[], Any]]] = {
     "1+2j": ("object", lambda: 1 + 2j),
     "np.float64(nan)": ("bad number", lambda: np.float64(NAN)),
     "np.int64(2)": ("int", lambda: np.int64(2)),
-    "[]": ("list", lambda: []),
+    "[]": ("list", list),
     "[1.0, 2.0]": ("list", lambda: [1.0, 2.0]),
     "[nan]": ("bad list", lambda: [NAN]),
     "['a']": ("bad list", lambda: ["a"]),
@@ -78,9 +79,9 @@ POOL: dict[str, tuple[str, Callable[[], Any]]] = {
     "np (12, 2)": ("array", lambda: np.zeros((12, 2))),
     "np (3,)": ("array", lambda: np.array([0.1, 0.5, 0.9])),
     "np of text": ("array", lambda: np.array(["a", "b"])),
-    "tensor ()": ("tensor", lambda: torch.tensor(0.5)),
+    "tensor ()": ("tensor number", lambda: torch.tensor(0.5)),
     "tensor () nan": ("bad tensor", lambda: torch.tensor(NAN)),
-    "tensor () int": ("tensor", lambda: torch.tensor(2)),
+    "tensor () int": ("tensor number", lambda: torch.tensor(2)),
     "tensor (0,)": ("tensor", lambda: torch.zeros(0)),
     "tensor (0, 2)": ("tensor", lambda: torch.zeros(0, 2)),
     "tensor (3,)": ("tensor", lambda: torch.tensor([0.1, 0.5, 0.9])),
@@ -101,7 +102,7 @@ POOL: dict[str, tuple[str, Callable[[], Any]]] = {
     "constant tensor": ("tensor", lambda: torch.ones(12, 2)),
     "negative times": ("tensor", lambda: torch.linspace(-1, 0, 4)),
     "times over 1": ("tensor", lambda: torch.linspace(0, 3, 4)),
-    "nn.Parameter": ("tensor", lambda: nn.Parameter(torch.tensor(0.7))),
+    "nn.Parameter": ("tensor number", lambda: nn.Parameter(torch.tensor(0.7))),
     "lambda: 0": ("function", lambda: lambda: 0),
     "lambda a, b, c, d: a": ("function", lambda: lambda a, b, c, d: a),
     "a function that returns None": ("function", lambda: gives(None)),

@@ -37,11 +37,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import _calls_valid as valid
 import torch
+from torch import Tensor, nn
+
+import _calls_valid as valid
 import transportflows as tpf
 from _calls_values import POOL
-from torch import Tensor, nn
 
 SEED = 0
 CALLS, FEW = 12_000, 1_500
@@ -63,7 +64,9 @@ class Target:
         function = eval(self.function, names)
         args, kwargs = eval(f"_given({self.given})", names)
         parameters = list(_parameters(function).values())
-        named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        named = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
         return function, dict(zip(named, args, strict=False)) | kwargs, args[len(named) :]
 
 
@@ -100,10 +103,15 @@ def targets() -> tuple[Target, ...]:
                 continue
             written.add(key)
             parameters = _parameters(getattr(value, name)).values()
-            needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+            needed = [
+                p
+                for p in parameters
+                if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+            ]
             missing = [p.name for p in needed if p.name not in valid.BY_NAME]
             if missing:
-                print(f"MISSING{member.__qualname__} takes {missing}"); continue
+                print(f"MISSING{member.__qualname__} takes {missing}")
+                continue
             given = ", ".join(f"{p.name}={valid.BY_NAME[p.name]}" for p in needed)
             found.append(Target(f"{maker}.{name}", f"({maker}).{name}", given))
     return tuple(found)
@@ -142,7 +150,9 @@ class Attack:
             kwargs["wrong_keyword"] = 1
         elif self.change == "too many":
             rest = (*rest, *range(40))
-        return function(*rest, **kwargs)
+        parameters = _parameters(function).values()
+        first = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY and p.name in kwargs]
+        return function(*(kwargs.pop(name) for name in first), *rest, **kwargs)
 
 
 def attacks(seed: int, count: int) -> list[Attack]:
@@ -154,7 +164,7 @@ def attacks(seed: int, count: int) -> list[Attack]:
         names = [
             p.name
             for p in _parameters(target.make()[0]).values()
-            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
         ]
         open_.append((target, names))
     places = [(target, name) for target, names in open_ for name in names]
@@ -213,7 +223,7 @@ def outcome(attack: Attack) -> Outcome:
         return _of_error(error, attack)
     if has_nan(result):
         return Outcome("nan", "", text[:100])
-    return Outcome("accepted", "", text[:100])
+    return Outcome("accepted", "", text)
 
 
 def _of_error(error: BaseException, attack: Attack) -> Outcome:
@@ -222,13 +232,25 @@ def _of_error(error: BaseException, attack: Attack) -> Outcome:
     words = f"{type(error).__name__}: {str(error)[:160]}".replace("\n", " ")
     last = frames[-1]
     if last.filename.startswith(ROOT) and last.lineno in raises(last.filename):
-        if isinstance(error, (AssertionError, KeyError)):
-            return Outcome("raw", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
-        return Outcome("refused", f"{last.filename[len(ROOT) + 1:]}:{last.lineno}", words)
+        if isinstance(error, KeyError) or type(error) is AssertionError:
+            return Outcome("raw", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
+        return Outcome("refused", f"{last.filename[len(ROOT) + 1 :]}:{last.lineno}", words)
     inner = [f for f in ours if not f.filename.endswith("signatures.py")]
-    own = re.search(r"missing \d+ required|unexpected keyword|positional argument|multiple values", words)
-    if isinstance(error, TypeError) and own and not inner and last.filename in (__file__, *(f.filename for f in ours)):
+    outside = [f for f in frames if not f.filename.endswith(("_contextlib.py", "signatures.py"))]
+    own = re.search(
+        r"missing \d+ required|unexpected keyword|positional argument|multiple values", words
+    )
+    if (
+        isinstance(error, TypeError)
+        and own
+        and not inner
+        and outside[-1].filename.endswith((__file__, "torch/nn/modules/module.py"))
+    ):
         return Outcome("python", "", words)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Outcome("python", "", words)  # the system's own, of a path
+    if attack.change == "a wrong keyword" and "'wrong_keyword'" in words:
+        return Outcome("python", "", words)  # handed on to a network, which says so
     place = ours[-1] if ours else last
     name = place.filename.removeprefix(ROOT + "/")
     return Outcome("raw", f"{name}:{place.lineno}", words)
@@ -251,7 +273,12 @@ def has_nan(value: Any, depth: int = 0) -> bool:
         return math.isnan(value)
     if isinstance(value, Tensor):
         numbers = value.is_floating_point() or value.is_complex()
-        return numbers and value.layout is torch.strided and not value.is_meta and bool(value.isnan().any())
+        return (
+            numbers
+            and value.layout is torch.strided
+            and not value.is_meta
+            and bool(value.isnan().any())
+        )
     if depth > 3:
         return False
     if isinstance(value, (tuple, list)):
@@ -268,12 +295,12 @@ def has_nan(value: Any, depth: int = 0) -> bool:
 # -------------------------------------------------------------------------------------- judging
 
 _ADMITTED = {
-    "bool": {"flag"},
-    "int": {"int", "number"},
-    "float": {"int", "number"},
+    "bool": {"flag", "int"},
+    "int": {"int", "number", "tensor number"},
+    "float": {"int", "number", "tensor number"},
     "Weight": {"int", "number", "tensor"},
     "str": {"text"},
-    "Tensor": {"tensor"},
+    "Tensor": {"tensor", "tensor number"},
     "Mapping": {"dict"},
     "dict": {"dict"},
     "Sequence": {"list", "array"},

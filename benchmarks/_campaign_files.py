@@ -116,7 +116,9 @@ def forged(whole: bytes, change: Callable[[Any], Any]) -> bytes:
     text = json.loads(whole[8 : 8 + length])
     text["__metadata__"]["sha256"] = "0" * 64
     changed = change(text)
-    raw = changed if isinstance(changed, bytes) else json.dumps(text, separators=(",", ":")).encode()
+    raw = (
+        changed if isinstance(changed, bytes) else json.dumps(text, separators=(",", ":")).encode()
+    )
     size = len(raw).to_bytes(8, "little")
     digest = hashlib.sha256(size + raw).hexdigest().encode()
     return size + raw.replace(b"0" * 64, digest, 1) + whole[8 + length :]
@@ -150,7 +152,18 @@ def described(whole: bytes) -> Iterator[tuple[str, bytes]]:
     dtypes = ["qint8", "quint4x2", "C64", "F4", "F128", "f32", "", None, 3, [], {}, "F64", "I64"]
     shapes: list[Any] = [[-1], [2**62, 2**62], [2**63], [2**31] * 64, [1] * 10**4, [2**62] * 99]
     shapes += [[1.0], ["1"], [None], [[1]], {}, None, 3, "12", [True], [0, 2**62], [math.nan]]
-    places: list[Any] = [[0, 0], [-8, 0], [0, 2**63], [8, 0], None, [], [0], [0, 1, 2], "ab", [1, 5]]
+    places: list[Any] = [
+        [0, 0],
+        [-8, 0],
+        [0, 2**63],
+        [8, 0],
+        None,
+        [],
+        [0],
+        [0, 1, 2],
+        "ab",
+        [1, 5],
+    ]
     places += [[0.0, 8.0], [True, 8], {}, [2**63, 2**63 + 8], [4, 12]]
 
     def put(name: str, key: str, value: Any) -> Callable[[Any], None]:
@@ -172,8 +185,17 @@ def described(whole: bytes) -> Iterator[tuple[str, bytes]]:
     texts += ["[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900, "[" + "[]," * 10**6 + "[]]"]
     texts += ["[" + '{"":0},' * 10**6 + "{}]", '{"a":1,"a":2}', "9" * 10**5, "é", '"\\ud83d"']
     texts += ['{"$":"%s","of":[]}' % kind for kind in ("object", "reduce", "eval", "set", "path")]
-    texts += ['{"$":"dict","of":[[[],1]]}', '{"$":"bytes","of":"%"}', '{"$":"tensor","name":"../x"}']
-    texts += ['{"$":"tuple","of":3}', '{"$":"counter","of":[[1]]}', '{"$":[],"of":[]}', '{"$":null}']
+    texts += [
+        '{"$":"dict","of":[[[],1]]}',
+        '{"$":"bytes","of":"%"}',
+        '{"$":"tensor","name":"../x"}',
+    ]
+    texts += [
+        '{"$":"tuple","of":3}',
+        '{"$":"counter","of":[[1]]}',
+        '{"$":[],"of":[]}',
+        '{"$":null}',
+    ]
     for key in ("tree", "header"):
         for value in texts:
             yield f"a {key} of no use", forged(whole, put("__metadata__", key, value))
@@ -186,8 +208,12 @@ def described(whole: bytes) -> Iterator[tuple[str, bytes]]:
         return raw[:-1] + b',"__metadata__":{"header":"{}","tree":"3","data_sha256":""}}'
 
     yield "a key that comes twice", forged(whole, twice)
-    yield "a key that comes twice", forged(
-        whole, lambda text: json.dumps(text, separators=(",", ":")).encode()[:-1] + b',"a":1,"a":1}'
+    yield (
+        "a key that comes twice",
+        forged(
+            whole,
+            lambda text: json.dumps(text, separators=(",", ":")).encode()[:-1] + b',"a":1,"a":1}',
+        ),
     )
     yield "bytes that are no ASCII", forged(whole, lambda text: json.dumps(text).encode() + b"\xff")
 
@@ -198,10 +224,17 @@ def values() -> list[Any]:
     reals = [0.0, -0.5, 0.5, 1e308, 1e-320, math.nan, math.inf, -math.inf]
     words = ["", "x", "os.system", "../../x", "MLP", "Linear", "silu", "\0", "é" * 9]
     lists = [[], [1], [[]], [None], [0] * 999, [10**5] * 2, [10**9], ["x"], [-1], [2, 2], [0.5]]
-    described = [{"class": name, "arguments": {}} for name in ("Linear", "Storable", "Field", "MLP")]
+    described = [
+        {"class": name, "arguments": {}} for name in ("Linear", "Storable", "Field", "MLP")
+    ]
     described += [{"class": "Gaussian", "arguments": {"shape": [n]}} for n in (2, 3, 10**11)]
     described += [{"class": "os.system", "arguments": {"command": "touch it_ran"}}]
-    described += [{"class": "VE", "arguments": []}, {"class": []}, {"arguments": {}}, {"class": "VE"}]
+    described += [
+        {"class": "VE", "arguments": []},
+        {"class": []},
+        {"arguments": {}},
+        {"class": "VE"},
+    ]
     dicts = [{}, {"dict": {}}, {"dict": 3}, {"custom": "os.system"}, {"": 0}, {0: 0}, {"a": {}}]
     others = [None, True, False, b"raw", (), (1, 2), Counter({1: 1})]
     t = torch.tensor
@@ -433,7 +466,9 @@ def child(cases: list[tuple[str, str, Made, str]], results: Any) -> None:
         one = isinstance(error, tpf.fields.DamagedFileError) and str(path) in str(error)
         told["how"] = "refused" if one else "read" if error is None else type(error).__name__
         told["error"] = repr(error)[:300]
-        told.update(seconds=seconds, peak=peak, ran=watch.seen[:5] + ["mkdir"] * Path("it_ran").exists())
+        told.update(
+            seconds=seconds, peak=peak, ran=watch.seen[:5] + ["mkdir"] * Path("it_ran").exists()
+        )
         watch.seen.clear()
         results.write(json.dumps(told) + "\n")
         results.flush()

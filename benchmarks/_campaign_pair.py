@@ -49,7 +49,11 @@ def trained(steps: int, seed: int = 0) -> tpf.FieldPair:
     pair = tpf.FieldPair(mean_velocity=nets[0], noise=nets[1], process=process)
     trainer = tpf.Trainer(pair)
     trainer.fit(
-        pairs(200_000, generator), steps=steps, batch_size=1_024, generator=generator, progress=False
+        pairs(200_000, generator),
+        steps=steps,
+        batch_size=1_024,
+        generator=generator,
+        progress=False,
     )
     return pair
 
@@ -84,8 +88,11 @@ def run(quick: bool) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
     pair = trained(300 if quick else 2_000)
     counts, n = (20, 100) if quick else (20, 50, 100, 200), 4_000 if quick else 10_000
     rows = [
-        (scheme, f"{epsilon:g}")
-        + tuple(f"{mean_divergence(pair, scheme, epsilon, count, n):.1f}" for count in counts)
+        (
+            scheme,
+            f"{epsilon:g}",
+            *(f"{mean_divergence(pair, scheme, epsilon, count, n):.1f}" for count in counts),
+        )
         for scheme, epsilon in SCHEMES
     ]
     columns = ("scheme", "ε", *(f"{count} steps" for count in counts))

@@ -11,6 +11,7 @@ the exact field, of the error of the variance between 20, 40 and 80 steps: Heun 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def run(quick: bool) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
                 exact = Wrong(0.0, 1.0, "0")
                 true = exact.own_variance(epsilon, backward)
                 off = [abs(found(exact, scheme, epsilon, n, backward) - true) for n in (20, 40, 80)]
-                orders = [math.log2(a / b) if b > 1e-13 else math.inf for a, b in zip(off, off[1:])]
+                orders = [math.log2(a / b) if b > 1e-13 else math.inf for a, b in pairwise(off)]
                 direction = "back" if backward else "forth"
                 shown = ", ".join(f"{o:.2f}" for o in orders)
                 rows.append((scheme, f"{epsilon:g}", direction, *worst, f"{off[0]:.1e}", shown))

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from _common import header, table
 
-PARTS = sorted(p.stem.removeprefix("_campaign_") for p in Path(__file__).parent.glob("_campaign_*.py"))
+PARTS = sorted(
+    p.stem.removeprefix("_campaign_") for p in Path(__file__).parent.glob("_campaign_*.py")
+)
 
 
 def main() -> None:

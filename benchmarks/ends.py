@@ -4,10 +4,9 @@ E x² at the last time, by quadrature (no Monte Carlo), of 256 Heun steps at ε 
 mixtures of ``tpf.testing.mixture_oracle()`` with a Brownian latent, with exact fields:
 
 - *oracle*: it gives its score, finite on all of [0, 1], so no step needs care: the yardstick;
-- *(b, η)*: ``FieldPair(velocity, noise)``, whose score -η/γ is singular at both ends: the library
-  sets ε = 0 there for one step (the window);
+- *(b, η)*: ``FieldPair(velocity, noise)``, whose score -η/γ is singular at both ends;
 - *(v, η)*: ``FieldPair(mean_velocity, noise)``, whose velocity v + γ̇ η is singular there too: the
-  library evaluates the field no nearer than a margin to an end, on a grid that spans [0, 1];
+  library integrates these coefficients over the step that touches an end;
 - *cut grid*: what one does without either, a grid from 1e-3 to 1 - 1e-3.
 
 All start from the exact law at the end of time where they start, as a user does.
@@ -47,11 +46,11 @@ def error(field: tpf.Field, grid: Tensor, backward: bool, scheme: str, margin: M
 
 
 def kept(field: tpf.Field, grid: Tensor, margin: Margin) -> tuple[str, str]:
-    """Where the library sets ε = 0 on this grid, and the margins it keeps."""
+    """Where the library limits ε on this grid, and the margins it keeps."""
     dynamics = tpf.samplers.FieldDynamics(field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin)
     solution = tpf.integrate(dynamics, torch.zeros(1, 1, dtype=torch.float64), grid, key=0)
-    window = solution.limited or ()
-    shown = ", ".join(f"{a:.4f} to {b:.4f}" for a, b in window) or "none"
+    stretches = solution.limited or ()
+    shown = ", ".join(f"{a:.4f} to {b:.4f}" for a, b in stretches) or "none"
     margins = "none" if max(solution.margin) == 0 else ", ".join(f"{m:g}" for m in solution.margin)
     return shown, margins
 
@@ -90,7 +89,7 @@ def main() -> None:
             direction = "backward" if backward else "forward"
             care = kept(fields[name], grid, margin)
             rows.append((direction, shown, *care, f"{found:.1e}", f"{found / yardstick:.2f}"))
-    head = ("direction", "field", "window", "margin", "error in E x²", "over the oracle's")
+    head = ("direction", "field", "ε limited", "margin", "error in E x²", "over the oracle's")
     print(table(head, rows))
 
 

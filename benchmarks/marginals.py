@@ -1,7 +1,7 @@
 """Marginals of the sampling SDE, tested against exact draws.
 
 Between two Gaussian mixtures with full covariances, in d = 2 and 8, linear with a Brownian latent,
-the exact b and η as a ``FieldPair`` (as if learned, so that the ends need the window), ε in
+the exact b and η as a ``FieldPair`` (as if learned, so that η/γ is 0/0 at the ends), ε in
 {0, 0.1, 1, 5}, forward and backward, 20,000 points: is the law at the last time the exact one? By
 the energy distance (permutations) and Kolmogorov-Smirnov on 64 projections, against 20,000 exact
 draws of their own in each case. Holm's correction is over all cases and both tests together.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
+from transportflows._core import distributed
 from transportflows._core.distributed import world
 
 STEPS = 200
@@ -203,6 +206,21 @@ class StopOnOne(tpf.training.Callback):
             trainer.stop("process 1 has had enough")
 
 
+class Leave(tpf.training.Callback):
+    """Process 1 leaves, or does not come any more."""
+
+    every = 3
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_step(self, trainer):
+        if trainer.world.rank == 1 and trainer.step == 6:
+            if self.how == "leaves with 0":
+                os._exit(0)
+            time.sleep(20)
+
+
 class Watched(tpf.VelocityLoss):
     """Sees that the conditions of a row are its own."""
 
@@ -265,6 +283,15 @@ def main(folder, *words):
             tpf.Trainer(field, tpf.VelocityLoss()).fit(ROWS, steps=5, progress=False)
         elif word == "peaceful":
             peaceful(folder)
+        elif word in ("leaves with 0", "does not come"):
+            distributed.PATIENCE = timedelta(seconds=4)
+            trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
+            trainer.fit(ROWS, steps=9, callbacks=[Leave(word)], progress=False)
+        elif word == "never joins":
+            distributed.PATIENCE = timedelta(seconds=4)
+            if os.environ["RANK"] == "1":
+                os._exit(0)
+            world()
         elif word == "differ":
             trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
             rows = ROWS[: 500 - world().rank]

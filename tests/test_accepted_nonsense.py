@@ -41,6 +41,11 @@ class Made(M.Kernel):
         return self.function(x, y)
 
 
+class ComplexEpsilon(S.EpsilonSchedule):
+    def value(self, t, noise_scale):
+        return 1j * torch.ones_like(t)
+
+
 NONSENSE = {
     # arguments that nobody reads
     "target= without references=": (
@@ -87,6 +92,7 @@ NONSENSE = {
     ),
     # complex numbers, taken for their real part
     "a complex epsilon": (lambda: tpf.sample(NOISE, 3, epsilon=lambda t: t * 1j, steps=2), "real"),
+    "a complex schedule": (lambda: tpf.sample(NOISE, 3, epsilon=ComplexEpsilon(), steps=2), "real"),
     "a complex weight": (lambda: fit(tpf.VelocityLoss(weight=lambda t: t * 1j)), "real"),
     "a complex weight of a score loss": (
         lambda: fit(

@@ -236,13 +236,13 @@ def test_a_resumed_run_ends_with_the_same_bits(case, tmp_path):
 def test_runs_killed_at_random_moments(tmp_path):
     """The script of the benchmark, with fewer kills: real processes, real SIGKILLs."""
     run = subprocess.run(
-        [sys.executable, "survival.py", "--kills", "8", "--seed", "5"],
+        [sys.executable, "survival.py", "--kills", "12", "--seed", "5"],
         cwd=ROOT / "benchmarks",
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert re.findall(r"\| (\d) of \2 \|".replace(r"\2", r"\1"), run.stdout) == ["2"] * 4
+    assert run.stdout.count("| 1 of 1 |") == 12
 
 
 def test_without_a_place_a_loader_resumes_at_its_epoch(tmp_path):

@@ -95,9 +95,7 @@ def log_iteration(cost: torch.Tensor, epsilon: float, sweeps: int = 4000) -> tor
     ("epsilon", "tolerance"), [(10.0, 1e-3), (1.0, 1e-3), (0.3, 1e-3), (0.05, 2e-3), (0.01, 2e-2)]
 )
 @pytest.mark.parametrize("outlier", [None, 1e3])
-def test_the_plan_is_that_of_the_iteration_on_logarithms(
-    epsilon, tolerance, outlier
-) -> None:
+def test_the_plan_is_that_of_the_iteration_on_logarithms(epsilon, tolerance, outlier) -> None:
     x0, x1 = normal(30), normal(30, seed=1)
     if outlier is not None:
         x1[0] = outlier

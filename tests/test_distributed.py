@@ -133,6 +133,9 @@ def test_a_shared_run_resumes_exactly_and_with_its_own_number_only(runs):
         ("branches", "other parameters have a gradient at this step than at the first one"),
         ("sample start", "ValueError: start holds NaN or infinite values in 1 of 20 rows"),
         ("sample n", "processes 1 and 0 differ in n: 19 and 20"),
+        ("leaves with 0", "process 0 of 2 could not talk to the others, and the run ends"),
+        ("does not come", "did not come, the wait was for 4 s at most"),
+        ("never joins", "did not all come within 4 s"),
     ],
 )
 def test_a_process_that_fails_ends_all_with_its_message(how, message, tmp_path):

@@ -269,3 +269,45 @@ def test_names_of_schemes_in_other_libraries(name, ours):
     field = tpf.Velocity(nn.Linear(2, 2), FLOW)
     with pytest.raises(ValueError, match=f"write {ours}"):
         tpf.sample(field, 2, scheme=name)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "parallel"])
+def test_a_wrapped_field_is_told_to_wrap_its_network(wrap):
+    field = tpf.Velocity(tpf.networks.MLP(2, 4, 1), FLOW)
+    wrapped = wrap(field)
+    for call in (
+        lambda: tpf.sample(wrapped, 3),
+        lambda: tpf.Trainer(wrapped),
+        lambda: tpf.log_likelihood(wrapped, torch.randn(3, 2)),
+        lambda: tpf.langevin.score_at(wrapped, 0.5),
+        lambda: tpf.langevin.annealed_langevin(wrapped, 3),
+        lambda: tpf.particles.DataDifference(wrapped),
+        lambda: tpf.metrics.loss_by_time(wrapped, tpf.VelocityLoss(), torch.randn(3, 2)),
+    ):
+        with pytest.raises(TypeError, match="wrap its network"):
+            call()
+    right = tpf.Velocity(nn.DataParallel(field.net), FLOW)
+    assert tpf.sample(right, 3, steps=2).x.shape == (3, 2)
+
+
+def test_classes_in_the_place_of_objects():
+    with pytest.raises(TypeError, match=r"write Gaussian\(\.\.\.\)"):
+        tpf.Process(tpf.Linear(), base=tpf.Gaussian)
+    with pytest.raises(TypeError, match=r"write Velocity\(net, process\)"):
+        tpf.sample(tpf.Velocity, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "ours"),
+    [
+        (lambda f: f.quantity("eps", torch.tensor(0.5), torch.zeros(2, 2)), "'noise'"),
+        (lambda f: f.quantity("x0", torch.tensor(0.5), torch.zeros(2, 2)), "'data'"),
+        (lambda f: tpf.sample(f, 2, spacing="karras"), r"t=tpf.solve.noise_grid\("),
+        (lambda f: tpf.sample(f, 2, spacing="unifrm"), "'uniform'"),
+        (lambda f: tpf.networks.MLP(2, activation="swish"), "'silu'"),
+        (lambda f: tpf.log_likelihood(f, torch.zeros(2, 2), scheme="dopri"), "'dopri5'"),
+    ],
+)
+def test_other_names_in_other_libraries(call, ours):
+    with pytest.raises(ValueError, match=f"write {ours}"):
+        call(tpf.Velocity(nn.Linear(2, 2), FLOW))

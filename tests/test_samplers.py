@@ -335,13 +335,12 @@ def test_sde_marginals_do_not_depend_on_epsilon():
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("first_output", ["velocity", "mean_velocity"])
-def test_window_and_margin_cost_nothing_at_the_ends(backward, first_output):
-    """(b, η) needs a window, since η/γ is 0/0; (v, η) a margin, since γ̇ η is."""
+def test_pairs_cost_nothing_at_the_ends(backward, first_output):
+    """η/γ is 0/0 there, and for (v, η) γ̇ η too; the oracle has neither."""
     oracle = mixture_oracle()
     outputs = {first_output: getattr(oracle, first_output), "noise": oracle.noise}
     pair = tpf.FieldPair(**outputs, process=oracle.process)
-    kept = tpf.sample(pair, 2, steps=1).margin
-    assert kept == ((0.0, 0.0) if first_output == "velocity" else (1e-4, 1e-4))
+    assert tpf.sample(pair, 2, steps=2).margin == (0.0, 0.0)
     x = torch.linspace(-7, 7, 1401, dtype=torch.float64)
     first, last = (1.0, 0.0) if backward else (0.0, 1.0)
     grid = tpf.solve.time_grid(128, start=first, stop=last)
@@ -352,29 +351,27 @@ def test_window_and_margin_cost_nothing_at_the_ends(backward, first_output):
     exact = float((x[1] - x[0]) * (stop * x**2).sum())
     errors = []
     for field in (oracle, pair):
-        margin = kept if field is pair else (0.0, 0.0)
-        dynamics = tpf.samplers.FieldDynamics(
-            field, [tpf.solve.ConstantEpsilon(1.0)], margin=margin
-        )
+        dynamics = tpf.samplers.FieldDynamics(field, [tpf.solve.ConstantEpsilon(1.0)])
         moment = quadrature_moments(dynamics, "heun", grid, start, lambda y: y[:, None] ** 2, x)
         errors.append(abs(float(moment[0]) - exact))
     assert errors[1] <= 2 * errors[0]
     assert errors[1] < 1e-4
 
 
-def test_window_and_margin_are_reported():
+def test_limit_and_margin_are_reported():
     field = velocity()
     solution = tpf.sample(field, 4, epsilon=1.0, steps=10)
-    assert solution.limited == ((pytest.approx(0.8), 1.0),)
+    assert solution.limited == ((pytest.approx(0.3), 1.0),)  # ε > (1 - t)²/(4h) from t = ½ on
     assert solution.margin == (0.0, 0.0)
-    assert tpf.sample(field, 4, epsilon=tpf.solve.NoiseScaleEpsilon(1.0), steps=10).limited is None
+    slow = tpf.sample(field, 4, epsilon=tpf.solve.NoiseVarianceEpsilon(1.0), steps=10)
+    assert slow.limited == ((pytest.approx(0.9), 1.0),)  # the step that ends at σ̂ = 0
     assert tpf.sample(field, 4, steps=10).limited is None
     noise = tpf.NoisePredictor(network(), field.process)
     solution = tpf.sample(noise, 4, steps=10)
     assert solution.margin == (pytest.approx(0.05), 0.0)
     assert solution.t[[0, -1]].tolist() == [0.0, 1.0]
     data = tpf.DataPredictor(network(), field.process)
-    assert tpf.sample(data, 4, steps=10).margin == (0.0, 1e-3)
+    assert tpf.sample(data, 4, steps=10).margin == (0.0, 0.0)
     # Euler never looks at the end of the last step, which then lands on the data prediction.
     solution = tpf.sample(data, 4, steps=10, scheme="euler", save_at=[0.9, 1.0])
     assert solution.margin == (0.0, 0.0)

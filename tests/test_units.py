@@ -36,20 +36,20 @@ def ways(field: tpf.Field) -> dict:
     """Each way of starting, for 4,000 rows: arguments of ``sample``."""
     process, law = field.process, field.start
     found = {
-        "default": {"n": 4000},
-        "the process's start": {"n": 4000, "start": process.start},
-        "the field's start": {"n": 4000, "start": law},
+        "default": {"n": 1500},
+        "the process's start": {"n": 1500, "start": process.start},
+        "the field's start": {"n": 1500, "start": law},
         "an equal law in the data's units": {
-            "n": 4000,
+            "n": 1500,
             "start": tpf.Gaussian(
                 (2,), MEAN + SCALE * process.start.mean, SCALE * process.start.scale
             ),
         },
-        "a tensor": {"start": law.sample(4000, generator=seeded(3))},
-        "rows": {"n": 4000, "start": Empirical(law.sample(4000, generator=seeded(3)))},
+        "a tensor": {"start": law.sample(1500, generator=seeded(3))},
+        "rows": {"n": 1500, "start": Empirical(law.sample(1500, generator=seeded(3)))},
     }
     if process.base is not None:
-        found["the base"] = {"n": 4000, "start": process.base}
+        found["the base"] = {"n": 1500, "start": process.base}
     return found
 
 
@@ -57,32 +57,32 @@ def ways(field: tpf.Field) -> dict:
 def test_all_ways_of_starting_give_one_law(name: str) -> None:
     field = field_of(PROCESSES[name]())
     for way, start in ways(field).items():
-        x = tpf.sample(field, **start, steps=20, generator=seeded()).x
+        x = tpf.sample(field, **start, steps=12, generator=seeded()).x
         white = (TRANSFORM(x) - INSIDE.mean.to(x)) / 0.6
-        assert float(white.mean(0).abs().max()) < 0.09, way
-        assert float((white.std(0) - 1).abs().max()) < 0.07, way
+        assert float(white.mean(0).abs().max()) < 0.12, way
+        assert float((white.std(0) - 1).abs().max()) < 0.09, way
         if way in ("the process's start", "the field's start", "the base"):
-            default = tpf.sample(field, 4000, steps=20, generator=seeded()).x
+            default = tpf.sample(field, 1500, steps=12, generator=seeded()).x
             torch.testing.assert_close(x, default, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_latent_goes_back_to_its_row(name: str) -> None:
     field = field_of(PROCESSES[name]())
-    x = TRANSFORM.invert(INSIDE.sample(50, generator=seeded(), dtype=torch.float64))
-    found = tpf.log_likelihood(field, x)
-    back = tpf.sample(field, start=found.latent, scheme="rk4", steps=50).x
-    torch.testing.assert_close(back, x, rtol=1e-5, atol=1e-4)
+    x = TRANSFORM.invert(INSIDE.sample(9, generator=seeded(), dtype=torch.float64))
+    found = tpf.log_likelihood(field, x, scheme="rk4", steps=8)
+    back = tpf.sample(field, start=found.latent, scheme="rk4", steps=8).x
+    torch.testing.assert_close(back, x, rtol=1e-4, atol=1e-3)
     expected = INSIDE.log_prob(TRANSFORM(x)) - SCALE.double().log().sum()
-    torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.log_prob, expected, rtol=0, atol=1e-3)
     for base in (field.start, field.process.start, field.process.base):
-        again = tpf.log_likelihood(field, x, base=base)
+        again = tpf.log_likelihood(field, x, base=base, scheme="rk4", steps=8)
         torch.testing.assert_close(again.log_prob, found.log_prob)
-        drawn = tpf.likelihood.sample_with_log_likelihood(
-            field, 30, base=base, dtype=torch.float64, generator=seeded()
-        )
-        exact = INSIDE.log_prob(TRANSFORM(drawn.x)) - SCALE.double().log().sum()
-        torch.testing.assert_close(drawn.log_prob, exact, rtol=0, atol=1e-4)
+    drawn = tpf.likelihood.sample_with_log_likelihood(
+        field, 9, base=field.start, scheme="rk4", steps=8, dtype=torch.float64, generator=seeded()
+    )
+    exact = INSIDE.log_prob(TRANSFORM(drawn.x)) - SCALE.double().log().sum()
+    torch.testing.assert_close(drawn.log_prob, exact, rtol=0, atol=1e-3)
 
 
 def test_saved_states_are_those_of_the_data() -> None:
@@ -136,3 +136,20 @@ def test_a_field_with_such_a_base_is_kept_in_a_file(tmp_path) -> None:
     again = tpf.load_field(tmp_path / "field")
     a, b = (tpf.sample(f, 4, steps=2, generator=seeded()).x for f in (field.eval(), again))
     assert torch.equal(a, b)
+
+
+def test_diagnostics_take_data_in_their_own_units() -> None:
+    process = PROCESSES["two-sided"]()
+    field, exact = field_of(process), tpf.oracle(process, INSIDE)
+    x = TRANSFORM.invert(INSIDE.sample(200, generator=seeded()))
+    loss, m = tpf.VelocityLoss(), tpf.metrics
+    inside, outside = (
+        m.loss_by_time(f, loss, data, times=3, generator=seeded()).loss
+        for f, data in ((exact, TRANSFORM(x)), (field, x))
+    )
+    torch.testing.assert_close(inside, outside)
+    first, second = (
+        m.consistency(f, data, times=2, generator=seeded()).stein
+        for f, data in ((exact, TRANSFORM(x)), (field, x))
+    )
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)

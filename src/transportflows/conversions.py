@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._core.checks import choice
 from .combination import Combination
 from .gaussian_part import ConversionError, GaussianPart, NoisePart
 
@@ -33,6 +34,14 @@ QUANTITIES = ("velocity", "mean_velocity", "score", "noise", "data")
 Row = tuple[Tensor, Tensor]
 
 _REACH = 0.01  # how near a degenerate time weights are too large to use
+
+
+_ELSEWHERE = {
+    **dict.fromkeys(("eps", "epsilon", "noise_prediction"), "'noise'"),
+    **dict.fromkeys(("x0", "x1", "denoiser", "denoised", "sample"), "'data'"),
+    **dict.fromkeys(("b", "drift", "flow", "v_prediction"), "'velocity'"),
+}
+"""What quantities are called elsewhere, and here."""
 
 
 def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor) -> Combination:
@@ -48,8 +57,7 @@ def conversion(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor
     Raises:
         ConversionError: if ``outputs`` do not determine ``target`` under this process.
     """
-    if target not in QUANTITIES:
-        raise ValueError(f"unknown quantity {target!r}; known: {', '.join(QUANTITIES)}")
+    choice("quantity", target, QUANTITIES, _ELSEWHERE)
     if target in outputs:
         return _only(outputs, target, torch.ones_like(t))
     for name in outputs:

@@ -177,6 +177,7 @@ def swiss_roll(
     return _cast(curve + noise * _normal(n, generator), dtype, device)
 
 
+@checked
 class Digits(NamedTuple):
     """Images and their labels.
 

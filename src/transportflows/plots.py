@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ._core.checks import number, shown
 from ._core.random import stream
 from ._core.signatures import checked
 from .samplers.sample import sample
@@ -66,7 +67,7 @@ def picture(
             )
     x = x.detach().float().cpu()
     other = None if reference is None else reference.detach().float().cpu()
-    low, high = _range(x if other is None else other) if limits is None else limits
+    low, high = _range(x if other is None else other) if limits is None else _limits(limits)
     if (len(event) == 3 and event[0] in (1, 3)) or (len(event) == 2 and min(event) > 1):
         return _images(figure_class, x.view(len(x), -1, *event[-2:]), title, low, high)
     figure: Figure = figure_class(figsize=(4.5, 4.5), layout="constrained")
@@ -103,6 +104,16 @@ def _figure_class() -> Any:
             "pictures need Matplotlib: pip install 'transportflows[examples]', or matplotlib"
         ) from error
     return Figure
+
+
+def _limits(given: Any) -> tuple[float, float]:
+    """The limits of axes that were given."""
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        raise TypeError(f"limits are (low, high), got {shown(given)}")
+    low, high = (number(f"limits[{k}]", one) for k, one in enumerate(given))
+    if not low < high:
+        raise ValueError(f"limits are (low, high) with low < high, got {low:g} and {high:g}")
+    return low, high
 
 
 def _range(x: Tensor) -> tuple[float, float]:

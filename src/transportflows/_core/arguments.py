@@ -147,8 +147,14 @@ _HUGE = 2**63 - 1  # the largest that a size or a count of torch can be
 
 
 def positive_integer(name: str, value: Any) -> int:
-    """The value as an integer of at least 1; refuse what is none."""
-    return integer(name, value, "a positive integer", least=1)
+    """A count: the value as an integer of at least 1, and of less than 2³⁶, which no memory has."""
+    count = integer(name, value, "a positive integer", least=1)
+    if count > _MOST:
+        raise ValueError(f"{name} must be a positive integer that memory can hold, got {count:.3g}")
+    return count
+
+
+_MOST = 2**36
 
 
 def choice(
@@ -242,6 +248,8 @@ def check_callable(name: str, value: Any, arguments: Sequence[str] | None = None
     like = f"{name} must be a function{'' if arguments is None else _of(arguments)}"
     if not callable(value):
         raise TypeError(f"{like}, got {shown(value)}")
+    if _is_plain_module(value) and type(value).forward is torch.nn.Module.forward:
+        raise TypeError(f"{like}, got {shown(value)}, which has no forward")
     if arguments is None:
         return
     try:

@@ -30,14 +30,14 @@ from .arguments import (
 
 __all__ = [
     "check_callable",
+    "check_events",
     "check_finite_rows",
     "check_same_kind",
     "check_state",
     "choice",
-    "check_events",
     "device_of",
-    "event_shape",
     "dtype_of",
+    "event_shape",
     "floating_dtype",
     "generator_of",
     "integer",

@@ -23,12 +23,14 @@ __all__ = [
     "NO_CONDITIONS",
     "Condition",
     "check_conditions",
+    "check_names",
     "check_trained",
     "from_storable",
     "map_rows",
     "seen_in",
     "seen_together",
     "to_storable",
+    "with_start",
 ]
 
 NO_CONDITIONS: Mapping[str, Any] = {}
@@ -95,14 +97,8 @@ def check_conditions(
             f"cond is a mapping of names to tensors, got {type(cond).__name__}; write"
             " cond={'label': labels}"
         )
+    check_names(cond)
     for name, value in cond.items():
-        if not isinstance(name, str):
-            raise TypeError(f"names of conditions are texts, got a {type(name).__name__}")
-        if name in _TAKEN:
-            raise ValueError(
-                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
-                " and s is a second time; give it another name"
-            )
         if isinstance(value, (list, tuple, Mapping)) or (
             hasattr(value, "__array__") and not isinstance(value, Tensor)
         ):
@@ -123,6 +119,32 @@ def check_conditions(
                 f" {name}.to({str(device)!r})"
             )
     return dict(cond)
+
+
+def check_names(cond: Mapping[str, Any]) -> None:
+    """Refuse names that are no texts, and those of a network's own arguments."""
+    for name in cond:
+        if not isinstance(name, str):
+            raise TypeError(f"names of conditions are texts, got a {type(name).__name__}")
+        if name in _TAKEN:
+            raise ValueError(
+                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
+                " and s is a second time; give it another name"
+            )
+
+
+def with_start(cond: Mapping[str, Any], x0: Tensor) -> dict[str, Any]:
+    """The conditions and ``"x0"``, where a network is told of the start of its path.
+
+    Raises:
+        ValueError: if there is one of this name already.
+    """
+    if "x0" in cond:
+        raise ValueError(
+            "the coupling has condition_on_start, so the condition 'x0' is the start of each path,"
+            " given by the library; give yours another name, or leave it out"
+        )
+    return {**cond, "x0": x0}
 
 
 def map_rows(cond: Mapping[str, Any], function: Any) -> dict[str, Any]:

@@ -5,7 +5,10 @@ averages, optimizer) and works on its slice of the rows; sums and gathers make t
 process alone is a world of one, in which all of this does nothing.
 
 When a process fails it leaves its message in the store that all share and closes its connections,
-so that the others, which wait for it in a sum, wake up and fail with that message.
+so that the others, which wait for it in a sum, wake up and fail with that message. One that ends
+without a word closes its connections too; for one that lives and does not come, the others wait ten
+minutes. Who needs longer (a callback that works for half an hour in one process) makes the group:
+``torch.distributed.init_process_group(timeout=...)`` before the first call.
 """
 
 from __future__ import annotations
@@ -22,9 +25,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .signatures import checked
+
 __all__ = ["WorkerError", "World", "local_device", "world"]
 
 _BUCKET_BYTES = 2**26
+PATIENCE = timedelta(minutes=10)
+"""How long processes wait for one another, in a group that the library made."""
 T = TypeVar("T")
 
 
@@ -69,7 +76,13 @@ def world() -> World:
     if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
             return World()
-        dist.init_process_group()
+        try:
+            dist.init_process_group(timeout=PATIENCE)
+        except RuntimeError as error:
+            raise WorkerError(
+                f"the processes of this run did not all come within {PATIENCE.seconds} s; perhaps"
+                f" one of them ended before ({str(error).strip().splitlines()[0]})"
+            ) from error
         _State.own = True
         atexit.register(_leave)
     return World(dist.get_rank(), dist.get_world_size())
@@ -80,6 +93,7 @@ def _leave() -> None:
         dist.destroy_process_group()
 
 
+@checked
 @dataclass(frozen=True)
 class World:
     """This process among ``size`` of them.
@@ -91,6 +105,10 @@ class World:
 
     rank: int = 0
     size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size:
+            raise ValueError(f"rank must be in 0 .. size - 1, got {self.rank} of {self.size}")
 
     @property
     def first(self) -> bool:
@@ -247,7 +265,8 @@ class World:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         return (
             f"process {self.rank} of {self.size} could not talk to the others, and the run ends;"
-            " if one of them ended without a word, it was killed, or ran out of memory; the"
+            " if one of them ended without a word, it was killed, or ran out of memory; if it lives"
+            f" and did not come, the wait was for {PATIENCE.seconds} s at most; the"
             f" connection said: {first}"
         )
 

@@ -87,7 +87,7 @@ def summary(self: Any) -> str:
 
 def _brief_tensor(value: Tensor, ranges: bool, shapes: bool) -> str:
     shape = tuple(value.shape)
-    if not ranges or value.numel() == 0 or value.is_meta or value.is_complex():
+    if not ranges or value.numel() == 0 or value.is_meta or value.is_complex() or value.is_sparse:
         return f"<tensor {shape}>"
     low, high = float(value.min()), float(value.max())
     if low == high and (value.numel() == 1 or not shapes):

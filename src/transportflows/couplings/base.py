@@ -23,9 +23,13 @@ class Coupling(Storable, ABC):
 
     Attributes:
         independent: whether x0 stays independent of x1.
+        condition_on_start: whether networks are given the x0 of a path, as the condition ``"x0"``.
+        is_map: whether each x0 has one x1.
     """
 
     independent: bool = False
+    condition_on_start: bool = False
+    is_map: bool = False
 
     @abstractmethod
     def pair(
@@ -70,7 +74,29 @@ class Independent(Coupling):
 
 @checked
 class Paired(Coupling):
-    """The user's own pairs ``(x0, x1)``, used as they are given (image to image, say)."""
+    """The user's own pairs ``(x0, x1)``, used as they are given (image to image, say).
+
+    A velocity has one value at a point, whichever path goes through it. Where paths of different
+    pairs cross, it is their mean, and what it moves keeps the laws at both ends but not the pairs:
+    with ``x1 = -x0`` all paths meet at ½, and x0 is sent to x0. The cure is to tell the network
+    where the path began: with ``condition_on_start`` it is called as ``net(t, x, x0=x0, **cond)``,
+    in training and by ``sample(field, start=x0)``. Then each x0 has a law of x1 of its own, for
+    which it takes noise: a path with a latent, and ε > 0. ``metrics.pair_error`` tells how far
+    samples are from the pairs.
+
+    Args:
+        condition_on_start: give networks the x0 of each path, as the condition ``"x0"``, in the
+            units of the process.
+        is_map: each x0 has one x1, which needs no noise: neither a latent nor ε > 0.
+    """
+
+    def __init__(self, *, condition_on_start: bool = False, is_map: bool = False) -> None:
+        if is_map and not condition_on_start:
+            raise ValueError(
+                "is_map is of pairs that the network is told of; write"
+                " Paired(condition_on_start=True, is_map=True)"
+            )
+        self.condition_on_start, self.is_map = condition_on_start, is_map
 
     def pair(
         self,
@@ -81,3 +107,10 @@ class Paired(Coupling):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         return x0, x1
+
+    def __repr__(self) -> str:
+        flags = [f"{name}=True" for name, on in self.config().items() if on]
+        return f"{type(self).__name__}({', '.join(flags)})"
+
+    def config(self) -> dict[str, Any]:
+        return {"condition_on_start": self.condition_on_start, "is_map": self.is_map}

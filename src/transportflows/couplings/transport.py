@@ -37,9 +37,9 @@ class MinibatchOT(Coupling):
     tensors of integers or booleans; a condition of numbers has no rows in common and is refused.
 
     Args:
-        method: ``"exact"`` (the cheapest permutation, by sorting or scipy), or ``"sinkhorn"`` (the entropic
-            plan; one permutation is then drawn by maximum-weight matching of ``log plan + Gumbel
-            noise``, which approximates a draw from the plan and stays a permutation).
+        method: ``"exact"`` (the cheapest permutation, by sorting or scipy), or ``"sinkhorn"`` (the
+            entropic plan; one permutation is then drawn by maximum-weight matching of ``log plan +
+            Gumbel noise``, which approximates a draw from the plan and stays a permutation).
         regularisation: ε of the entropic plan, relative to the median of the costs that are not 0;
             0.05 where ``epsilon`` is not given either. The plan then does not hang on the units of
             the data, nor on an outlier.

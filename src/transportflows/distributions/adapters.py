@@ -19,6 +19,7 @@ from .base import Distribution
 __all__ = ["as_distribution"]
 
 
+@checked
 class _Wrapped(Distribution):
     """An object of the user's own with a ``sample`` method, seen as a Distribution."""
 
@@ -85,6 +86,9 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
         return law
     if isinstance(law, Tensor):
         raise TypeError("a tensor is not a law; write Empirical(data) for the law of its rows")
+    if isinstance(law, type):
+        name = law.__name__
+        raise TypeError(f"a law is an object, got the class {name}; write {name}(...)")
     if not callable(getattr(law, "sample", None)):
         raise TypeError(
             f"{type(law).__name__} has no sample method; give a Distribution such as"

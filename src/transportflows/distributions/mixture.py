@@ -86,7 +86,7 @@ class GaussianMixture(Distribution):
         dtype = state_dtype(dtype)
         generator = local(generator, device)
         weights = self.weights.to(device)
-        labels = torch.multinomial(weights, n, replacement=True, generator=generator)
+        labels = torch.multinomial(weights, max(n, 1), replacement=True, generator=generator)[:n]
         z = torch.randn(n, self.shape.numel(), generator=generator, dtype=dtype, device=device)
         x = torch.empty_like(z)
         means = self.means.flatten(1).to(z)

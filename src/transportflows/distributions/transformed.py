@@ -37,9 +37,7 @@ class Transformed(Distribution):
         [-1.0, 1.0]
     """
 
-    def __init__(
-        self, law: Distribution, transform: Standardize, *, inverse: bool = False
-    ) -> None:
+    def __init__(self, law: Distribution, transform: Standardize, *, inverse: bool = False) -> None:
         super().__init__(law.shape)
         self.law, self.transform, self.inverse = law, transform, inverse
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import container
-from .._core.checks import check_events, check_state
+from .._core.checks import check_events, check_state, shown
 from .._core.conditions import (
     NO_CONDITIONS,
     Condition,
@@ -31,7 +31,7 @@ from .._core.conditions import (
 )
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution
@@ -41,7 +41,7 @@ from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
 from .units import check_units, outer_start
 
-__all__ = ["FILE_FORMAT", "FILE_KIND", "Field"]
+__all__ = ["FILE_FORMAT", "FILE_KIND", "Field", "check_field"]
 
 FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
@@ -93,6 +93,7 @@ class Field(Storable, nn.Module):
 
     # --------------------------------------------------------------------------- predictions
 
+    @as_is
     def predict(
         self,
         t: Tensor,
@@ -108,7 +109,11 @@ class Field(Storable, nn.Module):
             cond: conditions by name, which the network gets as keywords.
             needed: which of the outputs are wanted; all of them if None.
         """
-        return (called(self, self.net, t, x, cond),)
+        try:
+            return (called(self, self.net, t, x, cond),)
+        except (AttributeError, TypeError):
+            check_call(Field.predict, locals())
+            raise
 
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
         """What the network predicts; a tuple for a pair."""
@@ -228,8 +233,18 @@ class Field(Storable, nn.Module):
         """
         found = check_conditions(cond, n, rows=rows, device=device)
         whose = f"this {type(self).__name__}"
+        start = {}
+        if self.process.coupling.condition_on_start:  # which is given in training too
+            if "x0" not in found:
+                raise ValueError(
+                    f"{whose} is told of the start of its path, and the condition 'x0' is missing:"
+                    " sample(field, start=x0) gives it; elsewhere write cond={'x0': x0}, in the"
+                    " units of the process"
+                )
+            start = {"x0": found.pop("x0")}
         trained = self.conditions
-        return check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
+        return {**known, **start}
 
     @property
     def start(self) -> Distribution:
@@ -316,3 +331,20 @@ class Field(Storable, nn.Module):
             return self.config()
         except NotImplementedError:
             return {}
+
+
+def check_field(value: Any, what: str) -> None:
+    """Refuse what is no field: a wrapped one, a class, a network without a meaning.
+
+    Args:
+        value: what was given.
+        what: what asks for a field, in words: ``"sample moves along"``.
+    """
+    if isinstance(value, Field):
+        return
+    cure = "write Velocity(net, process), which says what a network predicts"
+    if isinstance(getattr(value, "_orig_mod", getattr(value, "module", None)), Field):
+        cure = "give the field in it, and wrap its network: Velocity(torch.compile(net), process)"
+    elif isinstance(value, type) and issubclass(value, Field):
+        cure = f"write {value.__name__}(net, process), one of its instances"
+    raise TypeError(f"{what} a Field, got {shown(value)}; {cure}")

@@ -41,6 +41,7 @@ __all__ = ["EDM", "EDMCoefficients"]
 _FARTHEST = 1e3
 
 
+@checked
 class EDMCoefficients(NamedTuple):
     """What :class:`EDM` does at a time: weights of x' and of the network, of the shape of t.
 

@@ -75,7 +75,10 @@ def load_field(
     )
     if process is not None:
         arguments["process"] = process
-    with kept_generators(everywhere=False), _Limit(4 * os.path.getsize(path) + _SPARE, _TENSORS[0] * len(state) + _TENSORS[1]):
+    with (
+        kept_generators(everywhere=False),
+        _Limit(4 * os.path.getsize(path) + _SPARE, _TENSORS[0] * len(state) + _TENSORS[1]),
+    ):
         for name in arguments:
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
@@ -87,7 +90,7 @@ def load_field(
                 raise TypeError(f"{spec['class']} is no field that predicts {outputs}")
             if not isinstance(field.transform, (Standardize, type(None))):
                 raise TypeError(f"a {type(field.transform).__name__} is no transform")
-            _load_state(path, field, state)
+            _load_state(path, field, state, built=not nets)
             field.conditions = from_storable(tree.get("conditions"))
             for part in (field.transform, None if process is not None else field.process):
                 decode(encode(part), Storable, classes)  # its own checks, of what it now holds
@@ -102,9 +105,7 @@ def _parts(
     if kind != FILE_KIND or type(version) is not int:
         cure = ""
         if kind == "transportflows training checkpoint":
-            cure = (
-                "; give it to trainer.load(path), and trainer.field has the weights"
-            )
+            cure = "; give it to trainer.load(path), and trainer.field has the weights"
         raise DamagedFileError(f"{os.fspath(path)} is a {kind!r}, not a {FILE_KIND}{cure}")
     if version > FILE_FORMAT:
         raise NewerFileError(
@@ -181,7 +182,9 @@ class _Limit(TorchFunctionMode):
             )
 
 
-def _load_state(path: str | os.PathLike[str], field: Field, state: dict[str, Tensor]) -> None:
+def _load_state(
+    path: str | os.PathLike[str], field: Field, state: dict[str, Tensor], built: bool
+) -> None:
     own = field.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     others = [
@@ -199,6 +202,16 @@ def _load_state(path: str | os.PathLike[str], field: Field, state: dict[str, Ten
             + (f" only in the file: {', '.join(extra[:5])};" if extra else "")
             + (f" other shapes or dtypes: {'; '.join(sorted(others)[:5])};" if others else "")
             + " build it with the arguments it was trained with"
+        )
+    widths = {
+        state[k].dtype
+        for k, p in field.named_parameters()
+        if k[:8] != "process." and p.is_floating_point()
+    }
+    if built and len(widths) > 1:
+        raise DamagedFileError(
+            f"{os.fspath(path)} holds weights of several dtypes, {sorted(map(str, widths))}; where"
+            " the network is meant so, build it and give it: load_field(path, net=...)"
         )
     infinite = [k for k, _ in field.named_parameters() if not bool(state[k].isfinite().all())]
     if infinite:

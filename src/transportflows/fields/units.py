@@ -47,7 +47,9 @@ def outer_start(process: Process, transform: Standardize | None) -> Distribution
     return Transformed(law, transform, inverse=True)
 
 
-def starting_law(process: Process, transform: Standardize | None, given: Any | None) -> Distribution:
+def starting_law(
+    process: Process, transform: Standardize | None, given: Any | None
+) -> Distribution:
     """A law at t = 0 in the units of the process, of one in those of the data.
 
     Args:

@@ -103,7 +103,7 @@ class LatentScale(Storable, nn.Module):
         return self.gamma(t).square()
 
     def gamma(self, t: Tensor) -> Tensor:
-        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes one with a sign.
+        """γ(t), of the shape of ``t``: the root ≥ 0 of γ², unless a subclass writes a signed one.
 
         Where it is negative, so is the weight of z in the target ``ẑ = γ z / |γ|`` of a noise.
         """

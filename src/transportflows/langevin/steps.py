@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import number
 from .._core.random import stream
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
@@ -49,9 +50,11 @@ def langevin_step(
         >>> langevin_step(x, -x, 0.5, torch.ones_like(x))
         tensor([[1.5000, 0.5000]])
     """
+    number("temperature", temperature, "a number ≥ 0", least=0)
     if isinstance(step_size, Tensor):
         h = expand_time(step_size, x)
         return torch.addcmul(torch.addcmul(x, h, score), (2 * temperature * h).sqrt(), noise)
+    number("step_size", step_size, "a number ≥ 0", least=0)
     moved = torch.add(x, score, alpha=step_size)
     return torch.add(moved, noise, alpha=math.sqrt(2 * temperature * step_size))
 

@@ -86,9 +86,7 @@ def bits_per_dimension(
     """
     width = positive_number("level_width", level_width)
     sizes = [shape] if isinstance(shape, int) else list(shape)
-    d = math.prod(
-        integer("shape", size, "positive in each place", least=1) for size in sizes
-    )
+    d = math.prod(integer("shape", size, "positive in each place", least=1) for size in sizes)
     if not sizes:
         raise ValueError("the event shape is empty; write shape=(1,) for scalars")
     return -log_prob / (d * math.log(2)) - math.log2(width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from .._core.checks import shown
 from ..fields.base import Field
 from ..fields.edm import EDM
 from ..times.levels import EDMTimes
@@ -31,7 +32,7 @@ _REGRESSIONS: dict[str, type[Regression]] = {
 
 
 @singledispatch
-def default_loss(field: Field) -> Loss:
+def default_loss(field: Field, /) -> Loss:
     """The regression of what a field predicts; of a pair, one for each output.
 
     Raises:
@@ -46,6 +47,8 @@ def default_loss(field: Field) -> Loss:
         >>> [type(part).__name__ for part in (loss, loss.times, loss.weight)]
         ['DataLoss', 'EDMTimes', 'EDMWeight']
     """
+    if not isinstance(field, Field):
+        raise TypeError(f"there are losses for a Field, got {shown(field)}")
     unknown = [output for output in field.outputs if output not in _REGRESSIONS]
     if unknown:
         raise TypeError(

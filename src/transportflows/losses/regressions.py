@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import names
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from .._core.tensor import expand_time, sum_events
 from ..draws import Batch, PathSample
 from ..fields.base import Field
@@ -92,7 +92,10 @@ class Regression(Loss):
             generator=generator,
         )
 
+    @as_is
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
+        if not isinstance(sample, PathSample) or not isinstance(field, Field):
+            check_call(Regression.evaluate, locals())
         outputs = field.outputs
         if self.quantity in outputs:
             needed = tuple(o == self.quantity for o in outputs)

@@ -17,6 +17,7 @@ to use:
 - **Divergences**: :func:`kl_log_densities`, :func:`kl_kernel_density`,
   :func:`jensen_shannon_kernel_density`, :func:`kl_nearest_neighbours`, :func:`fisher_divergence`.
 - **Coverage and copying**: :func:`nearest_neighbours`, :func:`coverage`, :func:`mode_weights`.
+- **Pairs**: :func:`pair_error`, whether samples end where the pairs of their starts say.
 - **Features**: :func:`frechet_distance` and :func:`kernel_distance` with an extractor of yours.
 - **Trained fields**: :func:`loss_by_time`, :func:`consistency`, :func:`path_geometry`,
   :func:`error_by_nfe`; with an oracle :func:`oracle_errors` (the bound and the optimal ε of the
@@ -62,6 +63,7 @@ from .neighbours import (
     nearest_neighbours,
 )
 from .oracle_diagnostics import KLIdentity, OracleErrors, ode_kl_identity, oracle_errors
+from .pairs import PairError, pair_error
 from .paths import PathGeometry, error_by_nfe, path_geometry
 from .report import METRICS, MetricRow, MetricsReport, evaluate
 from .sliced import (
@@ -97,6 +99,7 @@ __all__ = [
     "MomentSummary",
     "NeighbourDistances",
     "OracleErrors",
+    "PairError",
     "PathGeometry",
     "PermutationTest",
     "PolynomialKernel",
@@ -141,6 +144,7 @@ __all__ = [
     "ode_kl_identity",
     "optimal_pairs",
     "oracle_errors",
+    "pair_error",
     "path_geometry",
     "prior_bias",
     "sinkhorn_divergence",

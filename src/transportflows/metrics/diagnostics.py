@@ -84,7 +84,7 @@ def loss_by_time(
     Args:
         field: the field.
         loss: such as ``VelocityLoss()``; its own sampler of times is not used.
-        data: ``(N, *)``, in the network's units: ``field.transform(data)`` where it has one.
+        data: ``(N, *)``, in their own units: a transform of the field is applied.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
         generator: source of the path samples.
 
@@ -95,6 +95,7 @@ def loss_by_time(
     if not isinstance(loss, Regression):
         raise TypeError(f"loss must be a regression, got {type(loss).__name__}")
     check_finite_rows(data, "data")
+    data = data if field.transform is None else field.transform(data)
     nodes, key = _midpoints(times), draw_key(generator)
     means, errors = [], []
     for t in nodes.tolist():
@@ -125,7 +126,7 @@ def consistency(
 
     Args:
         field: a :class:`FieldPair`, or any field that has both a velocity and a score.
-        data: ``(N, *)``, in the network's units: ``field.transform(data)`` where it has one.
+        data: ``(N, *)``, in their own units: a transform of the field is applied.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
         probes: Hutchinson probes of the divergence.
         generator: source of the path samples and probes.
@@ -135,6 +136,7 @@ def consistency(
         ValueError: if the data are not finite.
     """
     check_finite_rows(data, "data")
+    data = data if field.transform is None else field.transform(data)
     positive_integer("probes", probes)
     nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []

@@ -15,6 +15,8 @@ from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
+from ..samplers.ends import BOUND
+from ..samplers.panels import lagrange
 from ..samplers.sample import sample
 from ..solve.grid import time_grid
 
@@ -61,8 +63,9 @@ def path_geometry(
 ) -> PathGeometry:
     r"""Return path energy and straightness of the ODE of a field.
 
-    Simpson's rule over the steps; the error of the solve is that of the scheme. In the units of the
-    data, also where the field has a transform.
+    Simpson's rule over the steps, with ``|b|²`` extrapolated to ends of time where the weights of
+    the velocity are infinite (γ̇ η of a Brownian latent); the error of the solve is that of the
+    scheme. In the units of the data, also where the field has a transform.
 
     Args:
         field: a field with a velocity.
@@ -87,13 +90,7 @@ def path_geometry(
         raise RuntimeError("the solve kept no trajectory")
     inside = path if field.transform is None else torch.stack([field.transform(x) for x in path])
     scale = 1.0 if field.transform is None else field.transform.scale.to(path)
-    low, high = solved.margin
-    speeds = torch.stack(
-        [
-            sum_events((scale * field.velocity(t.clamp(low, 1 - high), x)).square())
-            for t, x in zip(grid.to(path.device), inside, strict=True)
-        ]
-    ).double()
+    speeds = _at_all(grid, _regular(field, grid), lambda k: _speed(field, grid, inside, k, scale))
     energy = _simpson(grid.to(speeds.device)) @ speeds
     displacement = float(sum_events((path[-1] - path[0]).double().square()).mean())
     mean = float(energy.mean())
@@ -108,6 +105,34 @@ def path_geometry(
 
 
 @checked
+def _regular(field: Field, grid: Tensor) -> list[int]:
+    """The times of a grid at which the weights of a velocity are bounded."""
+    fine = field.weights("velocity", grid.to(field.reference().device)).within(BOUND)
+    return [int(k) for k in fine.nonzero()]
+
+
+def _speed(field: Field, grid: Tensor, path: Tensor, k: int, scale: float | Tensor) -> Tensor:
+    """``|b|²`` of each row at the k-th time."""
+    return sum_events((scale * field.velocity(grid[k].to(path), path[k])).square()).double()
+
+
+def _at_all(grid: Tensor, known: list[int], value: Callable[[int], Tensor]) -> Tensor:
+    """Values at the times known, and at others by the parabola through the nearest three of them.
+
+    A velocity ``v + γ̇ η`` cannot be evaluated where γ̇ is infinite, and has a limit there.
+    """
+    found = {k: value(k) for k in known}
+    rows = []
+    for k in range(len(grid)):
+        if k not in found:
+            near = sorted(found, key=lambda j: abs(j - k))[:3]
+            weights = lagrange(grid[near][None], grid[k].view(1, 1)).flatten().tolist()
+            rows.append(sum(found[j] * w for j, w in zip(near, weights, strict=True)).clamp(min=0))
+        else:
+            rows.append(found[k])
+    return torch.stack(rows)
+
+
 def error_by_nfe(
     field: Field,
     distance: Callable[[Tensor], float],

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names
+from .._core.checks import names, shown
 from .._core.random import draw_key, stream
 from .._core.reprs import call_lines, summary
 from .._core.samples import check_at_least, event_rows
@@ -136,6 +136,8 @@ class MetricsReport:
                 "plotting needs matplotlib; pip install matplotlib, or the extra"
                 " transportflows[examples]"
             ) from error
+        if ax is not None and not hasattr(ax, "plot"):
+            raise TypeError(f"ax must be axes of matplotlib, got {shown(ax)}")
         if ax is None:
             ax = plt.figure(figsize=(6, 0.5 * len(self.rows) + 1)).gca()
         for k, row in enumerate(self.rows):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import event_shape, positive_integer
+from .._core.checks import choice, event_shape, positive_integer
 from .._core.registry import register
 from .._core.shared import kept_generators
 from .._core.signatures import checked
@@ -73,9 +73,7 @@ class MLP(nn.Module):
                 "shape, width, depth and heads must be positive, got"
                 f" {tuple(self.shape)}, {width}, {depth}, {heads}"
             )
-        if activation not in _ACTIVATIONS:
-            known = ", ".join(map(repr, _ACTIVATIONS))
-            raise ValueError(f"unknown activation {activation!r}; known: {known}")
+        choice("activation", activation, _ACTIVATIONS, {"swish": "'silu'"})
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
         with nullcontext() if generator is None else kept_generators(everywhere=False):
@@ -168,12 +166,14 @@ class MLP(nn.Module):
         }
 
 
+@checked
 class _FromXT(nn.Module):
     def __init__(self, net: Callable[..., Any]) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """The network, its arguments in the other order."""
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 

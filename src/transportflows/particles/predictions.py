@@ -23,7 +23,7 @@ from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
-from ..fields.base import Field
+from ..fields.base import Field, check_field
 from .kernels import kernel_mean
 
 __all__ = ["FieldData", "SampleData", "SmoothedLaw", "as_data", "as_score"]
@@ -175,6 +175,8 @@ def as_data(given: Any) -> Prediction:
         return FieldData(given)
     if isinstance(given, (Gaussian, GaussianMixture)):
         return SmoothedLaw(given).data
+    if isinstance(getattr(given, "_orig_mod", getattr(given, "module", None)), Field):
+        check_field(given, "a data prediction is that of")
     if isinstance(given, type):
         raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
     if isinstance(given, Tensor):

@@ -80,7 +80,8 @@ def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     With the permutation σ given, ``f_i = c_{iσ(i)} - g_{σ(i)}`` and ``g ← min_i (c_ij - f_i)``
     reach an extreme pair in at most N sweeps, as shortest paths do (Bellman and Ford), and with the
-    two sides exchanged another; what is returned is their mean, which leaves more of the other pairs slack.
+    two sides exchanged another; what is returned is their mean, which leaves more of the other
+    pairs slack.
 
     Args:
         cost: ``(N, N)``, float64, finite, on the CPU.
@@ -92,7 +93,7 @@ def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _extreme(cost: Tensor, rows: Tensor) -> Tensor:
-    """g of the permutation ``rows`` (of each column its row), the largest below 0."""
+    """G of the permutation ``rows`` (of each column its row), the largest below 0."""
     matched = cost[rows, torch.arange(len(cost))]
     back, g = rows.argsort(), cost.new_zeros(len(cost))
     for _ in range(len(cost)):

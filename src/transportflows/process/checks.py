@@ -9,12 +9,20 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_same_kind
+from ..couplings.base import Coupling
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
 
-__all__ = ["check_data", "check_ends", "check_own_base", "check_speed", "check_times"]
+__all__ = [
+    "check_data",
+    "check_ends",
+    "check_own_base",
+    "check_speed",
+    "check_times",
+    "check_told_start",
+]
 
 _END_TOLERANCE = 1e-5
 _STEP = 1e-5
@@ -139,4 +147,15 @@ def check_own_base(path: Interpolant, base: Distribution, scale: float) -> None:
             f" that (Gaussian(shape, scale={scale:g})) or none (shape=...). Another base"
             " needs a two-sided path such as Linear(gamma=Brownian()); another start for"
             " the sampler is sample(..., start=...)"
+        )
+
+
+def check_told_start(path: Interpolant, coupling: Coupling) -> None:
+    """Refuse a path without a latent for networks that are told of its start."""
+    if coupling.condition_on_start and not coupling.is_map and not path.has_latent:
+        raise ValueError(
+            f"given x0, the path of {type(path).__name__} without a latent has nothing random but"
+            " x1, and only its mean could be learned; give it a latent, such as"
+            " Linear(gamma=Brownian()), or say that each x0 has one x1:"
+            " Paired(condition_on_start=True, is_map=True)"
         )

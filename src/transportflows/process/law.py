@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import event_shape, unit_times
-from .._core.conditions import check_conditions, map_rows
+from .._core.conditions import check_conditions, map_rows, with_start
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
@@ -25,7 +25,14 @@ from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant, OneSided
 from ..times.base import Margin, TimeSampler, UniformTimes
-from .checks import check_data, check_ends, check_own_base, check_speed, check_times
+from .checks import (
+    check_data,
+    check_ends,
+    check_own_base,
+    check_speed,
+    check_times,
+    check_told_start,
+)
 
 __all__ = ["Process"]
 
@@ -82,6 +89,7 @@ class Process(Storable, nn.Module):
                 f"{type(interpolant).__name__} has no x0 to pair, so {type(self.coupling).__name__}"
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
+        check_told_start(interpolant, self.coupling)
         self._noise_part: tuple[Written, NoisePart] | None = None
         self._margin: tuple[Written, Margin] | None = None
         self._start: tuple[torch.Size, float, Distribution] | None = None
@@ -265,6 +273,8 @@ class Process(Storable, nn.Module):
             if x0 is None:
                 x0 = self._draw_base(n, x1, generator)
             x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
+            if self.coupling.condition_on_start:
+                cond = with_start(cond, x0)
         else:
             x0 = None
         z = None

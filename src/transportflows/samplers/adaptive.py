@@ -174,7 +174,9 @@ def solve_adaptively(
     """
     check_tolerances(rtol, atol)
     start, stop = ends.tolist()
-    wanted = [] if save_at is None else [float(s) for s in torch.as_tensor(save_at).reshape(-1)]
+    wanted: list[float] = (
+        [] if save_at is None else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
+    )
     low, high = min(start, stop), max(start, stop)
     outside = [s for s in wanted if not low <= s <= high]
     if outside:

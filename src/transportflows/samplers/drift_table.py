@@ -55,9 +55,9 @@ class DriftTable:
         scheme: Scheme,
     ) -> None:
         self.field, self.part, self.scheme = field, field.process.noise_part, scheme
-        of_score = "score" in field.outputs
-        self.schedules = limited(epsilons, scheme.limit, growth=True, of_score=of_score)
-        self.may_close = not of_score and isinstance(self.part, GaussianPart)
+        self.of_score = "score" in field.outputs
+        self.schedules = limited(epsilons, scheme.limit, growth=True, of_score=self.of_score)
+        self.may_close = not self.of_score and isinstance(self.part, GaussianPart)
         self.may_close &= not any(isinstance(e, UnlimitedEpsilon) for e in epsilons)
         self.times, self.widths = stages.clone(), widths
         self.starts = stages[:, 0] - scheme.nodes[0] * widths
@@ -103,12 +103,17 @@ class DriftTable:
             self.times[step] = torch.where(inner, moved, self.times[step])
 
     def _kind(self, end: float, step: int) -> str:
-        """What the drift has at an end that a step touches."""
+        """What the drift has at an end that a step touches, the same for every ε."""
 
         def weights_at(t: Tensor) -> Combination:
             return self._weights(t.to(self.times)[None], slice(step, step + 1))[0]
 
-        return kind_of_end(weights_at, end)
+        kind = kind_of_end(weights_at, end)
+        if kind == "regular" and self.noisy and not (self.of_score or bool(self.still[step])):
+            t = self.times.new_tensor(end)
+            if bool((self.part.scale(t) == 0) & (self.part.scale_sq_dot(t) != 0)):
+                return "root"  # of ε/σ̂
+        return kind
 
     def _inside(self, steps: slice, place: Tensor) -> Tensor:
         """Times at fractions of steps, ``(S, Q)``, reckoned from the nearer end of each."""
@@ -214,7 +219,7 @@ class DriftTable:
         ``V = σ̂² + β²``; either way ``dX = (V̇/2 ∓ ε)/V X dt + √(2ε) dW`` about its mean.
         """
         part = self.part
-        if not isinstance(part, GaussianPart) or self.margin != (0.0, 0.0):
+        if not isinstance(part, GaussianPart):
             return []
         path, found = part.path, []
         ends = torch.cat([self.starts, self.starts[-1:] + self.widths[-1:]]).clamp(0, 1)

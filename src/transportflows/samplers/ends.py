@@ -53,7 +53,8 @@ def kind_of_end(weights_at: Callable[[Tensor], Combination], end: float) -> str:
     near = [end, end + inward * _NEAR, end + inward * 4 * _NEAR]
     weights = weights_at(torch.tensor(near, dtype=torch.float64))
     sizes = torch.stack([w.double().reshape(3, -1).abs().amax(1) for w in weights.tensors()])
-    if bool((sizes[:, 0] <= BOUND).all()):  # NaN is not <=
+    # A large weight is no singular one unless it grows; NaN is not <=.
+    if bool((sizes[:, 0] <= (4 * sizes[:, 1]).clamp(BOUND, torch.finfo(sizes.dtype).max)).all()):
         return "regular"
     near_by, farther = sizes[:, 1:].amax(0).tolist()
     growth = math.log(near_by / farther) / math.log(4) if farther > 0 else 0.0

@@ -10,8 +10,8 @@ they need to know nothing of what is not smooth in it:
   integrable, and multiply the error of a learned field without bound: there is no information at
   the end itself. The last stretch, as short as twice the *margin*, is one step of the midpoint
   rule, which looks at the field a margin away and no nearer. For exact fields that leaves an error
-  of the margin's third power; with the cube root of the tolerance for a margin (1e-3 at most) it
-  goes away with the tolerance.
+  of the margin's third power; the margin is the square root of the tolerance (1e-3 at most), and
+  so the error goes away faster than the tolerance.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class ProbabilityFlow:
         self.field, self.given, self.dtype = field, margin, dtype
         kinds = ("regular", "regular") if margin is not None else self._kinds()
         self.clock = Clock(*(kind == "root" for kind in kinds))
-        near = _FARTHEST if tolerance is None else min(_FARTHEST, tolerance ** (1 / 3))
+        near = _FARTHEST if tolerance is None else min(_FARTHEST, tolerance**0.5)
         poles = (near if kinds[0] == "pole" else 0.0, near if kinds[1] == "pole" else 0.0)
         self.margin = poles if margin is None else margin
 

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.signatures import check_call
 from ..distributions import Distribution
-from ..fields.base import Field
+from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.grid import Spacing, as_margin, own_grid, time_grid, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
@@ -27,7 +29,7 @@ from .dynamics import Epsilon, FieldDynamics
 from .multistep import LinearStepper, Multistep
 from .one_step import OneStep
 from .schemes import Scheme
-from .starts import evaluating, starting_states
+from .starts import check_from_start, evaluating, starting_states
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -85,14 +87,15 @@ def sample(
             the caller's own, used as it is (with the breakpoints of the path inserted).
         spacing: of the grid; see :func:`time_grid`.
         margin: distances from t = 0 and t = 1 within which the field is evaluated at the margin
-            instead (the solve itself reaches the end). None keeps what the field's velocity
-            needs, and none where it is regular: 1e-4 at a root (γ̇ η), half a step where a solve
-            starts at a pole (a noise prediction at t = 0), and a step that ends at a pole (a data
-            prediction at t = 1) has one slope, that of its regular side. Where only the score is
-            singular no margin is needed: ε is 0 in a window.
+            instead (the solve itself reaches the end). None needs none: coefficients with a root
+            (γ̇ η) are integrated over the step that touches it, a step that ends at a pole (a data
+            prediction at t = 1) leaves its node out, and only a solve that starts at a pole (a
+            noise prediction at t = 0) looks half a step away. Where ε is more than a step can
+            follow it is limited: ``Solution.limited``.
         save_at: times at which to save the states; inserted into the grid where it lacks them.
         cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
-            ``()``, or any other objects, passed as they are.
+            ``()``, or any other objects, passed as they are. Those that the field was
+            trained with, if a :class:`Trainer` did; one number then stands for all rows.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
             that refines consistently with ``steps``.
         corrector: Langevin corrections after each step, such as ``LangevinCorrector(snr=0.16)``:
@@ -129,6 +132,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
+    check_call(sample, locals())
     schedules, many = _as_schedules(field, epsilon)
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
@@ -137,6 +141,9 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
+        if field.process.coupling.condition_on_start:
+            check_from_start(field.process.coupling, grid, schedules)
+            cond = with_start(cond or {}, x.clone())
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
@@ -168,10 +175,7 @@ def _as_schedules(
     field: Field, epsilon: Epsilon | Sequence[Epsilon]
 ) -> tuple[list[EpsilonSchedule], bool]:
     """The ε as schedules, and whether there are several."""
-    if not isinstance(field, Field):
-        raise TypeError(
-            f"sample moves along a Field such as Velocity(net, process), got {type(field).__name__}"
-        )
+    check_field(field, "sample moves along")
     many = isinstance(epsilon, (list, tuple)) or getattr(epsilon, "ndim", 0) > 0
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:
@@ -188,7 +192,7 @@ def _as_grid(
     scheme: str | Scheme | Multistep,
 ) -> tuple[Tensor, list[int]]:
     """The grid of a solve, and at which of its places to save."""
-    if not hasattr(t, "__len__") or len(t) < 2:
+    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +13,13 @@ from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
 from .._core.tensor import solving_dtype
+from ..couplings.base import Coupling
 from ..distributions import Distribution
 from ..fields.base import Field
 from ..fields.units import starting_law
+from ..solve.epsilon import EpsilonSchedule
 
-__all__ = ["evaluating", "starting_states"]
+__all__ = ["check_from_start", "evaluating", "starting_states"]
 
 
 def starting_states(
@@ -65,6 +67,23 @@ def _check_device(field: Field, x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} is on {x.device} and the network is on {like.device}; write"
             f" {name}.to({str(like.device)!r})"
+        )
+
+
+def check_from_start(
+    coupling: Coupling, grid: Tensor, schedules: Sequence[EpsilonSchedule]
+) -> None:
+    """Refuse a solve that a field which is told of the start of its path cannot make."""
+    if float(grid[0]) != 0 or float(grid[-1]) == 0:
+        raise ValueError(
+            "the field is told of the start of its path, x0, so a solve starts there, at t = 0;"
+            f" got t from {float(grid[0]):g} to {float(grid[-1]):g}"
+        )
+    if not coupling.is_map and any(schedule.is_zero for schedule in schedules):
+        raise ValueError(
+            "at ε = 0 all copies of an x0 go to one x1, and the coupling does not say that it is a"
+            " map; give an epsilon, such as NoiseScaleEpsilon(0.5), or write"
+            " Paired(condition_on_start=True, is_map=True)"
         )
 
 

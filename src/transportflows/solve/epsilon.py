@@ -140,7 +140,7 @@ class AndersonEpsilon(ConstantEpsilon):
     With c = 1 sampling is the time reversal of that SDE (Anderson 1982): not only the law of each
     x_t but that of the whole path is its own. c = 0 is the probability-flow ODE. In the terms of a
     path, ``g²/2 = σ̂² β̇/β - σ̂ σ̂̇``. Where β = 0, as for a linear path at t = 0, that is infinite,
-    and the step that touches it is made with ε = 0.
+    and the steps near it have as much as they can follow (:mod:`transportflows.solve.limit`).
 
     Args:
         factor: c ≥ 0.
@@ -250,7 +250,7 @@ class _CallableEpsilon(EpsilonSchedule):
 def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> EpsilonSchedule:
     """Return a number, a function of time or a schedule as a schedule.
 
-    A function is called once with a float64 tensor of times and gives a tensor of its shape.
+    A function is called with float64 tensors of times and gives tensors of their shapes.
     """
     if isinstance(epsilon, EpsilonSchedule):
         return epsilon

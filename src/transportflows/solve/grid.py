@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import names, per_time, positive_integer
+from .._core.checks import choice, per_time, positive_integer
 from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
@@ -61,9 +61,10 @@ def time_grid(
             f"start and stop must be two different times in [0, 1], got {start} and {stop}"
         )
     if isinstance(spacing, str):
-        if spacing not in SPACINGS:
-            raise ValueError(f"unknown spacing {spacing!r}; known: {names(SPACINGS)}")
-        spacing = SPACINGS[spacing]
+        by_noise = "t=tpf.solve.noise_grid(process, steps, spacing=...), which is even in noise"
+        known = dict.fromkeys(("karras", "edm", "logsnr", "exponential", "asinh"), by_noise)
+        known |= {"linear": "'uniform'", "quadratic": "'early'", "quad": "'early'"}
+        spacing = SPACINGS[choice("spacing", spacing, SPACINGS, known)]
     low, high = min(start, stop), max(start, stop)
     even = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     unit = per_time("spacing(u)", spacing(even), even).to(even).expand(even.shape)

@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.checks import per_time
 from ..gaussian_part import GaussianPart, NoisePart
 from .epsilon import EpsilonSchedule, as_epsilon
 
@@ -89,7 +90,9 @@ class LimitedEpsilon(EpsilonSchedule):
         return own
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        return torch.fmin(self.schedule.value(t, noise_scale), self._bound()[0])
+        name = f"{type(self.schedule).__name__}.value"
+        value = per_time(name, self.schedule.value(t, noise_scale), t).to(t)
+        return torch.fmin(value, self._bound()[0])
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         return torch.fmin(self.schedule.over_noise_scale(t, noise_scale), self._bound()[1])

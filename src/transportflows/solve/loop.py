@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
-from .._core.signatures import checked
+from .._core.signatures import check_call
 from .._core.tensor import widened
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
@@ -30,7 +30,6 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
-@checked
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -72,6 +71,9 @@ def march(
         ValueError: if the states are no floating-point rows, do not divide into the groups, would
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
+    check_call(march, locals())
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times are a grid (steps + 1,), got shape {tuple(times.shape)}")
     groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
     n, x = _check_rows(x, groups), widened(x)
     prepared = stepper.prepare(times, x.detach()[:1])

@@ -51,6 +51,10 @@ class NoiseSource(ABC):
         A method that needs noise beside that of the increments (a corrector) names it by a path
         that begins with a number above 2 and goes on with the step, to meet none of the source's.
         """
+        if not hasattr(self, "generator"):
+            raise RuntimeError(
+                f"this {type(self).__name__} has not begun; write noise.begin(key, x, start=0.0)"
+            )
         self.generator.manual_seed(mix(self.key, *path))
         return torch.randn(
             self.shape, generator=self.generator, dtype=self.dtype, device=self.device

@@ -51,7 +51,7 @@ class Solution:
     def __repr__(self) -> str:
         told = {
             "x": self.x,
-            "steps": len(self.t) - 1,
+            "steps": self.t.numel() - 1,
             "nfe": self.nfe,
             "scheme": self.scheme,
             "trajectory": self.trajectory,
@@ -63,6 +63,7 @@ class Solution:
         return call_lines(type(self).__name__, parts)
 
 
+@checked
 class NonFiniteStateError(ArithmeticError):
     """A state stopped being finite while sampling.
 
@@ -75,6 +76,7 @@ class NonFiniteStateError(ArithmeticError):
         self.solution = solution
 
 
+@checked
 class TooManyEvaluationsError(ArithmeticError):
     """A solve took as many evaluations of the field as it was allowed, and was not done.
 

@@ -115,6 +115,7 @@ class LogRatioInverse:
         )
 
 
+@checked
 class BoundTimes(TimeSampler):
     """A :class:`LevelTimes` of one process."""
 
@@ -193,7 +194,7 @@ class LogSNRTimes(LevelTimes):
 
     bounded = True
 
-    def __init__(self, *, margin: float | Margin = 1e-3) -> None:
+    def __init__(self, *, margin: float | Margin | None = 1e-3) -> None:
         super().__init__(margin=margin)
 
     def quantile(self, u: Tensor, low: float, high: float) -> Tensor:
@@ -216,7 +217,7 @@ class EDMTimes(LevelTimes):
     """
 
     def __init__(
-        self, mean: float = -1.2, std: float = 1.2, *, margin: float | Margin = 1e-6
+        self, mean: float = -1.2, std: float = 1.2, *, margin: float | Margin | None = 1e-6
     ) -> None:
         super().__init__(margin=margin)
         if not (std > 0 and math.isfinite(std) and math.isfinite(mean)):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._core.checks import shown
 from .._core.signatures import checked
 
 __all__ = ["FusedAdam"]
@@ -50,6 +51,8 @@ class FusedAdam(torch.optim.Adam):
     _groups: list[_Group] | None = None
 
     def __init__(self, params: Any, **kwargs: Any) -> None:
+        if isinstance(params, Tensor) or not hasattr(params, "__iter__"):
+            raise TypeError(f"params are the parameters of a network, got {shown(params)}")
         super().__init__(params, **kwargs, fused=True)
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .._core import files
+from .._core.checks import names
 from .._core.signatures import checked
 from .history import History
 from .recorder import WINDOW
@@ -141,6 +142,10 @@ class EarlyStop(Callback):
         return {"best": self.best, "waited": self.waited}
 
     def restore(self, state: dict[str, Any]) -> None:
+        if missing := {"best", "waited"} - state.keys():
+            raise ValueError(
+                f"the state of EarlyStop has {names(sorted(missing))}, and this has not"
+            )
         self.best, self.waited = float(state["best"]), int(state["waited"])
 
 

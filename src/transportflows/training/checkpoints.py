@@ -22,9 +22,9 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container, files
-from .states import check_state
 from .._core.signatures import checked
 from ..fields.base import FILE_KIND
+from .states import check_state
 
 __all__ = [
     "CheckpointWarning",
@@ -213,6 +213,7 @@ def check_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
     if header.get("kind") != KIND:
         raise container.DamagedFileError(
             f"{os.fspath(path)} is a {header.get('kind')!r}, not a {KIND}"
+            + ("; write tpf.load_field(path)" if header.get("kind") == FILE_KIND else "")
         )
     needed = {"format": int, "step": int, "run": dict, "transportflows": str, "key": str}
     if wrong := [k for k, kind in needed.items() if type(header.get(k)) is not kind]:

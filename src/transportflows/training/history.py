@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
+@checked
 class Curve(NamedTuple):
     """A loss at some steps; ``plt.plot(*history.validation)`` draws it."""
 
@@ -23,6 +24,7 @@ class Curve(NamedTuple):
     loss: Floats
 
 
+@checked
 class Series(NamedTuple):
     """A number at some steps; ``plt.plot(*history.gradient_norm)`` draws it."""
 
@@ -119,6 +121,7 @@ class History:
         return f"History({shown})"
 
 
+@checked
 class NonFiniteLossError(ValueError):
     """The loss became NaN or infinite.
 

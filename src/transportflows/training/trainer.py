@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core import container
 from .._core.checks import number
 from .._core.distributed import world
-from .._core.signatures import checked
+from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, Regression
@@ -157,13 +157,14 @@ class Trainer(Run):
             f"  step {self.step:,}{'' if self.stopped is None else f', stopped: {self.stopped}'})"
         )
 
+    @as_is
     def fit(
         self,
         data: Data,
         *,
         steps: int,
         batch_size: int | None = None,
-        cond: Mapping[str, Tensor] | Sequence[str] | None = None,
+        cond: Mapping[str, Any] | Sequence[str] | None = None,
         validation: Data | None = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
@@ -202,8 +203,10 @@ class Trainer(Run):
             steps: how many steps to do now, from where the trainer is; with ``resume``, those of
                 them that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
-            cond: conditions for the network: tensors of N rows each, by name; for a dataset or a
-                loader the names of what follows the data in its items, such as ``("label",)``.
+            cond: conditions for the network, by name: tensors of N rows each, and what is one for
+                all rows (a number, a text, a tensor ``()``); for a dataset or a loader the names
+                of what follows the data in its items, such as ``("label",)``. The field remembers
+                what they were like (:attr:`Field.conditions`) and asks for them from then on.
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
@@ -242,6 +245,7 @@ class Trainer(Run):
         with ExitStack() as ends:
             error = None
             try:
+                check_call(Trainer.fit, locals())
                 plan = make_plan(
                     self,
                     data,
