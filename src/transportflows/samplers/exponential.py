@@ -132,6 +132,10 @@ class ExponentialIntegrator(Multistep):
     def remembers(self) -> bool:
         return self.order > 1 or self.corrector
 
+    @property
+    def apart(self) -> bool:
+        return self.prediction == "noise"
+
     def check(self, schedules: Sequence[EpsilonSchedule]) -> None:
         if self.prediction == "velocity" and not all(s.is_zero for s in schedules):
             raise ValueError(

@@ -15,7 +15,7 @@ from .._core.random import draw_key, mix
 from ..distributions import Distribution
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
-from ..solve.grid import Spacing, as_margin, own_grid, time_grid, with_times
+from ..solve.grid import Spacing, as_margin, own_grid, time_grid, save_times, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
@@ -46,7 +46,7 @@ def sample(
     t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
     spacing: str | Spacing = "uniform",
     margin: float | tuple[float, float] | None = None,
-    save_at: Sequence[float] | Tensor | None = None,
+    save_at: int | Sequence[float] | Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
     noise: NoiseSource | None = None,
     corrector: Corrector | None = None,
@@ -91,7 +91,11 @@ def sample(
             starts at a pole (a noise prediction at t = 0), and a step that ends at a pole (a data
             prediction at t = 1) has one slope, that of its regular side. Where only the score is
             singular no margin is needed: ε is 0 in a window.
-        save_at: times at which to save the states; inserted into the grid where it lacks them.
+        save_at: times at which to save the states, or how many: 41 are 41 equal times from the first
+            to the last. A time within 1e-6 of one of the grid is that one. Others are inserted into
+            the grid of a one-step scheme. The steps of a multistep scheme do not depend on them:
+            it makes the state inside a step of the predictions that it has, at no call, and with
+            noise that fits that of the step.
         cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
             ``()``, or any other objects, passed as they are.
         noise: source of increments: independent ones by default, :class:`BrownianPath` for noise
@@ -112,7 +116,7 @@ def sample(
             the tolerance, for adaptive schemes, which take other steps with other rows).
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
-            (``save_at`` inserts times too) the same with ``noise=BrownianPath()``.
+            (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
 
     Raises:
         ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
@@ -148,12 +152,13 @@ def sample(
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
         solutions = []
-        for members in sweep(schedules):
+        apart = isinstance(scheme, Multistep) and scheme.apart
+        for members in sweep(schedules, apart=apart):
             if isinstance(scheme, str):
-                told = (margins, save_at, rtol, atol)
+                told = (margins, saved, rtol, atol)
                 solution = solve_adaptively(field, x, grid, scheme, *told, **limits)
             else:
-                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins)
+                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins, saved)
                 states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
                 limits.update(saved=saved, key=mix(key, 1), progress=progress and team.first)
                 solution, _ = march(stepper, states, grid, noise=source, hooks=looks, **limits)
@@ -183,10 +188,10 @@ def _as_grid(
     t: Sequence[float] | Tensor,
     steps: int,
     spacing: str | Spacing,
-    save_at: Sequence[float] | Tensor | None,
+    save_at: int | Sequence[float] | Tensor | None,
     scheme: str | Scheme | Multistep,
-) -> tuple[Tensor, list[int]]:
-    """The grid of a solve, and at which of its places to save."""
+) -> tuple[Tensor, list[int] | list[float]]:
+    """The grid of a solve, and at which of its places, or at which times, to save."""
     if not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
@@ -194,11 +199,14 @@ def _as_grid(
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
     breakpoints = field.process.interpolant.breakpoints
     if isinstance(scheme, str):  # an adaptive one, which makes its own steps
-        return torch.tensor([first, last], dtype=torch.float64), []
+        grid = torch.tensor([first, last], dtype=torch.float64)
+        return grid, save_times(grid, save_at)
     if len(t) == 2:
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
     else:
         grid = own_grid(t, breakpoints)
+    if isinstance(scheme, Multistep):
+        return grid, save_times(grid, save_at)
     return with_times(grid, save_at)
 
 
@@ -207,7 +215,7 @@ def _check_shared(
     n: int,
     scheme: str | Scheme | Multistep,
     grid: Tensor,
-    saved: Sequence[int],
+    saved: Sequence[int] | Sequence[float],
     schedules: Sequence[EpsilonSchedule],
     corrector: Any,
     hooks: int,
@@ -243,7 +251,8 @@ def _stepper(
     members: list[EpsilonSchedule],
     scheme: Scheme | Multistep,
     margin: tuple[float, float] | None,
+    saved: Sequence[float],
 ) -> Stepper:
     if isinstance(scheme, Multistep):
-        return LinearStepper(field, members, scheme, margin=margin)
+        return LinearStepper(field, members, scheme, margin=margin, saved=saved)
     return OneStep(FieldDynamics(field, members, margin=margin), scheme)
