@@ -175,7 +175,9 @@ def test_the_last_step_lands_on_the_extrapolated_data():
             for power in range(3 if epsilon == 0.0 else 1):
                 assert float(found @ times**power) == pytest.approx(1.0, rel=1e-9)
             if epsilon != 0.0:
-                smooth = torch.linalg.solve(times ** torch.arange(3)[:, None], torch.ones(3, dtype=F64))
+                smooth = torch.linalg.solve(
+                    times ** torch.arange(3)[:, None], torch.ones(3, dtype=F64)
+                )
                 share = (found - smooth)[2] / -smooth[2]
                 lean = torch.tensor([1.5, -0.5, 0.0], dtype=F64)
                 assert 0 < float(share) <= 1
@@ -647,16 +649,17 @@ def test_the_calls_are_counted_and_made_once_a_step():
         assert [t for t, _ in calls] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8], abs=1e-6)
 
 
-def test_saved_states_are_those_of_the_finer_grid():
+def test_saved_states_are_those_of_the_grid_that_ends_there():
     one = field(path=tpf.OneSidedLinear(), dtype=F64)
     x = torch.randn(6, 2, generator=seeded(), dtype=F64)
     grid = [0.0, 0.3, 0.6, 1.0]
+    bare = tpf.sample(one, start=x, scheme="dpm2m", t=grid)
     saved = tpf.sample(one, start=x, scheme="dpm2m", t=grid, save_at=[0.45, 1.0, 0.0])
-    assert saved.t.tolist() == [0.0, 0.3, 0.45, 0.6, 1.0]
-    assert torch.equal(saved.trajectory[1], saved.x)
-    assert torch.equal(saved.trajectory[2], x)
-    again = tpf.sample(one, start=x, scheme="dpm2m", t=saved.t)
-    assert torch.equal(again.x, saved.x)
+    torch.testing.assert_close(saved.x, bare.x, rtol=0, atol=0)
+    assert saved.t.tolist() == grid and saved.nfe == bare.nfe == 3
+    assert saved.saved_at.tolist() == [0.45, 1.0, 0.0]
+    ends = tpf.sample(one, start=x, scheme="dpm2m", t=[0.0, 0.3, 0.45]).x
+    torch.testing.assert_close(saved.trajectory, torch.stack([ends, bare.x, x]))
 
 
 def test_conditions_go_with_their_rows_and_shapes_are_free():

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..combination import Combination
+from ..conversions import conversion
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..solve.epsilon import EpsilonSchedule
@@ -205,10 +206,7 @@ class LinearStepper(Stepper):
             h = float((times[i + 1] - times[i]).abs())
             shared = _bridge(row, others, h)
             moves.append(
-                [
-                    self._move(*way, like)
-                    for way in zip(ways[i], offset, shared, strict=True)
-                ]
+                [self._move(*way, like) for way in zip(ways[i], offset, shared, strict=True)]
             )
         counts = _counts(ways)
         nodes, margin, predictors = self._predictors(times, like, counts)
@@ -273,9 +271,16 @@ class LinearStepper(Stepper):
         return nodes, (low, high), made
 
     def _form(self, form: str, t: Tensor) -> Combination:
-        if form != "velocity":
+        """A form from one output, the velocity of a pair: so ``x' = β d + σ̂ η̂`` holds of all."""
+        if form == "velocity":
+            return self._form("noise", t) - self._form("data", t)
+        outputs = self.field.outputs
+        source = next((o for o in outputs if o in ("velocity", "mean_velocity")), None)
+        if source is None or len(outputs) == 1:
             return self.field.weights(form, t)
-        return self.field.weights("noise", t) - self.field.weights("data", t)
+        one = conversion(self.field.process.part, (source,), form, t)
+        own = tuple(one.outputs[0] if o == source else None for o in outputs)
+        return Combination(one.x, one.mean, own)
 
     def memory(self, prepared: _Steps, x: Tensor, rows: Any) -> _Memory:
         return _Memory({form: [] for form in prepared.counts}, [])

@@ -63,7 +63,7 @@ VARIABLES: dict[str, Variable] = {
 _PANELS, _PANELS_NOISY, _PANELS_SINGULAR = 3, 8, 40  # halvings towards each end
 _TINY = 1e-150
 _HUGE = 1e4
-_CALM = 0.5
+_CALM = 0.1  # relaxation in a step, beyond which the noise form gives way to the data form
 
 
 def levels(*, noisy: bool, singular: bool) -> int:
