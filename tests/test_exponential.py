@@ -185,6 +185,15 @@ def test_the_last_step_lands_on_the_extrapolated_data():
                 assert float(table.noise[2]) == 0.0
 
 
+def test_weights_add_up_where_a_step_starts_at_a_root():
+    """From t = 1, where σ̂ is like a root, the first 2^-40 of a step hold 1e-6 of the weight."""
+    grid = torch.tensor([1.0, 0.8], dtype=F64)
+    law = PROCESSES["latent"]
+    table = numbers(tpf.samplers.ExponentialIntegrator(1, "noise"), law, 0.0, grid)
+    wanted = float(law.noise_part.scale(grid[1]))
+    assert float(table.weights[0]) == pytest.approx(wanted, rel=1e-10)
+
+
 def test_a_large_epsilon_has_the_law():
     """Exact data, one point: every step has the law of x_t, however stiff the relaxation."""
     law = PROCESSES["linear"]

@@ -129,7 +129,11 @@ def integrate_adaptive(
         latest = (t, y)
         return velocity(t.to(x), y)
 
-    wanted = [] if save_at is None else [float(s) for s in torch.as_tensor(save_at).reshape(-1)]
+    wanted = (
+        []
+        if save_at is None
+        else torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).tolist()
+    )
     low, high = min(start, stop), max(start, stop)
     outside = [s for s in wanted if not low <= s <= high]
     if outside:
