@@ -172,7 +172,7 @@ def test_an_order_of_one_is_limited_more():
     """A first-order step draws too far: the variance falls short by a share of ΔE."""
     law = LAWS["linear"]
     one = tpf.samplers.ExponentialIntegrator(1)
-    m, s = exact_law(oracle(law), law, one, 1.0, grid_of(200))[0]
+    _, s = exact_law(oracle(law), law, one, 1.0, grid_of(200))[0]
     assert abs(s / SCALE - 1) < 0.022
     field = oracle(law)
     told = tpf.sample(field, 5, scheme=one, steps=50, epsilon=1.0, generator=seeded())
@@ -335,7 +335,7 @@ def test_a_wrong_field_gives_its_own_law(label, kind):
     A noise prediction is right where β = 0, and data where σ̂ = 0: there they tell nothing.
     """
     law = tpf.Process(tpf.Linear(tpf.Brownian()), tpf.Gaussian((1,)))
-    law = LAWS[label] if label in LAWS else law
+    law = LAWS.get(label, law)
     exact, width = oracle(law), 0.03
 
     def wrong(t, x):

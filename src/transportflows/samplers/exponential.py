@@ -32,11 +32,13 @@ relaxation takes, and for the share of the noise that a step renews what the tra
 prediction gives way to the data where a step relaxes by more than 0.1. With
 :class:`AndersonEpsilon` and steps even in λ that is the SDE-DPM-Solver++(2M).
 
-**At the ends of time** the order is kept in a variable that is regular there (``"linear"``, ``"t"``,
-``"u"``, ``"asinh"`` where σ̂ = 0; ``"linear"``, ``"t"`` where β = 0), on any smooth grid. λ is not: on
-a uniform grid the last steps before σ̂ = 0 are the same in λ however many there are, and a method of
-order 3 (``"dpm3m"``, ``"unipc2"``, ``"unipc3"``; at β = 0 ``"deis3"``) is of order 2 on the linear
-and VP processes. ``spacing="cosine"``, dense at both ends, keeps 3. Where σ̂ = 0 at the last time, λ is infinite: that step is
+**At the ends of time** the order is kept in a variable that is regular there, on any smooth grid:
+``"linear"`` and ``"t"``, and where σ̂ = 0 ``"u"`` and ``"asinh"``. λ is not: on a uniform grid the
+last steps before σ̂ = 0 are the same in λ however many there are, and methods of order 3
+(``"dpm3m"``, ``"unipc2"``, ``"unipc3"``; at β = 0 ``"deis3"``) are of order 2 on the linear and VP
+processes. ``spacing="cosine"``, dense at both ends, keeps 3.
+
+Where σ̂ = 0 at the last time, λ is infinite: that step is
 interpolated in t instead, and lands on the data prediction, extrapolated from p values. A solve
 from β = 0 likewise. A prediction that is singular over a step (the noise where β = 0, the data
 backward from σ̂ = 0) is replaced there by another one, and the method starts anew behind it.

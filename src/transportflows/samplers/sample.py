@@ -15,7 +15,7 @@ from .._core.random import draw_key, mix
 from ..distributions import Distribution
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
-from ..solve.grid import Spacing, as_margin, own_grid, time_grid, save_times, with_times
+from ..solve.grid import Spacing, as_margin, own_grid, save_times, time_grid, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
@@ -91,8 +91,8 @@ def sample(
             starts at a pole (a noise prediction at t = 0), and a step that ends at a pole (a data
             prediction at t = 1) has one slope, that of its regular side. Where only the score is
             singular no margin is needed: ε is 0 in a window.
-        save_at: times at which to save the states, or how many: 41 are 41 equal times from the first
-            to the last. A time within 1e-6 of one of the grid is that one. Others are inserted into
+        save_at: times at which to save the states, or how many: 41 are 41 equal times from first
+            to last. A time within 1e-6 of one of the grid is that one. Others are inserted into
             the grid of a one-step scheme. The steps of a multistep scheme do not depend on them:
             it makes the state inside a step of the predictions that it has, at no call, and with
             noise that fits that of the step.

@@ -106,7 +106,9 @@ def march(
                 between.append([part[: rows.own] for part in stepper.inside(memories[k])])
             if not in_place:
                 state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
-            for time, pieces in zip(prepared.inside.get(done, ()), zip(*between), strict=True):
+            for time, pieces in zip(
+                prepared.inside.get(done, ()), zip(*between, strict=True), strict=True
+            ):
                 trajectory[time] = torch.cat(pieces)
             done += 1
             if hooks:
