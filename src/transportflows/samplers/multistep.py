@@ -10,6 +10,8 @@ of a *form* (data, noise, or their difference, the velocity of a linear path), m
 A corrector costs no call and no more than one term: with the value at t_i known, what the last step
 added is changed by a combination of predictions, and both steps are one. So the state between two
 steps is the predicted one, and what changes it there (a Langevin step) is not undone.
+
+A little over 300 lines: one noun, of which a third is docstrings.
 """
 
 from __future__ import annotations
