@@ -39,8 +39,9 @@ last steps before σ̂ = 0 are the same in λ however many there are, and method
 processes. ``spacing="cosine"``, dense at both ends, keeps 3.
 
 Where σ̂ = 0 at the last time, λ is infinite: that step is interpolated in t instead, and lands on
-the data prediction, extrapolated from p values. A solve from β = 0 likewise. A prediction that is singular over a step (the noise where β = 0, the data
-backward from σ̂ = 0) is replaced there by another one, and the method starts anew behind it.
+the data prediction, extrapolated from p values. A solve from β = 0 likewise. A prediction that is
+singular over a step (the noise where β = 0, the data backward from σ̂ = 0) is replaced there by
+another one, and the method starts anew behind it.
 
 **The first step** knows one value only. Left at order 1 it would make an error of O(h²), and a
 method of order 3 one of order 2. So once the second value is known the first step is corrected, at

@@ -25,7 +25,6 @@ SPACINGS: dict[str, Spacing] = {
 }
 """Named spacings, from [0, 1] to [0, 1]: dense nowhere, at t = 0, at t = 1, at both ends."""
 
-_CLOSE = 1e-9
 _SAME = 1e-7  # times nearer than this are one, rounded to float32
 _SNAP = 1e-6  # times in float32 are right to 6e-8, and sums of them to a few times that
 
