@@ -89,7 +89,7 @@ class Wrong:
 def found(wrong: Wrong, scheme: str, epsilon: float, steps: int, backward: bool) -> float:
     """The variance of the samples."""
     t = (1.0, 0.0) if backward else (0.0, 1.0)
-    return law(wrong.field(), scheme, epsilon, steps, (0.0, 1.0), t)[1] ** 2
+    return float(law(wrong.field(), scheme, epsilon, steps, (0.0, 1.0), t)[1]) ** 2
 
 
 def run(quick: bool) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:

@@ -56,7 +56,7 @@ class DriftTable:
     ) -> None:
         self.field, self.part, self.scheme = field, field.process.noise_part, scheme
         self.of_score = "score" in field.outputs
-        self.schedules = limited(epsilons, scheme.limit, growth=True, of_score=self.of_score)
+        self.schedules = limited(epsilons, scheme.limit, growth=True)
         self.may_close = not self.of_score and isinstance(self.part, GaussianPart)
         self.may_close &= not any(isinstance(e, UnlimitedEpsilon) for e in epsilons)
         self.times, self.widths = stages.clone(), widths

@@ -18,8 +18,8 @@ Where only a latent is Gaussian in x_t, it vanishes at both ends, and x_t is nev
 E is at least 1 and σ̂² the most that it is about the step, ``σ̂² + |h dσ̂²/dt|``: no constant ε up to
 that of a Brownian bridge is limited, nor need it be, since ``∫ ε/σ̂ dt`` is finite.
 
-Where the score itself is an output, no error is divided by σ̂, and the data count as well:
-``σ̂² + β²``, the variance of x_t for data of unit variance, takes the place of σ̂².
+That is so where the score itself is an output, too: data may be narrow in any direction, and then
+x_t relaxes at the rate of its noise.
 
 A law of paths is another for every ε. Where it is wanted, give :class:`UnlimitedEpsilon`.
 """
@@ -47,19 +47,10 @@ class LimitedEpsilon(EpsilonSchedule):
         limit: E, above 0: the most of ``|h| ε/σ̂²``.
         growth: whether what σ̂ grows by counts besides; not for schemes that solve the transport
             exactly.
-        of_score: whether the score is an output of the field.
     """
 
-    def __init__(
-        self,
-        schedule: EpsilonSchedule,
-        limit: float,
-        *,
-        growth: bool = False,
-        of_score: bool = False,
-    ) -> None:
-        self.schedule, self.limit = schedule, limit
-        self.growth, self.of_score = growth, of_score
+    def __init__(self, schedule: EpsilonSchedule, limit: float, *, growth: bool = False) -> None:
+        self.schedule, self.limit, self.growth = schedule, limit, growth
         self._most: tuple[Tensor, Tensor] | None = None  # of ε and of ε/σ̂
 
     @property
@@ -67,12 +58,8 @@ class LimitedEpsilon(EpsilonSchedule):
         return self.schedule.is_zero
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> LimitedEpsilon:
-        own = LimitedEpsilon(
-            self.schedule.bound(part, stages, widths),
-            self.limit,
-            growth=self.growth,
-            of_score=self.of_score,
-        )
+        bound = self.schedule.bound(part, stages, widths)
+        own = LimitedEpsilon(bound, self.limit, growth=self.growth)
         t, h = stages.reshape(-1), widths[:, None].expand(stages.shape).reshape(-1).to(stages)
         scale, square = part.scale(t), part.scale_sq(t)
         whole = isinstance(part, GaussianPart)
@@ -84,9 +71,6 @@ class LimitedEpsilon(EpsilonSchedule):
         elif self.growth:
             most = most + (0.5 * h.sign() * part.scale_sq_dot(t)).clamp(min=0)
             over = over + (h.sign() * part.scale_dot(t)).clamp(min=0)
-        if self.of_score:
-            extra = rate * part.signal(t).square()
-            most, over = most + extra, over + extra / scale
         own._most = most, over
         return own
 
@@ -141,13 +125,12 @@ def limited(
     limit: float,
     *,
     growth: bool = False,
-    of_score: bool = False,
 ) -> list[EpsilonSchedule]:
     """Schedules with their limit; those that are zero or unlimited stay as they are."""
     return [
         schedule
         if schedule.is_zero or isinstance(schedule, UnlimitedEpsilon)
-        else LimitedEpsilon(schedule, limit, growth=growth, of_score=of_score)
+        else LimitedEpsilon(schedule, limit, growth=growth)
         for schedule in schedules
     ]
 
