@@ -8,6 +8,12 @@ exact ``∫ε dt``, or ε frozen at the left, would lower the order.
 Orders are declared here and measured in the tests on mixtures (a Gaussian hides errors): ``order``
 for ε = 0, ``weak_order`` for laws, ``strong_order`` for paths.
 
+Euler-Maruyama is of order 1 in the step, and its noise is made to fit data in one point and of unit
+variance (:mod:`transportflows.samplers.one_step`). For widths between, 0.2 say, two errors of some
+percent at 25 and 50 steps have opposite signs, and what is left may be smaller at 25 steps than at
+50; at 200 it is at most about 2 % of the standard deviation with ε > 0. A smaller limit makes few
+steps worse and many better.
+
 The noisy RK4: the stages of the classical method see what a Brownian path would have done by then.
 With ``H ~ N(0, |h|/12)``, scaled like n, stages 2 and 3 see ``n/2 + ((3 ± √3)/2) H`` and stage 4
 and the end see n. Then the stages average to ``∫W/h`` and their squares to ``∫W²/h``, which is
