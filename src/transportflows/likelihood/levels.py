@@ -44,7 +44,7 @@ def dequantise(
     """
     check_finite_rows(x, "x")
     width = positive_number("level_width", level_width)
-    levels = x.detach().double().unique()
+    levels = torch.unique(x.detach().double())
     gaps = levels.diff() / width
     slack = 4 * torch.finfo(x.dtype).eps * float(levels.abs().max()) / width + 1e-6
     if gaps.numel() > 0 and bool(((gaps - gaps.round().clamp(min=1)).abs() > slack).any()):

@@ -110,9 +110,10 @@ class ProbabilityFlow:
                 short[min(at, to)] = (near, 1.0) if end == 0 else (0.0, 1 - near)
         found = []
         for a, b in pairwise(sorted(edges)):
-            ends = (a, b) if start < stop else (b, a)
+            first, last = (a, b) if start < stop else (b, a)
             bounds = short.get(a) or self._bounds(a, b, aside)
-            found.append(Piece(*map(self.clock.of, ends), *bounds, short=a in short))
+            of = self.clock.of
+            found.append(Piece(of(first), of(last), *bounds, short=a in short))
         return found if start < stop else found[::-1]
 
     def _bounds(self, a: float, b: float, aside: Mapping[float, float]) -> tuple[float, float]:
