@@ -313,8 +313,8 @@ def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
         return law.log_prob(state)
     except NotImplementedError as error:
         raise ValueError(
-            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is known at"
-            " t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
+            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is"
+            " known at t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
         ) from error
 
 
