@@ -131,7 +131,10 @@ def _instance_of(cls: type) -> Kind:
             cure = f"; give the {cls.__name__} inside it, and wrap its network instead"
         elif cls.__name__ == "Field" and callable(value):
             cure = "; write Velocity(net, process), which says what a network predicts"
-        raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
+        refusal = TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
+        if "inside it" in cure:  # which no other refusal can know better
+            refusal.certain = True  # type: ignore[attr-defined]
+        raise refusal
 
     return Kind(_article(cls.__name__), check, frozenset({cls}))
 

@@ -193,6 +193,8 @@ def _class_named(name: str) -> Any:
 
 def _refuse(refusal: Exception, call: Callable[[], Any]) -> None:
     """Raise a refusal; the function's own, which knows more, where it has one."""
+    if hasattr(refusal, "certain"):
+        raise refusal from None
     try:
         call()
     except (TypeError, ValueError) as own:

@@ -88,6 +88,8 @@ def bits_per_dimension(
         tensor([8.])
     """
     width = positive_number("level_width", level_width)
+    if bool(log_prob.isnan().any()):
+        raise ValueError("log_prob holds NaN, which is no log-density")
     sizes = [shape] if isinstance(shape, int) else list(shape)
     d = math.prod(integer("shape", size, "positive in each place", least=1) for size in sizes)
     if not sizes:

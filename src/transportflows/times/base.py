@@ -163,9 +163,11 @@ class LogitNormalTimes(TimeSampler):
         return torch.sigmoid(self.mean + self.std * z)
 
     def unit_density(self, u: Tensor) -> Tensor:
-        z = (torch.logit(u) - self.mean) / self.std
+        inside = (u > 0) & (u < 1)  # the density is 0 at the ends, its limit, and beyond
+        v = torch.where(inside, u, 0.5)
+        z = (torch.logit(v) - self.mean) / self.std
         normal = torch.exp(-0.5 * z.square()) / (self.std * math.sqrt(2 * math.pi))
-        return normal / (u * (1 - u))
+        return torch.where(inside, normal / (v * (1 - v)), 0.0)
 
 
 @checked
