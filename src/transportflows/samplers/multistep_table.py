@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
+
 __all__ = ["Row", "Table", "bridge", "counts_of", "inside_steps"]
 
 
+@checked
 @dataclass
 class Table:
     """The numbers of a solve, by step; of shape ``(G,)``, one for each ε.
