@@ -159,7 +159,7 @@ def consistency(
             draws = stream(key, k, 1, device=x.device)
             for _ in range(probes):
                 z = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x) * 2 - 1
-                along = directional.forms(lambda y, s=time: field.velocity(s, y), x, z[None])[1]
+                along = directional.forms(partial(field.velocity, time), x, z[None])[1]
                 terms = terms + along.squeeze(1) / probes
         terms = terms.double()
         table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
