@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._core.signatures import checked
+
 __all__ = ["Row", "Table", "bridge", "counts_of", "inside_steps"]
 
 
+@checked
 @dataclass
 class Table:
     """The numbers of a solve, by step; of shape ``(G,)``, one for each ε.
@@ -36,11 +39,10 @@ class Table:
         """The numbers of each step."""
         befores = [None, *self.forms[:-1]]
         noise = [None] * len(self.forms) if self.noise is None else self.noise
+        columns = zip(self.forms, self.state, self.weights, noise, befores, strict=True)
         return [
-            Row(*row, fix=self.fixes.get(i), before=before)
-            for i, (*row, before) in enumerate(
-                zip(self.forms, self.state, self.weights, noise, befores, strict=True)
-            )
+            Row(form, state, weights, n, fix=self.fixes.get(i), before=before)
+            for i, (form, state, weights, n, before) in enumerate(columns)
         ]
 
 
