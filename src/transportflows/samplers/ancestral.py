@@ -123,11 +123,10 @@ class Ancestral(_Chain):
     The mean of a step is that of the posterior; its noise has the posterior's variance σ_t² τ
     (``"small"``, right where the data are one point), or the forward step's σ_s² τ (``"large"``,
     right where they are white noise of variance 1; none in a step that ends where σ̂ = 0). Both are
-    choices of Ho et al. (2020, section 3.2), for steps that are small. Neither is the variance of data
-    of another width, so the law has a bias of order 1 in the step, too narrow or too wide: of
-    Gaussian data with exact fields and a uniform grid, up to 31 % of the standard deviation at 25
-    steps. No limit on ε mends it; with the same noise ``"dpm2m"`` with ``epsilon=AndersonEpsilon()``
-    has a smaller one.
+    choices of Ho et al. (2020, section 3.2), for steps that are small. Neither is right for data of
+    another width, so the law has a bias of order 1 in the step, too narrow or too wide: for
+    Gaussian data, exact fields and a uniform grid up to 31 % of the standard deviation at 25 steps.
+    ``"dpm2m"`` with ``epsilon=AndersonEpsilon()``, the same noise, has a smaller one.
 
     Args:
         variance: ``"small"`` or ``"large"``.
