@@ -6,8 +6,7 @@ start, and one for each normal of each step; so mean and standard deviation of t
 in float64. Data have the widths 1.3, 0.6 and 0.2; the worst is shown, signed, in percent of the
 right standard deviation, for a field given by b. At 50 steps the field is also given in three other
 ways (as (b, s), and by predictions of η̂ and d), the worst of which is a column of its own; a
-multistep scheme makes its prediction of any of them alike. At 800 steps only ε = 1 is run,
-the hardest.
+multistep scheme makes its prediction of any of them alike. At 800 steps only ε = 1 is run.
 
 Asked, with 1.5 % = 3 standard errors of 20,000 draws: at 200 and 800 steps an error of at most
 1.5 % beyond the same scheme's own for ε = 0 (for the mean 2.1 % of the standard deviation); at 25
