@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
@@ -154,7 +155,7 @@ def holm(p_values: Tensor | Sequence[float]) -> Tensor:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
-    p = torch.as_tensor(p_values, dtype=torch.float64)
+    p = as_wide(p_values)
     if p.ndim != 1 or p.numel() == 0:
         raise ValueError(f"p_values must be of shape (K,) with K >= 1, got {tuple(p.shape)}")
     if not bool(((p >= 0) & (p <= 1)).all()):

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.precision import widest_dtype
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -67,7 +68,7 @@ class PairedComponents(ExactField):
     ) -> tuple[Tensor, Tensor]:
         """The same for any Σ, by its Cholesky factors at the time, or at the times of the rows."""
         a, b, c = (square.reshape(-1, 1, 1, 1) for square in squares)
-        eye = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+        eye = torch.eye(x.shape[1], dtype=widest_dtype(x.device), device=x.device)
         factor = torch.linalg.cholesky(a * self.spread0 + b * self.spread1 + c * eye).to(x)
         y = x.mT - (alpha * self.centre0.to(x) + beta * self.centre1.to(x))  # (K, d, B)
         right = y[None] if alpha.ndim == 0 else y.permute(2, 0, 1)[..., None]

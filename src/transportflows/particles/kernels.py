@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.checks import number
+from .._core.precision import wide
 from .._core.signatures import checked
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
@@ -108,11 +109,11 @@ def spacing(x: Tensor, y: Tensor | None = None) -> Tensor:
     Returns:
         Positive distances, float64; none where all points coincide.
     """
-    rows = x.detach().flatten(1).double()
-    points = rows if y is None else y.detach().flatten(1).double()
+    rows = wide(x.detach().flatten(1))
+    points = rows if y is None else wide(y.detach().flatten(1))
     index = torch.linspace(0, len(rows) - 1, min(len(rows), _PROBES)).long().to(x.device)
     chosen = rows[index]
-    nearest = torch.full((len(chosen),), math.inf, dtype=torch.float64, device=x.device)
+    nearest = torch.full((len(chosen),), math.inf, dtype=torch.float64, device=rows.device)
     width = max(1, (_TILE_CPU if x.device.type == "cpu" else _TILE_CARD) // len(chosen))
     for start in range(0, len(points), width):
         tile = torch.cdist(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import choice, per_time, positive_integer
+from .._core.precision import as_wide
 from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
@@ -137,7 +138,7 @@ def with_times(grid: Tensor, times: Sequence[float] | Tensor | None) -> tuple[Te
     """
     if times is None:
         return grid, []
-    wanted: list[float] = torch.as_tensor(times, dtype=torch.float64).reshape(-1).tolist()
+    wanted: list[float] = as_wide(times).reshape(-1).tolist()
     low, high = float(grid.min()), float(grid.max())
     outside = [s for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
     if outside:
@@ -151,7 +152,7 @@ def with_times(grid: Tensor, times: Sequence[float] | Tensor | None) -> tuple[Te
 
 def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
     """Return a user's own grid as float64 on the CPU, or refuse it."""
-    times = torch.as_tensor(grid, dtype=torch.float64).detach().cpu()
+    times = as_wide(grid).detach().cpu()
     if times.ndim != 1 or times.numel() < 2:
         raise ValueError(f"a grid is a list of at least 2 times, got shape {tuple(times.shape)}")
     steps = times.diff()
