@@ -182,13 +182,13 @@ def test_langevin(lean):  # noqa: F811
         tpf.langevin.score_at(one, 0.5), x, steps=4, step_size=0.01, generator=seeded()
     )
     assert made.x.device.type == "lean"
-    made = tpf.langevin.annealed_langevin(one, 6, levels=3, steps=2, generator=seeded())
+    made = tpf.langevin.annealed_langevin(one, 6, levels=3, steps_per_level=2, generator=seeded())
     assert made.x.device.type == "lean"
 
 
 def test_particle_flow(lean):  # noqa: F811
     x = torch.randn(20, 2, generator=seeded()).to(lean)
-    one = tpf.particle_flow(x[:5] + 1, x, steps=4, generator=seeded())
+    one = tpf.particle_flow(x[:5] + 1, x, steps=4, sigma=0.5, generator=seeded())
     assert one.x.device.type == "lean"
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .._core.checks import positive_number
 from .._core.conditions import NO_CONDITIONS
-from .._core.precision import wide, widest
+from .._core.precision import widest
 from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..noise_level import NoiseLevel
@@ -98,8 +98,8 @@ class EDM(DataPredictor):
         self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
-        """The weights at times t, in float64."""
-        part, time, square = self.process.part, wide(t), self.sigma_data**2
+        """The weights at times t, in float64 where the device of t has it."""
+        part, time, square = self.process.part, widest(t), self.sigma_data**2
         beta, sigma_sq = part.path.beta(time), part.scale_sq(time)
         total = sigma_sq + square * beta.square()
         sigma = NoiseLevel.at(part, time).sigma.clamp(

@@ -108,9 +108,9 @@ def over_pieces(
             how: dict[str, Any] = {"method": budget.scheme, "rtol": rtol, "atol": atol}
             if adjoint:  # solved in -u where u falls; torchdiffeq leaves its options in u
                 sign = 1.0 if piece.start < piece.stop else -1.0
-                how["adjoint_options"] = {"step_t": sign * grid}
+                how["adjoint_options"] = {"step_t": sign * grid, "dtype": grid.dtype}
             method = odeint_adjoint if adjoint else odeint
-            options = {"norm": norm, "step_t": grid}
+            options = {"norm": norm, "step_t": grid, "dtype": grid.dtype}
             try:
                 states = list(method(function, x, grid, options=options, **how))
             except AssertionError as error:
