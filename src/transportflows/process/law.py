@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -143,6 +144,13 @@ class Process(Storable, nn.Module):
                 known = written, NoisePart(path, owner)
             self._noise_part = known
         return known[1]
+
+    @property
+    def _part_of_rows(self) -> NoisePart:
+        """The noise part for times on the device of the process, whatever that device is."""
+        part = self.noise_part
+        on_device = part.path is self.interpolant
+        return part if on_device else dataclasses.replace(part, path=self.interpolant)
 
     def _made_of(self) -> Written:
         """Path, base and coupling, and their buffers as they are now."""
@@ -298,7 +306,7 @@ class Process(Storable, nn.Module):
         x = interpolant.mean(wide, x0, x1)  # type: ignore[arg-type]
         if z is not None:
             x = torch.addcmul(x, interpolant.gamma(wide), z)
-        return PathSample(self.noise_part, t, x, x0, x1, z, cond, antithetic)
+        return PathSample(self._part_of_rows, t, x, x0, x1, z, cond, antithetic)
 
     def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.coupling, Paired):
