@@ -48,6 +48,8 @@ class LeanTensor(torch.Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func is torch.Tensor.tolist:
             return args[0].detach().cpu().tolist()
+        if func is torch.Tensor.new_tensor:
+            return torch.tensor(args[1], dtype=args[0].dtype).to("lean")
         return torch._C._disabled_torch_function_impl(func, types, args, kwargs or {})
 
     @classmethod

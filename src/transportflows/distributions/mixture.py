@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_events, check_finite_rows, integer
-from .._core.precision import as_wide
+from .._core.precision import as_wide, wide
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -65,7 +65,7 @@ class GaussianMixture(Distribution):
                 f" {f'components {bad} are not' if bad else 'they are not symmetric'}"
             )
         w = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        w = w.to(torch.float64)
+        w = wide(w)
         if w.shape != (k,) or not bool((w >= 0).all()) or float(w.sum()) <= 0:
             raise ValueError(f"weights must be {k} non-negative numbers, got {w.tolist()}")
         self.register_buffer("means", means)

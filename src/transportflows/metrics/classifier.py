@@ -136,7 +136,7 @@ def _train_network(points: Tensor, labels: Tensor, held_out: Tensor, key: int) -
     device = points.device
     points, held_out = wide(points), wide(held_out)  # for statistics of half precision
     mean, std = points.mean(0), points.std(0).clamp(min=1e-12)
-    points, held_out = ((z - mean).div(std).float() for z in (points, held_out))
+    points, held_out = ((z - mean).div(std).to(device, torch.float32) for z in (points, held_out))
     labels = labels.float()
     draws = stream(mix(key, 0), device=device)
     network = nn.Sequential(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.autodiff import Directional
 from .._core.checks import check_finite_rows, positive_integer, unit_times
-from .._core.precision import as_wide, table_device, wide
+from .._core.precision import as_wide, wide, widest_dtype
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -144,10 +144,8 @@ def consistency(
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
             drawn = field.process.sample(data, t=t, generator=stream(key, k, device=data.device))
-            x, time = (
-                drawn.x,
-                torch.tensor(t, dtype=torch.float64, device=table_device(data.device)),
-            )
+            x = drawn.x
+            time = torch.tensor(t, dtype=widest_dtype(x.device), device=x.device)
             noise, score = field.noise(time, x), field.score(time, x)
             velocity = field.velocity(time, x)
             difference = math.nan

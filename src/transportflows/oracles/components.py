@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.precision import widest_dtype
+from .._core.precision import wide, widest_dtype
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -108,11 +108,12 @@ class PairedComponents(ExactField):
 def components_of(law: Distribution, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Weights ``(K,)``, means ``(K, d)`` and covariances ``(K, d, d)`` of a law."""
     if isinstance(law, Gaussian):
-        mean = law.mean.reshape(1, -1)
-        return mean.new_ones(1), mean, law.covariance()[None]
+        mean = wide(law.mean.reshape(1, -1))
+        return mean.new_ones(1), mean, wide(law.covariance()[None])
     if isinstance(law, GaussianMixture):
         there = law.weights > 0
-        return law.weights[there], law.means.flatten(1)[there], law.covariances[there]
+        parts = law.weights[there], law.means.flatten(1)[there], law.covariances[there]
+        return wide(parts[0]), wide(parts[1]), wide(parts[2])
     raise TypeError(
         f"the {name} must be a Gaussian or a GaussianMixture, got {type(law).__name__}; for rows"
         " of a tensor use EmpiricalOracle"

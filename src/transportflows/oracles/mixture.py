@@ -99,7 +99,10 @@ class GaussianMixtureOracle(PairedComponents):
             "into": into,
             "back": back,
         }
+        home = next(data.buffers()).device
         for name, tensor in table.items():
+            if tensor is not None and home != device:  # float64 is where its device has none
+                tensor = tensor.to(home, torch.float32)
             self.register_buffer(name, tensor, persistent=False)
 
     def _resolve_base(self, base: Gaussian | GaussianMixture | None) -> Gaussian | GaussianMixture:
