@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (one call a line)
 """Valid calls of all that is public, one a line: what is called, and the arguments it is given.
 
 Expressions, made anew for each call; the names in capitals are below. `OBJECTS` are those whose

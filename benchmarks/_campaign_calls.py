@@ -11,7 +11,7 @@ or a wrong keyword; from a fixed seed. What is returned is shown, by `repr`, as 
   results, which holds it, or to a method that works element by element, which hands it on.
 - *nonsense*: accepted, and of a kind that the annotation of the argument does not admit, or out of
   the range of its meaning (`judged`); candidates are printed and were looked at one by one.
-- *hangs*: more than 10 seconds.
+- *hangs*: more than 10 seconds of the processor.
 """
 
 from __future__ import annotations
@@ -205,8 +205,8 @@ def outcome(attack: Attack) -> Outcome:
     def stop(*_: Any) -> None:
         raise HangError
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
@@ -216,11 +216,11 @@ def outcome(attack: Attack) -> Outcome:
             warnings.simplefilter("ignore")
             result = attack.call()
             text = repr(result)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     except HangError:
         return Outcome("hang", "", "")
     except BaseException as error:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         return _of_error(error, attack)
     if has_nan(result):
         given = any(

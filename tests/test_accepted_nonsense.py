@@ -1,5 +1,8 @@
-"""Calls that went through and meant nothing: ignored arguments, complex numbers taken for their real
-part, shapes that broadcast, numbers out of their range. Each is refused, with the cure."""
+"""Calls that went through and meant nothing. Each is refused, with the cure.
+
+Ignored arguments, complex numbers taken for their real part, shapes that broadcast, numbers out of
+their range.
+"""
 
 import math
 
@@ -249,7 +252,7 @@ def test_levels_are_told_and_made_continuous():
 
 
 def test_times_of_a_loss_are_drawn_as_before():
-    """Which the process now draws itself: the same numbers, off the ends where a target needs it."""
+    """The same numbers as before, off the ends where a target needs it."""
     g = lambda: torch.Generator().manual_seed(0)  # noqa: E731
     times = tpf.times.UniformTimes(margin=0.1)
     drawn = tpf.VelocityLoss(times=times).draw(VELOCITY, X, generator=g())

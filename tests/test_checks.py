@@ -125,6 +125,8 @@ UNCHECKED = {
     "local_device",  # of nothing
     "sample",  # at its head, to add no frame to a call
     "march",
+    "Batch",  # made in every step of a fit, of rows that were checked
+    "PathSample",
 }
 
 

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from ._core.conditions import map_rows
 from ._core.reprs import summary
-from ._core.signatures import checked
 from ._core.tensor import expand_time
 from .gaussian_part import NoisePart
 
 __all__ = ["Batch", "PathSample"]
 
 
-@checked
 @dataclass(frozen=True)
 class Batch:
     """A batch of data: what a loss is given.
@@ -67,7 +65,6 @@ class Batch:
     __repr__ = summary
 
 
-@checked
 @dataclass(frozen=True)
 class PathSample:
     """Draws from a process: ``x`` at times ``t``, and what they were made of.

@@ -148,7 +148,7 @@ def plain_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(f"{name} must be a tensor, got {shown(value)}{cure}")
     if value.layout is not torch.strided or value.is_meta or value.is_quantized:
         kind = "meta" if value.is_meta else "quantized" if value.is_quantized else "sparse"
-        cure = {"sparse": f"{name}.to_dense()", "quantized": f"{name}.dequantize()"}.get(kind)
+        cure = {"sparse": f"{name}.to_dense()", "quantized": f"{name}.dequantize()"}.get(kind, "")
         raise TypeError(
             f"{name} must be a dense tensor of numbers, got a {kind} one {tuple(value.shape)}"
             + (f"; write {cure}" if cure else "")

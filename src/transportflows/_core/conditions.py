@@ -216,12 +216,12 @@ def seen_together(
         if old.shape is not None and now.shape is not None and len(old.shape) == len(now.shape):
             pairs = zip(old.shape, now.shape, strict=True)
             shape = tuple(a if a == b else None for a, b in pairs)
-        known = None not in (old.low, now.low, old.high, now.high)
+        ranged = None not in (old.low, now.low, old.high, now.high)
         found[name] = Condition(
             now.kind,
             shape,
-            min(old.low, now.low) if known else None,  # type: ignore[type-var]
-            max(old.high, now.high) if known else None,  # type: ignore[type-var]
+            min(old.low, now.low) if ranged else None,  # type: ignore[type-var]
+            max(old.high, now.high) if ranged else None,  # type: ignore[type-var]
             old.optional or now.optional,
         )
     return found
@@ -265,9 +265,9 @@ def check_trained(
         if name not in found and not known.optional:
             raise refused(f"the condition {name!r} is missing", _example(name, known, n))
     for name, value in found.items():
-        known = trained.get(name)
-        if known is None:
+        if name not in trained:
             raise refused(f"there is no condition {name!r}", "Leave it out")
+        known = trained[name]
         rows = isinstance(value, Tensor) and value.ndim > 0
         if type(value) is int and known.kind == "floating point":
             value = float(value)

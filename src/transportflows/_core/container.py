@@ -30,7 +30,8 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -181,7 +182,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
     """A file to read from, which is one, and of whose bytes the disk holds most."""
     other = files.no_file(path)
     if other is not None:
@@ -200,7 +201,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _top(
-    path: str | os.PathLike[str], file: BinaryIO
+    path: str | os.PathLike[str], file: BufferedReader
 ) -> tuple[dict[str, Any], str, str, dict[str, dict[str, Any]]]:
     """Header, text of the tree, sum of the tensors, and what they are; the file stands at them."""
     start = file.read(512)
@@ -268,7 +269,8 @@ def _size(entry: dict[str, Any]) -> int:
     numbers = all(type(n) is int and 0 <= n < 2**63 for n in (*shape, *place))
     if len(entry) > 3 or len(shape) > _DIMENSIONS or not numbers:
         raise ValueError(entry)
-    return math.prod(shape) * _DTYPES[dtype].itemsize
+    count: int = math.prod(shape)
+    return count * _DTYPES[dtype].itemsize
 
 
 def _tensors(entries: dict[str, dict[str, Any]], data: bytearray) -> dict[str, Tensor]:

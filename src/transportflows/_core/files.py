@@ -16,6 +16,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,7 +95,7 @@ def no_file(path: str | os.PathLike[str]) -> str | None:
     return next((f"a {kind}" for kind, is_one in kinds.items() if is_one(mode)), "a device")
 
 
-def regular(path: str | os.PathLike[str]) -> BinaryIO:
+def regular(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to be read; at a pipe put in its place meanwhile this does not wait.
 
     Raises:
@@ -107,7 +108,7 @@ def regular(path: str | os.PathLike[str]) -> BinaryIO:
     return open(path, "rb", opener=opener)
 
 
-def has_holes(file: BinaryIO) -> bool:
+def has_holes(file: BufferedReader) -> bool:
     """Whether the disk does not hold all of a file, where the system tells; it is read anew."""
     if not hasattr(os, "SEEK_HOLE"):
         return False

@@ -131,7 +131,10 @@ def _instance_of(cls: type) -> Kind:
             cure = f"; give the {cls.__name__} inside it, and wrap its network instead"
         elif cls.__name__ == "Field" and callable(value):
             cure = "; write Velocity(net, process), which says what a network predicts"
-        raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
+        refusal = TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
+        if "inside it" in cure:  # which no other refusal can know better
+            refusal.certain = True  # type: ignore[attr-defined]
+        raise refusal
 
     return Kind(_article(cls.__name__), check, frozenset({cls}))
 
@@ -195,7 +198,12 @@ def _function(annotation: Any) -> Kind:
     if given and isinstance(given[0], list):
         arguments = [_LETTERS.get(one, "x") for one in given[0]]
     words = "a function" if arguments is None else f"a function of ({', '.join(arguments)})"
-    return Kind(words, lambda name, value: check_callable(name, value, arguments) or value)
+
+    def check(name: str, value: Any) -> Any:
+        check_callable(name, value, arguments)
+        return value
+
+    return Kind(words, check)
 
 
 _LETTERS: dict[Any, str] = {int: "k", float: "number"}
@@ -215,9 +223,9 @@ def _either(kinds: Sequence[Kind]) -> Kind:
                 return kind.check(name, value)
             except (TypeError, ValueError) as refusal:
                 refusals.append(refusal)
-        for refusal in refusals:  # of the right type, but not such a value
-            if isinstance(refusal, ValueError):
-                raise refusal
+        for nearest in refusals:  # of the right type, but not such a value
+            if isinstance(nearest, ValueError):
+                raise nearest
         cure = next((str(r).partition("; write ")[2] for r in refusals if "; write " in str(r)), "")
         raise TypeError(
             f"{name} must be {words}, got {shown(value)}" + (f"; write {cure}" if cure else "")

@@ -72,7 +72,7 @@ def check_call(function: Callable[..., Any], given: dict[str, Any]) -> None:
 
 
 def _takes_any(function: types.FunctionType) -> bool:
-    code = inspect.unwrap(function).__code__
+    code: types.CodeType = inspect.unwrap(function).__code__
     return code.co_argcount + code.co_kwonlyargcount > 1
 
 
@@ -120,7 +120,11 @@ def _code(
     """The code of a function with the same parameters that checks them and calls the target."""
     bare = [p.replace(annotation=p.empty, default=p.empty) for p in parameters]
     is_a = inspect.Parameter
-    words = {is_a.VAR_POSITIONAL: "*{0}", is_a.KEYWORD_ONLY: "{0}={0}", is_a.VAR_KEYWORD: "**{0}"}
+    words: dict[Any, str] = {
+        is_a.VAR_POSITIONAL: "*{0}",
+        is_a.KEYWORD_ONLY: "{0}={0}",
+        is_a.VAR_KEYWORD: "**{0}",
+    }
     passed = ", ".join(words.get(p.kind, "{0}").format(p.name) for p in bare)
     given = ", ".join(f"{p.name!r}: {p.name}" for p in bare)
     lines = [f"def {target.__name__}{inspect.Signature(bare)}:"]
@@ -167,8 +171,9 @@ def _evaluated(annotation: Any, known: dict[str, Any]) -> Any:
         try:
             return eval(annotation, known)
         except NameError as missing:  # imported for type checkers alone
-            found = _CLASSES.get(missing.name) or _class_named(missing.name)
-            known[missing.name] = Any if found is None else found
+            name = str(missing.name)
+            found = _CLASSES.get(name) or _class_named(name)
+            known[name] = Any if found is None else found
         except TypeError:
             return Any
 
@@ -193,6 +198,8 @@ def _class_named(name: str) -> Any:
 
 def _refuse(refusal: Exception, call: Callable[[], Any]) -> None:
     """Raise a refusal; the function's own, which knows more, where it has one."""
+    if hasattr(refusal, "certain"):
+        raise refusal from None
     try:
         call()
     except (TypeError, ValueError) as own:
@@ -251,7 +258,7 @@ def _is_within(place: types.TracebackType, *folders: str) -> bool:
     return place.tb_frame.f_code.co_filename.startswith(folders)
 
 
-_TORCH, _PACKAGE = str(Path(cast(str, torch.__file__)).parent), str(Path(__file__).parents[1])
+_TORCH, _PACKAGE = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 _OF_SHAPES = re.compile(
     "size|shape|dimension|dtype|expand|same type|Float|Double|Long|[bB]ool|broadcast|device|numel"
     "|of range|at least \\d?D|not enough memory|verflow|too big|not implemented for|[mM]eta|Sparse"

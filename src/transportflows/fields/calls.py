@@ -83,9 +83,8 @@ def check_transform(transform: Any) -> None:
 def check_process(process: Any) -> None:
     """Refuse what is no process."""
     if not isinstance(process, Process):
-        given = getattr(process, "__name__", type(process).__name__)
         raise TypeError(
-            f"process must be a Process, got {given}; the order is"
+            f"process must be a Process, got {shown(process)}; the order is"
             " Velocity(net, process), with Process(Linear(), base=Gaussian(shape))"
         )
 

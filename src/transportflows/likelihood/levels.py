@@ -45,7 +45,7 @@ def dequantise(
     """
     check_finite_rows(x, "x")
     width = positive_number("level_width", level_width)
-    levels = wide(x.detach()).unique()
+    levels = torch.unique(wide(x.detach()))
     gaps = levels.diff() / width
     slack = 4 * torch.finfo(x.dtype).eps * float(levels.abs().max()) / width + 1e-6
     if gaps.numel() > 0 and bool(((gaps - gaps.round().clamp(min=1)).abs() > slack).any()):
@@ -89,6 +89,8 @@ def bits_per_dimension(
         tensor([8.])
     """
     width = positive_number("level_width", level_width)
+    if bool(log_prob.isnan().any()):
+        raise ValueError("log_prob holds NaN, which is no log-density")
     sizes = [shape] if isinstance(shape, int) else list(shape)
     d = math.prod(integer("shape", size, "positive in each place", least=1) for size in sizes)
     if not sizes:

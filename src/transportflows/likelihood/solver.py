@@ -188,14 +188,15 @@ class Solver(nn.Module):
         """By a fixed-step scheme, in the clock; the stretch at a pole is a step of its own."""
         clock = self.flow.clock
         kinks = [clock.of(b) for b in self.field.process.interpolant.breakpoints]
-        ends = {"start": clock.of(start), "stop": clock.of(stop)}
-        grid = time_grid(self.steps, breakpoints=kinks, **ends).tolist()
+        grid = time_grid(
+            self.steps, start=clock.of(start), stop=clock.of(stop), breakpoints=kinks
+        ).tolist()
         pieces = self.flow.pieces(start, stop)
         long = [piece for piece in pieces if not piece.short]
         first, last = long[0].start, long[-1].stop
         inner = [u for u in grid if min(first, last) < u < max(first, last)]
-        bounds = {"low": min(p.low for p in long), "high": max(p.high for p in long)}
-        slope = _Along(self, replace(long[0], **bounds))
+        low, high = min(p.low for p in long), max(p.high for p in long)
+        slope = _Along(self, replace(long[0], low=low, high=high))
         end = state
         if pieces[0].short:
             end = midpoint(_Along(self, pieces[0]), end, pieces[0].start, first)
@@ -313,8 +314,8 @@ def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
         return law.log_prob(state)
     except NotImplementedError as error:
         raise ValueError(
-            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is known at"
-            " t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
+            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is"
+            " known at t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
         ) from error
 
 

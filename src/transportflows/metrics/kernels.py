@@ -55,6 +55,7 @@ class GaussianKernel(Kernel):
     @classmethod
     def multiscale(cls, bandwidth: float, octaves: int = 2) -> GaussianKernel:
         """Bandwidths ``h 2^k`` for k from ``-octaves`` to ``octaves``, equally weighed."""
+        octaves = integer("octaves", octaves, "in 0 .. 64", least=0, most=64)
         return cls([bandwidth * 2.0**k for k in range(-octaves, octaves + 1)])
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
 from .._core.precision import table_device, wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -100,6 +101,8 @@ def path_geometry(
             f"the energy came out as {mean:.4g}, below the displacement {displacement:.4g}, which"
             f" it cannot be: {steps} steps of {scheme!r} do not resolve the paths; give more steps"
         )
+    if least_energy is not None:
+        positive_number("least_energy", least_energy)
     excess = math.nan if least_energy is None else (mean - least_energy) / least_energy
     error = float(energy.std()) / math.sqrt(energy.numel())
     return PathGeometry(mean, displacement, mean - displacement, excess, error)

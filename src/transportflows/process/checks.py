@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,10 +84,10 @@ def check_times(path: Interpolant, device: torch.device) -> None:
     names = ["alpha", "beta"] if path.affine else []
     for name in [*names, "gamma_sq"] if path.has_latent else names:
         function = getattr(path, name)
-        value = _of_times(path, f"{name}(t)", lambda f=function: f(t), t.shape)
+        value = _of_times(path, f"{name}(t)", partial(function, t), t.shape)
         rise = function(t + _STEP) - value
         derivative = getattr(path, f"{name}_dot")
-        dot = _of_times(path, f"{name}_dot(t)", lambda f=derivative: f(t), t.shape)
+        dot = _of_times(path, f"{name}_dot(t)", partial(derivative, t), t.shape)
         if not bool(dot.any()) and bool((rise.abs() > 1e-2 * _STEP).all()):
             raise TypeError(
                 f"the derivative of {name}(t) of {type(path).__name__} is lost, so that velocities"

@@ -122,8 +122,8 @@ class Ancestral(_Chain):
 
     The mean of a step is that of the posterior; its noise has the posterior's variance σ_t² τ
     (``"small"``, right where the data are one point), or the forward step's σ_s² τ (``"large"``,
-    right where they are white noise of variance 1; none in the last step). Both are choices of Ho
-    et al. (2020, section 3.2), for steps that are small.
+    right where they are white noise of variance 1; none in a step that ends where σ̂ = 0). Both are
+    choices of Ho et al. (2020, section 3.2), for steps that are small.
 
     Args:
         variance: ``"small"`` or ``"large"``.
@@ -149,9 +149,7 @@ class Ancestral(_Chain):
     def _added(self, posterior: Tensor, forward: Tensor) -> Tensor:
         if self.variance == "small":
             return posterior
-        last = torch.zeros_like(forward)
-        last[:-1] = forward[:-1]
-        return last
+        return torch.where(posterior > 0, forward, 0.0)
 
 
 FEW_STEP: dict[str, Multistep] = {

@@ -147,7 +147,8 @@ class DriftTable:
                 weight[-1, node] = 0.0
             if epsilon is not None:
                 kept = extrapolation(self.scheme.nodes, self.dropped, node)
-                epsilon[-1, node] = sum(w * epsilon[-1, k] for k, w in kept.items()).clamp(min=0)
+                parts = [w * epsilon[-1, k] for k, w in kept.items()]
+                epsilon[-1, node] = torch.stack(parts).sum(0).clamp(min=0)
         self._check(table, epsilon)
         if epsilon is None:
             return table, None, None

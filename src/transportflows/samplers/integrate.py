@@ -35,7 +35,7 @@ def integrate(
     hooks: Sequence[Hook] = (),
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
-    save_at: Sequence[float] | Tensor | None = None,
+    save_at: int | Sequence[float] | Tensor | None = None,
     chunk: int | None = None,
     max_nfe: int | None = None,
     progress: bool = False,
@@ -55,7 +55,8 @@ def integrate(
         hooks: called after each step; they look at the states, or change them.
         key: key of the noise; drawn from ``generator`` if not given.
         cond: conditions; tensors with n rows go with their rows.
-        save_at: times to save states at; inserted into the grid where it lacks them.
+        save_at: times to save states at, or how many equal ones; inserted into the grid where it
+            lacks them (one within 1e-6 of a time of the grid is that one).
         chunk: rows in a call of the dynamics; all at once if None.
         max_nfe: most evaluations for a row; None for no bound.
         progress: show a progress bar over the steps, where there is a terminal.

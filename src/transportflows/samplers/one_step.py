@@ -77,7 +77,7 @@ class OneStep(Stepper):
         n = area = None
         if prepared.strength is not None:
             n, area = prepared.strength.scale(step, draws, rows)
-        drift = partial(prepared.drift.at, step, rows)
+        drift: Callable[[int, Tensor], Tensor] = partial(prepared.drift.at, step, rows)
         if prepared.drift.dropped and step == len(prepared.widths) - 1:
             drift = _Extrapolated(drift, self.scheme.nodes, prepared.drift.dropped)
         return self.scheme.step(drift, x, prepared.widths[step], n, area), memory

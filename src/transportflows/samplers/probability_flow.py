@@ -109,11 +109,11 @@ class ProbabilityFlow:
                 to = low + length if end == 0 else high - length
                 edges = {e for e in edges if not min(at, to) < e < max(at, to)} | {to}
                 short[min(at, to)] = (near, 1.0) if end == 0 else (0.0, 1 - near)
-        found = []
+        found, of = [], self.clock.of
         for a, b in pairwise(sorted(edges)):
-            ends = (a, b) if start < stop else (b, a)
+            first, last = (a, b) if start < stop else (b, a)
             bounds = short.get(a) or self._bounds(a, b, aside)
-            found.append(Piece(*map(self.clock.of, ends), *bounds, short=a in short))
+            found.append(Piece(of(first), of(last), bounds[0], bounds[1], a in short))
         return found if start < stop else found[::-1]
 
     def _bounds(self, a: float, b: float, aside: Mapping[float, float]) -> tuple[float, float]:

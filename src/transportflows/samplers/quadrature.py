@@ -23,7 +23,16 @@ The prediction is known at a few times only, where the network was called. It is
 polynomial through these values in some *variable* τ of time; then its integral is the sum of the
 values with the weights ``∫ L_j(τ_r) dQ_r``, L_j being the Lagrange basis.
 
-Those integrals are done from values of L and Q alone (:mod:`transportflows.samplers.panels`). So
+With ε > 0 Q is the sum of two, ``dQ = dP + dR``: the transport P, and what the relaxation takes,
+``dR = Q dE`` for the data and ``-β_t u dE`` for the noise. Successive predictions carry noise of
+their own, which a polynomial would multiply. Where the data are wide beside the noise, a step
+``x⁺ = r x + (1 - r)[(1 + a) d_n - a d_{n-1}] + σ̂ √(1 - r²) z``, ``r = e^{-ΔE}``, has the variance
+``(1 + r)/(2 (1 - a (1 - r)))`` times the right one: for every r only ``a = ½`` is right. So R has
+the weights 3/2 and -1/2 on the two newest predictions known at its start (1 where there is one),
+and is no part of a correction; and P has them too for the share ``1 - e^{-2ΔE}`` of the noise that
+the step, or the one before it, renews.
+
+Those integrals are done from values of L and P alone (:mod:`transportflows.samplers.panels`). So
 no derivative of the path is needed, and the sum of the weights is the increment of Q to rounding.
 Where σ̂ = 0 at the end of a step, λ is infinite there and Q jumps: the jump is multiplied by L at
 that end, and so the step lands on the extrapolated data prediction.
@@ -63,7 +72,7 @@ VARIABLES: dict[str, Variable] = {
 _PANELS, _PANELS_NOISY, _PANELS_SINGULAR = 3, 8, 40  # halvings towards each end
 _TINY = 1e-150
 _HUGE = 1e4
-_CALM = 0.5
+_CALM = 0.1  # relaxation in a step, beyond which the noise form gives way to the data form
 
 
 def levels(*, noisy: bool, singular: bool) -> int:
@@ -176,15 +185,16 @@ class Integrals:
         midpoint: bool = False,
         ahead: int = 0,
     ) -> Tensor:
-        """``∫ L_j dQ`` for some of the steps, ``(S', J, G)``.
+        """``∫ L_j dP``, and the shares of R, for some of the steps, ``(S', J, G)``.
 
         Args:
             form: one of :data:`FORMS`.
             variable: what is interpolated in; t where its values at nodes or ends are no good.
             nodes: times of the predictions and β, σ̂ there, each ``(S', J)``.
             pick: which steps, ``(S',)``.
-            midpoint: take the basis at the middle of the step in the variable, times ``∫ dQ``, in
+            midpoint: take the basis at the middle of the step in the variable, times ``∫ dP``, in
                 place of the integral, where the variable serves.
+            ahead: how many of the nodes lie beyond the start of the step: 1 for a correction.
         """
         inside, first, last, relaxed = (q[pick] for q in self._mass(form))
         at_nodes, points, at_ends, good = self._in_variable(variable, nodes, pick)

@@ -16,7 +16,7 @@ from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
-from ..solve.grid import Spacing, as_margin, own_grid, time_grid, with_times
+from ..solve.grid import Spacing, as_margin, own_grid, save_times, time_grid, with_times
 from ..solve.hooks import Corrector, Hook, in_units_of
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
@@ -47,7 +47,7 @@ def sample(
     t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
     spacing: str | Spacing = "uniform",
     margin: float | tuple[float, float] | None = None,
-    save_at: Sequence[float] | Tensor | None = None,
+    save_at: int | Sequence[float] | Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
     noise: NoiseSource | None = None,
     corrector: Corrector | None = None,
@@ -92,7 +92,11 @@ def sample(
             prediction at t = 1) leaves its node out, and only a solve that starts at a pole (a
             noise prediction at t = 0) looks half a step away. Where ε is more than a step can
             follow it is limited: ``Solution.limited``.
-        save_at: times at which to save the states; inserted into the grid where it lacks them.
+        save_at: times at which to save the states, or how many: 41 are 41 equal times from first
+            to last. A time within 1e-6 of one of the grid is that one. Others are inserted into
+            the grid of a one-step scheme. The steps of a multistep scheme do not depend on them:
+            it makes the state inside a step of the predictions that it has, at no call, and with
+            noise that fits that of the step.
         cond: conditions for the network: tensors of n rows, which go with their rows, or of shape
             ``()``, or any other objects, passed as they are. Those that the field was
             trained with, if a :class:`Trainer` did; one number then stands for all rows.
@@ -116,7 +120,7 @@ def sample(
             the tolerance, for adaptive schemes, which take other steps with other rows).
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
-            (``save_at`` inserts times too) the same with ``noise=BrownianPath()``.
+            (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
 
     Raises:
         ConversionError: if the field has no score for ε > 0, or no velocity; it names the cure.
@@ -157,12 +161,13 @@ def sample(
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
         solutions = []
-        for members in sweep(schedules):
+        apart = isinstance(scheme, Multistep) and scheme.apart
+        for members in sweep(schedules, apart=apart):
             if isinstance(scheme, str):
-                told = (margins, save_at, rtol, atol)
+                told = (margins, saved, rtol, atol)
                 solution = solve_adaptively(field, x, grid, scheme, *told, **limits)
             else:
-                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins)
+                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins, saved)
                 states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
                 limits.update(saved=saved, key=mix(key, 1), progress=progress and team.first)
                 solution, _ = march(stepper, states, grid, noise=source, hooks=looks, **limits)
@@ -189,10 +194,10 @@ def _as_grid(
     t: Sequence[float] | Tensor,
     steps: int,
     spacing: str | Spacing,
-    save_at: Sequence[float] | Tensor | None,
+    save_at: int | Sequence[float] | Tensor | None,
     scheme: str | Scheme | Multistep,
-) -> tuple[Tensor, list[int]]:
-    """The grid of a solve, and at which of its places to save."""
+) -> tuple[Tensor, list[int] | list[float]]:
+    """The grid of a solve, and at which of its places, or at which times, to save."""
     if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
@@ -206,11 +211,14 @@ def _as_grid(
                 f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
                 " on the way, or take a fixed-step scheme"
             )
-        return torch.tensor([first, last], dtype=torch.float64), []
+        grid = torch.tensor([first, last], dtype=torch.float64)
+        return grid, save_times(grid, save_at)
     if len(t) == 2:
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
     else:
         grid = own_grid(t, breakpoints)
+    if isinstance(scheme, Multistep):
+        return grid, save_times(grid, save_at)
     return with_times(grid, save_at)
 
 
@@ -219,7 +227,7 @@ def _check_shared(
     n: int,
     scheme: str | Scheme | Multistep,
     grid: Tensor,
-    saved: Sequence[int],
+    saved: Sequence[int] | Sequence[float],
     schedules: Sequence[EpsilonSchedule],
     corrector: Any,
     hooks: int,
@@ -255,7 +263,8 @@ def _stepper(
     members: list[EpsilonSchedule],
     scheme: Scheme | Multistep,
     margin: tuple[float, float] | None,
+    saved: Sequence[float],
 ) -> Stepper:
     if isinstance(scheme, Multistep):
-        return LinearStepper(field, members, scheme, margin=margin)
+        return LinearStepper(field, members, scheme, margin=margin, saved=saved)
     return OneStep(FieldDynamics(field, members, margin=margin), scheme)

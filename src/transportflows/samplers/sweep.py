@@ -42,11 +42,12 @@ def stops_together(team: World) -> Hook:
     return agree
 
 
-def sweep(schedules: Sequence[EpsilonSchedule]) -> list[list[int]]:
-    """Which members are solved at once: one of those with ε = 0, as an ODE; all the others."""
+def sweep(schedules: Sequence[EpsilonSchedule], *, apart: bool = False) -> list[list[int]]:
+    """Which members are solved at once: those with ε = 0, as one ODE; all the others, or each."""
     still = [k for k, e in enumerate(schedules) if e.is_zero]
     moving = [k for k, e in enumerate(schedules) if not e.is_zero]
-    return [members for members in (still[:1], moving) if members]
+    rest = [[k] for k in moving] if apart else [moving]
+    return [members for members in (still[:1], *rest) if members]
 
 
 def together(
@@ -63,14 +64,14 @@ def together(
             " steps, so they have no common time; stop at a step, not by the states, or sample"
             " the epsilons one by one"
         )
-    ode, sde, place = solutions[0], solutions[-1], 0
-    parts: list[tuple[Solution, int]] = []
-    for schedule in schedules:
-        parts.append((ode, 0) if schedule.is_zero else (sde, place))
-        place += not schedule.is_zero
+    sde = solutions[-1]
+    moving = [(s, j) for s in solutions for j in range(len(s.x) // n)]
+    still = moving[0] if any(schedule.is_zero for schedule in schedules) else None
+    rest = iter(moving if still is None else moving[1:])
+    parts = [still if e.is_zero and still is not None else next(rest) for e in schedules]
     bad = [s.first_bad_step for s in solutions if s.first_bad_step is not None]
     paths = None
-    if ode.trajectory is not None:
+    if sde.trajectory is not None:
         paths = torch.stack(
             [s.trajectory[:, j * n : (j + 1) * n] for s, j in parts if s.trajectory is not None],
             dim=1,
@@ -79,6 +80,7 @@ def together(
         sde,
         x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
         trajectory=paths,
+        limited=next((s.limited for s in solutions if s.limited), None),
         first_bad_step=min(bad) if bad else None,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .._core.checks import choice, per_time, positive_integer
 from .._core.precision import as_wide
 from .._core.signatures import checked
 
-__all__ = ["SPACINGS", "on_their_side", "time_grid", "with_times"]
+__all__ = ["SPACINGS", "on_their_side", "save_times", "time_grid", "with_times"]
 
 Spacing = Callable[[Tensor], Tensor]
 
@@ -25,8 +26,8 @@ SPACINGS: dict[str, Spacing] = {
 }
 """Named spacings, from [0, 1] to [0, 1]: dense nowhere, at t = 0, at t = 1, at both ends."""
 
-_CLOSE = 1e-9
 _SAME = 1e-7  # times nearer than this are one, rounded to float32
+_SNAP = 1e-6  # times in float32 are right to 6e-8, and sums of them to a few times that
 
 
 @checked
@@ -128,26 +129,52 @@ def on_their_side(
     return stages
 
 
-def with_times(grid: Tensor, times: Sequence[float] | Tensor | None) -> tuple[Tensor, list[int]]:
-    """Insert ``times`` into a monotone grid where they are not in it; return it and where they are.
+def save_times(grid: Tensor, save_at: Any) -> list[float]:
+    """The times at which to save, in the order asked for; those of the grid exactly.
 
-    None stands for no times.
+    Args:
+        grid: monotone, float64 ``(steps + 1,)``.
+        save_at: times; a number K for K equal times from the first to the last (the last, for one);
+            None for no times. A time that is within 1e-6 of one of the grid (or within the
+            rounding of a dtype that is coarser) is taken for it.
 
     Raises:
-        ValueError: if a time lies outside the grid.
+        ValueError: if a time lies outside the grid, is not finite, or K is not positive.
+        TypeError: if they are no numbers.
     """
-    if times is None:
-        return grid, []
-    wanted: list[float] = as_wide(times).reshape(-1).tolist()
+    if save_at is None:
+        return []
+    if isinstance(save_at, (bool, str)):
+        raise TypeError(f"save_at is a list of times, or how many equal ones, got {save_at!r}")
+    close = _SNAP
+    if isinstance(save_at, Integral):
+        count = positive_integer("save_at", int(save_at))
+        first, last = float(grid[0]), float(grid[-1])
+        asked = torch.linspace(first, last, count, dtype=torch.float64)
+        asked[-1] = last
+    else:
+        given = torch.as_tensor(save_at)
+        if given.is_floating_point():
+            close = max(close, torch.finfo(given.dtype).eps)
+        asked = as_wide(save_at).reshape(-1).cpu()
     low, high = float(grid.min()), float(grid.max())
-    outside = [s for s in wanted if not low - _CLOSE <= s <= high + _CLOSE]
+    outside = asked[~((asked >= low - close) & (asked <= high + close))].tolist()
     if outside:
         raise ValueError(f"cannot save at {outside}: the grid spans [{low:g}, {high:g}]")
-    points = grid.tolist()
-    new = [s for s in wanted if min(abs(s - p) for p in points) > _CLOSE]
+    gaps = (asked[:, None] - grid).abs()
+    nearest = gaps.argmin(1)
+    return torch.where(gaps.amin(1) <= close, grid[nearest], asked).tolist()
+
+
+def with_times(grid: Tensor, save_at: Any) -> tuple[Tensor, list[int]]:
+    """Insert times into a monotone grid where they are not in it; return it and where they are.
+
+    Args and errors are those of :func:`save_times`.
+    """
+    wanted = save_times(grid, save_at)
     descending = bool(grid[0] > grid[-1])
-    merged = torch.tensor(sorted({*points, *new}, reverse=descending), dtype=torch.float64)
-    return merged, [int((merged - s).abs().argmin()) for s in wanted]
+    points = sorted({*grid.tolist(), *wanted}, reverse=descending)
+    return torch.tensor(points, dtype=torch.float64), [points.index(time) for time in wanted]
 
 
 def check_grid(grid: Sequence[float] | Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def march(
     x: Tensor,
     times: Tensor,
     *,
-    saved: Sequence[int] = (),
+    saved: Sequence[int] | Sequence[float] = (),
     noise: NoiseSource | None = None,
     hooks: Sequence[Hook] = (),
     key: int | None = None,
@@ -54,7 +54,8 @@ def march(
         x: starting states, ``(n, *)``; for a stepper of K groups ``(K n, *)``. Not changed, and
             kept in float32 where they are of half precision.
         times: float64 ``(steps + 1,)``: of the grid, or numbers of steps.
-        saved: places in ``times`` at which to save the states.
+        saved: when to save the states: places in ``times`` (int), or times (float), those of the
+            grid and those inside steps at which the stepper gives states (``Prepared.inside``).
         noise: source of increments; :class:`Increments` by default.
         hooks: called after each step; see :mod:`transportflows.solve.hooks`.
         key: key of the noise; drawn from ``generator`` if not given.
@@ -91,12 +92,16 @@ def march(
     memories = [stepper.memory(prepared, state[pick], rows) for pick, rows in parts]
     in_place = not torch.is_grad_enabled() and not stepper.whole
     finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
-    trajectory: dict[int, Tensor] = {0: state.clone()} if 0 in saved else {}
+    wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
+    trajectory: dict[float, Tensor] = {}
+    at = frozenset(wanted)
+    if steps and steps[0][0] in at:
+        trajectory[steps[0][0]] = state.clone()
     done, stopped = 0, False
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
             draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
-            moved = []
+            moved, between = [], []
             for k, (pick, rows) in enumerate(parts):
                 own = draws if stepper.whole else tuple(_of(d, pick, rows, groups) for d in draws)
                 new, memories[k] = stepper.step(prepared, done, state[pick], memories[k], rows, own)
@@ -104,21 +109,26 @@ def march(
                     state[rows.first : rows.first + rows.own] = new[: rows.own]
                 else:
                     moved.append(new)
+                between.append([part[: rows.own] for part in stepper.inside(memories[k])])
             if not in_place:
                 state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
+            for time, pieces in zip(
+                prepared.inside.get(done, ()), zip(*between, strict=True), strict=True
+            ):
+                trajectory[time] = torch.cat(pieces)
             done += 1
             if hooks:
                 moment = Moment(done, len(steps), steps[done - 1][1], state, chunks.cond)
                 state = _hooked(stepper, hooks, moment)
                 stopped = moment.stopped
             finite[done - 1] = stepper.fine(prepared, state.detach())
-            if done in saved:
-                trajectory[done] = state.clone()
+            if steps[done - 1][1] in at:
+                trajectory[steps[done - 1][1]] = state.clone()
             bar.update()
     solution = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
-    if kept := [k for k in saved if k in trajectory]:
-        path = torch.stack([trajectory[k] for k in kept])
-        solution = replace(solution, trajectory=path, saved_at=times[kept])
+    if kept := [time for time in wanted if time in trajectory]:
+        path = torch.stack([trajectory[time] for time in kept])
+        solution = replace(solution, trajectory=path, saved_at=times.new_tensor(kept))
     return solution, memories
 
 

@@ -10,7 +10,8 @@ step to step is its *memory*; both are passed in, and the new memory is given ba
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class Prepared:
         before: evaluations before the first step.
         limited: stretches of time whose steps have a limited ε.
         margin: distances from both ends within which the field is evaluated at the margin.
+        inside: times inside steps, by step, at which the stepper gives states too.
     """
 
     noisy: bool = False
@@ -40,6 +42,7 @@ class Prepared:
     before: int = 0
     limited: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
+    inside: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @checked
@@ -98,6 +101,10 @@ class Stepper(ABC):
         Returns:
             The states after the step, and the memory.
         """
+
+    def inside(self, memory: Any) -> Sequence[Tensor]:
+        """The states of a chunk at the times of ``Prepared.inside`` in the step just made."""
+        return ()
 
     def fine(self, prepared: Any, x: Tensor) -> Tensor:
         """Whether the states after a step are as they should be, a boolean ``()`` on the device."""

@@ -15,7 +15,7 @@ from .._core.checks import number, positive_number
 from .._core.precision import as_wide
 from .._core.random import local
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -82,10 +82,12 @@ class TimeSampler(Built, ABC):
             return u
         return low + (1 - low - high) * u
 
+    @as_is
     def margins(self, margin: Margin = (0.0, 0.0)) -> Margin:
         """Its own margins, or those given where it has none."""
         return self.margin if self.margin is not None else margin
 
+    @as_is
     def bind(self, process: HasPart) -> TimeSampler:
         """The sampler for one process: itself, unless its times depend on the path."""
         return self
@@ -164,9 +166,11 @@ class LogitNormalTimes(TimeSampler):
         return torch.sigmoid(self.mean + self.std * z)
 
     def unit_density(self, u: Tensor) -> Tensor:
-        z = (torch.logit(u) - self.mean) / self.std
+        inside = (u > 0) & (u < 1)  # the density is 0 at the ends, its limit, and beyond
+        v = torch.where(inside, u, 0.5)
+        z = (torch.logit(v) - self.mean) / self.std
         normal = torch.exp(-0.5 * z.square()) / (self.std * math.sqrt(2 * math.pi))
-        return normal / (u * (1 - u))
+        return torch.where(inside, normal / (v * (1 - v)), 0.0)
 
 
 @checked

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import shown
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 
 __all__ = ["FusedAdam"]
 
@@ -56,6 +56,7 @@ class FusedAdam(torch.optim.Adam):
         super().__init__(params, **kwargs, fused=True)
 
     @torch.no_grad()
+    @as_is
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Move the parameters along their gradients."""
         groups = self._groups

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from .._core import files
-from .._core.checks import names
+from .._core.checks import names, number
 from .._core.signatures import checked
 from .history import History
 from .recorder import WINDOW
@@ -119,6 +119,7 @@ class EarlyStop(Callback):
             raise ValueError(f"patience is a number of validations, at least 1, got {patience}")
         if not least >= 0:
             raise ValueError(f"least must not be negative, got {least}")
+        number("least", least)
         self.patience, self.least = patience, least
         self.best, self.waited = float("inf"), 0
 

@@ -10,9 +10,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
 
 from .._core.shared import GENERATORS, writing
+from ..fields.base import Field
 from .ema import EMA
 
 __all__ = ["BorrowedGenerator", "HeldInterrupts", "mode", "swapped"]
@@ -67,7 +67,7 @@ def swapped(ema: EMA | None) -> Iterator[None]:
 
 
 @contextmanager
-def mode(field: nn.Module, training: bool) -> Iterator[None]:
+def mode(field: Field, training: bool) -> Iterator[None]:
     """Put a field in train or eval mode, and each of its modules back as it was.
 
     Where the field is in train mode already, a part of it that is not was put in eval mode on

@@ -178,7 +178,7 @@ def _check_usual(parameters: Sequence[Tensor], state: Mapping[int, Mapping[str, 
                 raise ValueError(f"no proper {name} of parameter {place}")
             if p.numel() > 1:
                 forms.setdefault((p.ndim > 1, name), set()).add(form)
-    if any(len(some) > 1 for some in (*named.values(), *forms.values())):
+    if any(len(s) > 1 for s in named.values()) or any(len(s) > 1 for s in forms.values()):
         raise ValueError("other things for one parameter than for another")
 
 
@@ -210,7 +210,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def _finite(value: Any) -> bool:
     if isinstance(value, Tensor):
         return value.numel() == 1 and value.dtype in _FLOATS and math.isfinite(value)
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < _LARGE
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) < _LARGE  # type: ignore[operator]
 
 
 def check_schedule(kind: type, own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,10 +248,10 @@ def _alike(value: Any, own: Any) -> bool:
         return bool(type(value) is str and value == own)
     if isinstance(own, Tensor):
         return isinstance(value, Tensor) and value.shape == own.shape and _finite(value)
-    if isinstance(own, numbers.Real):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(own, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        counted = type(own) is not int or (type(value) is int and value >= min(own, 0))
+        counted = not isinstance(own, int) or (type(value) is int and value >= min(own, 0))
         unbounded = not abs(own) < _LARGE and not math.isnan(value)
         return counted and (abs(value) < _LARGE or unbounded)
     if isinstance(own, (list, tuple)):
