@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._core.checks import number
+from ._core.precision import as_wide
 from ._core.random import draw_key, local, stream
 from ._core.signatures import checked
 from ._core.tensor import state_dtype
@@ -262,7 +263,7 @@ def digits(
             " write pip install 'transportflows[examples]'"
         ) from error
     bunch = load_digits()
-    levels = torch.as_tensor(bunch.data, dtype=torch.float64)
+    levels = as_wide(bunch.data)
     images = low + (high - low) * levels / 16
     labels = torch.as_tensor(bunch.target, dtype=torch.int64, device=device)
     return Digits(_cast(images if flatten else images.reshape(-1, 1, 8, 8), dtype, device), labels)

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from ._core.autodiff import time_derivative
+from ._core.precision import table_device, widest
 from ._core.reprs import summary
 from ._core.signatures import checked
 from .interpolants import AffineInterpolant, Interpolant
@@ -102,10 +103,10 @@ class NoisePart:
 
     @property
     def device(self) -> torch.device:
-        """Where the numbers of the base and of the path are."""
+        """Where its tables are: with the numbers of base and path, if there is float64 there."""
         tensors = (*self.path.parameters(), *self.path.buffers())
         tensors = tensors if self.base_scale is None else (self.base_scale,)
-        return tensors[0].device if tensors else torch.device("cpu")
+        return table_device(tensors[0].device if tensors else "cpu")
 
     @cached_property
     def learned(self) -> bool:
@@ -230,7 +231,7 @@ class GaussianPart(NoisePart):
 
     def log_ratio(self, t: Tensor) -> Tensor:
         """``λ = log(|β|/σ̂)``, in float64; at an end of time its value 1e-12 from there."""
-        t = t.double().clamp(_NEAR, 1 - _NEAR)
+        t = widest(t).clamp(_NEAR, 1 - _NEAR)
         beta, square = self.path.beta(t).abs(), self.scale_sq(t)
         beta, square = beta.clamp(min=_TINY**0.5), square.clamp(min=_TINY)
         return beta.log() - 0.5 * square.log()

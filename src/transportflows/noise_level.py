@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ._core.precision import widest
 from ._core.reprs import summary
 from ._core.signatures import checked
 from .gaussian_part import GaussianPart
@@ -39,7 +40,7 @@ class NoiseLevel:
     @classmethod
     def at(cls, part: GaussianPart, t: Tensor) -> NoiseLevel:
         """The noise level at times of any shape and dtype."""
-        return cls(part, t.double().clamp(_NEAR, 1 - _NEAR), t.dtype)
+        return cls(part, widest(t).clamp(_NEAR, 1 - _NEAR), t.dtype)
 
     @cached_property
     def beta(self) -> Tensor:

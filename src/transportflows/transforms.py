@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ._core.checks import check_finite_rows, integer
+from ._core.precision import as_wide, wide
 from ._core.registry import Storable
 from ._core.reprs import call
 from ._core.signatures import checked
@@ -42,8 +43,8 @@ class Standardize(Storable, nn.Module):
 
     def __init__(self, mean: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float64).clone())
-        self.register_buffer("scale", torch.as_tensor(scale, dtype=torch.float64).clone())
+        self.register_buffer("mean", as_wide(mean).clone())
+        self.register_buffer("scale", as_wide(scale).clone())
         finite = bool(self.scale.isfinite().all() & self.mean.isfinite().all())
         if not finite or not bool((self.scale > 0).all()):
             raise ValueError(
@@ -71,9 +72,9 @@ class Standardize(Storable, nn.Module):
         events = range(x.ndim - 1) if shared == "all" else shared
         events = tuple(integer("shared", d, what, least=0, most=most) for d in events)
         dims = (0, *(d + 1 for d in events))
-        wide = x.detach().double()
-        mean = wide.mean(dims, keepdim=True)
-        scale = (wide - mean).square().mean(dims, keepdim=True).sqrt()
+        rows = wide(x.detach())
+        mean = rows.mean(dims, keepdim=True)
+        scale = (rows - mean).square().mean(dims, keepdim=True).sqrt()
         scale = torch.where(scale > 1e-12 * (1 + mean.abs()), scale, 1.0)
         return cls(mean[0], scale[0])
 

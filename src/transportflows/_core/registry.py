@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 from torch import Tensor
 
 from .built import Built
+from .precision import Movable
 
 __all__ = ["Storable", "UnknownClassError", "decode", "encode", "full_name", "register", "told"]
 
@@ -31,7 +32,7 @@ class UnknownClassError(ValueError):
     """What a description names is not known here, or was stored without its arguments."""
 
 
-class Storable(Built):
+class Storable(Built, Movable):
     """An object that a file can hold as the name of its class and constructor arguments."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite_rows, check_same_kind
+from .precision import wide
 
 __all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
 
@@ -23,7 +24,7 @@ def rows_of(x: Tensor, name: str) -> Tensor:
         ValueError: if it is empty or not finite, or squares of its values would overflow.
     """
     check_finite_rows(x, name)
-    x = x.detach().flatten(1).double()
+    x = wide(x.detach().flatten(1))
     largest = float(x.abs().max())
     if largest > _LARGEST:
         raise ValueError(

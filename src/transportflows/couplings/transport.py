@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.arguments import choice, positive_number
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import wide
 from .._core.random import local
 from .._core.signatures import checked
 from ..plans import best_permutation, log_plan
@@ -98,8 +99,8 @@ class MinibatchOT(Coupling):
                 f"minibatch OT pairs batches of one shape, got x0 {tuple(x0.shape)} and x1"
                 f" {tuple(x1.shape)}"
             )
-        a = x0.detach().flatten(1).double()
-        b = x1.detach().flatten(1).double()
+        a = wide(x0.detach().flatten(1))
+        b = wide(x1.detach().flatten(1))
         largest = float(torch.maximum(a.abs().amax(), b.abs().amax())) if len(a) else 1.0
         if not math.isfinite(largest):
             raise ValueError("minibatch OT needs a finite batch; x0 or x1 holds NaN or infinities")

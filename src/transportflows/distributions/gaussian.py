@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_events, check_finite_rows, integer
+from .._core.precision import as_wide, wide
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked
@@ -44,7 +45,7 @@ class Gaussian(Distribution):
         scale_tril: Tensor | None = None,
     ) -> None:
         super().__init__(shape)
-        full = torch.as_tensor(mean, dtype=torch.float64).expand(self.shape).clone()
+        full = as_wide(mean).expand(self.shape).clone()
         self.register_buffer("mean", full)
         if scale_tril is not None:
             d = self.shape.numel()
@@ -53,7 +54,7 @@ class Gaussian(Distribution):
                     f"scale_tril is {tuple(scale_tril.shape)}; for shape {tuple(self.shape)}"
                     f" it must be ({d}, {d})"
                 )
-            spread = torch.as_tensor(scale_tril, dtype=torch.float64)
+            spread = as_wide(scale_tril)
             if bool(spread.triu(1).any()):
                 raise ValueError(
                     "scale_tril must be lower triangular; for a covariance S write"
@@ -61,7 +62,7 @@ class Gaussian(Distribution):
                 )
             positive = spread.diagonal()
         else:
-            spread = torch.as_tensor(scale, dtype=torch.float64)
+            spread = as_wide(scale)
             if spread.ndim > 0:
                 spread = spread.expand(self.shape)
             positive = spread
@@ -103,7 +104,7 @@ class Gaussian(Distribution):
         check_finite_rows(x, "x")
         if x.shape[0] < 2:
             raise ValueError("fitting a Gaussian needs at least 2 rows, got 1")
-        shape, x = x.shape[1:], x.detach().double()
+        shape, x = x.shape[1:], wide(x.detach())
         mean = x.mean(0)
         if covariance == "isotropic":
             return cls(shape, mean, float(x.var(0).mean().sqrt()))

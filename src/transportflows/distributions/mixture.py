@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_events, check_finite_rows, integer
+from .._core.precision import as_wide, wide
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -40,16 +41,16 @@ class GaussianMixture(Distribution):
         weights: Tensor | Sequence[float] | None = None,
         covariances: Tensor | None = None,
     ) -> None:
-        means = torch.as_tensor(means, dtype=torch.float64)
+        means = as_wide(means)
         check_finite_rows(means, "means")
         super().__init__(means.shape[1:])
         k, d = means.shape[0], self.shape.numel()
         if covariances is None:
-            spread = torch.as_tensor(scale, dtype=torch.float64).expand(k)
+            spread = as_wide(scale).expand(k)
             if not bool((spread > 0).all()):
                 raise ValueError(f"scale must be positive, got {spread.tolist()}")
             covariances = spread.square()[:, None, None] * torch.eye(d, dtype=torch.float64)
-        covariances = torch.as_tensor(covariances, dtype=torch.float64)
+        covariances = as_wide(covariances)
         if covariances.shape != (k, d, d):
             raise ValueError(
                 f"covariances are {tuple(covariances.shape)}; for {k} means of {d} numbers they"
@@ -64,7 +65,7 @@ class GaussianMixture(Distribution):
                 f" {f'components {bad} are not' if bad else 'they are not symmetric'}"
             )
         w = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        w = w.to(torch.float64)
+        w = wide(w)
         if w.shape != (k,) or not bool((w >= 0).all()) or float(w.sum()) <= 0:
             raise ValueError(f"weights must be {k} non-negative numbers, got {w.tolist()}")
         self.register_buffer("means", means)

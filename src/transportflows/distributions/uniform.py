@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_events, integer
+from .._core.precision import as_wide
 from .._core.random import local
 from .._core.reprs import brief
 from .._core.signatures import checked
@@ -37,7 +38,7 @@ class Uniform(Distribution):
     ) -> None:
         super().__init__(shape)
         for name, corner in (("low", low), ("high", high)):
-            full = torch.as_tensor(corner, dtype=torch.float64).expand(self.shape).clone()
+            full = as_wide(corner).expand(self.shape).clone()
             self.register_buffer(name, full)
         if not bool((self.low < self.high).all() & (self.high - self.low).isfinite().all()):
             raise ValueError("low must be below high in every coordinate, and both finite")

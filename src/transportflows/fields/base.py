@@ -29,6 +29,7 @@ from .._core.conditions import (
     check_trained,
     to_storable,
 )
+from .._core.precision import wide, widest
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
@@ -187,7 +188,7 @@ class Field(Storable, nn.Module):
             needed = tuple(o == target for o in self.outputs)
             predictions = self.predict(t, x, cond, needed)
             return predictions[self.outputs.index(target)]  # type: ignore[return-value]
-        weights = self.weights(target, t.double())
+        weights = self.weights(target, wide(t) if checked else widest(t))
         if checked and not bool(weights.finite().all()):
             raise ConversionError(self._singular(target, weights, t))
         mean = self.process.noise_part.base_mean

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .._core.checks import positive_number
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import widest
 from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..noise_level import NoiseLevel
@@ -97,8 +98,8 @@ class EDM(DataPredictor):
         self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
-        """The weights at times t, in float64."""
-        part, time, square = self.process.part, t.double(), self.sigma_data**2
+        """The weights at times t, in float64 where the device of t has it."""
+        part, time, square = self.process.part, widest(t), self.sigma_data**2
         beta, sigma_sq = part.path.beta(time), part.scale_sq(time)
         total = sigma_sq + square * beta.square()
         sigma = NoiseLevel.at(part, time).sigma.clamp(
@@ -119,7 +120,7 @@ class EDM(DataPredictor):
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         skip, out, scale, noise = (c.to(x.dtype) for c in self.coefficients(t.to(x.device)))
-        shift = self.process.part.shift(expand_time(t.double(), x), x)
+        shift = self.process.part.shift(expand_time(widest(t), x), x)
         centred = x if shift is None else x - shift
         raw = called(self, self.net, noise, expand_time(scale, x) * centred, cond)
         return (torch.addcmul(expand_time(skip, x) * centred, expand_time(out, x), raw),)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from ..fields.base import Field
 from ..process import Process
 from ..solve.rows import Chunks
@@ -111,7 +112,7 @@ def _step_sizes(
             " denoise=True do the rest"
         )
     if callable(rule):
-        sizes = torch.as_tensor(rule(scale), dtype=torch.float64)
+        sizes = as_wide(rule(scale))
         if sizes.shape not in (scale.shape, torch.Size(())):
             raise ValueError(
                 f"step_size was called with {len(scale)} noise scales and gave shape"

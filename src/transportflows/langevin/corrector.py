@@ -52,6 +52,7 @@ from torch import Tensor
 
 from .._core.checks import names, positive_integer
 from .._core.distributed import World
+from .._core.precision import table_device, widest
 from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
@@ -138,7 +139,7 @@ class LangevinCorrection(SolveHook):
                 " nothing to correct by; take more steps, or leave the corrector out"
             )
         self.n, self.ndim, self.chunks, self.nfe = len(x), x.ndim - 1, chunks, 0
-        everywhere = torch.tensor([self.n], dtype=torch.float64, device=x.device)
+        everywhere = torch.tensor([self.n], dtype=torch.float64, device=table_device(x.device))
         if self.rule.norm == "batch":
             self.team.sum_(everywhere)
             if int(everywhere) == 1:
@@ -175,7 +176,7 @@ class LangevinCorrection(SolveHook):
         like = scores
         if self.rule.norm == "nominal":
             return torch.full((), self.nominal[step], dtype=like.dtype, device=like.device)
-        lengths = sum_events(scores.detach().double().square()).sqrt().view(-1, self.n)
+        lengths = sum_events(widest(scores.detach()).square()).sqrt().view(-1, self.n)
         there = torch.isfinite(lengths)  # a row that is lost must not take the others along
         total = torch.where(there, lengths, 0.0).sum(1)
         count = there.sum(1).to(total)

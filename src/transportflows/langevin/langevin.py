@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows, positive_integer, step_numbers
+from .._core.precision import table_device
 from .._core.random import draw_key, mix
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -161,7 +162,7 @@ def langevin(
         h, counted = chain.step_size, max(0, len(solution.t) - 1 - warmup)
     solution = LangevinSolution(
         **vars(solution),
-        step_size=torch.as_tensor(h, dtype=torch.float64, device=x.device),
+        step_size=torch.as_tensor(h, dtype=torch.float64, device=table_device(x.device)),
         acceptance=chain.accepted / counted if metropolis else x.new_ones(len(x)),
     )
     if solution.first_bad_step is not None:
@@ -189,7 +190,7 @@ def _check_options(
 
 def as_step_size(step_size: float | Tensor, x: Tensor) -> Tensor:
     """The step size as float64, ``()`` or ``(n,)``, or refuse it."""
-    size = torch.as_tensor(step_size, dtype=torch.float64, device=x.device).detach()
+    size = torch.as_tensor(step_size, dtype=torch.float64, device=table_device(x.device)).detach()
     if size.shape not in (torch.Size(()), x.shape[:1]):
         raise ValueError(
             f"step_size must be a number or one a row, ({x.shape[0]},), got shape"

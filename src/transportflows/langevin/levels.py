@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_integer
+from .._core.precision import as_wide
 from .._core.signatures import checked
 from ..process import Process
 
@@ -72,7 +73,7 @@ def as_levels(process: Process, levels: int | Sequence[float] | Tensor) -> Tenso
     """A caller's levels, or a number of geometric ones, as increasing times; float64 on the CPU."""
     if isinstance(levels, int):
         return geometric_levels(process, levels)
-    times = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+    times = as_wide(levels).detach().cpu()
     if times.ndim != 1 or len(times) < 1 or bool((times.diff() <= 0).any()):
         raise ValueError(
             "levels are increasing times, from much noise to little (t = 0 is the base, t = 1 the"

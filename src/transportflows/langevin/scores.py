@@ -17,6 +17,7 @@ from torch import Tensor
 from .._core.autodiff import value_and_gradient
 from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import table_device, wide
 from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
@@ -117,13 +118,13 @@ class FieldTable:
     @torch.no_grad()
     def __init__(self, field: Field, target: str, times: Tensor) -> None:
         like = field.reference()
-        self.field, self.times = field, times.to(like.device)
+        self.field, self.times = field, times.to(table_device(like.device))
         weights = field.weights(target, self.times)
         self.mean = field.process.noise_part.base_mean
         sizes = torch.stack([w.expand_as(self.times).abs() for w in weights.tensors()])
         self.largest = sizes.amax(0).cpu()
         self.finite: list[bool] = torch.isfinite(self.largest).tolist()
-        table = weights.map(lambda w: w.double().expand_as(self.times))
+        table = weights.map(lambda w: wide(w).expand_as(self.times))
         self.combinations = table.tabulated(len(times), 1, like)
 
     def __call__(self, k: int, x: Tensor, /, **cond: Any) -> Tensor:

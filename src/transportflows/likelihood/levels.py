@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows, integer, positive_number
+from .._core.precision import wide
 from .._core.random import local
 from .._core.signatures import checked
 
@@ -44,7 +45,7 @@ def dequantise(
     """
     check_finite_rows(x, "x")
     width = positive_number("level_width", level_width)
-    levels = torch.unique(x.detach().double())
+    levels = torch.unique(wide(x.detach()))
     gaps = levels.diff() / width
     slack = 4 * torch.finfo(x.dtype).eps * float(levels.abs().max()) / width + 1e-6
     if gaps.numel() > 0 and bool(((gaps - gaps.round().clamp(min=1)).abs() > slack).any()):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide, widest
 from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
@@ -52,7 +53,7 @@ class VariationalWeight(LossWeight):
         """The level of each time, 0 for t_1."""
         if self._middles.device != t.device:
             self._middles = self._middles.to(t.device)
-        return torch.bucketize(-t.double(), -self._middles)
+        return torch.bucketize(-widest(t), -self._middles)
 
     def table(self, part: GaussianPart, dtype: torch.dtype = torch.float64) -> Tensor:
         """The weights of the levels in data form, ``(T,)``, float64.
@@ -99,7 +100,7 @@ class VariationalWeight(LossWeight):
 
 def as_levels(levels: Sequence[float] | Tensor) -> Tensor:
     """Levels of a chain as float64 times that fall from the data to the base."""
-    times = torch.as_tensor(levels, dtype=torch.float64).detach().cpu()
+    times = as_wide(levels).detach().cpu()
     if times.ndim != 1 or times.numel() < 2:
         raise ValueError(
             f"levels must be a list of at least 2 times, got shape {tuple(times.shape)}"

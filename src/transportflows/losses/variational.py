@@ -31,6 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import wide
 from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..distributions.gaussian import Gaussian
@@ -126,7 +127,7 @@ def _prior(weight: VariationalWeight, process: Process, x1: Tensor) -> _Prior:
             f" from {type(law).__name__}"
         )
     with torch.no_grad():
-        t = weight.levels[-1].to(process.device, x1.dtype).double()
+        t = wide(weight.levels[-1].to(process.device, x1.dtype))
         variance = float(law.scale) ** 2
         part = process.part
         ratio = float(part.scale_sq(t)) / variance

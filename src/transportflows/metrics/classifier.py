@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._core.precision import wide
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
@@ -133,9 +134,9 @@ def classifier_test(
 def _train_network(points: Tensor, labels: Tensor, held_out: Tensor, key: int) -> Tensor:
     """Scores of a small network, trained with early stopping on a fifth of the points."""
     device = points.device
-    points, held_out = points.double(), held_out.double()  # for statistics of half precision
+    points, held_out = wide(points), wide(held_out)  # for statistics of half precision
     mean, std = points.mean(0), points.std(0).clamp(min=1e-12)
-    points, held_out = ((z - mean).div(std).float() for z in (points, held_out))
+    points, held_out = ((z - mean).div(std).to(device, torch.float32) for z in (points, held_out))
     labels = labels.float()
     draws = stream(mix(key, 0), device=device)
     network = nn.Sequential(

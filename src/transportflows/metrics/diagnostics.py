@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._core.autodiff import Directional
 from .._core.checks import check_finite_rows, positive_integer, unit_times
+from .._core.precision import as_wide, wide, widest_dtype
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -104,7 +105,7 @@ def loss_by_time(
         drawn = field.process.sample(
             data, t=t, antithetic=loss.antithetic, generator=stream(key, device=data.device)
         )
-        value = loss.evaluate(field, drawn).double()
+        value = wide(loss.evaluate(field, drawn))
         means.append(value.mean())
         errors.append(value.std() / math.sqrt(value.numel()))
     return LossByTime(nodes, torch.stack(means).cpu(), torch.stack(errors).cpu())
@@ -145,7 +146,8 @@ def consistency(
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
             drawn = field.process.sample(data, t=t, generator=stream(key, k, device=data.device))
-            x, time = drawn.x, torch.tensor(t, dtype=torch.float64, device=data.device)
+            x = drawn.x
+            time = torch.tensor(t, dtype=widest_dtype(x.device), device=x.device)
             noise, score = field.noise(time, x), field.score(time, x)
             velocity = field.velocity(time, x)
             difference = math.nan
@@ -161,7 +163,7 @@ def consistency(
                 z = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x) * 2 - 1
                 along = directional.forms(partial(field.velocity, time), x, z[None])[1]
                 terms = terms + along.squeeze(1) / probes
-        terms = terms.double()
+        terms = wide(terms)
         table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))
     columns = torch.tensor(table, dtype=torch.float64)
     return Consistency(nodes, columns[:, 0], columns[:, 1], columns[:, 2])
@@ -171,7 +173,7 @@ def _midpoints(times: int | Sequence[float]) -> Tensor:
     if isinstance(times, int):
         positive_integer("times", times)
         return (torch.arange(times, dtype=torch.float64) + 0.5) / times
-    return unit_times("times", torch.as_tensor(times, dtype=torch.float64).reshape(-1))
+    return unit_times("times", as_wide(times).reshape(-1))
 
 
 def _known(velocity: Tensor, *_: Any) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows, positive_integer, returned
 from .._core.distances import square_distances
+from .._core.precision import wide
 from .._core.samples import block_rows, check_at_least, event_rows, rows_of
 from .._core.signatures import checked
 from .estimates import Estimate, mean_estimate
@@ -56,7 +57,7 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
         >>> kl_log_densities(torch.tensor([0.0, 0.0]), torch.tensor([-1.0, 1.0])).value
         0.5430806348152438
     """
-    log_p, log_q = (torch.as_tensor(v).detach().double() for v in (log_p, log_q))
+    log_p, log_q = (wide(torch.as_tensor(v).detach()) for v in (log_p, log_q))
     if log_p.ndim != 1 or log_p.shape != log_q.shape or log_p.numel() < 2:
         raise ValueError(
             "give two vectors of the same two or more draws, got shapes"
@@ -214,7 +215,7 @@ def fisher_divergence(
     for value, name in ((first, "score_p"), (second, "score_q")):
         returned(f"{name}(x)", value, x.shape)
         check_finite_rows(value, f"{name}(x)")
-    return mean_estimate((first - second).flatten(1).double().square().sum(1))
+    return mean_estimate(wide((first - second).flatten(1)).square().sum(1))
 
 
 def _whitened(

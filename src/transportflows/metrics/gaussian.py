@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from .._core.samples import check_at_least, event_rows
 from .._core.signatures import checked
 
@@ -46,11 +47,11 @@ def bures_wasserstein2(
         >>> bures_wasserstein2(torch.zeros(2), eye, torch.tensor([3.0, 0.0]), 4 * eye)  # √(9 + 2)
         3.3166247903554
     """
-    m1, m2 = (torch.as_tensor(m, dtype=torch.float64).flatten() for m in (mean1, mean2))
+    m1, m2 = (as_wide(m).flatten() for m in (mean1, mean2))
     if m1.shape != m2.shape:
         raise ValueError(f"the means have {m1.numel()} and {m2.numel()} numbers; they must agree")
     factors = [
-        _factor(torch.as_tensor(c, dtype=torch.float64), m1.numel(), name)
+        _factor(as_wide(c), m1.numel(), name)
         for c, name in ((covariance1, "covariance1"), (covariance2, "covariance2"))
     ]
     if not bool(torch.isfinite(m1).all() & torch.isfinite(m2).all()):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
@@ -92,9 +93,9 @@ def sliced_kolmogorov_test(
         raise ValueError(f"projections must be at least 1, got {projections}; 64 is usual")
     first, second = event_rows(x, y)
     (n, dimension), m = first.shape, second.shape[0]
-    draws = stream(draw_key(generator), device=x.device)
+    draws = stream(draw_key(generator), device=first.device)
     shape = (projections if dimension > 1 else 1, dimension)
-    directions = torch.randn(shape, generator=draws, device=x.device, dtype=torch.float64)
+    directions = torch.randn(shape, generator=draws, device=first.device, dtype=torch.float64)
     directions /= directions.norm(dim=1, keepdim=True)
     # Equal points are projected once, since a matrix product may round equal rows differently.
     points, place = torch.unique(torch.cat([first, second]), dim=0, return_inverse=True)
@@ -107,7 +108,7 @@ def sliced_kolmogorov_test(
     scaled = statistics * (n * m / (n + m)) ** 0.5
     from scipy import special  # imported where it is used: importing the library stays cheap
 
-    p_values = torch.as_tensor(special.kolmogorov(scaled.cpu().numpy()), device=x.device)
+    p_values = torch.as_tensor(special.kolmogorov(scaled.cpu().numpy()), device=first.device)
     adjusted = holm(p_values)
     return ProjectionTest(
         statistic=float(statistics.max()),
@@ -154,7 +155,7 @@ def holm(p_values: Tensor | Sequence[float]) -> Tensor:
         >>> holm([0.01, 0.04, 0.03]).tolist()
         [0.03, 0.06, 0.06]
     """
-    p = torch.as_tensor(p_values, dtype=torch.float64)
+    p = as_wide(p_values)
     if p.ndim != 1 or p.numel() == 0:
         raise ValueError(f"p_values must be of shape (K,) with K >= 1, got {tuple(p.shape)}")
     if not bool(((p >= 0) & (p <= 1)).all()):

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows, rows_of
 from .._core.signatures import checked
@@ -196,7 +197,7 @@ def _covariance(x: Tensor) -> Tensor:
 
 def _known(value: Tensor | None, shape: torch.Size, name: str) -> Tensor:
     """A true moment, as a flat float64 tensor of the right shape."""
-    known = torch.as_tensor(value, dtype=torch.float64).detach()
+    known = as_wide(value).detach()
     if known.shape != shape:
         raise ValueError(f"{name} is {tuple(known.shape)}; for these samples it is {tuple(shape)}")
     if not bool(torch.isfinite(known).all()):

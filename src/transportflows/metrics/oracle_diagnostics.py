@@ -28,6 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import wide, widest_dtype
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -163,11 +164,11 @@ def oracle_errors(
     like = like if dtype is None else like.to(dtype)
     rows = []
     for k, t in enumerate(nodes.tolist()):
-        time = torch.tensor(t, dtype=torch.float64, device=like.device)
+        time = torch.tensor(t, dtype=widest_dtype(like.device), device=like.device)
         draws = stream(key, k, device=like.device)
         x = oracle.sample(t, n, generator=draws, dtype=like.dtype, device=like.device)
-        db = (field.velocity(time, x) - oracle.velocity(time, x)).double()
-        ds = (field.score(time, x) - oracle.score(time, x)).double()
+        db = wide(field.velocity(time, x) - oracle.velocity(time, x))
+        ds = wide(field.score(time, x) - oracle.score(time, x))
         b, s, c = (sum_events(u * v) for u, v in ((db, db), (ds, ds), (db, ds)))
         root = math.sqrt(n)
         means = (float(v.mean()) for v in (b, s, c))
@@ -226,13 +227,14 @@ def ode_kl_identity(
         model = log_likelihood(field, x, t=t, scheme="rk4", steps=count, gradients=True)
         (model_score,) = torch.autograd.grad(model.log_prob.sum(), x)
         with torch.no_grad():
-            time, y = torch.tensor(t, dtype=torch.float64, device=device), x.detach()
+            y = x.detach()
+            time = torch.tensor(t, dtype=widest_dtype(device), device=device)
             db = field.velocity(time, y) - oracle.velocity(time, y)
-            terms = sum_events((model_score - oracle.score(time, y)) * db).double()
+            terms = wide(sum_events((model_score - oracle.score(time, y)) * db))
         total += weight * float(terms.mean())
         variance += weight**2 * float(terms.var()) / n
     x = oracle.sample(1.0, n, generator=stream(key, times), dtype=dtype, device=device)
-    one = torch.tensor(1.0, dtype=torch.float64, device=device)
+    one = torch.tensor(1.0, dtype=widest_dtype(device), device=device)
     log_q = log_likelihood(field, x, scheme="rk4", steps=steps).log_prob
     kl = kl_log_densities(oracle.log_prob(one, x), log_q)
     return KLIdentity(kl, Estimate(total, math.sqrt(variance), n * times))

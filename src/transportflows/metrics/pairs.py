@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows, check_same_kind
+from .._core.precision import wide
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .energy import energy_distance
@@ -74,7 +75,7 @@ def pair_error(x0: Tensor, x1: Tensor, samples: Tensor) -> PairError:
         check_same_kind(x, x0, name, "x0")
         if len(x) != len(x0) or len(x) < 4:
             raise ValueError(f"pairs have as many rows each, at least 4; {name} has {len(x)}")
-    start, end, made = (x.flatten(1).double() for x in (x0, x1, samples))
+    start, end, made = (wide(x.flatten(1)) for x in (x0, x1, samples))
     a, b = (start - start.mean(0)) / _spread(start), end.mean(0)
     end, made = (end - b) / _spread(end), (made - b) / _spread(end)
     half = len(a) // 2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import positive_number
+from .._core.precision import table_device, wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -93,7 +94,7 @@ def path_geometry(
     scale = 1.0 if field.transform is None else field.transform.scale.to(path)
     speeds = _at_all(grid, _regular(field, grid), lambda k: _speed(field, grid, inside, k, scale))
     energy = _simpson(grid.to(speeds.device)) @ speeds
-    displacement = float(sum_events((path[-1] - path[0]).double().square()).mean())
+    displacement = float(sum_events(wide(path[-1] - path[0]).square()).mean())
     mean = float(energy.mean())
     if not mean >= (1 - _SOLVE_ERROR) * displacement:
         raise ValueError(
@@ -110,13 +111,13 @@ def path_geometry(
 @checked
 def _regular(field: Field, grid: Tensor) -> list[int]:
     """The times of a grid at which the weights of a velocity are bounded."""
-    fine = field.weights("velocity", grid.to(field.reference().device)).within(BOUND)
+    fine = field.weights("velocity", grid.to(table_device(field.reference().device))).within(BOUND)
     return [int(k) for k in fine.nonzero()]
 
 
 def _speed(field: Field, grid: Tensor, path: Tensor, k: int, scale: float | Tensor) -> Tensor:
     """``|b|²`` of each row at the k-th time."""
-    return sum_events((scale * field.velocity(grid[k].to(path), path[k])).square()).double()
+    return wide(sum_events((scale * field.velocity(grid[k].to(path), path[k])).square()))
 
 
 def _at_all(grid: Tensor, known: list[int], value: Callable[[int], Tensor]) -> Tensor:

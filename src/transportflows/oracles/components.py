@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.precision import wide, widest_dtype
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -67,7 +68,7 @@ class PairedComponents(ExactField):
     ) -> tuple[Tensor, Tensor]:
         """The same for any Σ, by its Cholesky factors at the time, or at the times of the rows."""
         a, b, c = (square.reshape(-1, 1, 1, 1) for square in squares)
-        eye = torch.eye(x.shape[1], dtype=torch.float64, device=x.device)
+        eye = torch.eye(x.shape[1], dtype=widest_dtype(x.device), device=x.device)
         factor = torch.linalg.cholesky(a * self.spread0 + b * self.spread1 + c * eye).to(x)
         y = x.mT - (alpha * self.centre0.to(x) + beta * self.centre1.to(x))  # (K, d, B)
         right = y[None] if alpha.ndim == 0 else y.permute(2, 0, 1)[..., None]
@@ -107,11 +108,12 @@ class PairedComponents(ExactField):
 def components_of(law: Distribution, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Weights ``(K,)``, means ``(K, d)`` and covariances ``(K, d, d)`` of a law."""
     if isinstance(law, Gaussian):
-        mean = law.mean.reshape(1, -1)
-        return mean.new_ones(1), mean, law.covariance()[None]
+        mean = wide(law.mean.reshape(1, -1))
+        return mean.new_ones(1), mean, wide(law.covariance()[None])
     if isinstance(law, GaussianMixture):
         there = law.weights > 0
-        return law.weights[there], law.means.flatten(1)[there], law.covariances[there]
+        parts = law.weights[there], law.means.flatten(1)[there], law.covariances[there]
+        return wide(parts[0]), wide(parts[1]), wide(parts[2])
     raise TypeError(
         f"the {name} must be a Gaussian or a GaussianMixture, got {type(law).__name__}; for rows"
         " of a tensor use EmpiricalOracle"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import widest, widest_dtype
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
@@ -82,7 +83,7 @@ class EmpiricalOracle(ExactField):
             ValueError: where σ̂(t) = 0: there ρ_t is the data points and has no density.
         """
         self._check(t, x)
-        if bool((self.process.part.scale(t.double()) <= 1e-12).any()):
+        if bool((self.process.part.scale(widest(t)) <= 1e-12).any()):
             raise ValueError(
                 "the law of empirical data has no density where the noise scale vanishes; evaluate"
                 " log_prob at times inside (0, 1)"
@@ -97,7 +98,7 @@ class EmpiricalOracle(ExactField):
         generator = local(generator, home)
         index = torch.randint(len(self.rows), (n,), generator=generator, device=home)
         x1 = self.rows[index]
-        t = expand_time(self._times(t, n, x1), x1).double()
+        t = widest(expand_time(self._times(t, n, x1), x1))
         z = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=home)
         part = self.process.part
         x, shift = part.path.beta(t).to(x1) * x1 + part.scale(t).to(x1) * z, part.shift(t, x1)
@@ -108,8 +109,8 @@ class EmpiricalOracle(ExactField):
     ) -> Tensor:
         """Apply ``value(x - α m, β, σ̂²)``, with columns of coefficients, to blocks of rows."""
         self._check(t, x)
-        t = t.to(x.device, torch.float64)
-        part, flat = self.process.part, x.double()
+        t = t.to(x.device, widest_dtype(x.device))
+        part, flat = self.process.part, widest(x)
         shift = part.shift(expand_time(t, x), flat)
         flat = flat if shift is None else flat - shift
         flat = flat.reshape(x.shape[0], -1)
@@ -127,7 +128,7 @@ class EmpiricalOracle(ExactField):
         the least cost alone counts. All are taken from the mean of the data.
         """
         x = x - beta * self._centre(x)
-        rate = 1 / variance.clamp(min=1e-290)
+        rate = 1 / variance.clamp(min=max(1e-290, torch.finfo(variance.dtype).tiny))
         low, total, summed = None, torch.zeros_like(x[:, :1]), torch.zeros_like(x)
         for block in torch.split(self.rows.flatten(1), self.block):
             y = block.to(x) - self._centre(x)

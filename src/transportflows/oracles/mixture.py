@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.autodiff import tracked
 from .._core.checks import unit_times
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import widest_dtype
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import expand_time
@@ -98,7 +99,10 @@ class GaussianMixtureOracle(PairedComponents):
             "into": into,
             "back": back,
         }
+        home = next(data.buffers()).device
         for name, tensor in table.items():
+            if tensor is not None and home != device:  # float64 is where its device has none
+                tensor = tensor.to(home, torch.float32)
             self.register_buffer(name, tensor, persistent=False)
 
     def _resolve_base(self, base: Gaussian | GaussianMixture | None) -> Gaussian | GaussianMixture:
@@ -161,7 +165,7 @@ class GaussianMixtureOracle(PairedComponents):
     def noise(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``η̂ = -σ̂ s``, ``(B, *)``, with σ̂ the noise scale of the process."""
         score = self._exact(t, x, "score")[0]
-        scale = self.process.noise_part.scale(t.to(x.device, torch.float64))
+        scale = self.process.noise_part.scale(t.to(x.device, widest_dtype(x.device)))
         return -expand_time(scale.to(x.dtype), x) * score
 
     def data(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
@@ -204,7 +208,7 @@ class GaussianMixtureOracle(PairedComponents):
         together: one factorisation serves them all.
         """
         self._check(t, x)
-        t = t.to(x.device, torch.float64)
+        t = t.to(x.device, widest_dtype(x.device))
         work = torch.promote_types(x.dtype, torch.float32)
         rows, d = x.shape[0], self.shape.numel()
         flat = x.reshape(rows, d).to(work)

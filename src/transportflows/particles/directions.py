@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.built import Built
+from .._core.precision import Movable
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -78,7 +79,7 @@ class Swarm:
 
 
 @checked
-class Direction(Built, nn.Module, ABC):
+class Direction(Built, Movable, nn.Module, ABC):
     """Where particles go; a subclass writes ``forward``.
 
     Attributes:

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import number
+from .._core.precision import as_wide
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hook, Moment
@@ -204,7 +205,7 @@ def _saved(save_at: Any, steps: int) -> list[int]:
     """The numbers of steps done at which to save."""
     if save_at is None:
         return []
-    times = torch.as_tensor(save_at, dtype=torch.float64).reshape(-1)
+    times = as_wide(save_at).reshape(-1)
     if not bool(((times >= 0) & (times <= 1)).all()) or bool((times.diff() <= 0).any()):
         raise ValueError(f"save_at must increase within [0, 1], got {times.tolist()}")
     places = (times * steps).round().long().tolist()

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .._core.checks import number
+from .._core.precision import wide, widest, widest_dtype
 from .._core.signatures import checked
 
 __all__ = ["check_bandwidth", "kernel_mean", "kernel_sums", "radius_of", "spacing"]
@@ -108,11 +109,11 @@ def spacing(x: Tensor, y: Tensor | None = None) -> Tensor:
     Returns:
         Positive distances, float64; none where all points coincide.
     """
-    rows = x.detach().flatten(1).double()
-    points = rows if y is None else y.detach().flatten(1).double()
-    index = torch.linspace(0, len(rows) - 1, min(len(rows), _PROBES)).long().to(x.device)
+    rows = wide(x.detach().flatten(1))
+    points = rows if y is None else wide(y.detach().flatten(1))
+    index = torch.linspace(0, len(rows) - 1, min(len(rows), _PROBES)).long().to(rows.device)
     chosen = rows[index]
-    nearest = torch.full((len(chosen),), math.inf, dtype=torch.float64, device=x.device)
+    nearest = torch.full((len(chosen),), math.inf, dtype=torch.float64, device=rows.device)
     width = max(1, (_TILE_CPU if x.device.type == "cpu" else _TILE_CARD) // len(chosen))
     for start in range(0, len(points), width):
         tile = torch.cdist(
@@ -152,14 +153,14 @@ def _scaled(
     if dtype not in (torch.float32, torch.float64):
         dtype = torch.float32
     if dtype == torch.float32 and radius == math.inf:
-        return rows.double() / sigma, points.double() / sigma, torch.float64
+        return widest(rows) / sigma, widest(points) / sigma, widest_dtype(rows.device)
     if dtype == torch.float32:
         if radius is None:
             top = torch.stack([rows.detach().square().sum(1).amax(), points.square().sum(1).amax()])
             radius = float(top.amax().sqrt())
         if torch.finfo(dtype).eps / 2 * (radius / sigma) ** 2 > _ERROR:
-            dtype = torch.float64
-            rows, points = rows.double(), points.double()
+            dtype = widest_dtype(rows.device)
+            rows, points = widest(rows), widest(points)
     return rows / sigma, points / sigma, dtype
 
 

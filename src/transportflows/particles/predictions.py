@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import value_and_gradient
+from .._core.precision import Movable
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -33,7 +34,7 @@ Prediction = Callable[[Tensor, float], Tensor]
 
 
 @checked
-class SmoothedLaw(nn.Module):
+class SmoothedLaw(Movable, nn.Module):
     r"""``p * N(0, σ² Id)`` for a Gaussian or a mixture of Gaussians p, in closed form.
 
     :math:`\log p_\sigma`, its score :math:`-\sum_k r_k (S_k + \sigma^2)^{-1} (z - m_k)` with r the
@@ -97,7 +98,7 @@ class SmoothedLaw(nn.Module):
 
 
 @checked
-class SampleData(nn.Module):
+class SampleData(Movable, nn.Module):
     """The optimal data prediction for the empirical law of some rows, a kernel mean.
 
     Args:

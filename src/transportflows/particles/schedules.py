@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import per_time, positive_number
+from .._core.precision import as_wide
 from .._core.reprs import call
 from .._core.signatures import checked
 
@@ -49,7 +50,7 @@ class SigmaSchedule(ABC):
             ValueError: if one of them is not positive and finite.
         """
         clock = torch.linspace(0, 1, steps, dtype=torch.float64)
-        values = torch.as_tensor(self.value(clock), dtype=torch.float64).expand(steps)
+        values = as_wide(self.value(clock)).expand(steps)
         bad = ~(values.isfinite() & (values > 0))
         if bool(bad.any()):
             first = int(bad.nonzero()[0])

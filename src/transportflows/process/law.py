@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from .._core.checks import event_shape, unit_times
 from .._core.conditions import check_conditions, map_rows, with_start
+from .._core.precision import on_table_device, table_device
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
@@ -94,11 +96,11 @@ class Process(Storable, nn.Module):
         self._margin: tuple[Written, Margin] | None = None
         self._start: tuple[torch.Size, float, Distribution] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
-        check_times(interpolant, self.device)
+        check_times(on_table_device(interpolant), table_device(self.device))
         if interpolant.affine:
             probe = torch.zeros(1, 1, device=self.device)
             check_ends(interpolant, probe, probe)
-        check_speed(self.noise_part, self.device)
+        check_speed(self.noise_part, table_device(self.device))
         if self._starts_gaussian and self.base is not None:
             check_own_base(interpolant, self.base, self._start_scale)
 
@@ -135,12 +137,20 @@ class Process(Storable, nn.Module):
                 f"{type(path).__name__}, base {type(base).__name__}, coupling"
                 f" {type(self.coupling).__name__}"
             )
+            path = on_table_device(path)
             if whole and isinstance(path, AffineInterpolant):
                 known = written, GaussianPart(path, owner, scale, mean)
             else:
                 known = written, NoisePart(path, owner)
             self._noise_part = known
         return known[1]
+
+    @property
+    def _part_of_rows(self) -> NoisePart:
+        """The noise part for times on the device of the process, whatever that device is."""
+        part = self.noise_part
+        on_device = part.path is self.interpolant
+        return part if on_device else dataclasses.replace(part, path=self.interpolant)
 
     def _made_of(self) -> Written:
         """Path, base and coupling, and their buffers as they are now."""
@@ -175,12 +185,12 @@ class Process(Storable, nn.Module):
         return kept[1]
 
     def _margin_now(self) -> Margin:
-        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=self.device)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=table_device(self.device))
         with torch.no_grad():
-            latent = NoisePart(self.interpolant, "")
-            rates = [self.interpolant.gamma_dot(ends), latent.scale_dot(ends)]
-            if isinstance(self.interpolant, AffineInterpolant):
-                rates += [self.interpolant.alpha_dot(ends), self.interpolant.beta_dot(ends)]
+            path = on_table_device(self.interpolant)
+            rates = [path.gamma_dot(ends), NoisePart(path, "").scale_dot(ends)]
+            if isinstance(path, AffineInterpolant):
+                rates += [path.alpha_dot(ends), path.beta_dot(ends)]
         bad = ~torch.stack([torch.isfinite(rate) for rate in rates]).all(0)
         low, high = bad.tolist()
         return (1e-4 if low else 0.0, 1e-4 if high else 0.0)
@@ -220,8 +230,8 @@ class Process(Storable, nn.Module):
     def _start_scale(self) -> float:
         if isinstance(self.interpolant, OneSided):
             return self.interpolant.prior_scale
-        zero = torch.zeros((), dtype=torch.float64, device=self.device)
-        return abs(float(self.interpolant.gamma(zero)))
+        zero = torch.zeros((), dtype=torch.float64, device=table_device(self.device))
+        return abs(float(on_table_device(self.interpolant).gamma(zero)))
 
     @property
     def _starts_gaussian(self) -> bool:
@@ -296,7 +306,7 @@ class Process(Storable, nn.Module):
         x = interpolant.mean(wide, x0, x1)  # type: ignore[arg-type]
         if z is not None:
             x = torch.addcmul(x, interpolant.gamma(wide), z)
-        return PathSample(self.noise_part, t, x, x0, x1, z, cond, antithetic)
+        return PathSample(self._part_of_rows, t, x, x0, x1, z, cond, antithetic)
 
     def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.coupling, Paired):

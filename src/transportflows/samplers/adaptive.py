@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide, widest_dtype
 from ..fields.base import Field
 from ..solve.rows import Chunks
 from ..solve.solution import NonFiniteStateError, Solution
@@ -103,13 +104,13 @@ def over_pieces(
             for a, b in pairwise(stops):
                 states.append(midpoint(function, states[-1], a, b))
         else:
-            grid = torch.tensor(stops, dtype=torch.float64, device=x.device)
+            grid = torch.tensor(stops, dtype=widest_dtype(x.device), device=x.device)
             how: dict[str, Any] = {"method": budget.scheme, "rtol": rtol, "atol": atol}
             if adjoint:  # solved in -u where u falls; torchdiffeq leaves its options in u
                 sign = 1.0 if piece.start < piece.stop else -1.0
-                how["adjoint_options"] = {"step_t": sign * grid}
+                how["adjoint_options"] = {"step_t": sign * grid, "dtype": grid.dtype}
             method = odeint_adjoint if adjoint else odeint
-            options = {"norm": norm, "step_t": grid}
+            options = {"norm": norm, "step_t": grid, "dtype": grid.dtype}
             try:
                 states = list(method(function, x, grid, options=options, **how))
             except AssertionError as error:
@@ -122,7 +123,7 @@ def over_pieces(
 def midpoint(slope: Slope, x: Tensor, start: float, stop: float) -> Tensor:
     """A step that looks at its middle only, of order 2: both slopes are of that time."""
     h = stop - start
-    middle = torch.tensor(start + 0.5 * h, dtype=torch.float64, device=x.device)
+    middle = torch.tensor(start + 0.5 * h, dtype=torch.float64)
     return x + h * slope(middle, x + 0.5 * h * slope(middle, x))
 
 
@@ -174,7 +175,7 @@ def solve_adaptively(
     """
     check_tolerances(rtol, atol)
     start, stop = ends.tolist()
-    saved = torch.as_tensor(() if save_at is None else save_at, dtype=torch.float64)
+    saved = as_wide(() if save_at is None else save_at)
     wanted: list[float] = saved.reshape(-1).tolist()
     low, high = min(start, stop), max(start, stop)
     outside = [s for s in wanted if not low <= s <= high]

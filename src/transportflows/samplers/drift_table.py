@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.precision import wide
 from ..combination import Combination
 from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart
@@ -161,15 +162,15 @@ class DriftTable:
         be infinite where the ratio ε/σ̂ is not. Of the two the one within bounds is taken.
         """
         t, widths = stages.reshape(-1), self.widths[steps]
-        velocity = self.field.weights("velocity", t).map(lambda w: w.double().unsqueeze(-1))
+        velocity = self.field.weights("velocity", t).map(lambda w: wide(w).unsqueeze(-1))
         if not self.noisy:
             return velocity, None
         scale = self.part.scale(t)
         bound = [schedule.bound(self.part, stages, widths) for schedule in self.schedules]
         epsilon = torch.stack([schedule.value(t, scale) for schedule in bound], -1)
         ratio = torch.stack([schedule.over_noise_scale(t, scale) for schedule in bound], -1)
-        by_score = self.field.weights("score", t).map(lambda w: w.double().unsqueeze(-1) * epsilon)
-        by_noise = self.field.weights("noise", t).map(lambda w: w.double().unsqueeze(-1) * -ratio)
+        by_score = self.field.weights("score", t).map(lambda w: wide(w).unsqueeze(-1) * epsilon)
+        by_noise = self.field.weights("noise", t).map(lambda w: wide(w).unsqueeze(-1) * -ratio)
 
         def each(of_step: Tensor) -> Tensor:
             return of_step[:, None].expand(stages.shape).reshape(-1, 1)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.precision import table_device
 from .._core.signatures import checked
 from ..combination import Combination
 from ..fields.base import Field
@@ -157,7 +158,7 @@ class FieldDynamics(Dynamics):
 
     @torch.no_grad()
     def prepare(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> Drift:
-        device = like.device
+        device = table_device(like.device)
         table = DriftTable(self.field, self.epsilons, times.to(device), widths.to(device), scheme)
         if self.given_margin is None:
             table.look_at_ends()

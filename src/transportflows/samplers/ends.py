@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.precision import wide
 from ..combination import Combination
 from .schemes import Scheme
 
@@ -52,7 +53,7 @@ def kind_of_end(weights_at: Callable[[Tensor], Combination], end: float) -> str:
     inward = 1.0 - 2.0 * end
     near = [end, end + inward * _NEAR, end + inward * 4 * _NEAR]
     weights = weights_at(torch.tensor(near, dtype=torch.float64))
-    sizes = torch.stack([w.double().reshape(3, -1).abs().amax(1) for w in weights.tensors()])
+    sizes = torch.stack([wide(w).reshape(3, -1).abs().amax(1) for w in weights.tensors()])
     # A large weight is no singular one unless it grows; NaN is not <=.
     if bool((sizes[:, 0] <= (4 * sizes[:, 1]).clamp(BOUND, torch.finfo(sizes.dtype).max)).all()):
         return "regular"

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.precision import table_device, wide
 from .._core.signatures import checked
 from ..combination import Combination
 from ..conversions import conversion
@@ -121,7 +122,7 @@ class LinearStepper(Stepper):
     @torch.no_grad()
     def prepare(self, times: Tensor, like: Tensor) -> _Steps:
         part = self.field.process.part
-        on_device = times.to(like.device)
+        on_device = times.to(table_device(like.device))
         rows = self.scheme.tabulate(self.field, self.schedules, on_device).rows()
         inside = inside_steps(times.tolist(), self.saved)
         ways = [[row] for row in rows]
@@ -183,7 +184,10 @@ class LinearStepper(Stepper):
         nodes = on_their_side(times[:-1, None], times.diff(), kinks, like.dtype)[:, 0].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:
-            first = [self._form(form, nodes[:1].to(like.device)) for form in _made_at(0, counts)]
+            first = [
+                self._form(form, nodes[:1].to(table_device(like.device)))
+                for form in _made_at(0, counts)
+            ]
             sizes = torch.cat([w.abs().reshape(-1) for f in first for w in f.tensors()])
             if not bool((sizes <= _POLE).all()):  # NaN is not <=
                 half = 0.5 * float((times[1] - times[0]).abs())
@@ -191,7 +195,7 @@ class LinearStepper(Stepper):
         nodes = nodes.clamp(low, 1 - high)
         made: dict[str, list[Combination]] = {}
         for form, wanted in counts.items():
-            weights = self._form(form, nodes.to(like.device))
+            weights = self._form(form, nodes.to(table_device(like.device)))
             bad = ~weights.finite().cpu() & torch.tensor([count > 0 for count in wanted[:-1]])
             if bool(bad.any()):
                 raise ConversionError(
@@ -200,7 +204,7 @@ class LinearStepper(Stepper):
                     f" {type(self.field.process.interpolant).__name__}; keep the grid away from"
                     " there (margin=1e-3), or take another prediction="
                 )
-            made[form] = weights.map(lambda w: w.double()).tabulated(len(nodes), 1, like)
+            made[form] = weights.map(wide).tabulated(len(nodes), 1, like)
         return nodes, (low, high), made
 
     def _form(self, form: str, t: Tensor) -> Combination:

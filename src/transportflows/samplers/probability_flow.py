@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import table_device
 from ..combination import Combination
 from ..fields.base import Field
 from .clock import Clock
@@ -87,7 +88,7 @@ class ProbabilityFlow:
     @torch.no_grad()
     def _kinds(self) -> tuple[str, str]:
         """What the velocity's weights have at t = 0 and t = 1."""
-        device = self.field.reference().device
+        device = table_device(self.field.reference().device)
         first, last = (
             kind_of_end(lambda t: self.field.weights("velocity", t.to(device)), end)
             for end in (0, 1)
@@ -150,7 +151,7 @@ class ProbabilityFlow:
         Raises:
             ConversionError: if the velocity is singular at this time.
         """
-        field, u = self.field, u.detach().to(device=x.device, dtype=torch.float64)
+        field, u = self.field, u.detach().to(device=table_device(x.device), dtype=torch.float64)
         t = self.clock.time(u).clamp(piece.low, piece.high)
         weights = self.weights(piece, u)
         if not bool(weights.finite()):

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.precision import widest, widest_dtype
+
 __all__ = ["Marginals"]
 
 _NODES = 10
@@ -67,13 +69,13 @@ class Marginals:
 
     def __call__(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """A and σ² at times of any shape, in the dtype of ``tau``."""
-        edges = self.edges.to(tau.device)
+        edges = self.edges.to(tau.device, widest_dtype(tau.device))
         growth, spread = self._panels(edges[:-1], edges.diff())
         zero = edges.new_zeros(1)
         log_a = torch.cat([zero, growth.cumsum(0)])
         # Σ over earlier panels of their spread, each seen from its own start.
         noise = torch.cat([zero, (spread * torch.exp(-2 * log_a[:-1])).cumsum(0)])
-        wide = tau.double()
+        wide = widest(tau)
         with torch.no_grad():
             panel = torch.bucketize(wide.detach(), edges[1:-1].contiguous())
         growth, spread = self._panels(edges[panel], wide - edges[panel])
@@ -84,9 +86,9 @@ class Marginals:
 
     def _panels(self, start: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
         """``∫ f`` and ``∫ g² exp(-2 ∫ f)`` over stretches, both integrals from their starts."""
-        c, w, inner = (rule.to(start.device) for rule in (_C, _W, _A))
+        c, w, inner = (rule.to(start) for rule in (_C, _W, _A))
         nodes = start[..., None] + width[..., None] * c
-        f, g_sq = self.drift_rate(nodes).double(), self.diffusion_sq(nodes).double()
+        f, g_sq = widest(self.drift_rate(nodes)), widest(self.diffusion_sq(nodes))
         f, g_sq = f.expand(nodes.shape), g_sq.expand(nodes.shape)
         within = width[..., None] * (f @ inner.mT)
         return width * (f @ w), width * ((g_sq * torch.exp(-2 * within)) @ w)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.autodiff import time_derivative
 from .._core.checks import check_finite_rows
+from .._core.precision import as_wide, table_device
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import expand_time
@@ -61,7 +62,7 @@ class ForwardSDE(OneSided):
     @property
     def _home(self) -> torch.device:
         tensors = (*self.parameters(), *self.buffers())
-        return tensors[0].device if tensors else torch.device("cpu")
+        return table_device(tensors[0].device if tensors else "cpu")
 
     # ----------------------------------------------------------------- marginals and coefficients
 
@@ -185,7 +186,7 @@ class ForwardSDE(OneSided):
         """
         check_finite_rows(x1, "x1")
         self.check()
-        times = torch.as_tensor(taus, dtype=torch.float64).detach().cpu()
+        times = as_wide(taus).detach().cpu()
         if times.ndim != 1 or times.numel() == 0 or not bool((times.diff() > 0).all()):
             raise ValueError(f"taus must be a list of increasing times, got {times.tolist()}")
         if float(times[0]) < 0 or float(times[-1]) > 1:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide, widest
 from .._core.signatures import checked
 from .base import ForwardSDE
 from .families import check_sigmas
@@ -100,7 +101,7 @@ class DDPMChain(Chain):
         self.table = betas if isinstance(betas, str) else None
         if isinstance(betas, str):
             betas = _named_table(betas, levels)
-        betas = torch.as_tensor(betas, dtype=torch.float64).detach().cpu().clone()
+        betas = as_wide(betas).detach().cpu().clone()
         if betas.ndim != 1 or betas.numel() < 2:
             raise ValueError(
                 f"a chain needs at least 2 levels, β_1 .. β_T; got a table of shape"
@@ -129,10 +130,10 @@ class DDPMChain(Chain):
 
     def _place(self, tau: Tensor) -> tuple[Tensor, Tensor]:
         """``B(τ) = -log ᾱ`` and its rate, in float64."""
-        place = tau.double() * self.levels
+        place = widest(tau) * self.levels
         below = place.detach().floor().long().clamp(0, self.levels - 1)
         u = place - below
-        c3, c2, c1, c0 = self._cubic.to(tau.device)[:, below]
+        c3, c2, c1, c0 = self._cubic.to(place)[:, below]
         rate = self.levels * ((3 * c3 * u + 2 * c2) * u + c1)
         return ((c3 * u + c2) * u + c1) * u + c0, rate
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import choice, per_time, positive_integer
+from .._core.precision import as_wide
 from .._core.signatures import checked
 
 __all__ = ["SPACINGS", "on_their_side", "save_times", "time_grid", "with_times"]
@@ -155,7 +156,7 @@ def save_times(grid: Tensor, save_at: Any) -> list[float]:
         given = torch.as_tensor(save_at)
         if given.is_floating_point():
             close = max(close, torch.finfo(given.dtype).eps)
-        asked = torch.as_tensor(save_at, dtype=torch.float64).reshape(-1).cpu()
+        asked = as_wide(save_at).reshape(-1).cpu()
     low, high = float(grid.min()), float(grid.max())
     outside = asked[~((asked >= low - close) & (asked <= high + close))].tolist()
     if outside:
@@ -178,7 +179,7 @@ def with_times(grid: Tensor, save_at: Any) -> tuple[Tensor, list[int]]:
 
 def check_grid(grid: Sequence[float] | Tensor) -> Tensor:
     """Return a user's own grid as float64 on the CPU, or refuse it."""
-    times = torch.as_tensor(grid, dtype=torch.float64).detach().cpu()
+    times = as_wide(grid).detach().cpu()
     if times.ndim != 1 or times.numel() < 2:
         raise ValueError(f"a grid is a list of at least 2 times, got shape {tuple(times.shape)}")
     steps = times.diff()

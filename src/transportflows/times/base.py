@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._core.built import Built
 from .._core.checks import number, positive_number
+from .._core.precision import as_wide
 from .._core.random import local
 from .._core.reprs import call
 from .._core.signatures import as_is, checked
@@ -182,7 +183,7 @@ class GridTimes(TimeSampler):
 
     def __init__(self, times: Sequence[float] | Tensor) -> None:
         super().__init__(margin=(0.0, 0.0))
-        self.times = torch.as_tensor(times, dtype=torch.float64)
+        self.times = as_wide(times)
         if self.times.ndim != 1 or self.times.numel() == 0:
             raise ValueError(f"times must be a non-empty list, got shape {self.times.shape}")
         if not bool(((self.times >= 0) & (self.times <= 1)).all()):

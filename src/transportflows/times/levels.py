@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide, widest, widest_dtype
 from .._core.random import local
 from .._core.signatures import as_is, checked
 from ..gaussian_part import GaussianPart
@@ -103,10 +104,10 @@ class LogRatioInverse:
     def __call__(self, log_ratio: Tensor) -> Tensor:
         """Times, float64, of the shape of ``log_ratio``; values beyond the ends give the ends."""
         if self.times.device != log_ratio.device:
-            self.times = self.times.to(log_ratio.device)
-            self.slopes = self.slopes.to(log_ratio.device)
+            device, dtype = log_ratio.device, widest_dtype(log_ratio.device)
+            self.times, self.slopes = (w.to(device, dtype) for w in (self.times, self.slopes))
         times, slopes = self.times, self.slopes
-        place = ((log_ratio.double() - self.low) / self.step).clamp(0, _CELLS)
+        place = ((widest(log_ratio) - self.low) / self.step).clamp(0, _CELLS)
         cell = place.floor().clamp(max=_CELLS - 1).long()
         u = place - cell
         start, stop, first, last = times[cell], times[cell + 1], slopes[cell], slopes[cell + 1]
@@ -141,7 +142,9 @@ class BoundTimes(TimeSampler):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         device = torch.device(device)
-        u = torch.rand(n, generator=local(generator, device), device=device, dtype=torch.float64)
+        u = torch.rand(
+            n, generator=local(generator, device), device=device, dtype=widest_dtype(device)
+        )
         low, high = self.margins(margin)
         t = self.inverse(self.law.quantile(u, *self._range((low, high))))
         return t.clamp(low, 1 - high).to(dtype)
@@ -265,7 +268,7 @@ class SigmaTimes(TimeSampler):
 
     def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
         super().__init__(margin=(0.0, 0.0))
-        self.sigmas = torch.as_tensor(sigmas, dtype=torch.float64).reshape(-1)
+        self.sigmas = as_wide(sigmas).reshape(-1)
         if self.sigmas.numel() == 0 or not bool((self.sigmas > 0).all()):
             raise ValueError(f"noise levels must be positive, got {self.sigmas.tolist()}")
 

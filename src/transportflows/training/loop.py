@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
+from .._core.precision import widest
 from .._core.random import mix, stream
 from .arguments import trainable
 from .callbacks import Callback
@@ -322,7 +323,7 @@ def _norm(gradients: list[Tensor]) -> Tensor:
     """Euclidean norm of the whole gradient, ``()``."""
     norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
-        norms = [norm.double() for norm in norms]
+        norms = [widest(norm) for norm in norms]
     return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .._core.distributed import World
+from .._core.precision import widest, widest_dtype
 from .._core.random import mix
 from ..draws import Batch
 from ..fields.base import Field
@@ -101,13 +102,14 @@ class Objective:
             self._seed(generator, seed)
             # With autograd on: a loss may need it (sliced score matching).
             for values, _ in self.values(batch, generator, seed):
-                part = values.detach().double().sum()
+                part = widest(values.detach()).sum()
                 total = part if total is None else total + part
             start += len(batch)
         if start == 0:
             raise ValueError("validation is empty; give at least one row")
         if total is None:  # of a process that had none
-            total = torch.zeros((), dtype=torch.float64, device=self.parameters[0].device)
+            home = self.parameters[0].device
+            total = torch.zeros((), dtype=widest_dtype(home), device=home)
         self.world.sum_(total)
         return total / start
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .._core.distributed import World
+from .._core.precision import widest, widest_dtype
 from .history import Curve, Floats, History, Pace, Series, TimeProfile
 
 __all__ = ["COLUMNS", "TOGETHER", "Recorder"]
@@ -75,7 +76,7 @@ class Recorder:
         if values.shape[-1] > _MANY:  # too large to keep; below that, a sum each costs more
             if times is not None:
                 times = _binned(_terms(values).unsqueeze(0), times.unsqueeze(0))[0]
-            values = values.sum(-1, keepdim=True, dtype=torch.float64)
+            values = values.sum(-1, keepdim=True, dtype=widest_dtype(values.device))
         self._waiting.append(_Waiting(step, values, times, count, rate, norm))
 
     def add_validation(self, step: int, loss: Tensor) -> None:
@@ -116,7 +117,7 @@ class Recorder:
         if self.world.size > 1:
             self.world.sum_(sums, *([] if bins is None else [bins]))
         norms = [w.norm for w in waiting if w.norm is not None]
-        parts = [sums.flatten(), *([torch.stack(norms).double()] if norms else [])]
+        parts = [sums.flatten(), *([widest(torch.stack(norms))] if norms else [])]
         parts += [] if bins is None else [bins.flatten()]
         numbers = torch.cat([part.to(sums.device) for part in parts]).cpu().numpy()
         rows = np.array([w.rows for w in waiting])
@@ -260,10 +261,10 @@ def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
     if len({(v.shape, v.dtype) for v in values}) == 1 and all(t.ndim == 1 for t in times):
         stacked = torch.stack(values)
         stacked = stacked.unsqueeze(1) if stacked.ndim == 2 else stacked
-        sums = stacked.sum(-1, dtype=torch.float64)
+        sums = stacked.sum(-1, dtype=widest_dtype(stacked.device))
         return sums, _binned(stacked, torch.stack(times)) if timed else None
     # A loader whose batches differ in size.
-    sums = torch.stack([_terms(v).sum(-1, dtype=torch.float64) for v in values])
+    sums = torch.stack([_terms(v).sum(-1, dtype=widest_dtype(v.device)) for v in values])
     if not timed:
         return sums, None
     bins = [
@@ -276,7 +277,7 @@ def _summed(waiting: list[_Waiting]) -> tuple[Tensor, Tensor | None]:
 def _binned(values: Tensor, times: Tensor) -> Tensor:
     """Sums and counts, ``(S, 2, BINS)``, of losses ``(S, K, b)`` by bins of times ``(S, b)``."""
     index = (times * BINS).long().clamp_(0, BINS - 1)
-    total = values.sum(1, dtype=torch.float64)
+    total = values.sum(1, dtype=widest_dtype(values.device))
     if times.device.type == "cpu":
         steps = len(times)
         flat = (index + BINS * torch.arange(steps).unsqueeze(1)).flatten()
@@ -286,7 +287,7 @@ def _binned(values: Tensor, times: Tensor) -> Tensor:
     # On a card bincount adds up in no fixed order.
     member = index.unsqueeze(-1) == torch.arange(BINS, device=times.device)
     sums = torch.where(member, total.unsqueeze(-1), 0.0).sum(1)
-    return torch.stack([sums, member.sum(1).double()], dim=1)
+    return torch.stack([sums, widest(member.sum(1))], dim=1)
 
 
 def _copied(values: array[Any]) -> NDArray[Any]:
