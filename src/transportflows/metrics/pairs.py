@@ -42,7 +42,7 @@ class PairError:
 
     @property
     def lost(self) -> float:
-        """``energy / unpaired``: 0 where the pairs are kept, 1 as if nothing were paired."""
+        """``energy / unpaired``, which is 0 where the pairs are kept, and 1 where none is."""
         return self.energy / self.unpaired
 
     __repr__ = summary

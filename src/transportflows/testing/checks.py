@@ -29,7 +29,7 @@ __all__ = ["check_field", "check_interpolant"]
 def check_interpolant(
     interpolant: Interpolant | Process,
     *,
-    base: Gaussian | None = None,
+    base: Distribution | None = None,
     shape: Sequence[int] | None = None,
 ) -> Report:
     """Check an interpolant: ends, derivatives, γ², broadcasting, dtypes, conversions.
@@ -38,7 +38,7 @@ def check_interpolant(
         interpolant: of the library or of your own; or a process, for its interpolant. One with
             parameters is checked as a copy in float64, or, where it cannot be had in that, in the
             dtype of its parameters, with wider tolerances.
-        base: Gaussian base for the conversions; standard normal by default.
+        base: law at t = 0 for the conversions; standard normal by default.
         shape: event shape to try it on; that of the process, or ``(3,)``.
 
     Returns:
@@ -220,7 +220,7 @@ def _check_dtypes(report: Report, interpolant: Interpolant, x0: Tensor, x1: Tens
 
 
 def _note_conversions(
-    report: Report, interpolant: AffineInterpolant, base: Gaussian | None
+    report: Report, interpolant: AffineInterpolant, base: Distribution | None
 ) -> None:
     process = (
         Process(interpolant, Gaussian((1,)) if base is None else base)
