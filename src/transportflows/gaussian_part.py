@@ -103,7 +103,7 @@ class NoisePart:
 
     @property
     def device(self) -> torch.device:
-        """Where its tables are: with the numbers of base and path, if there is float64 there."""
+        """Where its tables are, with the numbers of base and path if there is float64 there."""
         tensors = (*self.path.parameters(), *self.path.buffers())
         tensors = tensors if self.base_scale is None else (self.base_scale,)
         return table_device(tensors[0].device if tensors else "cpu")

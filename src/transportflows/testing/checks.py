@@ -13,6 +13,7 @@ from torch import Tensor
 from .._core.checks import shown
 from .._core.signatures import checked
 from ..conversions import QUANTITIES
+from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart, NoisePart
