@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from operator import is_
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Written"]
+__all__ = ["Written", "buffers_of"]
 
 
 class Written:
@@ -38,3 +38,13 @@ class Written:
         if self.counts != other.counts or len(self.objects) != len(other.objects):
             return False
         return all(map(is_, self.objects, other.objects))
+
+
+def buffers_of(*modules: nn.Module | None) -> list[Tensor]:
+    """The buffers of modules; ``module.buffers()`` takes ten times as long."""
+    found: list[Tensor] = []
+    for module in modules:
+        if module is not None:
+            found += [buffer for buffer in module._buffers.values() if buffer is not None]
+            found += buffers_of(*module._modules.values())
+    return found

@@ -22,17 +22,12 @@ from torch import Tensor, nn
 
 from .._core import container
 from .._core.checks import check_events, check_state, shown
-from .._core.conditions import (
-    NO_CONDITIONS,
-    Condition,
-    check_conditions,
-    check_trained,
-    to_storable,
-)
+from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import wide, widest
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
+from .._core.trained import Condition, check_trained, to_storable
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution

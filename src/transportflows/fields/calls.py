@@ -26,7 +26,6 @@ __all__ = [
     "check_network",
     "check_process",
     "check_transform",
-    "predicted",
     "restored",
     "rounded",
     "sized",
@@ -89,37 +88,38 @@ def check_process(process: Any) -> None:
         )
 
 
-def called(field: object, net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-    """``net(t, x, **cond)`` if it is of the shape and dtype of x.
-
-    Raises:
-        ValueError: if it is not, or if the network writes into its arguments.
-        TypeError: if the network takes other arguments.
-    """
-    prediction = predicted(net, t, x, cond)
-    if (
-        isinstance(prediction, Tensor)
-        and prediction.shape == x.shape
-        and prediction.dtype == x.dtype
-    ):
-        return prediction
-    return accepted(prediction, field, net, x)
-
-
-def predicted(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Any:
-    """What a network gives, called with one time a row; where it fails, the cure if one is known.
+def called(
+    field: object,
+    net: Network,
+    t: Tensor,
+    x: Tensor,
+    cond: Mapping[str, Any],
+    accept: Callable[[Any, object, Network, Tensor], Any] | None = None,
+) -> Any:
+    """``net(t, x, **cond)``, called with one time a row, if it is of the shape and dtype of x.
 
     One of another dtype than the states is called in its own: so states stay in float32, or wider,
     while a network computes in bfloat16. t, x and those conditions that have the dtype of x are
-    rounded to the network's, and what it gives has that of x.
+    rounded to the network's, and what it gives has that of x. Where it fails, the error tells the
+    cure if one is known.
+
+    Args:
+        field: whose network it is, for messages.
+        net: the network.
+        t: ``()`` or ``(B,)``.
+        x: states, ``(B, *)``.
+        cond: checked.
+        accept: makes of what the network gave (and of the field, the network and x) what is
+            returned, or refuses it; :func:`accepted` by default.
 
     Raises:
-        ValueError: if dtypes or devices are why it fails, or if it writes into t or x.
+        ValueError: if it is of another shape or dtype, if dtypes or devices are why the network
+            fails, or if it writes into t or x.
         TypeError: if it takes other arguments: (x, t), or other conditions.
     """
     if t.ndim == 0 and not getattr(net, "takes_one_time", False):
         t = t.expand(x.shape[0])
-    kind = x.dtype
+    states = x
     t, x, cond = rounded(net, t, x, cond)
     watched = not (x.is_inference() or t.is_inference())  # such tensors have no version
     versions = (t._version, x._version) if watched else None
@@ -132,7 +132,9 @@ def predicted(net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> An
         raise problem from error
     if versions is not None and (t._version, x._version) != versions:
         raise ValueError(_WRITES.format(_name(net)))
-    return prediction if x.dtype == kind else restored(prediction, kind)
+    if x.dtype != states.dtype:
+        prediction = restored(prediction, states.dtype)
+    return (accepted if accept is None else accept)(prediction, field, net, states)
 
 
 def rounded(

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._core.conditions import NO_CONDITIONS, Condition
+from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked
+from .._core.trained import Condition
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -19,7 +20,6 @@ from .calls import (
     check_network,
     check_process,
     check_transform,
-    predicted,
 )
 from .units import check_units
 
@@ -132,16 +132,20 @@ class FieldPair(Field):
                 called(self, net, t, x, cond) if wanted else None
                 for net, wanted in zip((self.first, self.second), needed, strict=True)
             )
-        both = predicted(self.heads, t, x, cond)
-        if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
-            both = both.unbind(1)
-        if not isinstance(both, (tuple, list)) or len(both) != 2:
-            got = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
-            raise ValueError(
-                f"a network with two heads must give a pair of tensors {tuple(x.shape)}, or one"
-                f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
-            )
-        return tuple(accepted(head, self, self.heads, x) for head in both)
+        return called(self, self.heads, t, x, cond, _accepted_pair)  # type: ignore[no-any-return]
+
+
+def _accepted_pair(both: Any, field: object, net: Network, x: Tensor) -> tuple[Tensor, ...]:
+    """Two predictions, in a pair or in one tensor ``(B, 2, *)``."""
+    if isinstance(both, Tensor) and both.shape == (x.shape[0], 2, *x.shape[1:]):
+        both = both.unbind(1)
+    if not isinstance(both, (tuple, list)) or len(both) != 2:
+        got = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
+        raise ValueError(
+            f"a network with two heads must give a pair of tensors {tuple(x.shape)}, or one"
+            f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
+        )
+    return tuple(accepted(head, field, net, x) for head in both)
 
 
 def _shared(

@@ -17,7 +17,7 @@ from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from .._core.tensor import as_time, expand_time
-from .._core.written import Written
+from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -126,7 +126,7 @@ class Process(Storable, nn.Module):
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """
-        written, known = self._made_of(), self._noise_part
+        written, known = self._written(), self._noise_part
         if known is None or known[1].learned or not written.same(known[0]):
             path, base, scale, mean = self.interpolant, self.base, None, None
             enters = path.uses_base and path.affine and self.coupling.independent
@@ -152,14 +152,10 @@ class Process(Storable, nn.Module):
         on_device = part.path is self.interpolant
         return part if on_device else dataclasses.replace(part, path=self.interpolant)
 
-    def _made_of(self) -> Written:
+    def _written(self) -> Written:
         """Path, base and coupling, and their buffers as they are now."""
         path, base = self._modules["interpolant"], self._modules.get("base")
-        buffers: list[Tensor] = []
-        for part in (path, base):
-            if part is not None:
-                _gather(part, buffers)
-        return Written(buffers, path, base, self.coupling)
+        return Written(buffers_of(path, base), path, base, self.coupling)
 
     @property
     def part(self) -> GaussianPart:
@@ -179,7 +175,7 @@ class Process(Storable, nn.Module):
     @property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
-        written, kept = self._made_of(), self._margin
+        written, kept = self._written(), self._margin
         if kept is None or not written.same(kept[0]):
             self._margin = kept = (written, self._margin_now())
         return kept[1]
@@ -339,13 +335,3 @@ class Process(Storable, nn.Module):
 
 
 _UNIFORM = UniformTimes()
-
-
-def _gather(module: nn.Module, found: list[Tensor]) -> None:
-    """Gather the buffers; ``module.buffers()`` takes ten times as long."""
-    for buffer in module._buffers.values():
-        if buffer is not None:
-            found.append(buffer)
-    for child in module._modules.values():
-        if child is not None:
-            _gather(child, found)

@@ -6,6 +6,7 @@ from .dynamics import Drift, Dynamics, FieldDynamics, FunctionDynamics
 from .exponential import ExponentialIntegrator
 from .integrate import integrate
 from .multistep import Multistep, Table
+from .multistep_table import Row
 from .sample import sample
 from .schemes import SCHEMES, Scheme
 
@@ -21,6 +22,7 @@ __all__ = [
     "FieldDynamics",
     "FunctionDynamics",
     "Multistep",
+    "Row",
     "Scheme",
     "Table",
     "integrate",

@@ -46,6 +46,7 @@ class Table:
         ]
 
 
+@checked
 @dataclass
 class Row:
     """The numbers of one way from a time of the grid: over its step, or to a time inside it.

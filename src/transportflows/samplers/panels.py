@@ -18,7 +18,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev, legendre
 from torch import Tensor
 
 __all__ = ["Panels", "against", "lagrange"]
@@ -102,6 +101,7 @@ def lagrange(nodes: Tensor, points: Tensor) -> Tensor:
 def _rules() -> tuple[Tensor, Tensor, Tensor]:
     """The points c on [0, 1]; ``∫ ℓ_a dℓ_b``; the integral of ℓ_b from 0 to c_a: ``(12, 12)``."""
     n = _POINTS
+    chebyshev, legendre = np.polynomial.chebyshev, np.polynomial.legendre
     points = -np.cos(np.pi * np.arange(n) / (n - 1))
     to_series = np.linalg.inv(chebyshev.chebvander(points, n - 1))  # column b: series of ℓ_b
     nodes, weights = legendre.leggauss(n)  # exact for these products, of degree 2n - 3

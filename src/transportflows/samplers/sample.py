@@ -153,11 +153,7 @@ def sample(
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
-        looks = in_units_of(field.transform, hooks)
-        if looks and mates.size > 1:
-            looks.append(stops_together(mates))
-        if corrector is not None:
-            looks.insert(0, corrector.bound(field, normals, mix(key, 2), mates))
+        looks = _looks(field, hooks, corrector, normals, mix(key, 2), mates)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
         solutions = []
@@ -220,6 +216,23 @@ def _as_grid(
     if isinstance(scheme, Multistep):
         return grid, save_times(grid, save_at)
     return with_times(grid, save_at)
+
+
+def _looks(
+    field: Field,
+    hooks: Sequence[Hook],
+    corrector: Corrector | None,
+    normals: NoiseSource | None,
+    key: int,
+    mates: World,
+) -> list[Hook]:
+    """What is called after each step: the corrections, then the hooks, in the data's units."""
+    looks = in_units_of(field.transform, hooks)
+    if looks and mates.size > 1:
+        looks.append(stops_together(mates))
+    if corrector is not None:
+        looks.insert(0, corrector.bound(field, normals, key, mates))
+    return looks
 
 
 def _check_shared(

@@ -26,6 +26,7 @@ A law of paths is another for every ε. Where it is wanted, give :class:`Unlimit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -44,7 +45,7 @@ class LimitedEpsilon(EpsilonSchedule):
 
     Args:
         schedule: ε.
-        limit: E, above 0: the most of ``|h| ε/σ̂²``.
+        limit: E, above 0: the most of ``|h| ε/σ̂²``; infinite for none.
         growth: whether what σ̂ grows by counts besides; not for schemes that solve the transport
             exactly.
     """
@@ -57,9 +58,11 @@ class LimitedEpsilon(EpsilonSchedule):
     def is_zero(self) -> bool:
         return self.schedule.is_zero
 
-    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> LimitedEpsilon:
-        bound = self.schedule.bound(part, stages, widths)
-        own = LimitedEpsilon(bound, self.limit, growth=self.growth)
+    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
+        schedule = self.schedule.bound(part, stages, widths)
+        if self.limit == math.inf:
+            return schedule
+        own = LimitedEpsilon(schedule, self.limit, growth=self.growth)
         t, h = stages.reshape(-1), widths[:, None].expand(stages.shape).reshape(-1).to(stages)
         scale, square = part.scale(t), part.scale_sq(t)
         whole = isinstance(part, GaussianPart)
@@ -77,10 +80,11 @@ class LimitedEpsilon(EpsilonSchedule):
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         name = f"{type(self.schedule).__name__}.value"
         value = per_time(name, self.schedule.value(t, noise_scale), t).to(t)
-        return torch.fmin(value, self._bound()[0])
+        return value if self.limit == math.inf else torch.fmin(value, self._bound()[0])
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        return torch.fmin(self.schedule.over_noise_scale(t, noise_scale), self._bound()[1])
+        over = self.schedule.over_noise_scale(t, noise_scale)
+        return over if self.limit == math.inf else torch.fmin(over, self._bound()[1])
 
     def acts(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         """Whether ε is less than it would be, of the shape of t."""
@@ -93,7 +97,7 @@ class LimitedEpsilon(EpsilonSchedule):
 
 
 @checked
-class UnlimitedEpsilon(EpsilonSchedule):
+class UnlimitedEpsilon(LimitedEpsilon):
     """An ε that is never limited: for the law of paths (a bridge's), not only that of each x_t.
 
     Where the drift b ± ε s is itself finite, as for the bridge of ``Linear(Brownian(a))`` with
@@ -105,19 +109,7 @@ class UnlimitedEpsilon(EpsilonSchedule):
 
     def __init__(self, epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> None:
         self.epsilon = as_epsilon(epsilon)
-
-    @property
-    def is_zero(self) -> bool:
-        return self.epsilon.is_zero
-
-    def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
-        return self.epsilon.bound(part, stages, widths)
-
-    def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        return self.epsilon.value(t, noise_scale)
-
-    def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        return self.epsilon.over_noise_scale(t, noise_scale)
+        super().__init__(self.epsilon, math.inf)
 
 
 def limited(
@@ -155,8 +147,9 @@ def limited_times(
     found = torch.zeros_like(widths, dtype=torch.bool) if still is None else still.clone()
     scale = part.scale(t)
     for schedule in schedules:
-        if isinstance(schedule, LimitedEpsilon):
-            acts = schedule.bound(part, stages, widths).acts(t, scale)
+        own = schedule.bound(part, stages, widths)
+        if isinstance(own, LimitedEpsilon):
+            acts = own.acts(t, scale)
             found |= acts.view(stages.shape).any(1)
     lows, highs = stages.amin(1).tolist(), stages.amax(1).tolist()
     stretches: list[tuple[float, float]] = []

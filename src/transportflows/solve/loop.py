@@ -73,18 +73,14 @@ def march(
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
     """
     check_call(march, locals())
-    if times.ndim != 1 or len(times) < 2:
-        raise ValueError(f"times are a grid (steps + 1,), got shape {tuple(times.shape)}")
-    groups, steps = stepper.groups, list(itertools.pairwise(times.tolist()))
+    groups, steps = stepper.groups, _steps_of(times)
     n, x = _check_rows(x, groups), widened(x)
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
     if prepared.noisy:
         noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
     chunks = Chunks(x, chunk, check_conditions(cond, n), groups)
-    for hook in hooks:
-        if isinstance(hook, SolveHook):
-            hook.begin(times, x.detach()[:n], chunks)
+    _begin(hooks, times, x.detach()[:n], chunks)
     _check_bound(prepared, hooks, len(steps), max_nfe)
 
     parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
@@ -93,10 +89,8 @@ def march(
     in_place = not torch.is_grad_enabled() and not stepper.whole
     finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
-    trajectory: dict[float, Tensor] = {}
-    at = frozenset(wanted)
-    if steps and steps[0][0] in at:
-        trajectory[steps[0][0]] = state.clone()
+    at, first = frozenset(wanted), float(times[0])
+    trajectory: dict[float, Tensor] = {first: state.clone()} if first in at else {}
     done, stopped = 0, False
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
@@ -112,24 +106,37 @@ def march(
                 between.append([part[: rows.own] for part in stepper.inside(memories[k])])
             if not in_place:
                 state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
-            for time, pieces in zip(
-                prepared.inside.get(done, ()), zip(*between, strict=True), strict=True
-            ):
-                trajectory[time] = torch.cat(pieces)
-            done += 1
+            pieces = map(torch.cat, zip(*between, strict=True))
+            trajectory.update(zip(prepared.inside.get(done, ()), pieces, strict=True))
+            done, time = done + 1, steps[done][1]
             if hooks:
-                moment = Moment(done, len(steps), steps[done - 1][1], state, chunks.cond)
+                moment = Moment(done, len(steps), time, state, chunks.cond)
                 state = _hooked(stepper, hooks, moment)
                 stopped = moment.stopped
             finite[done - 1] = stepper.fine(prepared, state.detach())
-            if steps[done - 1][1] in at:
-                trajectory[steps[done - 1][1]] = state.clone()
+            if time in at:
+                trajectory[time] = state.clone()
             bar.update()
     solution = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
-    if kept := [time for time in wanted if time in trajectory]:
-        path = torch.stack([trajectory[time] for time in kept])
-        solution = replace(solution, trajectory=path, saved_at=times.new_tensor(kept))
-    return solution, memories
+    return _with_path(solution, trajectory, wanted), memories
+
+
+def _with_path(
+    solution: Solution, trajectory: Mapping[float, Tensor], wanted: Sequence[float]
+) -> Solution:
+    """A solution with those wanted states that it came to."""
+    kept = [time for time in wanted if time in trajectory]
+    if not kept:
+        return solution
+    path = torch.stack([trajectory[time] for time in kept])
+    return replace(solution, trajectory=path, saved_at=solution.t.new_tensor(kept))
+
+
+def _steps_of(times: Tensor) -> list[tuple[float, float]]:
+    """The two ends of each step."""
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"times are a grid (steps + 1,), got shape {tuple(times.shape)}")
+    return list(itertools.pairwise(times.tolist()))
 
 
 def _check_rows(x: Any, groups: int) -> int:
@@ -140,6 +147,12 @@ def _check_rows(x: Any, groups: int) -> int:
     if x.shape[0] == 0 or x.shape[0] % groups:
         raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
     return x.shape[0] // groups
+
+
+def _begin(hooks: Sequence[Hook], times: Tensor, x: Tensor, chunks: Chunks) -> None:
+    for hook in hooks:
+        if isinstance(hook, SolveHook):
+            hook.begin(times, x, chunks)
 
 
 def _check_bound(

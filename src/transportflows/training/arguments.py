@@ -187,15 +187,7 @@ def as_source(
     name: str = "data",
 ) -> Source:
     """Where batches come from: tensors, a law, a dataset or a loader."""
-    if isinstance(cond, str):
-        raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
-    if not (cond is None or isinstance(cond, Mapping)) and not (
-        isinstance(cond, (list, tuple)) and all(isinstance(name, str) for name in cond)
-    ):
-        raise TypeError(
-            f"cond is a dict of tensors with a row each, got {shown(cond)}; write cond={{'label':"
-            " labels}, or, for a dataset, the names of what its items hold: cond=('label',)"
-        )
+    _check_cond(cond)
     rows = cond if isinstance(cond, Mapping) else None
     names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
@@ -245,6 +237,19 @@ def as_source(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"
     )
+
+
+def _check_cond(cond: Any) -> None:
+    """Refuse conditions that are neither tensors by name nor a list of names."""
+    if isinstance(cond, str):
+        raise TypeError(f"cond is a list of names, got the text {cond!r}; write cond=({cond!r},)")
+    if not (cond is None or isinstance(cond, Mapping)) and not (
+        isinstance(cond, (list, tuple)) and all(isinstance(name, str) for name in cond)
+    ):
+        raise TypeError(
+            f"cond is a dict of tensors with a row each, got {shown(cond)}; write cond={{'label':"
+            " labels}, or, for a dataset, the names of what its items hold: cond=('label',)"
+        )
 
 
 def _is_loader(given: Any) -> bool:

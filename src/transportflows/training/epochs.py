@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.conditions import map_rows, seen_in
+from .._core.conditions import map_rows
 from .._core.random import mix, stream
 from .._core.signatures import as_is, checked
+from .._core.trained import seen_in
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows
-from .._core.conditions import seen_in, seen_together
+from .._core.trained import seen_in, seen_together
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field

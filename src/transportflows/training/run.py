@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .._core.conditions import Condition, seen_together
 from .._core.distributed import World
 from .._core.shared import writing
 from .._core.signatures import as_is, checked
+from .._core.trained import Condition, seen_together
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
