@@ -25,11 +25,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .buckets import as_bytes, buckets
 from .signatures import checked
 
 __all__ = ["WorkerError", "World", "local_device", "world"]
 
-_BUCKET_BYTES = 2**26
 PATIENCE = timedelta(minutes=10)
 """How long processes wait for one another, in a group that the library made."""
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class World:
         """Add up gradients over all processes, in place, in few large messages."""
         if self.size == 1:
             return
-        for bucket in _buckets(gradients):
+        for bucket in buckets(gradients):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             self.sum_(flat)
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
@@ -146,7 +146,7 @@ class World:
         if self.size == 1:
             return
         for tensor in tensors:
-            whole = _as_bytes(tensor)
+            whole = as_bytes(tensor)
             self._checked(lambda whole=whole: dist.broadcast(whole, 0))  # type: ignore[misc]
             tensor.detach().copy_(whole.view(tensor.dtype).view(tensor.shape))
 
@@ -180,7 +180,7 @@ class World:
         mine = x.movedim(dim, 0).contiguous()
         padded = mine.new_zeros(most, *mine.shape[1:])
         padded[: len(mine)] = mine
-        sent = _as_bytes(padded)  # every dtype, on every backend
+        sent = as_bytes(padded)  # every dtype, on every backend
         parts = [torch.empty_like(sent) for _ in range(self.size)]
         self._checked(lambda: dist.all_gather(parts, sent))
         rows = []
@@ -283,28 +283,3 @@ def _close() -> None:
             dist.destroy_process_group()
     except Exception:  # what waits in the group is lost in any case
         pass
-
-
-def _as_bytes(tensor: Tensor) -> Tensor:
-    """The content of a tensor, as one row of bytes."""
-    row = tensor.detach().contiguous().reshape(-1)
-    if row.numel() < 2:  # which may have any stride
-        row = torch.empty(row.numel(), dtype=row.dtype, device=row.device).copy_(row)
-    return row.view(torch.uint8)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Tensors of one dtype in groups of up to 64 MB."""
-    kinds: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault(tensor.dtype, []).append(tensor)
-    for kind in kinds.values():
-        bucket, size = list[Tensor](), 0
-        for tensor in kind:
-            bucket.append(tensor)
-            size += tensor.numel() * tensor.element_size()
-            if size >= _BUCKET_BYTES:
-                yield bucket
-                bucket, size = [], 0
-        if bucket:
-            yield bucket

@@ -89,8 +89,7 @@ def march(
     in_place = not torch.is_grad_enabled() and not stepper.whole
     finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
-    at, first = frozenset(wanted), float(times[0])
-    trajectory: dict[float, Tensor] = {first: state.clone()} if first in at else {}
+    trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
     done, stopped = 0, False
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
@@ -114,11 +113,11 @@ def march(
                 state = _hooked(stepper, hooks, moment)
                 stopped = moment.stopped
             finite[done - 1] = stepper.fine(prepared, state.detach())
-            if time in at:
+            if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    solution = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
-    return _with_path(solution, trajectory, wanted), memories
+    solved = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
+    return _with_path(solved, trajectory, wanted), memories
 
 
 def _with_path(

@@ -6,7 +6,8 @@ order of a scheme with exact fields on a Gaussian mixture (a Gaussian, whose fie
 hides errors), for laws by quadrature rather than by Monte Carlo.
 """
 
-from .checks import check_field, check_interpolant
+from .checks import check_interpolant
+from .field_checks import check_field
 from .orders import OrderEstimate, estimate_order, mixture_oracle, quadrature_moments
 from .report import CheckError, Report
 

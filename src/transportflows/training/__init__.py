@@ -2,12 +2,13 @@
 
 from .._core.distributed import WorkerError, World, local_device
 from .adam import FusedAdam
-from .callbacks import Callback, CSVLog, EarlyStop, TensorBoardLog
+from .callbacks import Callback, EarlyStop
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
 from .data_rows import DataRows
 from .ema import EMA
 from .epochs import Epochs
 from .history import Curve, History, NonFiniteLossError, Pace, Series, TimeProfile
+from .logs import CSVLog, TensorBoardLog
 from .run import Run
 from .schedules import ConstantRate, CosineRate, RateSchedule, StepRate
 from .source import Source

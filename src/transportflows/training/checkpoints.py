@@ -24,6 +24,7 @@ from torch import Tensor
 from .._core import container, files
 from .._core.signatures import checked
 from ..fields.base import FILE_KIND
+from .differences import differences
 from .states import check_state
 
 __all__ = [
@@ -33,8 +34,6 @@ __all__ = [
     "check_architecture",
     "check_header",
     "check_run",
-    "differences",
-    "flat",
     "read_checkpoint",
 ]
 
@@ -279,28 +278,3 @@ def check_run(
             " given now (the result is then that of no single run)"
         )
     warnings.warn(f"{message}; it goes on anyway", CheckpointWarning, stacklevel=2)
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Where two descriptions differ: name, value in the first, value in the second."""
-    first, second = flat(a), flat(b)
-    return [
-        (name, first.get(name), second.get(name))
-        for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
-    ]
-
-
-def flat(told: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """A description without levels: ``{"data.rows": 300}``."""
-    return dict(_named(told, place))
-
-
-def _named(told: Mapping[str, Any], place: str) -> Iterator[tuple[str, Any]]:
-    for name, value in told.items():
-        if isinstance(value, list) and any(isinstance(one, Mapping) for one in value):
-            value = dict(enumerate(value))
-        if isinstance(value, Mapping):
-            yield from _named({str(k): v for k, v in value.items()}, f"{place}{name}.")
-        else:
-            yield f"{place}{name}", value

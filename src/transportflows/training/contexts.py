@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -15,7 +16,7 @@ from .._core.shared import GENERATORS, writing
 from ..fields.base import Field
 from .ema import EMA
 
-__all__ = ["BorrowedGenerator", "HeldInterrupts", "mode", "swapped"]
+__all__ = ["BorrowedGenerator", "HeldInterrupts", "at_end", "mode", "swapped"]
 
 
 class HeldInterrupts:
@@ -117,3 +118,22 @@ class BorrowedGenerator:
             self.__enter__()
         if self._generator is not None:
             self._generator.manual_seed(seed)
+
+
+def at_end(work: Callable[[], None], what: str) -> Callable[..., bool]:
+    """Something to do at the end, whose error hides none that ended the steps."""
+
+    def leave(kind: Any, error: BaseException | None, trace: Any) -> bool:
+        try:
+            work()
+        except Exception as problem:
+            if error is None:
+                raise
+            warnings.warn(
+                f"{what} failed too ({type(problem).__name__}: {problem}), after what ended the"
+                f" fit: {type(error).__name__}",
+                stacklevel=2,
+            )
+        return False
+
+    return leave

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,13 +24,12 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
-from .._core.precision import widest
 from .._core.random import mix, stream
 from .arguments import trainable
-from .callbacks import Callback
-from .contexts import BorrowedGenerator, HeldInterrupts, mode
+from .callbacks import Callback, writes
+from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
 from .failures import non_finite
-from .objective import LAYERS, Objective
+from .objective import LAYERS, Objective, norm_of
 from .plan import Plan
 from .run import Run
 from .schedules import RateSchedule
@@ -81,8 +79,8 @@ class Loop:
         self.scheduler: Any = scheduler if each else None  # stepped after each step
         self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
-        self.watching = [c for c in plan.callbacks if _writes(c, "on_validation")]
-        self.reading = [c for c in plan.callbacks if _writes(c, "on_read")]
+        self.watching = [c for c in plan.callbacks if writes(c, "on_validation")]
+        self.reading = [c for c in plan.callbacks if writes(c, "on_read")]
         # Processes must read in step, so they do not look at the clock.
         self.patience = _READ_SECONDS if self.world.size == 1 else math.inf
         self.first = run.step + 1
@@ -126,13 +124,13 @@ class Loop:
                     unit="step",
                 )
             )
-            ends.push(_at_end(plan.source.close, "closing the data"))
+            ends.push(at_end(plan.source.close, "closing the data"))
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
-                ends.push(_at_end(partial(callback.on_end, run), what))
+                ends.push(at_end(partial(callback.on_end, run), what))
                 callback.on_start(run)
-            ends.push(_at_end(self._drain, "on_read of a callback"))
+            ends.push(at_end(self._drain, "on_read of a callback"))
             ends.callback(self._forget_gradients)
             self._forget_gradients()
             self.interrupts = ends.enter_context(HeldInterrupts())
@@ -158,7 +156,7 @@ class Loop:
         if run.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters, run.clip, foreach=self.foreach)
         elif (step + 1) % _NORM_EVERY == 0:
-            norm = _norm([p.grad for p in self.parameters if p.grad is not None])
+            norm = norm_of([p.grad for p in self.parameters if p.grad is not None])
         rate = groups[0]["lr"]
         self.interrupts.held = True
         run.optimizer.step()
@@ -298,35 +296,3 @@ class Loop:
         if plan.callbacks:
             self._agree_to_stop()
         self.since += time.perf_counter() - began
-
-
-def _at_end(work: Callable[[], None], what: str) -> Callable[..., bool]:
-    """Something to do at the end, whose error hides none that ended the steps."""
-
-    def leave(kind: Any, error: BaseException | None, trace: Any) -> bool:
-        try:
-            work()
-        except Exception as problem:
-            if error is None:
-                raise
-            warnings.warn(
-                f"{what} failed too ({type(problem).__name__}: {problem}), after what ended the"
-                f" fit: {type(error).__name__}",
-                stacklevel=2,
-            )
-        return False
-
-    return leave
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of the whole gradient, ``()``."""
-    norms = list(torch._foreach_norm(gradients))
-    if len({norm.dtype for norm in norms}) > 1:
-        norms = [widest(norm) for norm in norms]
-    return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
-
-
-def _writes(callback: Callback, method: str) -> bool:
-    """Whether a callback has a method of its own."""
-    return getattr(type(callback), method) is not getattr(Callback, method)

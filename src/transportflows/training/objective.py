@@ -24,7 +24,7 @@ from ..fields.base import Field
 from ..losses import Loss
 from .contexts import BorrowedGenerator
 
-__all__ = ["LAYERS", "Objective"]
+__all__ = ["LAYERS", "Objective", "norm_of"]
 
 LAYERS = 0x6C6179657273  # the branch of a step's seed for what layers draw
 _VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
@@ -214,3 +214,11 @@ def _times(sample: Any) -> Tensor | None:
     if t is None or len(t) == len(sample):
         return t
     return t[: len(sample)]
+
+
+def norm_of(gradients: list[Tensor]) -> Tensor:
+    """Euclidean norm of the whole gradient, ``()``."""
+    norms = list(torch._foreach_norm(gradients))
+    if len({norm.dtype for norm in norms}) > 1:
+        norms = [widest(norm) for norm in norms]
+    return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]

@@ -11,7 +11,8 @@ import torch
 
 from .._core import container
 from .._core.random import draw_key
-from .checkpoints import Checkpoints, CheckpointWarning, check_header, check_run, flat
+from .checkpoints import Checkpoints, CheckpointWarning, check_header, check_run
+from .differences import flat
 from .iterable import ReadInOrder
 from .plan import Plan
 from .run import Run
