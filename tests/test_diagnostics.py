@@ -143,7 +143,7 @@ def test_kl_identity_of_the_ode() -> None:
     turn = torch.tensor([[0.0, 0.4], [-0.3, 0.1]], dtype=torch.float64)
 
     def net(t: Tensor, x: Tensor) -> Tensor:
-        return oracle.velocity(t, x) + torch.sin(x @ turn.to(x)) * t
+        return oracle.velocity(t, x) + torch.sin(x @ turn.to(x)) * t[:, None]
 
     field = tpf.Velocity(net, oracle.process)
     found = ode_kl_identity(field, oracle, n=400, times=8, steps=16, generator=seeded())

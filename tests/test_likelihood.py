@@ -147,7 +147,7 @@ def field_of(activation: str = "silu") -> tpf.Velocity:
 def gradients(field: tpf.Velocity, x: Tensor, **options: object) -> Tensor:
     field.zero_grad()
     x = x.clone().requires_grad_()
-    found = tpf.log_likelihood(field, x, gradients=True, rtol=1e-8, atol=1e-8, **options)
+    found = tpf.log_likelihood(field, x, gradients=True, rtol=1e-9, atol=1e-10, **options)
     found.log_prob.sum().backward()
     return torch.cat([x.grad.flatten(), *[p.grad.flatten() for p in field.net.parameters()]])
 
@@ -156,9 +156,9 @@ def test_gradients_by_the_adjoint_the_solver_and_fixed_steps_agree() -> None:
     field, x = field_of(), torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
     adjoint = gradients(field, x)
     assert float(adjoint.abs().max()) > 0.1
-    torch.testing.assert_close(gradients(field, x, adjoint=False), adjoint, rtol=0, atol=1e-4)
+    torch.testing.assert_close(gradients(field, x, adjoint=False), adjoint, rtol=3e-4, atol=1e-4)
     fixed = gradients(field, x, scheme="rk4", steps=40)
-    torch.testing.assert_close(fixed, adjoint, rtol=0, atol=1e-4)
+    torch.testing.assert_close(fixed, adjoint, rtol=3e-4, atol=1e-4)
     parameter = next(field.net.parameters())
     index, step = (0, 0), 1e-5
     values = []
@@ -169,7 +169,7 @@ def test_gradients_by_the_adjoint_the_solver_and_fixed_steps_agree() -> None:
             values.append(float(found.log_prob.sum()))
             parameter[index] -= sign * step
     numeric = (values[0] - values[1]) / (2 * step)
-    assert float(adjoint[12]) == pytest.approx(numeric, abs=1e-4)
+    assert float(adjoint[12]) == pytest.approx(numeric, rel=3e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("scheme", ["dopri5", "rk4"])
@@ -190,7 +190,7 @@ def test_gradients_in_conditions_are_not_lost(scheme: str) -> None:
     field = tpf.Velocity(Scaled(), law)
 
     def value(rate: Tensor, **options: object) -> Tensor:
-        options = {"scheme": scheme, "steps": 40, "rtol": 1e-8, "atol": 1e-8, **options}
+        options = {"scheme": scheme, "steps": 40, "rtol": 1e-9, "atol": 1e-10, **options}
         return tpf.log_likelihood(field, x, cond={"rate": rate}, **options).log_prob.sum()
 
     value(rate, gradients=True).backward()
@@ -198,7 +198,7 @@ def test_gradients_in_conditions_are_not_lost(scheme: str) -> None:
     for row in range(4):
         step = 1e-5 * torch.eye(4, dtype=torch.float64)[row]
         numeric = (value(rate.detach() + step) - value(rate.detach() - step)) / 2e-5
-        assert float(rate.grad[row]) == pytest.approx(float(numeric), abs=1e-4)
+        assert float(rate.grad[row]) == pytest.approx(float(numeric), rel=1e-4)
 
 
 class Watched(nn.Module):
@@ -276,7 +276,7 @@ def test_a_row_alone_has_the_error_control_of_a_batch() -> None:
     law = process(tpf.Linear())
 
     def net(t: Tensor, x: Tensor) -> Tensor:
-        return torch.sin(20 * t) * x * (1 + (x.square().sum(1, keepdim=True) > 4))
+        return torch.sin(20 * t)[:, None] * x * (1 + (x.square().sum(1, keepdim=True) > 4))
 
     x = 0.1 * torch.randn(200, 2, generator=seeded(), dtype=torch.float64)
     x[0] = 3.0

@@ -273,8 +273,8 @@ def make(**kwargs):
         (lambda: ConstantRate(warmup=-2), ValueError, "warmup.*got -2"),
         (lambda: StepRate(0), ValueError, "at least 1, got 0"),
         (lambda: StepRate(-5), ValueError, "at least 1, got -5"),
-        (lambda: StepRate(5, 0.0), ValueError, "factor must be positive, got 0.0"),
-        (lambda: StepRate(5, -0.5), ValueError, "factor must be positive, got -0.5"),
+        (lambda: StepRate(5, 0.0), ValueError, "factor must be positive and finite, got 0"),
+        (lambda: StepRate(5, -0.5), ValueError, "factor must be positive and finite, got -0.5"),
         (lambda: StepRate(5, math.nan), ValueError, "factor"),
     ],
 )

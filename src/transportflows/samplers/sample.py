@@ -222,7 +222,7 @@ def _looks(
     field: Field,
     hooks: Sequence[Hook],
     corrector: Corrector | None,
-    normals: NoiseSource | None,
+    normals: NoiseSource,
     key: int,
     mates: World,
 ) -> list[Hook]:
