@@ -271,9 +271,9 @@ def test_refuses_weights():
         tpf.losses.MinSNRWeight()(law.part, t, "drift")
     with pytest.raises(ValueError, match=r"of must be one of noise.*'eta'"):
         tpf.losses.UnitWeight("eta")
-    with pytest.raises(ValueError, match="gamma must be positive( and finite)?, got 0"):
+    with pytest.raises(ValueError, match=r"gamma must be positive( and finite)?, got 0"):
         tpf.losses.MinSNRWeight(0.0)
-    with pytest.raises(ValueError, match="sigma_data must be positive( and finite)?, got -1"):
+    with pytest.raises(ValueError, match=r"sigma_data must be positive( and finite)?, got -1"):
         tpf.losses.EDMWeight(-1.0)
     with pytest.raises(TypeError, match=r"a LossWeight such as.*got float"):
         tpf.NoiseLoss(weight=2.0)

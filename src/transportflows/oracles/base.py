@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import check_state, names, unit_times
+from .._core.checks import check_state, names
 from .._core.signatures import checked
 from .._core.tensor import as_time
 from ..fields.base import Field
@@ -79,7 +79,7 @@ class ExactField(Field):
             )
 
     def _times(self, t: float | Tensor, n: int, like: Tensor) -> Tensor:
-        t = unit_times("t", as_time(t, like))
+        t = as_time(t, like)
         if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
             raise ValueError(f"got t of shape {tuple(t.shape)} for {n} rows; it is () or ({n},)")
         return t

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import tracked
-from .._core.checks import unit_times
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest_dtype
 from .._core.random import local
@@ -174,7 +173,7 @@ class GaussianMixtureOracle(PairedComponents):
 
     def log_prob(self, t: Tensor, x: Tensor) -> Tensor:
         """``log ρ_t(x)`` in nats, ``(B,)``, for t ``()`` or ``(B,)`` and x ``(B, *)``."""
-        return self._exact(unit_times("t", t), x, "log_prob")[0]
+        return self._exact(t, x, "log_prob")[0]
 
     def sample(
         self,
