@@ -647,7 +647,7 @@ def test_the_calls_are_counted_and_made_once_a_step():
     calls = []
 
     def net(t, x):
-        calls.append((float(t), len(x)))
+        calls.append((float(t[0]), len(x)))
         return 0.1 * x
 
     one = tpf.DataPredictor(net, tpf.Process(tpf.VP(), shape=(2,)))
@@ -865,7 +865,7 @@ def test_bad_calls_are_refused(kwargs, match):
 
 
 def test_a_scheme_that_is_a_class_is_named():
-    with pytest.raises(TypeError, match="a few-step scheme such as Exponential"):
+    with pytest.raises(TypeError, match="the class ExponentialIntegrator; write Exponential"):
         tpf.sample(field(), 5, scheme=tpf.samplers.ExponentialIntegrator)
 
 

@@ -620,6 +620,7 @@ def test_annealed_langevin_reads_nothing_in_the_loop_and_chunks_do_not_matter():
             exact, 40, levels=5, steps_per_level=steps, chunk=chunk, generator=seeded()
         )
 
+    run(2)  # what is known of a process from its first solve is read once
     counts = []
     for steps in (2, 20):
         with _Reads() as reads:
@@ -804,6 +805,7 @@ def test_no_reads_in_the_loop_with_a_corrector():
     exact = gaussian(tpf.VE(0.01, 10.0), 1.3)
     for norm in ("batch", "nominal"):
         counts = []
+        tpf.sample(exact, 2, steps=2, epsilon=[0.0, 0.5])  # what a process reads once
         for steps in (4, 24):
             with _Reads() as reads:
                 tpf.sample(

@@ -314,7 +314,8 @@ def test_a_pair_is_of_its_velocity_alone(width):
     exact = oracle(law)
 
     def wrong(t, x):
-        return exact.noise(t, x) + 0.3 * (torch.exp(-t / width) + torch.exp(-(1 - t) / width)) * x
+        near = torch.exp(-t / width) + torch.exp(-(1 - t) / width)
+        return exact.noise(t, x) + 0.3 * near[:, None] * x
 
     pair = tpf.FieldPair(mean_velocity=exact.mean_velocity, noise=wrong, process=law)
     for scheme in ("dpm3m", "unipc2", "deis2", "ab2"):
@@ -341,7 +342,7 @@ def test_a_wrong_field_gives_its_own_law(label, kind):
     def wrong(t, x):
         early = 0.0 if kind == "noise" else torch.exp(-t / width)
         late = 0.0 if kind == "data" else torch.exp(-(1 - t) / width)
-        return getattr(exact, kind)(t, x) + 0.2 * (early + late) * x
+        return getattr(exact, kind)(t, x) + 0.2 * (early + late)[:, None] * x
 
     cls = {"velocity": tpf.Velocity, "data": tpf.DataPredictor, "noise": tpf.NoisePredictor}[kind]
     field = cls(wrong, law)
