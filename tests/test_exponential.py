@@ -108,8 +108,8 @@ def test_a_step_is_exact_where_the_prediction_is_constant(law, backward, epsilon
         slope_noise, (0, 0.25), [1.0, 0.0, 0.0], method="DOP853", rtol=1e-11, atol=1e-12
     )
     table = numbers(tpf.samplers.ExponentialIntegrator(1, "noise"), law, epsilon, [first, last])
-    if table.forms == ["data"]:  # where the step relaxes by more than half
-        assert variance > (1 - math.exp(-1)) * float(law.noise_part.scale_sq(torch.tensor(last)))
+    if table.forms == ["data"]:  # where the step relaxes by more than a tenth
+        assert variance > (1 - math.exp(-0.2)) * float(law.noise_part.scale_sq(torch.tensor(last)))
         assert float(table.weights[0]) == pytest.approx(data, rel=1e-8)
         return
     got = 0.0 if table.noise is None else float(table.noise[0])
