@@ -595,10 +595,13 @@ def test_the_time_features_of_an_mlp_are_the_first_harmonics_of_the_unit_interva
     torch.testing.assert_close(seen[0], torch.tensor(expected, dtype=t.dtype), rtol=0, atol=1e-5)
 
 
-def test_a_network_of_another_dtype_is_named():
-    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1).double(), process(tpf.Linear()))
-    with pytest.raises(ValueError, match=r"states are torch.float32 .* network is torch.float64"):
-        field.velocity(torch.tensor(0.5), torch.zeros(3, 2))
+def test_a_network_of_another_dtype_is_called_in_its_own():
+    net = tpf.networks.MLP(2, 8, 1, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    found = tpf.Velocity(net, process(tpf.Linear())).velocity(torch.tensor(0.5), x)
+    assert found.dtype == torch.float32
+    t = torch.full((3,), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(found, net(t, x.double()).float())
 
 
 @pytest.mark.parametrize("interpolant", [i for i in INTERPOLANTS if i.has_latent], ids=name)
