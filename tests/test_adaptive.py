@@ -89,7 +89,7 @@ def test_a_root_is_integrated_for_a_field_with_errors(backward: bool) -> None:
         return 0.2 * torch.cos(3 * x) / (1 + gap / 0.01)
 
     wrong, t = field("pair", law, error), (1.0, 0.0) if backward else (0.0, 1.0)
-    found = tpf.sample(wrong, start=X, t=t, scheme="dopri5", rtol=1e-6, atol=1e-6)
+    found = tpf.sample(wrong, start=X, t=t, scheme="dopri5", rtol=1e-8, atol=1e-8)
     steps = tpf.sample(wrong, start=X, t=t, scheme="rk4", steps=100)
     exact = tpf.sample(field("pair", law), start=X, t=t, scheme="rk4", steps=20)
     torch.testing.assert_close(found.x, steps.x, rtol=0, atol=1e-4)
