@@ -73,17 +73,17 @@ class Loader:
     batch_size = 37
 
     def __init__(self, rows: torch.Tensor) -> None:
-        self.rows, self.place, self.order = rows, 0, list[int]()
+        self.dataset, self.place, self.order = rows, 0, list[int]()
 
     def __len__(self) -> int:
-        return len(self.rows) // self.batch_size
+        return len(self.dataset) // self.batch_size
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self.place in (0, len(self)):
-            self.place, self.order = 0, torch.randperm(len(self.rows)).tolist()
+            self.place, self.order = 0, torch.randperm(len(self.dataset)).tolist()
         while self.place < len(self):
             self.place += 1
-            yield self.rows[self.order[37 * (self.place - 1) : 37 * self.place]]
+            yield self.dataset[self.order[37 * (self.place - 1) : 37 * self.place]]
 
     def state_dict(self) -> dict[str, Any]:
         return {"place": self.place, "order": self.order}

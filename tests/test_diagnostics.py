@@ -169,7 +169,7 @@ def test_loss_by_time_finds_the_time_that_is_wrong() -> None:
     torch.testing.assert_close(extra[:6], torch.zeros(6).double(), rtol=0, atol=1e-9)
     for k in (6, 7):  # ½ |(2, 2)|² = 4
         assert float(extra[k]) == pytest.approx(4.0, abs=0.3)
-    with pytest.raises(TypeError, match="regression"):
+    with pytest.raises(TypeError, match="must be a Regression, got a LikelihoodLoss"):
         loss_by_time(oracle, tpf.likelihood.LikelihoodLoss(), x1)
 
 

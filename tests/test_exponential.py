@@ -10,7 +10,6 @@ from scipy.integrate import quad, solve_ivp
 import transportflows as tpf
 from families import mixture
 from test_samplers import _Reads
-from transportflows.samplers.exponential import _Tabulation
 from transportflows.solve.epsilon import as_epsilon
 
 F64 = torch.float64
@@ -364,7 +363,7 @@ def test_a_start_of_order_one_would_lose_the_third():
 
     class Bare(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
-            plan = _Tabulation(self, field.process.part, schedules, times)
+            plan = self._tabulation(field, schedules, times)
             plan.anew[0] = False
             return plan.table()
 
@@ -386,7 +385,7 @@ def test_a_kink_of_the_path_starts_the_method_anew():
 
     class Through(tpf.samplers.ExponentialIntegrator):
         def tabulate(self, field, schedules, times):
-            plan = _Tabulation(self, field.process.part, schedules, times)
+            plan = self._tabulation(field, schedules, times)
             plan.anew[1:] = [False] * (len(plan.anew) - 1)
             return plan.table()
 
@@ -622,7 +621,7 @@ def test_no_host_synchronisation_in_the_step_loop(kwargs):
     counts = []
     for steps in (6, 26):
         one, grid = field(path=tpf.OneSidedLinear()), tpf.solve.time_grid(steps)
-        stepper = tpf.samplers.multistep.LinearStepper
+        stepper = tpf.samplers.linear_stepper.LinearStepper
         prepare = stepper.prepare
         before = []
 
@@ -720,7 +719,7 @@ def test_a_transform_is_undone():
 
 def test_a_move_between_the_steps_is_kept_by_the_corrector():
     """A Langevin step after a step must not be undone where the next one corrects."""
-    from transportflows.samplers.multistep import LinearStepper
+    from transportflows.samplers.linear_stepper import LinearStepper
     from transportflows.solve.loop import march
 
     shift = 0.25

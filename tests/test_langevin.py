@@ -357,7 +357,7 @@ def test_scores_that_cannot_be():
     )
     with pytest.raises(tpf.ConversionError, match="FieldPair"):
         tpf.langevin.score_at(two_sided, 0.5)
-    with pytest.raises(TypeError, match="needs a Field"):
+    with pytest.raises(TypeError, match="must be a Field"):
         tpf.langevin.score_at(lambda t, x: x, 0.5)
     with pytest.raises(ValueError, match="autograd follows"):
         tpf.langevin.score_of(lambda x: x.detach().sum(1))(torch.zeros(2, 2))
@@ -841,10 +841,10 @@ def test_a_corrected_solve_is_differentiable():
 ZERO = torch.zeros(3, 2)
 BAD = [
     ({"step_size": 0.0}, "finite and > 0, got 0"),
-    ({"step_size": float("nan")}, "finite and > 0"),
+    ({"step_size": float("nan")}, "must be a number, got nan"),
     ({"step_size": torch.ones(2)}, "one a row"),
     ({"steps": 0}, "positive integer"),
-    ({"steps": 2.5}, "positive integer"),
+    ({"steps": 2.5}, "must be an integer, got 2.5"),
     ({"temperature": 0.0}, "ascend"),
     ({"temperature": -1.0}, "temperature must be"),
     ({"metropolis": True}, "score_of"),
@@ -852,7 +852,7 @@ BAD = [
     ({"warmup": 2}, "unadjusted chain has not"),
     ({"warmup": 5, "metropolis": True}, "in 0 .. 4"),
     ({"save_at": [6]}, "in 0 .. 5"),
-    ({"save_at": [0.5]}, "numbers of steps"),
+    ({"save_at": [0.5]}, "must be an integer, got 0.5"),
     ({"chunk": 0}, "chunk must be positive"),
     ({"cond": {"y": torch.zeros(2)}}, "2 rows for 3 states"),
     ({"x": torch.zeros(3)}, "at least 2 dimensions"),
@@ -896,7 +896,7 @@ def test_annealed_langevin_refuses(change, words):
     given = {"n": 3, "levels": [0.2, 0.5], **change}
     with pytest.raises(ValueError, match=re.escape(words)):
         tpf.langevin.annealed_langevin(field, given.pop("n"), **given)
-    with pytest.raises(TypeError, match="along a Field"):
+    with pytest.raises(TypeError, match="must be a Field"):
         tpf.langevin.annealed_langevin(lambda t, x: x, 3)
 
 

@@ -156,9 +156,9 @@ def test_gradients_by_the_adjoint_the_solver_and_fixed_steps_agree() -> None:
     field, x = field_of(), torch.randn(6, 2, generator=seeded(), dtype=torch.float64)
     adjoint = gradients(field, x)
     assert float(adjoint.abs().max()) > 0.1
-    torch.testing.assert_close(gradients(field, x, adjoint=False), adjoint, rtol=3e-4, atol=1e-4)
+    torch.testing.assert_close(gradients(field, x, adjoint=False), adjoint, rtol=0, atol=1e-5)
     fixed = gradients(field, x, scheme="rk4", steps=40)
-    torch.testing.assert_close(fixed, adjoint, rtol=3e-4, atol=1e-4)
+    torch.testing.assert_close(fixed, adjoint, rtol=0, atol=1e-5)
     parameter = next(field.net.parameters())
     index, step = (0, 0), 1e-5
     values = []
@@ -169,7 +169,7 @@ def test_gradients_by_the_adjoint_the_solver_and_fixed_steps_agree() -> None:
             values.append(float(found.log_prob.sum()))
             parameter[index] -= sign * step
     numeric = (values[0] - values[1]) / (2 * step)
-    assert float(adjoint[12]) == pytest.approx(numeric, rel=3e-4, abs=1e-4)
+    assert float(adjoint[12]) == pytest.approx(numeric, abs=1e-6)
 
 
 @pytest.mark.parametrize("scheme", ["dopri5", "rk4"])
@@ -198,7 +198,7 @@ def test_gradients_in_conditions_are_not_lost(scheme: str) -> None:
     for row in range(4):
         step = 1e-5 * torch.eye(4, dtype=torch.float64)[row]
         numeric = (value(rate.detach() + step) - value(rate.detach() - step)) / 2e-5
-        assert float(rate.grad[row]) == pytest.approx(float(numeric), rel=1e-4)
+        assert float(rate.grad[row]) == pytest.approx(float(numeric), abs=1e-6)
 
 
 class Watched(nn.Module):
@@ -312,7 +312,7 @@ class Spoiled(nn.Module):
 
     def forward(self, t, x):
         first = torch.arange(len(x))[:, None] % 3 == 0
-        return torch.where(first & (t < 0.5), math.nan, self.weight * x)
+        return torch.where(first & (t[:, None] < 0.5), math.nan, self.weight * x)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -351,7 +351,7 @@ def test_an_assertion_of_the_network_is_its_own() -> None:
 
 def test_bits_per_dimension_of_a_uniform_byte() -> None:
     log_prob = torch.tensor([0.0, math.log(2.0) * 12])
-    bits = tpf.likelihood.bits_per_dimension(log_prob, (3, 2, 2))
+    bits = tpf.likelihood.bits_per_dimension(log_prob, (3, 2, 2), level_width=1 / 256)
     assert bits.tolist() == pytest.approx([8.0, 7.0])
     assert float(tpf.likelihood.bits_per_dimension(log_prob, 12, level_width=2 / 256)[0]) == 7.0
 
@@ -362,17 +362,17 @@ def test_refuses() -> None:
         ({"divergence": "trace"}, "known: 'exact', 'hutchinson'"),
         ({"scheme": "leapfrog"}, "unknown scheme"),
         ({"probes": 0}, "probes must be an integer of at least 1, got 0"),
-        ({"probes": 2.5}, "probes must be an integer of at least 1, got 2.5"),
-        ({"probes": True}, "probes must be an integer of at least 1, got True"),
+        ({"probes": 2.5}, "probes must be an integer, got 2.5"),
+        ({"probes": True}, "probes must be an integer, got True"),
         ({"rtol": 0.0}, "rtol must be finite and above 0, got 0.0"),
         ({"atol": -1e-6}, "atol must be finite and above 0, got -1e-06"),
-        ({"atol": math.nan}, "atol must be finite and above 0, got nan"),
+        ({"atol": math.nan}, "atol must be a number, got nan"),
         ({"rtol": math.inf}, "rtol must be finite and above 0, got inf"),
         ({"probe_law": "cauchy"}, "unknown probe_law"),
         ({"t": 0.0}, "t must lie in"),
         ({"base": tpf.distributions.Empirical(torch.zeros(3, 2))}, "no log-density"),
     ):
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises((ValueError, TypeError), match=match):
             tpf.log_likelihood(field, x, **options)
     with pytest.raises(ValueError, match="rtol must be finite and above 0"):
         tpf.likelihood.sample_with_log_likelihood(field, 3, rtol=0.0)
@@ -382,7 +382,7 @@ def test_refuses() -> None:
     bad[1, 0] = math.nan
     with pytest.raises(ValueError, match=r"x holds NaN .*rows 1"):
         tpf.log_likelihood(field, bad)
-    with pytest.raises(TypeError, match="of a Field"):
+    with pytest.raises(TypeError, match="must be a Field, got a Tensor"):
         tpf.log_likelihood(x, field)
     law = process(tpf.Linear(tpf.Brownian()), base=tpf.distributions.Uniform((2,)))
     with pytest.raises(tpf.ConversionError):

@@ -285,7 +285,7 @@ BAD = torch.tensor([[0.0, math.nan]], dtype=DOUBLE)
         (
             lambda: flow(sigma=tpf.particles.CosineSigma),
             TypeError,
-            "sigma must be a positive number",
+            r"sigma must be.*write CosineSigma\(\.\.\.\)",
         ),
         (lambda: tpf.particles.CosineSigma(0.5, 2.0), ValueError, "swap them"),
         (lambda: flow(sigma=1e-4), ValueError, "underflows.*nearest neighbours, 0.[0-9]+ here"),

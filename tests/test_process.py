@@ -211,7 +211,7 @@ def test_swapped_time_and_state_are_caught_everywhere():
             call(x, t)
         with pytest.raises(ValueError, match="3 times for 5 states"):
             call(t[:3], x)
-    with pytest.raises(TypeError, match="must be tensors"):
+    with pytest.raises(TypeError, match="must be a tensor"):
         field(0.5, x)
     oracle = tpf.oracles.GaussianMixtureOracle(field.process, tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="swapped"):

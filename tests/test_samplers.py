@@ -480,7 +480,7 @@ def test_adaptive_agrees_and_does_not_couple_the_batch():
 
     class Spiral(torch.nn.Module):  # moves rows near 0 fast, rows near 100 not at all
         def forward(self, t, y):
-            return torch.where(y.abs() < 50, torch.sin(40 * t) * 20 * torch.cos(y), 0.0)
+            return torch.where(y.abs() < 50, torch.sin(40 * t[:, None]) * 20 * torch.cos(y), 0.0)
 
     field = tpf.Velocity(Spiral(), tpf.Process(tpf.Linear(), tpf.Gaussian((1,))))
     exact = tpf.sample(field, start=hard, scheme="rk4", steps=2000).x
@@ -512,7 +512,7 @@ def test_each_adaptive_scheme_takes_the_ends_of_steps(scheme):
     class Net(torch.nn.Module):
         def forward(self, t, x):
             seen.append(float(t.reshape(-1)[0]))
-            return torch.cos(x) + t
+            return torch.cos(x) + t[:, None]
 
     field = tpf.Velocity(Net(), tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
     x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
@@ -527,7 +527,7 @@ def test_tolerances_that_cannot_be_met_are_refused():
     for options, match in (
         ({"rtol": 0.0}, "rtol must be finite and above 0, got 0.0"),
         ({"atol": -1.0}, "atol must be finite and above 0, got -1.0"),
-        ({"atol": math.nan}, "atol must be finite and above 0, got nan"),
+        ({"atol": math.nan}, "atol must be a number, got nan"),
     ):
         with pytest.raises(ValueError, match=match):
             tpf.sample(velocity(), 3, scheme="dopri5", **options)
@@ -639,7 +639,7 @@ class _Held(torch.nn.Module):
     [
         ({"scheme": "rk5"}, "known: 'euler', 'euler_maruyama'"),
         ({"epsilon": -0.1}, "epsilon must be finite and >= 0"),
-        ({"epsilon": float("nan")}, "epsilon must be finite"),
+        ({"epsilon": float("nan")}, "epsilon must be a number, got nan"),
         ({"epsilon": lambda t: t - 0.5}, "epsilon must be finite and >= 0, and is"),
         ({"epsilon": lambda t: torch.ones(3)}, "one number for each time"),
         ({"epsilon": 0.1, "scheme": "euler"}, "deterministic scheme 'euler'"),
@@ -658,7 +658,6 @@ class _Held(torch.nn.Module):
         ({"cond": {"label": torch.zeros(3)}}, "'label' has 3 rows for 5 samples"),
         ({"start": torch.zeros(3, 3)}, "event shape \\(3,\\)"),
         ({"start": torch.tensor([[0.0, float("nan")]]), "n": None}, "1 of 1 rows"),
-        ({"start": torch.zeros(3, 2, dtype=torch.float64), "n": None}, "start is torch.float64"),
         ({"start": torch.zeros(3, 2)}, "n = 5, but start has 3 rows"),
     ],
 )
@@ -687,7 +686,7 @@ def test_a_score_that_does_not_exist_is_refused_with_the_cure():
 def test_a_state_that_stops_being_finite_is_reported(epsilon):
     class Exploding(torch.nn.Module):
         def forward(self, t, x):
-            hot = (t > 0.45) & (x[:, :1] > 0)
+            hot = (t[:, None] > 0.45) & (x[:, :1] > 0)
             return torch.where(hot, float("nan"), 0.0) * x
 
     field = tpf.Velocity(Exploding(), tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
@@ -744,7 +743,7 @@ def test_integrate_refuses_what_would_broadcast():
     for drift in (lambda x, t: -x, lambda t, x: x[:, :1], lambda t, x: 0.0):
         with pytest.raises(ValueError, match="time first"):
             tpf.integrate(drift, x, grid)
-    with pytest.raises(ValueError, match="at least 2 dims"):
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
         tpf.integrate(lambda t, x: x, torch.ones(5), grid)
     dynamics = tpf.samplers.FieldDynamics(velocity(), [0.1, 0.2])
     with pytest.raises(ValueError, match="5 rows for 2 groups"):

@@ -702,7 +702,11 @@ def adam_of_another():
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Trainer(VelocityLoss(), velocity()), TypeError, r"Trainer\(field, loss\)"),
+        (
+            lambda: Trainer(VelocityLoss(), velocity()),
+            TypeError,
+            "field must be a Field, got a VelocityLoss",
+        ),
         (lambda: Trainer(velocity(), VelocityLoss), TypeError, "got the class VelocityLoss"),
         (lambda: Trainer(velocity(), [MLP(2)]), TypeError, "SumLoss"),
         (lambda: Trainer(velocity(), VelocityLoss(), ema=1.0), ValueError, r"in \(0, 1\)"),

@@ -32,6 +32,11 @@ class Batch:
     x0: Tensor | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.cond, Mapping):
+            got = type(self.cond).__name__
+            raise TypeError(f"cond must be a dict, cond={{'label': labels}}, got {got}")
+
     @classmethod
     def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
         """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself."""

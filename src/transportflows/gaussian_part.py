@@ -98,7 +98,8 @@ class NoisePart:
             raise ConversionError(
                 f"{wanted} does not exist for this process: x_t has no Gaussian part"
                 f" ({self.owner}). Give the interpolant a latent, such as Linear(gamma=Brownian()),"
-                " or use a Gaussian base with the independent coupling"
+                " and learn FieldPair(velocity=..., noise=...), or use a Gaussian base with the"
+                " independent coupling"
             )
 
     @property

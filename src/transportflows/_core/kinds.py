@@ -131,10 +131,7 @@ def _instance_of(cls: type) -> Kind:
             cure = f"; give the {cls.__name__} inside it, and wrap its network instead"
         elif cls.__name__ == "Field" and callable(value):
             cure = "; write Velocity(net, process), which says what a network predicts"
-        refusal = TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
-        if "inside it" in cure:  # which no other refusal can know better
-            refusal.certain = True  # type: ignore[attr-defined]
-        raise refusal
+        raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
 
     return Kind(_article(cls.__name__), check, frozenset({cls}))
 
@@ -196,7 +193,7 @@ def _function(annotation: Any) -> Kind:
     given = typing.get_args(annotation)
     arguments = None
     if given and isinstance(given[0], list):
-        arguments = [_LETTERS.get(one, "x") for one in given[0]]
+        arguments = [{int: "k", float: "number"}.get(one, "x") for one in given[0]]
     words = "a function" if arguments is None else f"a function of ({', '.join(arguments)})"
 
     def check(name: str, value: Any) -> Any:
@@ -204,9 +201,6 @@ def _function(annotation: Any) -> Kind:
         return value
 
     return Kind(words, check)
-
-
-_LETTERS: dict[Any, str] = {int: "k", float: "number"}
 
 
 def _either(kinds: Sequence[Kind]) -> Kind:
@@ -226,7 +220,8 @@ def _either(kinds: Sequence[Kind]) -> Kind:
         for nearest in refusals:  # of the right type, but not such a value
             if isinstance(nearest, ValueError):
                 raise nearest
-        cure = next((str(r).partition("; write ")[2] for r in refusals if "; write " in str(r)), "")
+        cures = [str(r).partition("; write ")[2] for r in refusals if "; write " in str(r)]
+        cure = next((c for c in cures if "instances" in c), cures[0] if cures else "")
         raise TypeError(
             f"{name} must be {words}, got {shown(value)}" + (f"; write {cure}" if cure else "")
         )

@@ -4,13 +4,12 @@
 they do not admit, each by the check of its kind, of :mod:`transportflows._core.kinds`: of types,
 not ranges. Where torch then finds that tensors do not go together, it says which were given.
 
-The function that checks is compiled at the first call, with the parameters of its own: it costs a
-look at the type of each argument, less than a tenth of a microsecond.
+A check costs a look at the type of each argument, about a microsecond a call: what a step calls is
+marked :func:`as_is`.
 """
 
 from __future__ import annotations
 
-import builtins
 import functools
 import inspect
 import linecache
@@ -79,69 +78,53 @@ def _takes_any(function: types.FunctionType) -> bool:
 # ------------------------------------------------------------------------------------ wrapping
 
 
-def _not_yet(*args: Any, **kwargs: Any) -> Any:
-    return _first(args, kwargs)  # type: ignore[name-defined]  # noqa: F821
+def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) -> Callable[..., Any]:
+    """A function that checks its arguments and calls; the kinds are read at the first call."""
+    looks: dict[str, tuple[Kind, Any]] = {}  # by parameter: its kind and its default
+    places: list[str] = []  # of positional parameters
 
-
-def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) -> types.FunctionType:
-    """A function that checks and calls; its code is made when it is first called."""
-    known: dict[str, Any] = {"__builtins__": builtins, "_target": target, "_explain": _explain}
-    known["_refuse"] = _refuse
-    call = types.FunctionType(_not_yet.__code__, known, target.__name__)
-    functools.update_wrapper(call, target)
-    call._as_is = True  # type: ignore[attr-defined]
-
-    def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kinds = {name: kind for name, one in _kinds(target).items() if (kind := each(one))}
-        for name, kind in kinds.items():
-            known[f"_check_{name}"], known[f"_plain_{name}"] = kind.check, kind.plain
+    def read() -> None:
         parameters = inspect.signature(target).parameters.values()
-        known.update({f"_default_{p.name}": p.default for p in parameters})
-        call.__defaults__ = tuple(
-            p.default
-            for p in parameters
-            if p.default is not p.empty and p.kind is not p.KEYWORD_ONLY
+        known = _kinds(target)
+        looks.update(
+            {
+                p.name: (kind, p.default)
+                for p in parameters
+                if p.name in known and (kind := each(known[p.name]))
+            }
         )
-        call.__kwdefaults__ = {
-            p.name: p.default
-            for p in parameters
-            if p.default is not p.empty and p.kind is p.KEYWORD_ONLY
-        }
-        call.__code__ = _code(target, kinds, list(parameters))
-        return call(*args, **kwargs)
+        alone = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        places.extend(p.name for p in parameters if p.kind in alone)
 
-    known["_first"] = first
-    return call
+    def looked_at(name: str, value: Any) -> Any:
+        kind, default = looks[name]
+        if type(value) in kind.plain or value is default:
+            return value
+        return kind.check(name, value)
 
+    @functools.wraps(target)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not places and not looks:
+            read()
+        try:
+            given = [
+                looked_at(name, value) if name in looks else value
+                for name, value in zip(places, args, strict=False)
+            ]
+            for name, value in kwargs.items():
+                if name in looks:
+                    kwargs[name] = looked_at(name, value)
+        except (TypeError, ValueError):
+            if target.__name__ == "__init__":
+                _refuse_itself(target, args, kwargs)
+            raise
+        try:
+            return target(*given, *args[len(given) :], **kwargs)
+        except Exception as error:
+            _explain(error, target, {**dict(zip(places, args, strict=False)), **kwargs})
+            raise
 
-def _code(
-    target: types.FunctionType, kinds: dict[str, Kind], parameters: list[inspect.Parameter]
-) -> types.CodeType:
-    """The code of a function with the same parameters that checks them and calls the target."""
-    bare = [p.replace(annotation=p.empty, default=p.empty) for p in parameters]
-    is_a = inspect.Parameter
-    words: dict[Any, str] = {
-        is_a.VAR_POSITIONAL: "*{0}",
-        is_a.KEYWORD_ONLY: "{0}={0}",
-        is_a.VAR_KEYWORD: "**{0}",
-    }
-    passed = ", ".join(words.get(p.kind, "{0}").format(p.name) for p in bare)
-    given = ", ".join(f"{p.name!r}: {p.name}" for p in bare)
-    lines = [f"def {target.__name__}{inspect.Signature(bare)}:"]
-    looks = [
-        f"  if type({name}) not in _plain_{name} and {name} is not _default_{name}:"
-        f" {name} = _check_{name}({name!r}, {name})"
-        for name in kinds
-    ]
-    if looks:
-        lines += [" try:", *looks, " except (TypeError, ValueError) as _refusal:"]
-        lines += [f"  _refuse(_refusal, lambda: _target({passed}))"]
-    lines += [" try:", f"  return _target({passed})", " except Exception as _error:"]
-    lines += [f"  _explain(_error, _target, {{{given}}})", "  raise"]
-    made: dict[str, Any] = {}
-    exec(compile("\n".join(lines), f"<checks of {target.__qualname__}>", "exec"), made)
-    code: types.CodeType = made[target.__name__].__code__
-    return code
+    return as_is(call)
 
 
 # ------------------------------------------------------------------------------------- reading
@@ -196,19 +179,16 @@ def _class_named(name: str) -> Any:
 # ----------------------------------------------------------------------------------- explaining
 
 
-def _refuse(refusal: Exception, call: Callable[[], Any]) -> None:
-    """Raise a refusal; the function's own, which knows more, where it has one."""
-    if hasattr(refusal, "certain"):
-        raise refusal from None
+def _refuse_itself(target: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
+    """Let a constructor refuse what it is given, which it may do with a better cure."""
     try:
-        call()
+        target(*args, **kwargs)
     except (TypeError, ValueError) as own:
         place = _last(own)
         if place is not None and _is_raise(place) and _is_within(place, _PACKAGE):
             raise own from None
-    except Exception:  # which the refusal tells better
-        pass
-    raise refusal from None
+    except Exception:  # which the refusal of its kind tells better
+        return
 
 
 def _explain(error: Exception, function: Callable[..., Any], given: dict[str, Any]) -> None:

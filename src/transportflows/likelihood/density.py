@@ -100,11 +100,11 @@ def log_likelihood(
     r"""Return the log-density of states under the probability-flow ODE of a field.
 
     Bias: none from the probes (each is unbiased for the exact divergence along the path); the
-    solver's error is of the order of its tolerance (1,000 ``atol`` nats at most), or of its order
-    in ``1/steps``. With n probes the error of a row is approximately ``standard_error`` times
-    Student's t with n - 1 degrees of freedom: exactly so for normal integrals, and with few probes
-    they are skewed, which makes the
-    intervals too short. With 8 probes 82 to 84 % of the 90 % intervals hold the truth on a mixture
+    solver's error is of the order of its tolerance (``10 atol`` nats a step at most, root mean
+    square over the rows), or of its order in ``1/steps``. With n probes the error
+    of a row is approximately ``standard_error`` times Student's t with n - 1 degrees of freedom:
+    exactly so for normal integrals, and with few probes they are skewed, which makes the intervals
+    too short. With 8 probes 82 to 84 % of the 90 % intervals hold the truth on a mixture
     of two modes; take more probes where the interval matters.
     Cost: of two evaluations of the field for each direction (D for the exact divergence, the
     number of probes otherwise) and stage. In float32 a log-density carries about 1e-6 of the size
@@ -121,12 +121,12 @@ def log_likelihood(
             fair interval more.
         probe_law: ``"rademacher"`` (of lower variance) or ``"gaussian"``. In two dimensions a
             Rademacher estimate takes two values only, and intervals from few probes are coarse.
-        scheme: an adaptive solver of torchdiffeq (``"dopri5"``, ...), whose error is controlled row
-            by row, state and log-density alike; or a fixed-step scheme, such as ``"rk4"``.
+        scheme: an adaptive solver of torchdiffeq (``"dopri5"``, ...), which holds the states of
+            each row and the log-densities of all; or a fixed-step scheme, such as ``"rk4"``.
         steps: number of steps of a fixed-step scheme.
         rtol: relative tolerance of an adaptive one, above 0.
-        atol: absolute tolerance, above 0; a step's error in the log-density may be 1,000 times as
-            large in nats, 1e-3 by default (the divergence of a network with kinks jumps).
+        atol: absolute tolerance, above 0; a step's error in the log-density may be 10 times as
+            large in nats, root mean square over the rows (the divergence of ReLU networks jumps).
         margin: as in :func:`sample`.
         cond: conditions for the network; tensors of n rows go with their rows.
         hooks: called after each step of a fixed-step scheme, as for :func:`sample`, to look at the

@@ -79,6 +79,8 @@ class ExactField(Field):
             )
 
     def _times(self, t: float | Tensor, n: int, like: Tensor) -> Tensor:
+        if not isinstance(t, Tensor) and not 0 <= t <= 1:  # to look into a tensor would wait for it
+            raise ValueError(f"times are in [0, 1], got t = {t}")
         t = as_time(t, like)
         if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
             raise ValueError(f"got t of shape {tuple(t.shape)} for {n} rows; it is () or ({n},)")

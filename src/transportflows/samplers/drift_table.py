@@ -139,9 +139,9 @@ class DriftTable:
         for step in self.roots:
             integral, own, of_epsilon = self._integrated(step)
             for into, of in zip(table.tensors(), own.tensors(), strict=True):
-                into[step] = (integral * of).sum(1)
+                into[step] = _sum(integral * of)
             if epsilon is not None and of_epsilon is not None:
-                epsilon[step] = (integral * of_epsilon).sum(1)
+                epsilon[step] = _sum(integral * of_epsilon)
         for node in self.dropped:
             for weight in table.tensors():
                 weight[-1, node] = 0.0
@@ -236,6 +236,12 @@ class DriftTable:
                 rate[step] = torch.nan
             found.append((rate, part.scale_sq(ends) + data * path.beta(ends).square()))
         return found
+
+
+def _sum(terms: Tensor) -> Tensor:
+    """Sums over Q of terms ``(K, Q, G)``; exactly zero where only rounding is left of one."""
+    total = terms.sum(1)
+    return torch.where(total.abs() < 1e-13 * terms.abs().sum(1), 0.0, total)
 
 
 def _end(t: Tensor) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arguments import shown
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
@@ -26,7 +27,8 @@ from ..solve.stepper import Stepper
 from .adaptive import check_tolerances, solve_adaptively
 from .choices import as_scheme
 from .dynamics import Epsilon, FieldDynamics
-from .multistep import LinearStepper, Multistep
+from .linear_stepper import LinearStepper
+from .multistep import Multistep
 from .one_step import OneStep
 from .schemes import Scheme
 from .starts import check_from_start, evaluating, starting_states
@@ -136,6 +138,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
+    _check_first(n, t)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon)
@@ -157,8 +160,7 @@ def sample(
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
         solutions = []
-        apart = isinstance(scheme, Multistep) and scheme.apart
-        for members in sweep(schedules, apart=apart):
+        for members in sweep(schedules, apart=isinstance(scheme, Multistep) and scheme.apart):
             if isinstance(scheme, str):
                 told = (margins, saved, rtol, atol)
                 solution = solve_adaptively(field, x, grid, scheme, *told, **limits)
@@ -171,6 +173,14 @@ def sample(
         solution = together(solutions, schedules, len(x)) if many else solutions[0]
         solution = gathered(solution, mates, total, event_dims + 1)
     return check_finite(_in_data_units(solution, field), event_dims)
+
+
+def _check_first(n: Any, t: Any) -> None:
+    """Refuse what others call by these names, with a cure of its own."""
+    if isinstance(n, Tensor) and n.ndim > 0:
+        raise ValueError("n is a number; to start from states of your own write start=x")
+    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
+        raise ValueError(f"t is (first, last), or a grid of more times, got {shown(t)}")
 
 
 def _as_schedules(
@@ -194,8 +204,6 @@ def _as_grid(
     scheme: str | Scheme | Multistep,
 ) -> tuple[Tensor, list[int] | list[float]]:
     """The grid of a solve, and at which of its places, or at which times, to save."""
-    if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
-        raise ValueError(f"t is (first, last), or a grid of more times, got {t!r}")
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")

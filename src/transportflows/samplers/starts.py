@@ -42,8 +42,6 @@ def starting_states(
         _check_device(field, x, "start")
         _check_shape(process.shape, x)
         return x if field.transform is None else field.transform(x)
-    if isinstance(n, Tensor) and n.ndim > 0:
-        raise ValueError("n is a number; to start from states of your own write start=x")
     if n is None:
         raise ValueError("give the number of samples: sample(field, n)")
     n = positive_integer("the number of samples", n)

@@ -27,7 +27,7 @@ from .epochs import Epochs
 from .from_law import FromLaw
 from .iterable import FromIterable, FromLoader
 from .map_style import MapStyle
-from .schedules import ConstantRate, RateSchedule, as_schedule
+from .schedules import RateSchedule, as_schedule
 from .source import Source
 
 __all__ = [
@@ -114,16 +114,20 @@ def as_scheduler(
     """A schedule, by name or itself; or a torch scheduler of the optimizer, given or made."""
     if isinstance(warmup, bool) or not isinstance(warmup, numbers.Integral) or warmup < 0:
         raise ValueError(f"warmup is a number of steps, got {warmup!r}")
-    if given is None:
-        return ConstantRate(warmup=int(warmup)) if warmup else None
-    if isinstance(given, str):
-        return as_schedule(given, int(warmup))
+    if given is None and not warmup:
+        return None
+    if given is None or isinstance(given, str):
+        given = as_schedule("constant" if given is None else given, int(warmup))
+        warmup = 0
     if warmup:
         raise ValueError(
             f"warmup={warmup} goes with a scheduler's name; write CosineRate(warmup={warmup}), or"
             " warm up in the torch scheduler (LinearLR in a SequentialLR)"
         )
     if isinstance(given, RateSchedule):
+        for group in optimizer.param_groups:
+            rate = group["lr"]
+            group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
         return given
     if isinstance(given, type) and issubclass(given, RateSchedule):
         raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")
@@ -199,7 +203,7 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)  # type: ignore[arg-type]
+        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
     if rows is not None:
         raise ValueError(

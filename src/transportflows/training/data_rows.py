@@ -51,7 +51,7 @@ class DataRows:
     @classmethod
     def of(
         cls,
-        data: Tensor | tuple[Tensor, Tensor] | Batch,
+        data: Tensor | tuple[Tensor, Tensor] | Batch | Any,
         field: Field,
         cond: Mapping[str, Any] | None = None,
         *,
@@ -80,7 +80,7 @@ class DataRows:
             )
         if isinstance(data, (tuple, list)) and len(data) != 2:
             raise TypeError(f"{name} must be x1 or a pair (x0, x1), got {len(data)} things")
-        batch = Batch.of(data)
+        batch = Batch.of(data)  # type: ignore[arg-type]
         if cond and batch.cond:
             raise ValueError(f"{name} is a Batch with conditions, and cond= gives others; give one")
         batch = checked_batch(Batch(batch.x1, batch.x0, dict(cond or batch.cond)), field, name)

@@ -41,7 +41,7 @@ from .snapshots import restore, snapshot
 
 __all__ = ["Trainer"]
 
-Data = Tensor | tuple[Tensor, Tensor] | Batch | Any
+MakesScheduler = Callable[[Optimizer], LRScheduler]
 
 
 @checked
@@ -107,11 +107,7 @@ class Trainer(Run):
         loss: Loss | Sequence[Regression] | Callable[..., Tensor] | None = None,
         *,
         optimizer: Optimizer | Callable[[list[nn.Parameter]], Optimizer] | None = None,
-        scheduler: str
-        | RateSchedule
-        | LRScheduler
-        | Callable[[Optimizer], LRScheduler]
-        | None = None,
+        scheduler: str | RateSchedule | LRScheduler | MakesScheduler | None = None,
         warmup: int = 0,
         lr: float = DEFAULT_LR,
         ema: float | None = None,
@@ -120,18 +116,8 @@ class Trainer(Run):
         autocast: torch.dtype | None = None,
         compile: bool | Mapping[str, Any] = False,
     ) -> None:
-        if not isinstance(field, Field):
-            given = getattr(field, "__name__", type(field).__name__)
-            raise TypeError(
-                f"field must be a Field such as Velocity(net, process), got {given}; the order is"
-                " Trainer(field, loss)"
-            )
         made = as_optimizer(optimizer, field, lr)
         schedule = as_scheduler(scheduler, made, warmup)
-        if isinstance(schedule, RateSchedule):
-            for group in made.param_groups:
-                rate = group["lr"]
-                group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
         if clip is not None:
             clip = number("clip", clip, "a positive norm (for no limit clip=None)", above=0)
         super().__init__(
@@ -160,12 +146,12 @@ class Trainer(Run):
     @as_is
     def fit(
         self,
-        data: Data,
+        data: Tensor | tuple[Tensor, Tensor] | Batch | Any,
         *,
         steps: int,
         batch_size: int | None = None,
         cond: Mapping[str, Any] | Sequence[str] | None = None,
-        validation: Data | None = None,
+        validation: Tensor | tuple[Tensor, Tensor] | Batch | Any = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
         resume: bool | Literal["anyway"] = False,
