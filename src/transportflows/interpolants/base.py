@@ -222,7 +222,7 @@ class OneSided(AffineInterpolant):
 
     @property
     def prior_scale(self) -> float:
-        """|γ(0)|, the scale of the Gaussian from which sampling starts."""
+        """``|γ(0)|``, the scale of the Gaussian from which sampling starts."""
         with torch.no_grad():
             return abs(float(self.gamma(torch.zeros((), dtype=torch.float64))))
 
