@@ -4,8 +4,8 @@ The ODE ``dX/dt = b(t, X)`` is given to solvers, adaptive ones and those of log-
 they need to know nothing of what is not smooth in it:
 
 - *Breakpoints* of the path end a piece, and within a piece times keep to its own side of them.
-- At a *root* of a latent scale (γ̇ η of a Brownian γ) time goes by a :class:`~transportflows.samplers.clock.Clock`, in which the
-  weights are finite up to the end.
+- At a *root* of a latent scale (γ̇ η of a Brownian γ) time goes by a clock
+  (:mod:`transportflows.samplers.clock`), in which the weights are finite up to the end.
 - At a *pole* (a noise prediction where β = 0, a data prediction where σ̂ = 0) the weights are not
   integrable, and multiply the error of a learned field without bound: there is no information at
   the end itself. The last stretch, as short as twice the *margin*, is one step of the midpoint
