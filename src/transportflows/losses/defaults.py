@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from .._core.checks import shown
-from ..fields.base import Field
+from ..fields.base import Field, check_field
 from ..fields.edm import EDM
 from ..times.levels import EDMTimes
 from .base import Loss
@@ -47,8 +46,7 @@ def default_loss(field: Field, /) -> Loss:
         >>> [type(part).__name__ for part in (loss, loss.times, loss.weight)]
         ['DataLoss', 'EDMTimes', 'EDMWeight']
     """
-    if not isinstance(field, Field):
-        raise TypeError(f"there are losses for a Field, got {shown(field)}")
+    check_field(field, "default_loss is that of")
     unknown = [output for output in field.outputs if output not in _REGRESSIONS]
     if unknown:
         raise TypeError(
