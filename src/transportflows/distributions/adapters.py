@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,8 +85,11 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
     """
     if isinstance(law, Distribution):
         return law
-    if isinstance(law, Tensor):
-        raise TypeError("a tensor is not a law; write Empirical(data) for the law of its rows")
+    if isinstance(law, (Tensor, np.ndarray, list, tuple)):
+        raise TypeError(
+            f"a {type(law).__name__} is not a law; write torch.as_tensor(x) for states, or"
+            " Empirical(data) for the law of its rows"
+        )
     if isinstance(law, type):
         name = law.__name__
         raise TypeError(f"a law is an object, got the class {name}; write {name}(...)")

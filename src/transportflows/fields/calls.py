@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .._core.checks import shown
 from .._core.tensor import own_dtype
+from .._core.untouched import WRITES
 from ..process import Process
 from ..transforms import Standardize
 
@@ -131,7 +132,7 @@ def called(
             raise
         raise problem from error
     if versions is not None and (t._version, x._version) != versions:
-        raise ValueError(_WRITES.format(_name(net)))
+        raise ValueError(WRITES.format(f"the network {_name(net)}"))
     if x.dtype != states.dtype:
         prediction = restored(prediction, states.dtype)
     return (accepted if accept is None else accept)(prediction, field, net, states)
@@ -140,10 +141,13 @@ def called(
 def rounded(
     net: Network, t: Tensor, x: Tensor, cond: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor, Mapping[str, Any]]:
-    """Time, states, and conditions of the states' dtype, in the dtype of a network."""
+    """Time, states, and conditions of the states' dtype, in the dtype of a network.
+
+    Times may come in float64, for what is computed of them beside the network.
+    """
     own, kind = own_dtype(net), x.dtype
     if own is None or own == kind or torch.is_autocast_enabled(x.device.type):
-        return t, x, cond
+        return t if t.dtype == kind else t.to(kind), x, cond
     given = {
         name: c.to(own) if isinstance(c, Tensor) and c.dtype == kind else c
         for name, c in cond.items()
@@ -156,12 +160,6 @@ def restored(prediction: Any, kind: torch.dtype) -> Any:
     if isinstance(prediction, (tuple, list)):
         return tuple(restored(p, kind) for p in prediction)
     return prediction.to(kind) if isinstance(prediction, Tensor) else prediction
-
-
-_WRITES = (
-    "the network {} writes into its arguments, which the solve or the loss goes on to use; write"
-    " t = t * 1000 for t *= 1000, and no inplace=True on x"
-)
 
 
 def _explained(
@@ -178,7 +176,7 @@ def _explained(
                 f" field.to(dtype={x.dtype}, device={str(x.device)!r})"
             )
         if "single memory location" in text:
-            return ValueError(_WRITES.format(name))
+            return ValueError(WRITES.format(f"the network {name}"))
         for key, value in cond.items():
             if isinstance(value, Tensor) and _unlike(value, x):
                 return ValueError(
@@ -186,6 +184,13 @@ def _explained(
                     f" {value.dtype} on {value.device} where the states are {x.dtype} on"
                     f" {x.device}; write {key}.to(x)"
                 )
+    wrong = isinstance(error, TypeError) and "positional argument" in text and not cond
+    if wrong and not _takes_swapped(net, t, x, cond):
+        return TypeError(
+            f"the network {name} cannot be called as net(t, x) ({_short(text)}); networks take a"
+            " time (B,) and states (B, *), and conditions by name: give it a forward(t, x), or, if"
+            " it takes a condition, give cond="
+        )
     if isinstance(error, TypeError) and "keyword" in text:
         given = f"the conditions {', '.join(map(repr, cond))}" if cond else "no conditions"
         return TypeError(

@@ -48,7 +48,7 @@ class LogProbScore:
 
 
 @checked
-def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
+def score_of(log_prob: Callable[..., Tensor] | Any) -> LogProbScore:
     """Return the score ``x -> ∇ log p(x)`` of a log-density, by autograd.
 
     Args:
@@ -60,6 +60,10 @@ def score_of(log_prob: Callable[..., Tensor]) -> LogProbScore:
         >>> score(torch.tensor([[4.0, -8.0]]))
         tensor([[-1.,  2.]])
     """
+    if hasattr(log_prob, "log_prob"):
+        raise TypeError(
+            f"log_prob is a function, got a {type(log_prob).__name__}; write score_of(law.log_prob)"
+        )
     if not callable(log_prob):
         raise TypeError(f"log_prob must be a callable log_prob(x), got {type(log_prob).__name__}")
     return LogProbScore(log_prob)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -78,6 +78,7 @@ def loss_by_time(
     data: Tensor,
     *,
     times: int | Sequence[float] = 20,
+    cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> LossByTime:
     """Return a regression loss at given times, on all data at each.
@@ -89,21 +90,27 @@ def loss_by_time(
         loss: such as ``VelocityLoss()``; its own sampler of times is not used.
         data: ``(N, *)``, in their own units: a transform of the field is applied.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
+        cond: conditions for the network; tensors have N rows.
         generator: source of the path samples.
 
     Raises:
         TypeError: if the loss is not a regression.
-        ValueError: if the data are not finite.
+        ValueError: if the data are not finite, or conditions are not those of the training.
     """
     if not isinstance(loss, Regression):
         raise TypeError(f"loss must be a regression, got {type(loss).__name__}")
     check_finite_rows(data, "data")
     data = data if field.transform is None else field.transform(data)
+    given = field.check_conditions(cond, len(data), device=data.device)
     nodes, key = _midpoints(times), draw_key(generator)
     means, errors = [], []
     for t in nodes.tolist():
         drawn = field.process.sample(
-            data, t=t, antithetic=loss.antithetic, generator=stream(key, device=data.device)
+            data,
+            t=t,
+            antithetic=loss.antithetic,
+            cond=given,
+            generator=stream(key, device=data.device),
         )
         value = wide(loss.evaluate(field, drawn))
         means.append(value.mean())

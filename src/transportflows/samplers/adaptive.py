@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.autodiff import ordinary
 from .._core.precision import as_wide, widest_dtype
+from .._core.untouched import out_of_inference_mode
 from ..fields.base import Field
 from ..solve.rows import Chunks
 from ..solve.solution import NonFiniteStateError, Solution
@@ -141,6 +143,7 @@ def _stuck(error: AssertionError, budget: Budget) -> Exception:
     )
 
 
+@out_of_inference_mode()
 def solve_adaptively(
     field: Field,
     x: Tensor,
@@ -174,6 +177,7 @@ def solve_adaptively(
         TooManyEvaluationsError: if it is not done by then; it carries where it had come to.
     """
     check_tolerances(rtol, atol)
+    x = ordinary(x)
     start, stop = ends.tolist()
     saved = as_wide(() if save_at is None else save_at)
     wanted: list[float] = saved.reshape(-1).tolist()

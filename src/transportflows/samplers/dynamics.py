@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._core.precision import table_device
 from .._core.signatures import checked
+from .._core.untouched import untouched
 from ..combination import Combination
 from ..fields.base import Field
 from ..fields.calls import restored, rounded
@@ -120,7 +121,7 @@ class _FunctionDrift(Drift):
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
         t, given, cond = rounded(self.function, self.times[step, node], x, rows.cond)
-        slope = restored(self.function(t, given, **cond), x.dtype)
+        slope = restored(untouched(self.function, t, given, **cond), x.dtype)
         if not isinstance(slope, Tensor) or slope.shape != x.shape or slope.dtype != x.dtype:
             got = tuple(slope.shape) if isinstance(slope, Tensor) else type(slope).__name__
             raise ValueError(

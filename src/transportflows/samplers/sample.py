@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -138,7 +139,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
-    _check_first(n, t)
+    _check_first(n, t, start)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon)
@@ -175,10 +176,12 @@ def sample(
     return check_finite(_in_data_units(solution, field), event_dims)
 
 
-def _check_first(n: Any, t: Any) -> None:
+def _check_first(n: Any, t: Any, start: Any) -> None:
     """Refuse what others call by these names, with a cure of its own."""
     if isinstance(n, Tensor) and n.ndim > 0:
         raise ValueError("n is a number; to start from states of your own write start=x")
+    if isinstance(start, (np.ndarray, list, tuple)):
+        raise TypeError(f"start is a {type(start).__name__}; write start=torch.as_tensor(x)")
     if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {shown(t)}")
 

@@ -33,6 +33,7 @@ from .._core.built import Built
 from .._core.checks import per_time
 from .._core.reprs import call
 from .._core.signatures import checked
+from .._core.untouched import untouched
 from ..gaussian_part import GaussianPart, NoisePart
 
 __all__ = [
@@ -237,7 +238,7 @@ class _CallableEpsilon(EpsilonSchedule):
         self.function = function
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        value = per_time("epsilon(t)", self.function(t), t).to(t).expand(t.shape)
+        value = per_time("epsilon(t)", untouched(self.function, t), t).to(t).expand(t.shape)
         bad = ~(torch.isfinite(value) & (value >= 0))
         if bool(bad.any()):
             raise ValueError(
@@ -254,6 +255,8 @@ def as_epsilon(epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) ->
     """
     if isinstance(epsilon, EpsilonSchedule):
         return epsilon
+    if isinstance(epsilon, type):
+        raise TypeError(f"epsilon is the class {epsilon.__name__}; write {epsilon.__name__}()")
     if isinstance(epsilon, Real) or getattr(epsilon, "ndim", None) == 0:
         return ConstantEpsilon(float(epsilon))  # type: ignore[arg-type]
     if callable(epsilon):

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .._core.autodiff import ordinary
 from .._core.conditions import check_conditions
 from .._core.random import draw_key
 from .._core.signatures import check_call
 from .._core.tensor import widened
+from .._core.untouched import out_of_inference_mode
 from .hooks import Hook, Moment, SolveHook
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
@@ -30,6 +32,7 @@ from .stepper import Prepared, Stepper
 __all__ = ["march"]
 
 
+@out_of_inference_mode()
 def march(
     stepper: Stepper,
     x: Tensor,
@@ -74,7 +77,7 @@ def march(
     """
     check_call(march, locals())
     groups, steps = stepper.groups, _steps_of(times)
-    n, x = _check_rows(x, groups), widened(x)
+    n, x = _check_rows(x, groups), widened(ordinary(x))
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
     if prepared.noisy:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._core.conditions import NO_CONDITIONS, map_rows
 from .._core.signatures import checked
+from .._core.untouched import untouched
 
 __all__ = ["Chunks", "Rows", "default_chunk"]
 
@@ -104,8 +105,8 @@ class Chunks:
     def map(self, function: Callable[..., Any], x: Tensor) -> Any:
         """``function(x, **cond)`` of all rows: a tensor, or a tuple of them."""
         if len(self.parts) == 1:
-            return function(x, **self.parts[0][1].cond)
-        found = [function(x[pick], **rows.cond) for pick, rows in self.parts]
+            return untouched(function, x, **self.parts[0][1].cond)
+        found = [untouched(function, x[pick], **rows.cond) for pick, rows in self.parts]
         if isinstance(found[0], Tensor):
             return torch.cat(found)[: len(x)]
         return tuple(torch.cat(column)[: len(x)] for column in zip(*found, strict=True))
