@@ -1,5 +1,7 @@
-"""Default networks ``net(t, x, **cond)``, and an adapter for ``net(x, t)``."""
+"""Networks ``net(t, x, **cond)``, and adapters for those that are called otherwise."""
 
+from .conditioned import ConditionedNetwork
 from .mlp import MLP, from_xt
+from .unet import UNet
 
-__all__ = ["MLP", "from_xt"]
+__all__ = ["MLP", "ConditionedNetwork", "UNet", "from_xt"]
