@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -18,7 +18,7 @@ from .conditioned import sizes_by_name
 from .embedding import LabelTable, VectorEmbedding, draw_weights
 from .layers import zeroed
 
-__all__ = ["MLP", "from_xt"]
+__all__ = ["MLP"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -192,26 +192,3 @@ class _Residual(nn.Module):
         """Of the shape of h."""
         changed: Tensor = self.second(self.activation(self.first(self.norm(h))))
         return h + changed
-
-
-@checked
-class _FromXT(nn.Module):
-    def __init__(self, net: Callable[..., Any]) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
-        """The network, its arguments in the other order."""
-        return self.net(x, t.expand(x.shape[0]), **cond)
-
-
-@checked
-def from_xt(net: Callable[..., Any]) -> nn.Module:
-    """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
-
-    Raises:
-        TypeError: if it cannot be called.
-    """
-    if not callable(net):
-        raise TypeError(f"net must be a callable net(x, t, **cond), got {type(net).__name__}")
-    return _FromXT(net)
