@@ -260,7 +260,7 @@ def spaced(timesteps):
     return scheduler(set_timesteps=lambda n: None, timesteps=torch.tensor(timesteps))
 
 
-# ------------------------------------------------------------------------ torchcfm, SiT, EDM, (x, t)
+# ----------------------------------------------------------------------- torchcfm, SiT, EDM, (x, t)
 
 FLOW = tpf.Process(tpf.Linear(), base=tpf.Gaussian(SHAPE))
 

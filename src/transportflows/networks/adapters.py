@@ -19,7 +19,7 @@ function                               called as                                
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .._core.checks import choice, positive_number
 from .._core.precision import widest
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields import DataPredictor, Field, NoisePredictor, Score, Velocity
 from ..process import Process
@@ -216,10 +216,9 @@ def from_edm(
 
 def first_half(prediction: Any, x: Tensor) -> Any:
     """A prediction without the variances that follow it, where it has twice the channels of x."""
-    if isinstance(prediction, Tensor) and prediction.ndim == x.ndim:
-        if prediction.shape[1] == 2 * x.shape[1]:
-            return prediction[:, : x.shape[1]]
-    return prediction
+    alike = isinstance(prediction, Tensor) and prediction.ndim == x.ndim
+    twice = alike and prediction.shape[1] == 2 * x.shape[1]
+    return prediction[:, : x.shape[1]] if twice else prediction
 
 
 def _required(net: Any) -> list[str]:

@@ -3,8 +3,9 @@ r"""Models of diffusers as fields, with the tables of their schedulers.
 A scheduler says what its model was trained on, and three sorts of them are told apart by what they
 have:
 
-- ``alphas_cumprod``, ᾱ of timesteps i = 0 .. T - 1: the chain :class:`~transportflows.sdes.DDPMChain`
-  with ᾱ_{i+1} at its level k = i + 1, so that ``i = (1 - t) T - 1``. Its model predicts the noise
+- ``alphas_cumprod``, ᾱ of timesteps i = 0 .. T - 1: the chain
+  :class:`~transportflows.sdes.DDPMChain` with ᾱ_{i+1} at its level k = i + 1, so that
+  ``i = (1 - t) T - 1``. Its model predicts the noise
   (``"epsilon"``), the data (``"sample"``), or ``v = √ᾱ η̂ - √(1-ᾱ) d`` (``"v_prediction"``), of
   which the data are ``d = √ᾱ x - √(1-ᾱ) v``;
 - ``sigma_data``: an :class:`~transportflows.EDM` field, whose model is told ¼ log σ;
@@ -88,7 +89,9 @@ class _Diffusers(Foreign):
 
 @checked
 def from_diffusers(net: Callable[..., Any], scheduler: Any) -> Field:
-    """A field of a model of diffusers and its scheduler: ``UNet2DModel``, ``DiTTransformer2DModel``.
+    """A field of a model of diffusers and its scheduler.
+
+    ``UNet2DModel``, ``DiTTransformer2DModel`` and others that are called alike.
 
     Labels are given as ``cond={"label": labels}``; for a DiT -1, or none, is the class that it was
     trained with for no class. Other conditions go to the model by name.
@@ -143,8 +146,8 @@ def from_diffusers(net: Callable[..., Any], scheduler: Any) -> Field:
         base = Process(Linear(), base=Gaussian(shape))
         return Velocity(_Diffusers(net, levels, sign=-1), base)
     raise TypeError(
-        f"a {type(scheduler).__name__} has none of alphas_cumprod, sigma_data and shift, so what its"
-        " model was trained on is not known; write NoisePredictor(tpf.networks.from_xt(net),"
+        f"a {type(scheduler).__name__} has none of alphas_cumprod, sigma_data and shift, so what"
+        " its model was trained on is not known; write NoisePredictor(tpf.networks.from_xt(net),"
         " process) with a process of your own"
     )
 
@@ -206,8 +209,8 @@ def _chain(scheduler: Any) -> DDPMChain:
     bars = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
     if not float(bars[-1]) > 0:
         raise ValueError(
-            "the scheduler's last ᾱ is 0 (rescale_betas_zero_snr): at that level nothing of the data"
-            " is left, and a noise prediction tells nothing; make it with"
+            "the scheduler's last ᾱ is 0 (rescale_betas_zero_snr): at that level nothing of the"
+            " data is left, and a noise prediction tells nothing; make it with"
             " rescale_betas_zero_snr=False"
         )
     return DDPMChain(1 - bars / torch.cat([bars.new_ones(1), bars[:-1]]))
