@@ -30,7 +30,18 @@ def mlp(size=(9, 7), **how):
     return N.MLP((2, *size), **(given | how), generator=gen())
 
 
-MADE = {"UNet": unet, "MLP": mlp}
+def dit(size=(8, 6), **how):
+    given = {"width": 16, "depth": 2, "attention_heads": 2, "labels": 3, "vectors": VECTORS}
+    return N.DiT((2, *size), **(given | {"images": IMAGES} | how), generator=gen())
+
+
+def sequence(**how):
+    given = {"width": 16, "depth": 2, "attention_heads": 2, "labels": 3, "vectors": VECTORS}
+    return N.SequenceDiT(2, **(given | how), generator=gen())
+
+
+MADE = {"UNet": unet, "MLP": mlp, "DiT": dit, "SequenceDiT": sequence}
+EVENTS = {"UNet": (2, 9, 7), "MLP": (2, 9, 7), "DiT": (2, 8, 6), "SequenceDiT": (5, 2)}
 
 
 def drawn(net, std=0.2):
@@ -40,9 +51,10 @@ def drawn(net, std=0.2):
     return net.double()
 
 
-def given(net, size=(9, 7), rows=4):
+def given(net, rows=4):
     """Times, states, and conditions of which some rows are none."""
-    shape = (2, *size)
+    shape = EVENTS[type(net).__name__]
+    size = shape[1:]
     x = torch.randn(rows, *shape, generator=gen(1), dtype=torch.float64)
     t = torch.rand(rows, generator=gen(2), dtype=torch.float64)
     place = torch.randn(rows, 2, generator=gen(3), dtype=torch.float64)
@@ -99,7 +111,8 @@ def test_forward_mode_agrees_with_reverse_mode_twice(net):
     """J v from torch.func.jvp, and from the gradient of ⟨J^T u, u'⟩, for channels-last too."""
     t, x, cond = given(net)
     dt, dx = torch.rand_like(t), torch.randn(x.shape, generator=gen(9), dtype=x.dtype)
-    for memory in (torch.contiguous_format, torch.channels_last):
+    images = x.ndim == 4
+    for memory in (torch.contiguous_format, *([torch.channels_last] if images else [])):
         at = x.contiguous(memory_format=memory)
         f = lambda t, x: net(t, x, **cond)  # noqa: E731
         value, change = torch.func.jvp(f, (t, at), (dt, dx))
@@ -139,7 +152,7 @@ def test_compiled_without_breaks_of_the_graph(net):
 @pytest.mark.parametrize("name", ["label", "place", "mask", "seen"])
 def test_none_in_a_row_is_none_at_all(net, name):
     if name not in net.nulls:
-        pytest.skip("the MLP takes no images")
+        pytest.skip("it takes no images")
     t, x, cond = given(net)
     if not cond[name].is_floating_point() and name != "label":
         cond[name] = cond[name].double()
@@ -202,6 +215,13 @@ def test_bad_conditions_are_refused(name, wrong, message):
         (lambda: unet(dropout=1.0), "dropout"),
         (lambda: unet(labels=0), "labels"),
         (lambda: N.UNet((2, 3)), "SequenceDiT"),
+        (lambda: N.DiT((2, 3)), "SequenceDiT"),
+        (lambda: dit((9, 6)), "patches of 2 x 2 do not fill images of 9 x 6"),
+        (lambda: dit(width=18, attention_heads=3), "divisible by 4"),
+        (lambda: dit(width=16, attention_heads=3), "attention_heads, got 16 and 3.*width=18"),
+        (lambda: sequence(order="bag"), "order"),
+        (lambda: sequence(vectors={"mask": 5}), "'mask' says"),
+        (lambda: sequence(depth=0), "depth"),
         (lambda: N.MLP(2, vectors={"t": 1}), "cannot be called 't'"),
     ],
 )
@@ -217,6 +237,73 @@ def test_images_of_other_shapes_are_refused():
         net(t, torch.zeros(4, 3, 9, 7).double())
     with pytest.raises(ValueError, match=r"'mask'.*\(4, 1, 9, 6\).*it is \(4, 1, 9, 7\)"):
         net(t, x, mask=cond["mask"][..., :6])
+
+
+# --------------------------------------------------------------------------------- sets, sequences
+
+
+def test_what_is_masked_is_not_seen_and_gives_zero():
+    for order in ("set", "sequence"):
+        net = drawn(sequence(order=order))
+        t, x, cond = given(net)
+        mask = torch.arange(5) < torch.tensor([5, 3, 1, 4])[:, None]
+        out = net(t, x, mask=mask, **cond)
+        other = torch.where(mask[..., None], x, torch.full_like(x, math.inf))
+        assert torch.equal(net(t, other, mask=mask.double(), **cond), out)
+        assert torch.equal(out[~mask], torch.zeros_like(out[~mask]))
+        for k, length in enumerate([5, 3, 1, 4]):
+            alone = net(t[k : k + 1], x[k : k + 1, :length], **rows_of(cond, k))
+            assert torch.allclose(alone[0], out[k, :length], atol=1e-12)
+        fused = drawn(sequence(order=order, fused=True))
+        assert torch.allclose(fused(t, x, mask=mask, **cond), out, atol=1e-12)
+        assert (out - net(t, x, **cond))[1].abs().max() > 1e-6
+        f = lambda x, net=net: net(t, x, mask=mask, **cond)  # noqa: E731
+        change = torch.func.jvp(f, (x,), (x,))[1]
+        step = (f(x * (1 + 1e-6)) - f(x * (1 - 1e-6))) / 2e-6
+        assert torch.allclose(change, step, atol=1e-7 * (1 + change.abs().max().item()))
+
+
+def test_a_set_has_no_order_and_a_sequence_has():
+    other = torch.randperm(5, generator=gen(5))
+    for order in ("set", "sequence"):
+        net = drawn(sequence(order=order))
+        t, x, cond = given(net)
+        moved, out = net(t, x[:, other], **cond), net(t, x, **cond)[:, other]
+        assert torch.allclose(moved, out, atol=1e-12) is (order == "set")
+
+
+def test_a_mask_of_another_length_is_refused():
+    net = sequence().double()
+    t, x, cond = given(net)
+    with pytest.raises(ValueError, match=r"mask is \(4, 5\)"):
+        net(t, x, mask=torch.ones(4, 6, dtype=torch.bool), **cond)
+    with pytest.raises(ValueError, match=r"rows \(B, N, 2\).*write SequenceDiT\(3\)"):
+        net(t, torch.zeros(4, 5, 3).double())
+
+
+def test_patches_come_back_where_they_were():
+    """With the blocks and places left out a DiT is one map of each patch."""
+    net = drawn(dit(labels=None, vectors=None, images=None, depth=1))
+    x = torch.randn(1, 2, 8, 6, generator=gen(), dtype=torch.float64)
+    near = x.clone()
+    near[..., 4:6, 2:4] += 1
+    for block in net.body.blocks:
+        block.proj.weight.data.zero_()  # no token sees another
+        block.proj.bias.data.zero_()
+    t = torch.tensor(0.5, dtype=torch.float64)
+    changed = (net(t, near) - net(t, x)).abs().amax((0, 1)) > 1e-9
+    expected = torch.zeros(8, 6, dtype=torch.bool)
+    expected[4:6, 2:4] = True
+    assert torch.equal(changed, expected)
+    with pytest.raises(ValueError, match="do not fill images of 7 x 6"):
+        net(t, x[..., :7, :])
+
+
+def test_a_dit_knows_where_a_patch_is():
+    net = drawn(dit(labels=None, vectors=None, images=None))
+    flat = torch.ones(1, 2, 8, 6, dtype=torch.float64)
+    out = net(torch.tensor(0.5, dtype=torch.float64), flat)[0, 0, ::2, ::2].flatten()
+    assert len(out.unique()) == 12
 
 
 # ------------------------------------------------------------------------------------------- sizes
@@ -265,7 +352,7 @@ def test_sizes_that_the_docstring_tells(how, low, high):
 @pytest.mark.parametrize("name", MADE)
 def test_files_give_the_same_network_back(name, tmp_path):
     net = drawn(MADE[name]())
-    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2, 9, 7)))
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian(EVENTS[name]))
     tpf.Velocity(net, process).save(tmp_path / "field.tpf")
     again = tpf.load_field(tmp_path / "field.tpf").net
     assert type(again) is type(net)
