@@ -257,7 +257,7 @@ def test_what_is_masked_is_not_seen_and_gives_zero():
         fused = drawn(sequence(order=order, fused=True))
         assert torch.allclose(fused(t, x, mask=mask, **cond), out, atol=1e-12)
         assert (out - net(t, x, **cond))[1].abs().max() > 1e-6
-        f = lambda x, net=net: net(t, x, mask=mask, **cond)  # noqa: E731
+        f = lambda x, net=net, t=t, given={"mask": mask, **cond}: net(t, x, **given)  # noqa: E731
         change = torch.func.jvp(f, (x,), (x,))[1]
         step = (f(x * (1 + 1e-6)) - f(x * (1 - 1e-6))) / 2e-6
         assert torch.allclose(change, step, atol=1e-7 * (1 + change.abs().max().item()))

@@ -106,7 +106,7 @@ class Images:
 
     @property
     def cond(self) -> dict[str, Tensor]:
-        """Conditions for ``fit``: ``{"label": labels}``, or nothing."""
+        """Conditions for ``fit``, the labels under ``"label"``, or nothing."""
         return {} if self.labels is None else {"label": self.labels}
 
     def floats(self, dtype: torch.dtype | None = None) -> Tensor:

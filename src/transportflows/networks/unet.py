@@ -89,7 +89,7 @@ class UNet(ConditionedNetwork):
     output is.
 
     Some sizes, for 3 channels without conditions: ``width=16, multipliers=(1, 2, 2), blocks=1`` has
-    0.3 M parameters, ``width=32, multipliers=(1, 2, 2)`` 1.6 M, ``width=64`` with the other
+    0.3 M parameters, ``width=32, multipliers=(1, 2, 2)`` 1.8 M, ``width=64`` with the other
     defaults 10 M, and ``width=128, multipliers=(1, 2, 2, 3)`` 54 M.
 
     Args:
