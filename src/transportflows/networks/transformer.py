@@ -12,7 +12,6 @@ on, and the last layer is zero, so that the first output is (Peebles & Xie 2023,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -26,65 +25,9 @@ from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import ConditionedNetwork
 from .embedding import draw_weights
-from .layers import attention, zeroed
+from .tokens import Body, places, waves
 
 __all__ = ["DiT", "SequenceDiT"]
-
-
-def _modulated(h: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    normal = nn.functional.layer_norm(h, h.shape[-1:], eps=1e-6)
-    return normal * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-
-
-class _Block(nn.Module):
-    """Attention and a network on each token, gated by e."""
-
-    def __init__(self, width: int, heads: int, ratio: int, fused: bool) -> None:
-        super().__init__()
-        self.heads, self.fused = heads, fused
-        self.modulation = nn.Linear(width, 6 * width)
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.first, self.second = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
-
-    def forward(self, h: Tensor, e: Tensor, mask: Tensor | None) -> Tensor:
-        s1, b1, g1, s2, b2, g2 = self.modulation(nn.functional.silu(e)).chunk(6, dim=-1)
-        rows, tokens, width = h.shape
-        split = (rows, tokens, 3, self.heads, width // self.heads)
-        q, k, v = self.qkv(_modulated(h, s1, b1)).reshape(split).permute(2, 0, 3, 1, 4).unbind(0)
-        seen = attention(q, k, v, mask, fused=self.fused).transpose(1, 2).reshape(h.shape)
-        h = h + g1.unsqueeze(1) * self.proj(seen)
-        inner = nn.functional.gelu(self.first(_modulated(h, s2, b2)), approximate="tanh")
-        changed: Tensor = self.second(inner)
-        return h + g2.unsqueeze(1) * changed
-
-
-class _Body(nn.Module):
-    """Blocks, and the last layer, from tokens ``(B, N, width)`` to ``(B, N, out)``."""
-
-    def __init__(
-        self, width: int, depth: int, heads: int, ratio: int, out: int, fused: bool
-    ) -> None:
-        super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"width must be divisible by attention_heads, got {width} and {heads}; write"
-                f" width={math.ceil(width / heads) * heads}"
-            )
-        self.blocks = nn.ModuleList([_Block(width, heads, ratio, fused) for _ in range(depth)])
-        self.modulation, self.exit = nn.Linear(width, 2 * width), nn.Linear(width, out)
-
-    def start_at_zero(self) -> None:
-        """Each block passes on what it is given, and the output is zero."""
-        for part in (*self.blocks, self):
-            zeroed(part.modulation)  # type: ignore[arg-type]
-        zeroed(self.exit)
-
-    def forward(self, h: Tensor, e: Tensor, mask: Tensor | None = None) -> Tensor:
-        for block in self.blocks:
-            h = block(h, e, mask)
-        scale, shift = self.modulation(nn.functional.silu(e)).chunk(2, dim=-1)
-        out: Tensor = self.exit(_modulated(h, scale, shift))
-        return out
 
 
 class _Transformer(ConditionedNetwork):
@@ -100,7 +43,7 @@ class _Transformer(ConditionedNetwork):
         with nullcontext() if generator is None else kept_generators(everywhere=False):
             self._build_embeddings(sizes.width)
             self.entry = nn.Linear(tokens, sizes.width)
-            self.body = _Body(
+            self.body = Body(
                 sizes.width, sizes.depth, sizes.attention_heads, sizes.ratio, out, self.fused
             )
         draw_weights(self, generator)
@@ -204,7 +147,7 @@ class DiT(_Transformer):
         down, across = x.shape[2] // p, x.shape[3] // p
         cut = self._with_images(x, cond).reshape(rows, -1, down, p, across, p)
         tokens = cut.permute(0, 2, 4, 1, 3, 5).reshape(rows, down * across, -1)
-        h = self.entry(tokens) + _places(down, across, self.entry.out_features, x)
+        h = self.entry(tokens) + places(down, across, self.entry.out_features, x)
         out = self.body(h, e).reshape(rows, down, across, -1, p, p)
         image: Tensor = out.permute(0, 3, 1, 4, 2, 5).reshape(rows, -1, *x.shape[2:])
         heads = image.shape[1] // self.shape[0]
@@ -303,8 +246,8 @@ class SequenceDiT(_Transformer):
         e = self._embedded(t, x, cond)
         h: Tensor = self.entry(x)
         if self.order == "sequence":
-            places = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
-            h = h + _waves(places, self.entry.out_features)
+            order = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
+            h = h + waves(order, self.entry.out_features)
         out: Tensor = self.body(h, e, None if mask is None else mask[:, None, None, :])
         if mask is not None:
             out = torch.where(mask.unsqueeze(-1), out, torch.zeros_like(out))
@@ -316,21 +259,3 @@ class SequenceDiT(_Transformer):
         given = {"features": self.features, "order": self.order, **self._conditions()}
         given.pop("images")
         return {**given, **self._sizes()}
-
-
-def _waves(place: Tensor, width: int) -> Tensor:
-    """Cosines and sines of places at wavelengths from 2π to 2π 10⁴, ``(N, width)``."""
-    k = torch.arange(width // 2, device=place.device, dtype=place.dtype)
-    phase = place.unsqueeze(-1) * torch.exp(-math.log(1e4) / (width // 2) * k)
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
-
-
-def _places(down: int, across: int, width: int, like: Tensor) -> Tensor:
-    """Of the row in one half and of the column in the other, ``(down * across, width)``."""
-    rows = _waves(torch.arange(down, device=like.device, dtype=like.dtype), width // 2)
-    columns = _waves(torch.arange(across, device=like.device, dtype=like.dtype), width // 2)
-    both = [
-        rows.unsqueeze(1).expand(-1, across, -1),
-        columns.unsqueeze(0).expand(down, -1, -1),
-    ]
-    return torch.cat(both, dim=-1).reshape(down * across, width)
