@@ -168,6 +168,17 @@ def test_none_in_a_row_is_none_at_all(net, name):
     assert torch.allclose(half[1:], net(t, x, **cond)[1:], atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["place", "seen"])
+def test_a_row_that_is_partly_nan_is_not_taken_for_none(net, name):
+    if name not in net.nulls:
+        pytest.skip("it takes no images")
+    t, x, cond = given(net)
+    cond[name][0].view(-1)[0] = math.nan
+    out = net(t, x, **cond)
+    assert out[0].isnan().any()
+    assert out[1:].isfinite().all()
+
+
 def test_an_image_of_zeros_is_not_none():
     net = drawn(unet())
     t, x, cond = given(net)

@@ -94,16 +94,16 @@ def image_folder(
             decoded = list(pool.map(read, files))
     else:
         decoded = [read(file) for file in files]
-    kept, skipped = _sorted_out(root, files, decoded, skip_broken)
-    names = [file.relative_to(root).as_posix() for file, _ in kept]
-    _check_alike([image for _, image in kept], names)
+    names, images, skipped = _sorted_out(root, files, decoded, skip_broken)
+    del decoded  # which holds them too
+    _check_alike(images, names)
     numbers, classes = None, ()
     if labels is not None and str(labels) == "folders":
         numbers, classes = labels_of_folders(names)
     elif labels is not None:
         numbers, classes = labels_of_table(Path(labels), column, names)
     return Images(
-        stacked([image for _, image in kept]),
+        stacked(images),
         numbers,
         classes=classes,
         files=tuple(names),
@@ -204,15 +204,16 @@ def _middle(image: Any, height: int, width: int) -> Any:
 
 def _sorted_out(
     root: Path, files: Sequence[Path], decoded: Iterable[Tensor | str], skip: bool
-) -> tuple[list[tuple[Path, Tensor]], list[str]]:
-    """The files with their images, and the broken ones with what is wrong with them."""
-    kept: list[tuple[Path, Tensor]] = []
-    broken = []
+) -> tuple[list[str], list[Tensor], list[str]]:
+    """Names of files, their images, and the broken ones with what is wrong with them."""
+    kept, images, broken = [], list[Tensor](), []
     for file, image in zip(files, decoded, strict=True):
+        name = file.relative_to(root).as_posix()
         if isinstance(image, Tensor):
-            kept.append((file, image))
+            kept.append(name)
+            images.append(image)
         else:
-            broken.append(f"{file.relative_to(root).as_posix()}: {image}")
+            broken.append(f"{name}: {image}")
     if broken and not skip:
         more = f"\n  and {len(broken) - 10} more" if len(broken) > 10 else ""
         raise ValueError(
@@ -221,7 +222,7 @@ def _sorted_out(
         )
     if not kept:
         raise ValueError(f"all {len(files)} files in {root} are broken, the first: {broken[0]}")
-    return kept, broken
+    return kept, images, broken
 
 
 def _check_alike(images: Sequence[Tensor], names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ they are 2/255 apart, the ``level_width`` of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -234,9 +234,13 @@ def _bytes(pixels: Tensor) -> Tensor:
     return pixels
 
 
-def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Images of one shape in one tensor, filled in place: no second copy of all is held."""
-    pixels = torch.empty((len(images), *images[0].shape), dtype=torch.uint8)
-    for k, image in enumerate(images):
-        pixels[k] = image
+def stacked(images: list[Tensor]) -> Tensor:
+    """Images of one shape in one tensor; the list is empty afterwards, each freed as it is copied.
+
+    So that not all of them are held twice.
+    """
+    count = len(images)
+    pixels = torch.empty((count, *images[0].shape), dtype=torch.uint8)
+    for k in reversed(range(count)):
+        pixels[k] = images.pop()
     return pixels

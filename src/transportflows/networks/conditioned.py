@@ -110,7 +110,7 @@ class ConditionedNetwork(nn.Module):
                     f" it, or write images={{{name!r}: channels}} with its number of channels"
                 )
             value = value.to(x.dtype)
-            none = value.isnan().flatten(1).any(1).view(-1, 1, 1, 1)
+            none = value.isnan().flatten(1).all(1).view(-1, 1, 1, 1)
             there = (~none).to(x.dtype).expand(-1, 1, *x.shape[2:])
             parts += [torch.where(none, torch.zeros_like(value), value), there]
         return torch.cat(parts, dim=1)

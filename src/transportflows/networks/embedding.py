@@ -94,7 +94,7 @@ class LabelTable(nn.Embedding):
 
 
 class VectorEmbedding(nn.Module):
-    """A linear map of a vector, ``(B, width)``; a row with NaN, or none at all, is a learned one.
+    """A linear map of a vector, ``(B, width)``; a row of NaN, or none at all, is a learned one.
 
     Args:
         size: numbers in a vector.
@@ -120,7 +120,7 @@ class VectorEmbedding(nn.Module):
                 f" {tuple(value.shape)}; write {whose}(..., vectors={{{name!r}:"
                 f" {value.shape[-1] if value.ndim else 1}}}), or other conditions"
             )
-        none = value.isnan().any(-1, keepdim=True)
+        none = value.isnan().all(-1, keepdim=True)
         known: Tensor = self.linear(torch.where(none, torch.zeros_like(value), value))
         return torch.where(none, self.null, known)
 
