@@ -97,7 +97,8 @@ def image_folder(
     names, images, skipped = _sorted_out(root, files, decoded, skip_broken)
     del decoded  # which holds them too
     _check_alike(images, names)
-    numbers, classes = None, ()
+    numbers: Tensor | None = None
+    classes: tuple[str, ...] = ()
     if labels is not None and str(labels) == "folders":
         numbers, classes = labels_of_folders(names)
     elif labels is not None:

@@ -35,8 +35,9 @@ class _Block(nn.Module):
         seen = attention(q, k, v, mask, fused=self.fused).transpose(1, 2).reshape(h.shape)
         h = h + g1.unsqueeze(1) * self.proj(seen)
         inner = nn.functional.gelu(self.first(_modulated(h, s2, b2)), approximate="tanh")
-        changed: Tensor = self.second(inner)
-        return h + g2.unsqueeze(1) * changed
+        changed: Tensor = g2.unsqueeze(1) * self.second(inner)
+        found: Tensor = h + changed
+        return found
 
 
 class Body(nn.Module):
@@ -57,7 +58,7 @@ class Body(nn.Module):
     def start_at_zero(self) -> None:
         """Each block passes on what it is given, and the output is zero."""
         for part in (*self.blocks, self):
-            zeroed(part.modulation)  # type: ignore[arg-type]
+            zeroed(part.modulation)
         zeroed(self.exit)
 
     def forward(self, h: Tensor, e: Tensor, mask: Tensor | None = None) -> Tensor:
