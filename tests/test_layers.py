@@ -33,7 +33,13 @@ HOUSE = """
 """A folder or file of the library imports from rows above its own, and from no other of its row."""
 ROW = {name: k for k, row in enumerate(HOUSE.strip().splitlines()) for name in row.split()}
 OUTSIDE = {"torch", "numpy", "scipy", "ot", "torchdiffeq", "tqdm"}
-LAZY = {"sklearn", "matplotlib", "safetensors"}  # in a function, with a message naming the extra
+LAZY = {
+    "sklearn",
+    "matplotlib",
+    "safetensors",
+    "PIL",
+    "mlxtend",
+}  # in a function, with a message naming the extra
 
 
 @pytest.fixture(scope="module")

@@ -83,6 +83,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "SlicedDistance": lambda: M.sliced_wasserstein2(X, Y, generator=seeded()),
     "TransportPlan": lambda: M.optimal_pairs(X, Y),
     "TwoSampleTest": lambda: M.energy.TwoSampleTest(1.0, 0.5),
+    "Images": lambda: tpf.datasets.Images(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), LABELS),
     "Digits": lambda: tpf.datasets.Digits(rows(1, 8, 8), LABELS),
     "Batch": lambda: tpf.Batch(X, Y, {"label": LABELS}),
     "LogLikelihood": lambda: tpf.log_likelihood(oracle(), X[:, :2], scheme="heun", steps=2),

@@ -33,7 +33,7 @@ ROOMS = {
     "combination": ["w_x x + w_m m + Σ w_k f_k"],
     "conversions": ["b, v, s, η̂, d, each from the others"],
     "couplings": ["the joint law of (x0, x1)"],
-    "datasets": ["planar laws, digits"],
+    "datasets": ["planar laws, digits,", "images of a folder"],
     "distributions": ["base and starting laws: sample, log ρ0"],
     "draws": ["batches; draws x_t with ẋ_t and ẑ"],
     "fields": [
@@ -46,7 +46,7 @@ ROOMS = {
     "likelihood": ["log ρ1 = log ρ0 − ∫ ∇ · b dt", "the bound of a chain, in nats and bits"],
     "losses": ["½ w |f̂ − T|², weights w(λ),", "score matching, the variational bound"],
     "metrics": ["W2, MMD², energy, KL, Fisher; tests,", "floors, error bars, diagnostics"],
-    "networks": ["net(t, x, **cond)"],
+    "networks": ["net(t, x, **cond): MLP, U-Net, DiT;", "those of other libraries as fields"],
     "noise_level": ["λ, σ, SNR at given times, for weights"],
     "oracles": ["b, s, d, log ρ_t of Gaussian mixtures", "and of data, exactly"],
     "particles": [
@@ -54,7 +54,7 @@ ROOMS = {
         "MMD flow, SVGD; generators of one call",
     ],
     "plans": ["min ⟨P, C⟩ and min ⟨P, C⟩ + ε KL,", "with certificates"],
-    "plots": ["pictures of samples"],
+    "plots": ["pictures of samples, strips of paths"],
     "process": ["interpolant + base + coupling: ρ_t"],
     "samplers": [
         "x + h b + |h| ε s + noise: Heun, RK4;",

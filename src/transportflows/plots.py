@@ -26,7 +26,7 @@ from .training import Callback, Run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SamplePictures", "picture"]
+__all__ = ["SamplePictures", "picture", "strips"]
 
 _INK = "#1f5fa8"
 _OWN = {"field", "n", "generator", "distributed"}  # what a callback gives to sample itself
@@ -96,6 +96,51 @@ def picture(
     return figure
 
 
+@checked
+def strips(
+    trajectory: Tensor, t: Tensor | None = None, *, title: str = "", limits: Any = None
+) -> Figure:
+    """A figure of images on their way: a row for each sample, a column for each time.
+
+    ``solution = sample(field, 6, save_at=8)``, ``strips(solution.trajectory, solution.saved_at)``.
+
+    Args:
+        trajectory: saved states, ``(T, n, H, W)``, ``(T, n, 1, H, W)`` or ``(T, n, 3, H, W)``.
+        t: their times, ``(T,)``, which are written above the columns.
+        title: above the picture.
+        limits: the values that are black and white, ``(low, high)``. By default those of 99 % of
+            the last states.
+
+    Raises:
+        ImportError: if Matplotlib is not there.
+        ValueError: if the states are no images, or there is another number of times.
+    """
+    figure_class = _figure_class()
+    shape = tuple(trajectory.shape)
+    grey = len(shape) == 4
+    if not (grey or (len(shape) == 5 and shape[2] in (1, 3))) or 0 in shape:
+        raise ValueError(
+            "trajectory is (T, n, H, W), (T, n, 1, H, W) or (T, n, 3, H, W), got"
+            f" {shape}; of several epsilon take one: trajectory[:, k]"
+        )
+    if t is not None and tuple(t.shape) != shape[:1]:
+        raise ValueError(f"t has a time for each of {shape[0]} states, got {tuple(t.shape)}")
+    x = trajectory.detach().float().cpu()
+    low, high = _range(x[-1]) if limits is None else _limits(limits)
+    x = (x.unsqueeze(2) if grey else x).transpose(0, 1)  # (n, T, C, H, W)
+    figure = _images(figure_class, x.flatten(0, 1), title, low, high, columns=shape[0])
+    if t is not None:
+        (axes,) = figure.axes
+        axes.set_axis_on()
+        axes.set_yticks([])
+        axes.xaxis.tick_top()
+        places = [(k + 0.5) * (shape[-1] + 1) for k in range(shape[0])]
+        axes.set_xticks(places, [f"{time:.2g}" for time in t.tolist()])
+        axes.tick_params(length=0)
+        axes.set_frame_on(False)
+    return figure
+
+
 def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
@@ -127,8 +172,10 @@ def _range(x: Tensor) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _images(figure_class: Any, x: Tensor, title: str, low: float, high: float) -> Figure:
-    columns = math.ceil(math.sqrt(len(x)))
+def _images(
+    figure_class: Any, x: Tensor, title: str, low: float, high: float, columns: int | None = None
+) -> Figure:
+    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
     rows = math.ceil(len(x) / columns)
     channels, height, width = x.shape[1:]
     sheet = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), float(low))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from .._core.checks import choice, event_shape, positive_integer
 from .._core.registry import register
 from .._core.shared import kept_generators
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
+from .conditioned import sizes_by_name
+from .embedding import LabelTable, VectorEmbedding, draw_weights
+from .layers import zeroed
 
-__all__ = ["MLP", "from_xt"]
+__all__ = ["MLP"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
@@ -31,7 +34,7 @@ class MLP(nn.Module):
     """A multilayer perceptron on flattened events, with Fourier features of time.
 
     The first layer adds a linear map of x, a linear map of ``(t, cos 2πkt, sin 2πkt)`` for k = 1
-    .. ``frequencies``, and an embedding of the label if there is one.
+    .. ``frequencies``, and embeddings of the label and of vectors where there are any.
 
     Args:
         shape: event shape, or its one dimension as an integer.
@@ -42,6 +45,10 @@ class MLP(nn.Module):
             (or no label at all) means "no class".
         heads: number of outputs of the shape of x; with 2 it gives a pair, for a FieldPair.
         activation: ``"silu"``, ``"relu"``, ``"gelu"`` or ``"tanh"``.
+        vectors: sizes of vector conditions, by name: ``{"angle": 2}`` for a keyword ``angle=`` with
+            numbers ``(B, 2)``. A row of NaN, or none at all, means "no vector".
+        residual: make the hidden layers residual blocks, ``h + W_2 a(W_1 norm(h))``, which go
+            deeper. W_2 and the last layer are zero at first, so that the first output is.
         generator: source of the initial weights; torch's default one if None.
 
     Example:
@@ -62,6 +69,8 @@ class MLP(nn.Module):
         labels: int | None = None,
         heads: int = 1,
         activation: str = "silu",
+        vectors: Mapping[str, int] | None = None,
+        residual: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -76,6 +85,10 @@ class MLP(nn.Module):
         choice("activation", activation, _ACTIVATIONS, {"swish": "'silu'"})
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation
+        self.vectors, self.residual = sizes_by_name("vectors", vectors), residual
+        self.nulls: dict[str, float] = dict.fromkeys(self.vectors, math.nan)
+        if labels is not None:
+            self.nulls["label"] = -1
         with nullcontext() if generator is None else kept_generators(everywhere=False):
             self._build()
         if generator is not None:
@@ -86,12 +99,21 @@ class MLP(nn.Module):
         d = self.shape.numel()
         self.embed_x = nn.Linear(d, width)
         self.embed_t = nn.Linear(1 + 2 * frequencies, width, bias=False)
-        self.embed_label = nn.Embedding(labels + 1, width) if labels else None
+        self.embed_label = LabelTable(labels, width) if labels else None
+        if self.vectors:
+            self.embed_vector = nn.ModuleDict(
+                {f"of_{name}": VectorEmbedding(size, width) for name, size in self.vectors.items()}
+            )
         layers: list[nn.Module] = []
         activation = _ACTIVATIONS[self.activation]
         for _ in range(self.depth - 1):
-            layers += [activation(), nn.Linear(width, width)]
+            if self.residual:
+                layers.append(_Residual(width, activation))
+            else:
+                layers += [activation(), nn.Linear(width, width)]
         layers += [activation(), nn.Linear(width, self.heads * d)]
+        if self.residual:
+            zeroed(layers[-1])
         self.body = nn.Sequential(*layers)
         omega = 2 * math.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
         self.register_buffer("omega", omega, persistent=False)
@@ -99,17 +121,16 @@ class MLP(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator) -> None:
         """Draw the weights anew, by torch's default laws, from ``generator``."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                for parameter in (module.weight, module.bias):
-                    if parameter is not None:
-                        nn.init.uniform_(parameter, -bound, bound, generator=generator)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, generator=generator)
+        draw_weights(self, generator)
+        for module in self.modules() if self.residual else ():
+            if isinstance(module, _Residual):
+                zeroed(module.second)
+        if self.residual:
+            zeroed(self.body[-1])
 
+    @as_is
     def forward(
-        self, t: Tensor, x: Tensor, *, label: Tensor | None = None
+        self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Tensor | None
     ) -> Tensor | tuple[Tensor, ...]:
         """Predictions of the shape of ``x`` ``(B, *)``; a tuple of them for several heads."""
         if x.shape[1:] != self.shape:
@@ -123,35 +144,24 @@ class MLP(nn.Module):
             torch.cat([t, torch.cos(phase), torch.sin(phase)], dim=-1)
         )
         if self.embed_label is not None:
-            if label is None:
-                h = h + self.embed_label.weight[-1]
-            else:
-                label = torch.as_tensor(label, device=x.device)
-                no_class = self.embed_label.num_embeddings - 1
-                # Out of range stays out of range, and is refused: max + 2 for the index of "none".
-                label = torch.where(label == no_class, no_class + 1, label)
-                try:
-                    h = h + self.embed_label(torch.where(label == -1, no_class, label))
-                except (IndexError, RuntimeError) as error:
-                    raise self._refused(label) from error
+            h = h + self.embed_label.look_up(label, x, "MLP")
         elif label is not None:
             raise ValueError("this MLP takes no label; write MLP(..., labels=number_of_classes)")
+        for name in cond:
+            if name not in self.vectors:
+                raise TypeError(
+                    f"got an unexpected keyword argument {name!r}; this MLP takes"
+                    f" {', '.join(map(repr, self.nulls)) or 'no conditions'}: write MLP(...,"
+                    f" vectors={{{name!r}: size}})"
+                )
+        for name in self.vectors:
+            part = self.embed_vector[f"of_{name}"]
+            assert isinstance(part, VectorEmbedding)
+            h = h + part.look_up(cond.get(name), x, "MLP", name)
         out: Tensor = self.body(h)
         if self.heads == 1:
             return out.view(x.shape)
         return out.view(x.shape[0], self.heads, *self.shape).unbind(1)
-
-    def _refused(self, label: Tensor) -> Exception:
-        """What is wrong with labels that could not be looked up."""
-        if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-            return TypeError(f"label holds integers, got {label.dtype}; write label.long()")
-        if label.ndim > 1:
-            return ValueError(f"label is (B,) or (), got shape {tuple(label.shape)}")
-        low, high = (int(end) for end in torch.aminmax(label))
-        return ValueError(
-            f"label holds {low if low < -1 else high}, and this MLP has the classes 0 to"
-            f" {(self.labels or 0) - 1} (and -1 for none); write MLP(..., labels={high + 1})"
-        )
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""
@@ -163,27 +173,22 @@ class MLP(nn.Module):
             "labels": self.labels,
             "heads": self.heads,
             "activation": self.activation,
+            **({"vectors": self.vectors} if self.vectors else {}),
+            **({"residual": True} if self.residual else {}),
         }
 
 
-@checked
-class _FromXT(nn.Module):
-    def __init__(self, net: Callable[..., Any]) -> None:
+class _Residual(nn.Module):
+    """``h + W_2 a(W_1 norm(h))``, with ``W_2 = 0`` at first."""
+
+    def __init__(self, width: int, activation: type[nn.Module]) -> None:
         super().__init__()
-        self.net = net
+        self.norm = nn.LayerNorm(width)
+        self.first, self.activation = nn.Linear(width, width), activation()
+        self.second = nn.Linear(width, width)
+        zeroed(self.second)
 
-    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
-        """The network, its arguments in the other order."""
-        return self.net(x, t.expand(x.shape[0]), **cond)
-
-
-@checked
-def from_xt(net: Callable[..., Any]) -> nn.Module:
-    """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
-
-    Raises:
-        TypeError: if it cannot be called.
-    """
-    if not callable(net):
-        raise TypeError(f"net must be a callable net(x, t, **cond), got {type(net).__name__}")
-    return _FromXT(net)
+    def forward(self, h: Tensor) -> Tensor:
+        """Of the shape of h."""
+        changed: Tensor = self.second(self.activation(self.first(self.norm(h))))
+        return h + changed

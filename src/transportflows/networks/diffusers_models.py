@@ -1,0 +1,233 @@
+r"""Models of diffusers as fields, with the tables of their schedulers.
+
+A scheduler says what its model was trained on, and three sorts of them are told apart by what they
+have:
+
+- ``alphas_cumprod``, ᾱ of timesteps i = 0 .. T - 1: the chain
+  :class:`~transportflows.sdes.DDPMChain` with ᾱ_{i+1} at its level k = i + 1, so that
+  ``i = (1 - t) T - 1``. Its model predicts the noise
+  (``"epsilon"``), the data (``"sample"``), or ``v = √ᾱ η̂ - √(1-ᾱ) d`` (``"v_prediction"``), of
+  which the data are ``d = √ᾱ x - √(1-ᾱ) v``;
+- ``sigma_data``: an :class:`~transportflows.EDM` field, whose model is told ¼ log σ;
+- ``shift``: flow matching, ``x_t = t x1 + (1-t) x0`` with timestep ``(1 - t) T``, whose model
+  predicts ``x0 - x1``, minus the velocity.
+
+Nothing of diffusers is imported: what a model and a scheduler are is read from their attributes.
+Clipping and thresholding are of a scheduler's steps, and no part of a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import positive_integer
+from .._core.precision import widest
+from .._core.signatures import checked
+from .._core.tensor import expand_time
+from ..distributions import Gaussian
+from ..fields import EDM, DataPredictor, Field, NoisePredictor, Velocity
+from ..interpolants import Linear
+from ..process import Process
+from ..sdes import VE, DDPMChain
+from .adapters import Foreign, first_half
+
+__all__ = ["diffusers_times", "from_diffusers"]
+
+_NEAR = 1e-3  # of a timestep: what rounding of (1 - t) T makes of an integer
+
+
+class _Diffusers(Foreign):
+    """``net(x, timestep, class_labels=...)`` with timesteps ``(1 - t) T - first``.
+
+    Args:
+        net: the model.
+        levels: T; None where it is given t itself, by :class:`EDM`.
+        first: 1 where timestep 0 is a level of noise, 0 where it is the data.
+        sign: of the prediction.
+        chain: gives the data of ``v``; None for other predictions.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Any],
+        levels: int | None,
+        *,
+        first: int = 0,
+        sign: int = 1,
+        chain: DDPMChain | None = None,
+    ) -> None:
+        super().__init__(net, _null(net))
+        self.levels, self.first, self.sign, self.chain = levels, first, sign, chain
+
+    def forward(self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Any) -> Any:
+        """The prediction, of the shape of x."""
+        t = t.expand(x.shape[0])
+        label = self.label(label, x)
+        if label is not None:
+            cond = {"class_labels": label, **cond}
+        found = self.net(x, self._timestep(t), return_dict=False, **cond)
+        found = first_half(found[0] if isinstance(found, tuple) else found, x)
+        if self.chain is not None:
+            tau = 1 - widest(t)
+            signal, noise = self.chain.a(tau), self.chain.sigma(tau)
+            return expand_time(signal, x).to(x) * x - expand_time(noise, x).to(x) * found
+        return found if self.sign == 1 else -found
+
+    def _timestep(self, t: Tensor) -> Tensor:
+        """Timesteps as they were in training: whole ones where t is that of a level."""
+        if self.levels is None:
+            return t
+        place = ((1 - t) * self.levels - self.first).clamp(min=0)
+        near = place.detach().round()
+        moved = torch.where((place.detach() - near).abs() < _NEAR, near - place.detach(), 0.0)
+        return place + moved
+
+
+@checked
+def from_diffusers(net: Callable[..., Any], scheduler: Any) -> Field:
+    """A field of a model of diffusers and its scheduler.
+
+    ``UNet2DModel``, ``DiTTransformer2DModel`` and others that are called alike.
+
+    Labels are given as ``cond={"label": labels}``; for a DiT -1, or none, is the class that it was
+    trained with for no class. Other conditions go to the model by name.
+
+    Args:
+        net: a model that is called ``net(sample, timestep, class_labels=..., return_dict=False)``.
+        scheduler: of any kind that has ``alphas_cumprod``, or of flow matching, or of EDM; of its
+            numbers only those are used with which the model was trained.
+
+    Raises:
+        TypeError: if net is no such model, or scheduler is the class of one, or of another library.
+        ValueError: for a table that ends without any signal, or a prediction that is not known.
+
+    Example:
+        >>> from types import SimpleNamespace as Made
+        >>> alphas = torch.linspace(0.999, 0.001, 100)
+        >>> made = Made(alphas_cumprod=alphas, config=Made(prediction_type="epsilon"))
+        >>> from_diffusers(lambda x, timestep, return_dict: (x,), made).outputs
+        ('noise',)
+    """
+    config = _config(scheduler)
+    shape = _shape(net)
+    prediction = str(config.get("prediction_type", "epsilon"))
+    if hasattr(scheduler, "alphas_cumprod"):
+        chain = _chain(scheduler)
+        process = Process(chain, shape=shape)
+        kinds: dict[str, type[Field]] = {
+            "epsilon": NoisePredictor,
+            "sample": DataPredictor,
+            "v_prediction": DataPredictor,
+        }
+        if prediction not in kinds:
+            raise ValueError(
+                f"the scheduler says that its model predicts {prediction!r}, and known are"
+                f" {', '.join(map(repr, kinds))}"
+            )
+        own = chain if prediction == "v_prediction" else None
+        return kinds[prediction](_Diffusers(net, chain.levels, first=1, chain=own), process)
+    if config.get("sigma_data") is not None:
+        process = Process(VE(float(config["sigma_min"]), float(config["sigma_max"])), shape=shape)
+        sign = -1 if prediction == "v_prediction" else 1
+        return EDM(
+            _Diffusers(net, None, sign=sign), process, sigma_data=float(config["sigma_data"])
+        )
+    if "shift" in config:
+        levels = int(config.get("num_train_timesteps", 1000))
+        if shape is None:
+            raise ValueError(
+                "the model does not tell its size, so its process is not known; give it a config"
+                " with in_channels and sample_size, or write Velocity(net, process)"
+            )
+        base = Process(Linear(), base=Gaussian(shape))
+        return Velocity(_Diffusers(net, levels, sign=-1), base)
+    raise TypeError(
+        f"a {type(scheduler).__name__} has none of alphas_cumprod, sigma_data and shift, so what"
+        " its model was trained on is not known; write NoisePredictor(tpf.networks.from_xt(net),"
+        " process) with a process of your own"
+    )
+
+
+@checked
+def diffusers_times(scheduler: Any, steps: int) -> Tensor:
+    """The times t of a scheduler's own timesteps: ``sample(field, start=z, t=times)``.
+
+    For the step of DDIM, whose timesteps are ``steps`` of equal length: ``timestep_spacing``
+    ``"leading"`` and ``"trailing"``. A ``"leading"`` grid does not begin at t = 0, but at the level
+    that the scheduler begins at.
+
+    Args:
+        scheduler: with ``alphas_cumprod`` and ``set_timesteps``, which is called.
+        steps: number of steps.
+
+    Returns:
+        ``(steps + 1,)``, float64, growing, the last of them 1, or one level before it where the
+        scheduler ends there (``set_alpha_to_one=False``).
+
+    Raises:
+        ValueError: for a spacing of unequal lengths, after which DDIM's own steps do not land on
+            its timesteps.
+    """
+    config = _config(scheduler)
+    positive_integer("steps", steps)
+    if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "set_timesteps"):
+        raise TypeError(
+            f"a {type(scheduler).__name__} has no alphas_cumprod or no set_timesteps; write"
+            " field.process.interpolant.times(steps)"
+        )
+    scheduler.set_timesteps(steps)
+    levels = len(scheduler.alphas_cumprod)
+    k = torch.as_tensor(scheduler.timesteps).cpu().double() + 1
+    if k.numel() != steps or bool((k[:-1] - k[1:] != levels // steps).any()):
+        raise ValueError(
+            f"{steps} steps with timestep_spacing={config.get('timestep_spacing')!r} are not of"
+            f" equal length; write 'leading' or 'trailing', and steps that divide {levels}"
+        )
+    final = getattr(scheduler, "final_alpha_cumprod", None)
+    last = 0.0 if final is None or float(final) == 1 else 1.0
+    return 1 - torch.cat([k, k.new_tensor([last])]) / levels
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    """What a scheduler was made with, by name."""
+    config = getattr(scheduler, "config", None)
+    if isinstance(scheduler, type) or config is None:
+        what = f"the class {scheduler.__name__}" if isinstance(scheduler, type) else "no scheduler"
+        raise TypeError(
+            f"scheduler must be a scheduler of diffusers, got {what}"
+            f" ({type(scheduler).__name__}); write DDIMScheduler(...), an object"
+        )
+    return dict(config) if hasattr(config, "keys") else dict(vars(config))
+
+
+def _chain(scheduler: Any) -> DDPMChain:
+    """The chain of ᾱ_1 .. ᾱ_T: ``β_k = 1 - ᾱ_k/ᾱ_{k-1}``, ᾱ_0 = 1."""
+    bars = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
+    if not float(bars[-1]) > 0:
+        raise ValueError(
+            "the scheduler's last ᾱ is 0 (rescale_betas_zero_snr): at that level nothing of the"
+            " data is left, and a noise prediction tells nothing; make it with"
+            " rescale_betas_zero_snr=False"
+        )
+    return DDPMChain(1 - bars / torch.cat([bars.new_ones(1), bars[:-1]]))
+
+
+def _shape(net: Any) -> tuple[int, ...] | None:
+    """The event shape that a model tells: ``(C, H, W)``."""
+    config = getattr(net, "config", None)
+    channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
+    if channels is None or size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    return (int(channels), *(int(side) for side in sides))
+
+
+def _null(net: Any) -> int | None:
+    """The class that a DiT keeps for none; a U-Net has no such class."""
+    config = getattr(net, "config", None)
+    classes = getattr(config, "num_embeds_ada_norm", None)
+    return None if classes is None else int(classes)
