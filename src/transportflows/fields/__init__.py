@@ -2,7 +2,7 @@
 
 from .._core.container import DamagedFileError
 from .._core.registry import register
-from .._core.trained import Condition
+from .._core.condition import Condition
 from .base import Field
 from .edm import EDM, EDMCoefficients
 from .files import load_field

@@ -70,6 +70,10 @@ class Directed:
         some = None if self.directions is None else self.directions[:, start:stop]
         return Directed(self.path.rows(start, stop), some)
 
+    def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Directed:
+        """The same with a function of its conditions."""
+        return Directed(self.path.with_cond(function), self.directions)
+
 
 @checked
 class FromSamples(Loss, ABC):

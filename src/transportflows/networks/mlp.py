@@ -81,6 +81,11 @@ class MLP(nn.Module):
         if generator is not None:
             self.reset_parameters(generator)
 
+    @property
+    def nulls(self) -> dict[str, int]:
+        """The value of a condition that stands for none: -1 for the label, if it takes one."""
+        return {} if self.embed_label is None else {"label": -1}
+
     def _build(self) -> None:
         width, frequencies, labels = self.width, self.frequencies, self.labels
         d = self.shape.numel()

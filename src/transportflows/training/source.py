@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._core.signatures import checked
-from .._core.trained import Condition
+from .._core.condition import Condition
 from ..draws import Batch
 
 __all__ = ["Source"]
