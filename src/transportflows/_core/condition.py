@@ -88,12 +88,7 @@ def from_storable(given: Any) -> dict[str, Condition] | None:
     if given is None:
         return None
     try:
-        found = {
-            name: _with_one_nan(
-                **{**it, "shape": None if it["shape"] is None else tuple(it["shape"])}
-            )
-            for name, it in given.items()
-        }
+        found = {name: _read(**it) for name, it in given.items()}
         right = all(
             type(name) is type(known.kind) is str
             and type(known.optional) is bool
@@ -111,6 +106,7 @@ def from_storable(given: Any) -> dict[str, Condition] | None:
     return found
 
 
-def _with_one_nan(null: Any = None, **rest: Any) -> Condition:
+def _read(shape: Any, null: Any = None, **rest: Any) -> Condition:
     """A condition whose NaN is the one object, so that equal ones are equal."""
-    return Condition(**rest, null=math.nan if isinstance(null, float) else null)
+    null = math.nan if isinstance(null, float) else null
+    return Condition(**rest, shape=None if shape is None else tuple(shape), null=null)

@@ -61,7 +61,7 @@ def check_null(name: Any, value: Any, who: str) -> Null:
             f"the network {who} says that {value!r} stands for no {name!r}; a null is an integer"
             " (for labels), or float('nan') (for numbers)"
         )
-    return math.nan if isinstance(value, float) else value  # type: ignore[no-any-return]
+    return math.nan if isinstance(value, float) else value
 
 
 def same_null(a: Null | None, b: Null | None) -> bool:

@@ -183,9 +183,8 @@ def _wrong_values(value: Tensor, known: Condition) -> str:
         rows = value.isnan().reshape(len(value), -1)
         if bool(rows.any()) and (null is None or bool((rows.any(1) & ~rows.all(1)).any())):
             return "NaN" if null is None else "NaN in parts of a row, which is no null"
-        if known.kind == "boolean" and not bool(
-            ((value == 0) | (value == 1) | rows.view_as(value)).all()
-        ):
+        whole = (value == 0) | (value == 1) | value.isnan()
+        if known.kind == "boolean" and not bool(whole.all()):
             return "numbers that are not 0 or 1"
     if known.low is None or known.high is None:
         return ""

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from .._core import container
 from .._core.checks import check_events, check_state, shown
+from .._core.condition import Condition, to_storable
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import wide, widest
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
-from .._core.condition import Condition, to_storable
 from .._core.trained import check_trained, filled
 from ..combination import Combination
 from ..conversions import conversion
@@ -305,7 +305,7 @@ class Field(Storable, nn.Module):
             "net": self.net,
             "process": self.process,
             "transform": self.transform,
-            "cond_transforms": given_transforms(self),
+            **given_transforms(self),
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core import container
+from .._core.condition import from_storable
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
 from .._core.shared import kept_generators
 from .._core.signatures import checked
-from .._core.condition import from_storable
 from ..process import Process
 from ..transforms import Standardize
 from .base import FILE_FORMAT, FILE_KIND, Field

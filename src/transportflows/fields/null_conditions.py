@@ -69,10 +69,10 @@ def as_cond_transforms(given: Mapping[str, Standardize] | None) -> ConditionTran
     return ConditionTransforms(given) if given else None
 
 
-def given_transforms(field: object) -> dict[str, Standardize] | None:
-    """The transforms of a field's conditions as its constructor takes them."""
+def given_transforms(field: object) -> dict[str, dict[str, Standardize]]:
+    """The transforms of a field's conditions as its constructor takes them, if it has any."""
     held: ConditionTransforms | None = getattr(field, "cond_transforms", None)
-    return None if held is None else held.given()
+    return {} if held is None else {"cond_transforms": held.given()}
 
 
 def null_conditions(

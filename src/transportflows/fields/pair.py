@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked
-from .._core.condition import Condition
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -122,7 +122,7 @@ class FieldPair(Field):
         shared = {
             "process": self.process,
             "transform": self.transform,
-            "cond_transforms": given_transforms(self),
+            **given_transforms(self),
         }
         if self._two_headed:
             return {"heads": self.heads, "outputs": list(self.outputs), **shared}
@@ -179,7 +179,7 @@ def _shared_units(
     name: str, part: Field, known: Mapping[str, Standardize] | None
 ) -> Mapping[str, Standardize] | None:
     """The transforms of conditions, those of a field included, if no two differ."""
-    own = given_transforms(part) or {}
+    own = given_transforms(part).get("cond_transforms", {})
     for key in own.keys() & (known or {}).keys():
         if own[key] is not (known or {})[key]:
             raise ValueError(

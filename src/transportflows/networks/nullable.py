@@ -75,8 +75,9 @@ class Nullable(nn.Module):
                     f" of a row for a learned one, or 'flag', got {shown(form)}"
                 )
             if form != "flag":
-                self.forms[name] = list(event_shape(name, form) if form else ())  # type: ignore[arg-type]
-                self.learned["of_" + name] = nn.Parameter(torch.zeros(self.forms[name]))
+                shape = list(event_shape(name, form) if form else ())
+                self.forms[name] = shape
+                self.learned["of_" + name] = nn.Parameter(torch.zeros(shape))
 
     @property
     def nulls(self) -> dict[str, int | float]:

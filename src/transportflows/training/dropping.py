@@ -132,8 +132,7 @@ class Dropping:
         )
         shares = [self.together] if self.together is not None else [self.each[k] for k in names]
         gone = {
-            name: chance[k % len(shares)] < shares[k % len(shares)]  # type: ignore[operator]
-            for k, name in enumerate(names)
+            name: chance[k % len(shares)] < shares[k % len(shares)] for k, name in enumerate(names)
         }
 
         def dropped(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def make_plan(
 def _dropping(given: Any, run: Run, source: Source) -> Dropping | None:
     """Which conditions are dropped; refused at once where the conditions are known."""
     dropping = as_dropping(given, run.field)
-    transforms = given_transforms(run.field) or {}
+    transforms = given_transforms(run.field).get("cond_transforms", {})
     known = [*(source.conditions or source.names)]
     read = bool(known) or not isinstance(source, FromItems) or isinstance(source, FromLaw)
     for name in transforms:

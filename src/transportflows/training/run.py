@@ -16,10 +16,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.shared import writing
 from .._core.signatures import as_is, checked
-from .._core.condition import Condition
 from .._core.trained import seen_together
 from ..fields.base import Field
 from ..losses import Loss
