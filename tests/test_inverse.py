@@ -143,16 +143,16 @@ class Physics:
     def __init__(self, wrong=False):
         self.wrong = wrong
 
-    def A(self, x):
+    def A(self, x):  # noqa: N802
         return x[..., ::2] * 2
 
-    def A_adjoint(self, y):
+    def A_adjoint(self, y):  # noqa: N802
         x = y.new_zeros(*y.shape[:-1], 4)
         x[..., ::2] = y * (1 if self.wrong else 2)
         return x
 
 
-def test_an_object_with_A_and_A_adjoint_is_taken_as_it_is():
+def test_an_object_with_an_operator_and_its_adjoint_is_taken():
     seen = LinearObservation(Physics(), torch.tensor([2.0, 4.0], dtype=D), 0.1, shape=(4,))
     same = LinearObservation(2 * torch.eye(4, dtype=D)[::2], torch.tensor([2.0, 4.0], dtype=D), 0.1)
     a, b = MIXTURE.posterior(seen), MIXTURE.posterior(same)
@@ -377,8 +377,8 @@ def test_what_cannot_be_guided_is_refused():
     turned = tpf.Process(tpf.EncoderDecoder(), base=tpf.Gaussian((DIM,)))
     with pytest.raises(ValueError, match="does not grow all the way"):
         PseudoInverse(tpf.Velocity(tpf.networks.MLP(DIM, 8, 1), turned), seen)
+    start = torch.zeros(3, DIM, dtype=D)
     with pytest.raises(ValueError, match="goes backward in time"):
-        start = torch.zeros(3, DIM, dtype=D)
         tpf.sample(exact, start=start, t=(1.0, 0.0), steps=2, hooks=[DPS(exact, seen)])
     with pytest.raises(ValueError, match="remembers"):
         tpf.sample(exact, 3, steps=3, scheme="dpm2m", hooks=[DPS(exact, seen)])

@@ -50,7 +50,8 @@ def posterior_components(
     if noise == 0 and float(rest.norm()) > 1e-5 * max(float(y.norm()), 1e-300):
         raise ValueError(
             "no x gives this y without noise: a part of it lies outside of what the operator"
-            f" reaches ({float(rest.norm()):.2g} of {float(y.norm()):.2g}); give noise > 0, or y = A x"
+            f" reaches ({float(rest.norm()):.2g} of {float(y.norm()):.2g}); give noise > 0, or a y"
+            " that is A x"
         )
     a, y = reached.mT @ a, reached.mT @ y  # (r, d), (r,)
     through = a @ covariances  # (K, r, d)

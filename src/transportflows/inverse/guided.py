@@ -157,7 +157,7 @@ class GuidedField(Field):
 
 @checked
 class LikelihoodGuidance(GuidedField):
-    r"""Guided by the likelihood at the data prediction: ``d' = d + w (σ̂²/β) ∇_x log p(y | d(t, x))``.
+    r"""Guided by the likelihood at the prediction: ``d' = d + w (σ̂²/β) ∇_x log p(y | d(t, x))``.
 
     It takes the law of x1 given x_t for a point, so that early times are too sure of y, the more
     so the less noise y has (the model that diffusion posterior sampling is named for; its own steps

@@ -83,7 +83,7 @@ class MLP(nn.Module):
 
     @property
     def nulls(self) -> dict[str, int]:
-        """The value of a condition that stands for none: -1 for the label, if it takes one."""
+        """The value that stands for no label, -1, if it takes one."""
         return {} if self.embed_label is None else {"label": -1}
 
     def _build(self) -> None:

@@ -89,21 +89,19 @@ class LinearObservation(Observation):
         shape: int | Sequence[int] | None = None,
     ) -> None:
         self.noise = number("noise", noise, "a standard deviation, 0 or positive", least=0)
-        self.operator = as_operator(
-            operator, None if shape is None else event_shape("shape", shape)
-        )
+        own = None if shape is None else event_shape("shape", shape)
+        self.operator = as_operator(operator, own)
         known = self.operator.shape
-        if shape is not None and known is not None and event_shape("shape", shape) != known:
+        if own is not None and known is not None and own != known:
             raise ValueError(
-                f"shape is {tuple(event_shape('shape', shape))}, and the operator takes events of"
-                f" shape {tuple(known)}"
+                f"shape is {tuple(own)}, and the operator takes events of shape {tuple(known)}"
             )
-        if known is None and shape is None:
+        if known is None and own is None:
             raise ValueError(
                 "the operator does not say which events it takes; write LinearObservation(operator,"
                 " y, noise, shape=(1, 28, 28))"
             )
-        self.shape = event_shape("shape", shape) if known is None else known  # type: ignore[arg-type]
+        self.shape = torch.Size(known or own or ())
         if not y.is_floating_point():
             raise TypeError(f"y must be of floating-point numbers, got {y.dtype}; write y.float()")
         with torch.no_grad():
