@@ -39,7 +39,7 @@ def test_what_differs_is_the_condition_alone():
 
 def test_sweeps_that_cannot_be():
     field, c = shifted(), {"c": torch.ones(5, 2)}
-    with pytest.raises(TypeError, match="a sequence of mappings"):
+    with pytest.raises(TypeError, match="conds must be a sequence"):
         tpf.samplers.sample_each(field, c, 5)
     with pytest.raises(ValueError, match="conds is empty"):
         tpf.samplers.sample_each(field, [], 5)

@@ -62,7 +62,7 @@ def condition_weight(
 
     Batches are paired as in training. The rows are put into cells of c, those nearest to some rows
     drawn at random, and the squares of the cells' means of x0 are averaged, each less the variance
-    of a mean: ``Σ_j (n_j/N) (|μ_j - μ|² - v_j/n_j)``, which has mean 0 where x0 does not depend on c.
+    of a mean: ``Σ_j (n_j/N) (|μ_j - μ|² - v_j/n_j)``, of mean 0 where x0 does not depend on c.
 
     Args:
         x1: data, ``(N, *)``, in the units of the process.

@@ -91,7 +91,8 @@ class _Drawn(SolveHook):
 class Replacement(_Drawn):
     """Puts what a mask sees back after each step: ``sample(field, n, hooks=[Replacement(...)])``.
 
-    A seen number with noise σ is put back while the path has more noise than it, ``σ̂ > β σ``.
+    A seen number with noise σ is put back while the path has more noise than it, ``σ̂ ≥ β σ``; from
+    then on nothing is repeated, which would forget it.
 
     Args:
         field: that is sampled, of a process with a Gaussian part.
@@ -139,16 +140,21 @@ class Replacement(_Drawn):
         self.y = self.y.expand(len(x), *y.shape[1:]).repeat(chunks.groups, *(1,) * (y.ndim - 1))
         noise = torch.full(seen.shape, seen.noise, dtype=x.dtype, device=x.device)
         self.noise_sq = (noise if transform is None else noise / transform.scale.to(x)).square()
-        self.most = self.repeats * (len(times) - 1)
+        # Where not all is put back any more, to go back would forget what was seen.
+        least = self.noise_sq[seen.operator.mask.to(x.device)].amax().item()  # type: ignore[attr-defined]
+        pairs = zip(self.scale_sq, self.beta, strict=True)
+        self.puts = [square >= beta**2 * least for square, beta in pairs]
+        self.most = self.repeats * sum(self.puts[1:])
         self.key = draw_key(self.generator)
 
     def __call__(self, moment: Moment, /) -> Tensor | None:
         step, x = moment.step, self._states(moment)
         x = self._put(step, x, 0)
-        for k in range(1, self.repeats + 1):
+        repeats = self.repeats if self.puts[step] else 0
+        for k in range(1, repeats + 1):
             x = self._again(step, x, k)
             x = self._put(step, x, k)
-        self.nfe += self.repeats
+        self.nfe += repeats
         return x.view(moment.x.shape)
 
     def _normal(self, x: Tensor, *path: int) -> Tensor:

@@ -55,11 +55,6 @@ def sample_each(
         >>> sample_each(field, classes, 5, steps=4).x.shape
         torch.Size([3, 5, 2])
     """
-    if isinstance(conds, Mapping) or not all(isinstance(cond, Mapping) for cond in conds):
-        raise TypeError(
-            "conds is a sequence of mappings, one for each solve; write [{'label': 0},"
-            " {'label': 1}], or sample(field, n, cond=...) for one"
-        )
     if not conds:
         raise ValueError("conds is empty; give at least one mapping")
     epsilon = how.get("epsilon", 0.0)
