@@ -421,6 +421,27 @@ def test_repainting_alone_leaves_the_law():
         assert abs(float(a.mean() - b.mean())) < 4.5 * float((2 * b.var() / n).sqrt()) + 0.02
 
 
+def test_a_repainted_step_keeps_the_law_exactly_where_the_prediction_is():
+    """Data in a point, of which d is exact: x_t is N(α m + β μ, σ̂²) before and after, correlated."""
+    law = tpf.distributions.GaussianMixture(torch.tensor([[1.5]], dtype=D), scale=1e-6)
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,), mean=0.7, scale=1.2))
+    seen = LinearObservation(Mask(torch.ones(1)), torch.zeros(1, dtype=D))
+    hook = Replacement(tpf.oracle(process, law), seen, generator=key())
+    n, times = 40_000, torch.linspace(0, 1, 5, dtype=D)
+    z = torch.randn(n, 1, generator=key(1), dtype=D)
+    for step in (1, 2, 3):
+        t = float(times[step])
+        mean, scale = (1 - t) * 0.7 + t * 1.5, (1 - t) * 1.2
+        x = mean + scale * z
+        hook.begin(times, x, tpf.solve.Chunks(x, 9_000))
+        new = (hook._again(step, x, 1) - mean) / scale
+        assert abs(float(new.mean())) < 4.5 / math.sqrt(n)
+        assert abs(float(new.var()) - 1) < 4.5 * math.sqrt(2 / n)
+        s = float(times[step - 1])
+        wanted = (s * scale / (t * (1 - s) * 1.2)) ** 2  # by the noise that was kept, twice
+        assert abs(float((new * z).mean()) - wanted) < 4.5 / math.sqrt(n)
+
+
 def test_nothing_is_repeated_where_what_was_seen_is_no_longer_put_back():
     """Else the last steps forget y: its misfit was 0.29 for a noise of 0.1."""
     seen = LinearObservation(MASK, SEEN, 0.3)

@@ -179,8 +179,8 @@ class Replacement(_Drawn):
         centred = ratio * (x - self.shifts[t]) + fresh**0.5 * self._normal(x, step, k, 1)
         d = self._over(partial(self._data, s), centred + self.shifts[s])
         part = self.scale_sq[t] / self.scale_sq[s]
-        mean = self.beta[t] * d + ratio * part * (centred - self.beta[s] * d)
-        return self.shifts[t] + mean + (part * fresh) ** 0.5 * self._normal(x, step, k, 2)
+        mean: Tensor = self.beta[t] * d + ratio * part * (centred - self.beta[s] * d)
+        return mean + self.shifts[t] + (part * fresh) ** 0.5 * self._normal(x, step, k, 2)
 
 
 @checked

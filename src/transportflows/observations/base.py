@@ -174,7 +174,8 @@ class LinearObservation(Observation):
             return own.apply(z * transform.scale.to(z))
 
         def adjoint(y: Tensor) -> Tensor:
-            return own.adjoint(y) * transform.scale.to(y)
+            back: Tensor = own.adjoint(y) * transform.scale.to(y)
+            return back
 
         mean = transform.mean.to(self.y).expand(self.shape)
         operator = Operator(forward, adjoint, self.shape)

@@ -158,7 +158,8 @@ class Blur(LinearOperator):
         response = torch.fft.rfftn(torch.roll(whole, middle, self.dims))
         response = response.conj() if back else response
         spectrum = torch.fft.rfftn(x, dim=self.dims) * response
-        return torch.fft.irfftn(spectrum, s=self.sizes, dim=self.dims)
+        blurred: Tensor = torch.fft.irfftn(spectrum, s=self.sizes, dim=self.dims)
+        return blurred
 
     def apply(self, x: Tensor) -> Tensor:
         return self._times(x, back=False)
@@ -199,7 +200,8 @@ class Downsample(LinearOperator):
         blocks = [part for size in self.fine for part in (size // self.factor, self.factor)]
         first = 1 + len(self.lead)
         inner = tuple(first + 2 * k + 1 for k in range(self.dims))
-        return x.reshape(len(x), *self.lead, *blocks).mean(inner)
+        coarse: Tensor = x.reshape(len(x), *self.lead, *blocks).mean(inner)
+        return coarse
 
     def adjoint(self, y: Tensor) -> Tensor:
         for dim in range(-self.dims, 0):
