@@ -200,8 +200,73 @@ class TestConditions:
             process.sample(normal(8), cond=cond)
 
 
+class TestConditionsOfNumbers:
+    """A term of the cost, for conditions of which no two rows agree."""
+
+    def test_the_plan_is_the_cheapest_of_both_terms(self) -> None:
+        """By all permutations, with the conditions that each x0 was lent drawn again."""
+        x0, x1, c = normal(6), normal(6, seed=1), normal(6, seed=2)[:, :1]
+        coupling = tpf.MinibatchOT(condition_weight=0.7)
+        found = coupling.pair(x0, x1, {"c": c}, generator=torch.Generator().manual_seed(5))[0]
+        lent = c[torch.randperm(6, generator=torch.Generator().manual_seed(5))]
+        cost, apart = torch.cdist(x0, x1).square(), torch.cdist(lent, c).square()
+        whole = cost + 0.7 * cost.median() / apart[apart > 0].median() * apart
+        best = min(
+            itertools.permutations(range(6)),
+            key=lambda order: float(sum(whole[i, j] for j, i in enumerate(order))),
+        )
+        assert torch.equal(found, x0[list(best)])
+
+    def test_a_large_weight_is_independent_and_none_ignores_the_condition(self) -> None:
+        x0, x1, c = normal(40), normal(40, seed=1), {"c": normal(40, seed=2)}
+        far = tpf.MinibatchOT(condition_weight=math.inf).pair(x0, x1, c)[0]
+        assert torch.equal(far, x0)
+        none = tpf.MinibatchOT(condition_weight=0.0).pair(x0, x1, c)[0]
+        assert torch.equal(none, paired(x0, x1))
+        lent = torch.randperm(40, generator=torch.Generator().manual_seed(5))
+        large = tpf.MinibatchOT(condition_weight=1e6)
+        found = large.pair(x0, x1, c, generator=torch.Generator().manual_seed(5))[0]
+        assert torch.equal(found, x0[lent.argsort()])  # each x0 goes to the c that it was lent
+
+    def test_labels_still_divide_the_rows(self) -> None:
+        label = torch.arange(24) % 2
+        cond = {"label": label, "c": normal(24, seed=2)}
+        x0, x1 = normal(24), normal(24, seed=1)
+        found = tpf.MinibatchOT(condition_weight=0.0).pair(x0, x1, cond)[0]
+        for k in range(2):
+            torch.testing.assert_close(found[label == k], paired(x0[label == k], x1[label == k]))
+
+    def test_the_bias_is_measured(self) -> None:
+        """With x1 = c on a line and no weight, x0 is the quantile of c: a bias of the whole sd."""
+        c = torch.randn(2_000, 1, generator=torch.Generator().manual_seed(0))
+        tried = tpf.couplings.condition_weight(
+            c, c, tpf.Gaussian((1,), mean=3.0, scale=2.0), weights=[0.0, 1e6], batch_size=100,
+            batches=20, generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+        assert tried.weights == (0.0, 1e6, math.inf)
+        assert 0.95 < tried.bias[0] < 1.02
+        # N rows in J cells: the estimate of the square has a spread of sqrt(2 J)/N = 4e-3.
+        assert max(tried.bias[1:]) < 4 * math.sqrt(math.sqrt(2 * 32) / 2_000)
+        assert tried.length[0] < 0.9
+        assert tried.length[2] == 1
+        assert tried.weight in tried.weights[1:]
+
+    def test_what_cannot_be_measured(self) -> None:
+        base, x = tpf.Gaussian((2,)), normal(40)
+        with pytest.raises(ValueError, match="40 rows of x1 and 30 of c"):
+            tpf.couplings.condition_weight(x, x[:30], base, batch_size=10)
+        with pytest.raises(ValueError, match="at least one batch"):
+            tpf.couplings.condition_weight(x, x, base, batch_size=100)
+        for weight in (-1.0, math.nan):
+            with pytest.raises(ValueError, match="condition_weight must be"):
+                tpf.MinibatchOT(condition_weight=weight)
+        with pytest.raises(ValueError, match="'c' holds NaN"):
+            tpf.MinibatchOT(condition_weight=1.0).pair(x, x, {"c": x * math.nan})
+
+
 def test_options_are_told_and_kept() -> None:
     for coupling in (
+        tpf.MinibatchOT(condition_weight=10.0),
         tpf.MinibatchOT(),
         tpf.MinibatchOT("sinkhorn"),
         tpf.MinibatchOT("sinkhorn", regularisation=0.1),

@@ -17,7 +17,7 @@ ROOT = Path(tpf.__file__).parent
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 HOUSE = """
     _core
-    transforms
+    transforms observations
     plans interpolants distributions combination
     couplings gaussian_part
     noise_level conversions draws
@@ -27,7 +27,7 @@ HOUSE = """
     oracles losses solve
     samplers
     training
-    langevin likelihood particles
+    langevin likelihood particles inverse
     metrics networks datasets plots testing
 """
 """A folder or file of the library imports from rows above its own, and from no other of its row."""

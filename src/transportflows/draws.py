@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -60,6 +60,10 @@ class Batch:
         x0 = None if self.x0 is None else self.x0[start:stop]
         cond = map_rows(self.cond, lambda value: value[start:stop])
         return Batch(self.x1[start:stop], x0, cond)
+
+    def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Batch:
+        """The same with a function of its conditions."""
+        return replace(self, cond=function(self.cond))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A function of each tensor: ``batch.map(lambda x: x.to("cuda"))``."""
@@ -124,6 +128,10 @@ class PathSample:
             self.antithetic,
             part(self.density),
         )
+
+    def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> PathSample:
+        """The same with a function of its conditions."""
+        return replace(self, cond=function(self.cond))
 
     @cached_property
     def mean_velocity(self) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
     "draw_probes",
     "jvp",
     "ordinary",
+    "pullback",
     "repeat_rows",
     "time_derivative",
     "tracked",
@@ -57,6 +58,23 @@ def jvp(f: Callable[[Tensor], Tensor], x: Tensor, tangent: Tensor) -> tuple[Tens
     with nullcontext() if torch.compiler.is_compiling() else _LEVEL:
         value, change = torch.func.jvp(f, (ordinary(x),), (ordinary(tangent),))  # type: ignore[misc]
     return value, change
+
+
+def pullback(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Return ``f(x)`` and a function of v, of the shape of f(x), that gives ``(∂f)ᵀ v``.
+
+    The graph is kept for as long as the function is, which may be called again. It can be
+    differentiated in turn, in forward mode too.
+
+    Args:
+        f: a function of one tensor.
+        x: where.
+    """
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            return pullback(f, x)
+    value, pull = torch.func.vjp(f, ordinary(x))  # type: ignore[misc]
+    return value, lambda v: pull(ordinary(v))[0]
 
 
 def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:

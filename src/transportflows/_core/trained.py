@@ -8,66 +8,16 @@ never saw, it gives what an untrained embedding makes of them. So training leave
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Condition",
-    "check_trained",
-    "from_storable",
-    "seen_in",
-    "seen_together",
-    "to_storable",
-]
+from .condition import Condition, kind_of_numbers
+from .nulls import is_null, null_rows
 
-
-@dataclass(frozen=True)
-class Condition:
-    """What a field was trained with under one name.
-
-    Attributes:
-        kind: of its numbers, ``"integer"``, ``"floating point"``, ``"boolean"`` or ``"complex"``;
-            of what is no tensor and no number the name of its type, such as ``"str"``.
-        shape: of one row; a place is None where lengths differed. None for what was one for all
-            rows, and passed whole.
-        low: the smallest of the integers; None where that is not known, or they are none.
-        high: the largest.
-        optional: whether the field was trained without it too, so that it may be left out.
-    """
-
-    kind: str
-    shape: tuple[int | None, ...] | None = None
-    low: int | None = None
-    high: int | None = None
-    optional: bool = False
-
-    def __str__(self) -> str:
-        words = {"integer": "integers", "boolean": "booleans"}.get(
-            self.kind, f"{self.kind} numbers"
-        )
-        if self.shape is None:
-            return f"one {self.kind} for all rows"
-        if self.low is not None:
-            words = f"{words} {self.low} to {self.high}"
-        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
-        return f"{words}, {'one' if not self.shape else f'({sizes})'} a row"
-
-
-def _kind(value: Any) -> str:
-    """What sort of numbers a value holds, or the name of its type."""
-    if isinstance(value, Tensor):
-        if value.dtype == torch.bool:
-            return "boolean"
-        if value.is_floating_point():
-            return "floating point"
-        return "complex" if value.is_complex() else "integer"
-    for kind, name in ((bool, "boolean"), (int, "integer"), (float, "floating point")):
-        if isinstance(value, kind):
-            return name
-    return type(value).__name__
+__all__ = ["check_trained", "filled", "seen_in", "seen_together"]
 
 
 def seen_in(cond: Mapping[str, Any], *, ranges: bool = True) -> dict[str, Condition]:
@@ -80,9 +30,9 @@ def seen_in(cond: Mapping[str, Any], *, ranges: bool = True) -> dict[str, Condit
     found = {}
     for name, value in cond.items():
         if not isinstance(value, Tensor) or value.ndim == 0:
-            found[name] = Condition(_kind(value))
+            found[name] = Condition(kind_of_numbers(value))
             continue
-        kind, low, high = _kind(value), None, None
+        kind, low, high = kind_of_numbers(value), None, None
         if kind == "integer" and ranges and value.numel() > 0:
             low, high = (int(end) for end in torch.aminmax(value))
         found[name] = Condition(kind, tuple(value.shape[1:]), low, high)
@@ -121,6 +71,9 @@ def seen_together(
             min(old.low, now.low) if ranged else None,  # type: ignore[type-var]
             max(old.high, now.high) if ranged else None,  # type: ignore[type-var]
             old.optional or now.optional,
+            old.null if now.null is None else now.null,
+            all(known.together for known in (old, now) if known.null is not None)
+            and (old.together or now.together),
         )
     return found
 
@@ -160,7 +113,7 @@ def check_trained(
 
     found = dict(cond)
     for name, known in trained.items():
-        if name not in found and not known.optional:
+        if name not in found and not known.optional and known.null is None:
             raise refused(f"the condition {name!r} is missing", _example(name, known, n))
     for name, value in found.items():
         if name not in trained:
@@ -169,7 +122,7 @@ def check_trained(
         rows = isinstance(value, Tensor) and value.ndim > 0
         if type(value) is int and known.kind == "floating point":
             value = float(value)
-        if (kind := _kind(value)) != known.kind:
+        if (kind := kind_of_numbers(value)) != known.kind and not _nullable_mask(kind, known):
             raise refused(f"the condition {name!r} is {kind}", _example(name, known, n))
         if not rows and known.shape == ():
             found[name] = value = torch.as_tensor(value, device=device).expand(n)
@@ -184,12 +137,75 @@ def check_trained(
         ):
             given = f"the condition {name!r} has shape {tuple(value.shape)}"
             raise refused(given, _example(name, known, n))
-        if ranges and known.low is not None and known.high is not None and value.numel() > 0:
-            low, high = (int(end) for end in torch.aminmax(value))
-            if low < known.low or high > known.high:
-                bad = low if low < known.low else high
-                raise refused(f"the condition {name!r} holds {bad}", "Give what it has seen")
+        if ranges and value.numel() > 0 and (wrong := _wrong_values(value, known)):
+            raise refused(f"the condition {name!r} holds {wrong}", "Give what it has seen")
+    if ranges and (apart := _dropped_apart(found, trained)):
+        raise refused(
+            f"{apart} are null in different rows",
+            "It saw all of them or none; to drop each by itself give fit(...,"
+            " drop_cond={'label': 0.1, ...}) the probability of each",
+        )
     return found
+
+
+def filled(
+    cond: Mapping[str, Any], trained: Mapping[str, Condition] | None, n: int, like: Tensor
+) -> dict[str, Any]:
+    """Conditions with a row for each: the null of what is left out, and one for all rows spread.
+
+    Args:
+        cond: by name.
+        trained: what the field was trained with; None if that is not known.
+        n: number of rows.
+        like: of the dtype and device of the field.
+    """
+    found = dict(cond)
+    for name, known in (trained or {}).items():
+        value = found.get(name)
+        if known.shape is None:
+            continue
+        if name not in found and known.null is not None and not known.optional:
+            found[name] = null_rows(n, known.shape, known.null, like)
+        elif known.shape and isinstance(value, Tensor) and 0 < value.ndim == len(known.shape):
+            found[name] = value.expand(n, *value.shape)
+    return found
+
+
+def _nullable_mask(kind: str, known: Condition) -> bool:
+    """Whether numbers may stand for booleans: where some are NaN, for none."""
+    return kind == "floating point" and known.kind == "boolean" and known.null is not None
+
+
+def _wrong_values(value: Tensor, known: Condition) -> str:
+    """What a condition holds that training has not seen, in words; nothing if there is none."""
+    null = known.null
+    if value.is_floating_point():
+        rows = value.isnan().reshape(len(value), -1)
+        if bool(rows.any()) and (null is None or bool((rows.any(1) & ~rows.all(1)).any())):
+            return "NaN" if null is None else "NaN in parts of a row, which is no null"
+        whole = (value == 0) | (value == 1) | value.isnan()
+        if known.kind == "boolean" and not bool(whole.all()):
+            return "numbers that are not 0 or 1"
+    if known.low is None or known.high is None:
+        return ""
+    value = value if null is None else value[~is_null(value, null)]
+    if value.numel() == 0:
+        return ""
+    low, high = (int(end) for end in torch.aminmax(value))
+    return str(low if low < known.low else high) if low < known.low or high > known.high else ""
+
+
+def _dropped_apart(cond: Mapping[str, Any], trained: Mapping[str, Condition]) -> str:
+    """The names of conditions that were dropped together, and are null in different rows here."""
+    rows = {
+        name: is_null(cond[name], known.null)
+        for name, known in trained.items()
+        if known.together and known.null is not None and isinstance(cond.get(name), Tensor)
+    }
+    first = next(iter(rows.values()), None)
+    if first is None or all(bool((other == first).all()) for other in rows.values()):
+        return ""
+    return f"the conditions {', '.join(map(repr, rows))}"
 
 
 def _example(name: str, known: Condition, n: int) -> str:
@@ -201,44 +217,3 @@ def _example(name: str, known: Condition, n: int) -> str:
         return f"Write cond={{{name!r}: values}} with a tensor ({n}, {sizes})"
     one = {"floating point": 0.5, "boolean": True}.get(known.kind, known.low or 0)
     return f"Write cond={{{name!r}: values}} with a tensor ({n},), or {{{name!r}: {one}}} for all"
-
-
-# ------------------------------------------------------------------------------------ in files
-
-
-def to_storable(trained: Mapping[str, Condition] | None) -> dict[str, Any] | None:
-    """As a file holds it: dicts of texts, numbers and lists."""
-    if trained is None:
-        return None
-    return {
-        name: {**asdict(known), "shape": None if known.shape is None else list(known.shape)}
-        for name, known in trained.items()
-    }
-
-
-def from_storable(given: Any) -> dict[str, Condition] | None:
-    """What a file holds.
-
-    Raises:
-        ValueError: if it is nothing of the kind.
-    """
-    if given is None:
-        return None
-    try:
-        found = {
-            name: Condition(**{**it, "shape": None if it["shape"] is None else tuple(it["shape"])})
-            for name, it in given.items()
-        }
-        right = all(
-            type(name) is type(known.kind) is str
-            and type(known.optional) is bool
-            and all(type(size) in (int, type(None)) for size in known.shape or ())
-            and type(known.low) is type(known.high)
-            and type(known.low) in (int, type(None))
-            for name, known in found.items()
-        )
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"what it says of conditions is of no use ({error!r})") from error
-    if not right:
-        raise ValueError("what it says of conditions is of no use")
-    return found

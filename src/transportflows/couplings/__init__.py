@@ -7,11 +7,14 @@ be converted into every other; a coupling that is not independent takes this awa
 """
 
 from .base import Coupling, Independent, Paired
+from .measured import ConditionWeight, condition_weight
 from .transport import MinibatchOT
 
 __all__ = [
+    "ConditionWeight",
     "Coupling",
     "Independent",
     "MinibatchOT",
     "Paired",
+    "condition_weight",
 ]

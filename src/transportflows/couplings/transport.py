@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.arguments import choice, positive_number
+from .._core.arguments import choice, number, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import wide
 from .._core.random import local
@@ -35,7 +35,13 @@ class MinibatchOT(Coupling):
     class, while sampling starts each class from the whole base: about half of the samples of two
     classes are then of the wrong one. So rows are planned with rows of the same labels only, which
     keeps ``p(x0 | label) = ρ0`` exactly; a label that a batch holds once keeps its x0. Labels are
-    tensors of integers or booleans; a condition of numbers has no rows in common and is refused.
+    tensors of integers or booleans. Of a condition of numbers no two rows need agree, so it is
+    refused, unless ``condition_weight`` says how to take it: each x0 is lent a condition c0, from a
+    random permutation of those of its rows, and the cost becomes ``|x0 - x1|² + λ |c0 - c1|²``, λ
+    the weight over the median squared distances of c and times those of x. With λ = ∞ every x0
+    keeps the c0 that it drew by chance, which is the independent coupling. With a finite one
+    ``E[x0 | c]`` is off: no λ is both unbiased and much straighter, so measure it, by
+    :func:`condition_weight`.
 
     Args:
         method: ``"exact"`` (the cheapest permutation, by sorting or scipy), or ``"sinkhorn"`` (the
@@ -44,6 +50,8 @@ class MinibatchOT(Coupling):
         regularisation: ε of the entropic plan, relative to the median of the costs that are not 0;
             0.05 where ``epsilon`` is not given either. The plan then does not hang on the units of
             the data, nor on an outlier.
+        condition_weight: λ for conditions of numbers; ``math.inf`` to pair independently of them;
+            None to refuse them.
         epsilon: ε itself, in squared units of x0 and x1 (standardised ones where a field has a
             transform), instead. The Schrödinger bridge between ρ0 and ρ1 of a Brownian motion of
             variance a at t = 1 has the plan of ``epsilon=2 * a`` and the path
@@ -67,6 +75,7 @@ class MinibatchOT(Coupling):
         *,
         regularisation: float | None = None,
         epsilon: float | None = None,
+        condition_weight: float | None = None,
     ) -> None:
         choice("method of MinibatchOT", method, ("exact", "sinkhorn"))
         given = {"regularisation": regularisation, "epsilon": epsilon}
@@ -82,7 +91,10 @@ class MinibatchOT(Coupling):
             )
         for name, value in given.items():
             positive_number(name, value)
-        self.method, self.epsilon = method, epsilon
+        if condition_weight is not None:
+            what = "a weight, 0 or positive; math.inf to pair independently"
+            number("condition_weight", condition_weight, what, least=0, finite=False)
+        self.method, self.epsilon, self.condition_weight = method, epsilon, condition_weight
         relative = method == "sinkhorn" and epsilon is None
         self.regularisation = _RELATIVE if relative and regularisation is None else regularisation
 
@@ -107,21 +119,62 @@ class MinibatchOT(Coupling):
         unit = 2.0 ** math.frexp(largest)[1]  # exact, and no square overflows or vanishes
         a, b = a / unit, b / unit
         order = torch.arange(len(a))
-        for rows in _of_one_label(cond, len(a)):
+        labels, numbers = self._split(cond)
+        if numbers and self.condition_weight == math.inf:
+            return x0, x1
+        for rows in _of_one_label(labels, len(a)):
             if len(rows) > 1:
                 at = rows.to(a.device)
-                order[rows] = rows[self._order(a[at], b[at], unit, generator)]
+                seen = [value[rows] for value in numbers]
+                order[rows] = rows[self._order(a[at], b[at], seen, unit, generator)]
         return x0[order.to(x0.device)], x1
 
+    def _split(self, cond: Mapping[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """Conditions that are labels, and those that are numbers, on the CPU."""
+        labels, numbers = [], []
+        for name, value in cond.items():
+            if not isinstance(value, Tensor) or value.ndim == 0:
+                continue  # the same for all rows
+            if not (value.is_floating_point() or value.is_complex()):
+                labels.append(value.detach().reshape(len(value), -1).long().cpu())
+            elif self.condition_weight is None or value.is_complex():
+                raise ValueError(
+                    f"minibatch OT plans within the rows of one label, and the condition {name!r}"
+                    f" is {value.dtype}, of which no two rows need agree: a plan across them would"
+                    " make the base depend on the condition, and sampling starts from the base."
+                    f" Give labels as integers ({name}.long()), use the independent coupling,"
+                    " coupling=None, or MinibatchOT(condition_weight=...), with a weight that"
+                    " tpf.couplings.condition_weight measured"
+                )
+            else:
+                flat = wide(value.detach().reshape(len(value), -1)).cpu()
+                if not bool(flat.isfinite().all()):
+                    raise ValueError(f"the condition {name!r} holds NaN or infinities")
+                numbers.append(flat)
+        return labels, numbers
+
     def _order(
-        self, a: Tensor, b: Tensor, unit: float, generator: torch.Generator | None
+        self,
+        a: Tensor,
+        b: Tensor,
+        seen: Sequence[Tensor],
+        unit: float,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """Which x0 goes to each x1, on the CPU; a and b are in units of ``unit``."""
-        if self.method == "exact" and a.shape[1] == 1:  # the plan on a line keeps the order
+        if self.method == "exact" and a.shape[1] == 1 and not seen:
+            # The plan on a line keeps the order.
             order = torch.empty(len(a), dtype=torch.int64, device=a.device)
             order[b[:, 0].argsort(stable=True)] = a[:, 0].argsort(stable=True)
             return order.cpu()
         cost = _squares(a, b).cpu()
+        if seen:
+            lent = torch.randperm(len(a), generator=local(generator, "cpu"))
+            size = float(cost.median())
+            for value in seen:
+                apart = _squares(value[lent], value)
+                middle = float(apart[apart > 0].median()) if bool((apart > 0).any()) else 1.0
+                cost += (self.condition_weight or 0.0) * (size / middle) * apart
         if self.method == "exact":
             cost -= cost.amin(1, keepdim=True)  # which changes no plan, and is exact to rounding
             cost -= cost.amin(0)
@@ -138,7 +191,11 @@ class MinibatchOT(Coupling):
         return best_permutation(log_plan(cost, epsilon) - uniform.log().neg().log())
 
     def __repr__(self) -> str:
-        options = {"regularisation": self.regularisation, "epsilon": self.epsilon}
+        options = {
+            "regularisation": self.regularisation,
+            "epsilon": self.epsilon,
+            "condition_weight": self.condition_weight,
+        }
         told = "".join(f", {name}={value}" for name, value in options.items() if value is not None)
         return f"{type(self).__name__}(method={self.method!r}{told})"
 
@@ -147,23 +204,12 @@ class MinibatchOT(Coupling):
             "method": self.method,
             "regularisation": self.regularisation,
             "epsilon": self.epsilon,
+            "condition_weight": self.condition_weight,
         }
 
 
-def _of_one_label(cond: Mapping[str, Any], n: int) -> list[Tensor]:
+def _of_one_label(labels: list[Tensor], n: int) -> list[Tensor]:
     """The rows of each label, or combination of labels, in their order; all rows without any."""
-    labels = []
-    for name, value in cond.items():
-        if not isinstance(value, Tensor) or value.ndim == 0:
-            continue  # the same for all rows
-        if value.is_floating_point() or value.is_complex():
-            raise ValueError(
-                f"minibatch OT plans within the rows of one label, and the condition {name!r} is"
-                f" {value.dtype}, of which no two rows need agree: a plan across them would make"
-                " the base depend on the condition, and sampling starts from the base. Give labels"
-                f" as integers ({name}.long()), or use the independent coupling, coupling=None"
-            )
-        labels.append(value.detach().reshape(n, -1).long().cpu())
     if not labels:
         return [torch.arange(n)]
     _, which, counts = torch.unique(

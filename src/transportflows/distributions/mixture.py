@@ -13,7 +13,9 @@ from .._core.precision import as_wide, wide
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
+from ..observations import LinearObservation
 from .base import _LOG_2PI, Distribution
+from .posterior import posterior_components
 
 __all__ = ["GaussianMixture"]
 
@@ -27,6 +29,8 @@ class GaussianMixture(Distribution):
         scale: standard deviation of the components: a number, or ``(K,)``.
         weights: ``(K,)``, non-negative, normalised here; equal by default.
         covariances: ``(K, d, d)`` for the flattened events, instead of ``scale``.
+        singular: let covariances be singular, as those of what was seen without noise are. Such a
+            law is sampled and has its oracle, and has no density.
     """
 
     means: Tensor
@@ -40,6 +44,7 @@ class GaussianMixture(Distribution):
         *,
         weights: Tensor | Sequence[float] | None = None,
         covariances: Tensor | None = None,
+        singular: bool = False,
     ) -> None:
         means = as_wide(means)
         check_finite_rows(means, "means")
@@ -56,7 +61,8 @@ class GaussianMixture(Distribution):
                 f"covariances are {tuple(covariances.shape)}; for {k} means of {d} numbers they"
                 f" must be ({k}, {d}, {d})"
             )
-        factors, failed = torch.linalg.cholesky_ex(covariances)
+        self.singular = singular
+        factors, failed = (_roots if singular else torch.linalg.cholesky_ex)(covariances)
         asymmetry = (covariances - covariances.mT).abs().max()
         if bool(failed.any()) or float(asymmetry) > 1e-8 * float(covariances.abs().max()):
             bad = failed.nonzero().flatten().tolist()
@@ -99,8 +105,50 @@ class GaussianMixture(Distribution):
                 x = torch.where(rows[:, None], means[k] + z @ factor.mT, x)
         return x.view(n, *self.shape)
 
+    def posterior(self, observation: LinearObservation) -> GaussianMixture:
+        """The law of x given ``y = A x + σ n``, exactly: a mixture again.
+
+        Without noise it is singular: it knows what was seen, and has no density.
+
+        Args:
+            observation: of one y, of events of this shape.
+
+        Raises:
+            ValueError: if it is of other events, has several y, or a y that no x gives.
+
+        Example:
+            >>> from transportflows.inverse import LinearObservation, Mask
+            >>> two = GaussianMixture(torch.tensor([[-2.0, 0.0], [2.0, 1.0]]), scale=0.5)
+            >>> seen = LinearObservation(Mask(torch.tensor([1, 0])), torch.tensor([2.0, 0.0]))
+            >>> two.posterior(seen).means[1].tolist()
+            [2.0, 1.0]
+        """
+        if observation.shape != self.shape:
+            raise ValueError(
+                f"the observation is of events of shape {tuple(observation.shape)}, and this"
+                f" mixture has {tuple(self.shape)}"
+            )
+        there = self.weights > 0
+        weights, means, covariances = posterior_components(
+            wide(self.weights[there]),
+            wide(self.means[there].flatten(1)),
+            wide(self.covariances[there]),
+            observation,
+        )
+        return GaussianMixture(
+            means.view(-1, *self.shape),
+            weights=weights,
+            covariances=covariances,
+            singular=self.singular or observation.noise == 0,
+        ).to(self.means.device)
+
     def log_prob(self, x: Tensor) -> Tensor:
         check_events(x, self.shape, "x", f"this {type(self).__name__}")
+        if self.singular:
+            raise ValueError(
+                "this mixture has singular covariances, so it has no density; for one give the"
+                " observation some noise"
+            )
         centred = x.flatten(1)[:, None] - self.means.flatten(1).to(x)  # (B, K, d)
         factors = self._factors.to(x)
         white = torch.linalg.solve_triangular(factors, centred.permute(1, 2, 0), upper=False)
@@ -117,4 +165,13 @@ class GaussianMixture(Distribution):
             "means": self.means,
             "covariances": self.covariances,
             "weights": self.weights,
+            **({"singular": True} if self.singular else {}),
         }
+
+
+def _roots(covariances: Tensor) -> tuple[Tensor, Tensor]:
+    """Roots L of ``S = L Lᵀ``, ``(K, d, d)``, of singular S too; and which are not even that."""
+    values, vectors = torch.linalg.eigh(covariances)
+    small = 1e-12 * values.abs().amax(1, keepdim=True)
+    root = torch.where(values > small, values, 0.0).sqrt()
+    return vectors * root[:, None], (values < -1e4 * small).any(1)

@@ -1,8 +1,8 @@
 """Fields: networks with a meaning, alone and in pairs; their files."""
 
+from .._core.condition import Condition
 from .._core.container import DamagedFileError
 from .._core.registry import register
-from .._core.trained import Condition
 from .base import Field
 from .edm import EDM, EDMCoefficients
 from .files import load_field

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from .._core import container
 from .._core.checks import check_events, check_state, shown
+from .._core.condition import Condition, to_storable
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import wide, widest
 from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
-from .._core.trained import Condition, check_trained, to_storable
+from .._core.trained import check_trained, filled
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution
@@ -35,6 +36,7 @@ from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
+from .null_conditions import as_cond_transforms, given_transforms, null_conditions
 from .units import check_units, outer_start
 
 __all__ = ["FILE_FORMAT", "FILE_KIND", "Field", "check_field"]
@@ -58,6 +60,8 @@ class Field(Storable, nn.Module):
             applies it to the data, ``sample`` undoes it. The process, its base and the methods here
             work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
             is in the data's.
+        cond_transforms: a standardising transform for each of some conditions, by name, which are
+            given in their own units in training and sampling alike: ``{"c": Standardize.fit(c)}``.
 
     Attributes:
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
@@ -71,7 +75,12 @@ class Field(Storable, nn.Module):
     conditions: Mapping[str, Condition] | None = None
 
     def __init__(
-        self, net: Network, process: Process, *, transform: Standardize | None = None
+        self,
+        net: Network,
+        process: Process,
+        *,
+        transform: Standardize | None = None,
+        cond_transforms: Mapping[str, Standardize] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(net, Field):
@@ -86,6 +95,7 @@ class Field(Storable, nn.Module):
         self.net = net
         self.process = process
         self.transform = transform
+        self.cond_transforms = as_cond_transforms(cond_transforms)
 
     # --------------------------------------------------------------------------- predictions
 
@@ -227,6 +237,8 @@ class Field(Storable, nn.Module):
             TypeError: if it is no mapping of names, or holds lists or arrays.
             ValueError: if there is one that has other rows, was not trained with, or is missing.
         """
+        if self.conditions and (cond is None or isinstance(cond, Mapping)):
+            cond = filled(cond or {}, self.conditions, n, self.reference())
         found = check_conditions(cond, n, rows=rows, device=device)
         whose = f"this {type(self).__name__}"
         start = {}
@@ -241,6 +253,27 @@ class Field(Storable, nn.Module):
         trained = self.conditions
         known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
         return {**known, **start}
+
+    def null_cond(self, n: int, like: Mapping[str, Any] = NO_CONDITIONS) -> dict[str, Any]:
+        """Conditions that say none, for n rows: for ``sample``, and for guidance without a class.
+
+        Args:
+            n: number of rows.
+            like: conditions of these rows. Those that were never dropped in training are taken
+                from there, and the shape of one whose length is free.
+
+        Raises:
+            ValueError: if the field was never trained without its conditions (``drop_cond=`` of
+                ``fit``), or one that cannot be left out is not in ``like``.
+
+        Example:
+            >>> import transportflows as tpf
+            >>> net = tpf.networks.MLP(2, width=8, labels=3)
+            >>> field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+            >>> field.null_cond(2)
+            {'label': tensor([-1, -1])}
+        """
+        return null_conditions(self.networks, self.conditions, n, like, self.reference())
 
     @property
     def start(self) -> Distribution:
@@ -268,7 +301,12 @@ class Field(Storable, nn.Module):
         return torch.zeros((), device=self.process.device)
 
     def config(self) -> dict[str, Any]:
-        return {"net": self.net, "process": self.process, "transform": self.transform}
+        return {
+            "net": self.net,
+            "process": self.process,
+            "transform": self.transform,
+            **given_transforms(self),
+        }
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write weights, process and transform to a file, for inference; see :func:`load_field`.

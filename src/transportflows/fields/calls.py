@@ -120,6 +120,8 @@ def called(
     """
     if t.ndim == 0 and not getattr(net, "takes_one_time", False):
         t = t.expand(x.shape[0])
+    if cond and (transforms := getattr(field, "cond_transforms", None)) is not None:
+        cond = transforms(cond)
     states = x
     t, x, cond = rounded(net, t, x, cond)
     watched = not (x.is_inference() or t.is_inference())  # such tensors have no version

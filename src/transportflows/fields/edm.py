@@ -73,6 +73,7 @@ class EDM(DataPredictor):
         sigma_data: σ_d, the standard deviation of the data in the field's units; 1 with a
             :class:`Standardize`. The default is Karras's, for images in [-1, 1].
         transform: see :class:`Field`.
+        cond_transforms: see :class:`Field`.
 
     Raises:
         ValueError: if ``sigma_data`` is not positive or the process not one-sided.
@@ -92,8 +93,9 @@ class EDM(DataPredictor):
         *,
         sigma_data: float = 0.5,
         transform: Standardize | None = None,
+        cond_transforms: Mapping[str, Standardize] | None = None,
     ) -> None:
-        super().__init__(net, process, transform=transform)
+        super().__init__(net, process, transform=transform, cond_transforms=cond_transforms)
         process.part  # noqa: B018 (it refuses a process that has none)
         self.sigma_data = positive_number("sigma_data", sigma_data)
 

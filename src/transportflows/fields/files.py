@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core import container
+from .._core.condition import from_storable
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
 from .._core.shared import kept_generators
 from .._core.signatures import checked
-from .._core.trained import from_storable
 from ..process import Process
 from ..transforms import Standardize
 from .base import FILE_FORMAT, FILE_KIND, Field
@@ -79,7 +79,9 @@ def load_field(
         kept_generators(everywhere=False),
         _Limit(4 * os.path.getsize(path) + _SPARE, _TENSORS[0] * len(state) + _TENSORS[1]),
     ):
-        for name in arguments:
+        for name, given in arguments.items():
+            if isinstance(given, dict) and "dict" in given:
+                continue  # it is decoded with the field, where a dict of objects is known as such
             part, kind = ("network", nn.Module) if name in names else (name, Storable)
             cure = "net" if name in names else "process" if name == "process" else "classes"
             with _refusing(path, part, f"load_field(path, {cure}=...)"):

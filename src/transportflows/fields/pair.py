@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import checked
-from .._core.trained import Condition
 from ..process import Process
 from ..transforms import Standardize
 from .base import Field
@@ -21,6 +21,7 @@ from .calls import (
     check_process,
     check_transform,
 )
+from .null_conditions import as_cond_transforms, given_transforms
 from .units import check_units
 
 __all__ = ["FieldPair"]
@@ -46,6 +47,7 @@ class FieldPair(Field):
         outputs: what the two heads mean.
         process: the law of x_t; needed unless a field brings it.
         transform: see :class:`Field`.
+        cond_transforms: see :class:`Field`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class FieldPair(Field):
         outputs: tuple[str, str] = ("velocity", "noise"),
         process: Process | None = None,
         transform: Standardize | None = None,
+        cond_transforms: Mapping[str, Standardize] | None = None,
     ) -> None:
         nn.Module.__init__(self)
         given: dict[str, Any] = {
@@ -81,6 +84,7 @@ class FieldPair(Field):
         for name, part in given.items():
             if isinstance(part, Field):
                 process, transform = _shared(name, part, process, transform)
+                cond_transforms = _shared_units(name, part, cond_transforms)
                 if part.conditions is not None:
                     known = {**(known or {}), **part.conditions}
                 given[name] = part.net
@@ -98,6 +102,7 @@ class FieldPair(Field):
         self.outputs = names
         self.process = process
         self.transform = transform
+        self.cond_transforms = as_cond_transforms(cond_transforms)
         self.conditions = known
         if heads is not None:
             check_network(heads)
@@ -114,7 +119,11 @@ class FieldPair(Field):
         return (self.heads,) if self._two_headed else (self.first, self.second)
 
     def config(self) -> dict[str, Any]:
-        shared = {"process": self.process, "transform": self.transform}
+        shared = {
+            "process": self.process,
+            "transform": self.transform,
+            **given_transforms(self),
+        }
         if self._two_headed:
             return {"heads": self.heads, "outputs": list(self.outputs), **shared}
         return {**dict(zip(self.outputs, self.networks, strict=True)), **shared}
@@ -164,6 +173,20 @@ def _shared(
             f" {name}= is another: its network works in other units"
         )
     return part.process, part.transform if transform is None else transform
+
+
+def _shared_units(
+    name: str, part: Field, known: Mapping[str, Standardize] | None
+) -> Mapping[str, Standardize] | None:
+    """The transforms of conditions, those of a field included, if no two differ."""
+    own = given_transforms(part).get("cond_transforms", {})
+    for key in own.keys() & (known or {}).keys():
+        if own[key] is not (known or {})[key]:
+            raise ValueError(
+                "the fields of a pair must share one Standardize of a condition, and that of"
+                f" {key!r} in {name}= is another; give both the same object"
+            )
+    return {**(known or {}), **own}
 
 
 def _learns(net: Network) -> bool:

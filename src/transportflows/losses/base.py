@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,6 +41,10 @@ class Undrawn:
     def rows(self, start: int, stop: int) -> Undrawn:
         """The rows from ``start`` up to ``stop``, which will draw for themselves."""
         return Undrawn(self.batch.rows(start, stop), self.generator)
+
+    def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Undrawn:
+        """The same with a function of its conditions."""
+        return Undrawn(self.batch.with_cond(function), self.generator)
 
 
 @checked

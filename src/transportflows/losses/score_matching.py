@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,10 @@ class Directed:
         """The rows from ``start`` up to ``stop``, with their directions."""
         some = None if self.directions is None else self.directions[:, start:stop]
         return Directed(self.path.rows(start, stop), some)
+
+    def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Directed:
+        """The same with a function of its conditions."""
+        return Directed(self.path.with_cond(function), self.directions)
 
 
 @checked

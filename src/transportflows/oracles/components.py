@@ -36,6 +36,7 @@ class PairedComponents(ExactField):
     centre1: Tensor
     into: Tensor | None  # (K, d, d) to the common basis and back; None where it is the given one
     back: Tensor | None
+    floor: float = 0.0  # of variances, where those of the data may vanish
 
     def _diagonal_posterior(
         self, alpha: Tensor, beta: Tensor, squares: tuple[Tensor, Tensor, Tensor], x: Tensor
@@ -55,6 +56,7 @@ class PairedComponents(ExactField):
         spread0, spread1 = self.spread0[:, :, None], self.spread1[:, :, None]
         a, b, c = squares
         variance = (a * spread0 + b * spread1 + c).to(x)
+        variance = variance.clamp(min=self.floor) if self.floor else variance
         y = x.mT if self.into is None else self.into.to(x) @ x.mT
         y = y - (alpha * self.centre0.to(x) + beta * self.centre1.to(x))
         u = y / variance
@@ -69,7 +71,8 @@ class PairedComponents(ExactField):
         """The same for any Σ, by its Cholesky factors at the time, or at the times of the rows."""
         a, b, c = (square.reshape(-1, 1, 1, 1) for square in squares)
         eye = torch.eye(x.shape[1], dtype=widest_dtype(x.device), device=x.device)
-        factor = torch.linalg.cholesky(a * self.spread0 + b * self.spread1 + c * eye).to(x)
+        total = a * self.spread0 + b * self.spread1 + (c + self.floor) * eye
+        factor = torch.linalg.cholesky(total).to(x)
         y = x.mT - (alpha * self.centre0.to(x) + beta * self.centre1.to(x))  # (K, d, B)
         right = y[None] if alpha.ndim == 0 else y.permute(2, 0, 1)[..., None]
         white = torch.linalg.solve_triangular(factor, right, upper=False)

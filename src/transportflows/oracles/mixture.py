@@ -82,6 +82,8 @@ class GaussianMixtureOracle(PairedComponents):
 
         into, back, spread0, spread1 = common_basis(cov0, cov1, process.interpolant.has_latent)
         self.diagonal = spread0.ndim == 2
+        if getattr(data, "singular", False):  # at t = 1 alone does it matter
+            self.floor = 1e-12 * float(cov1.abs().amax().clamp(min=1e-300))
         centre0, centre1 = mean0[:, :, None], mean1[:, :, None]
         if into is not None:
             centre0, centre1 = into @ centre0, into @ centre1

@@ -3,6 +3,7 @@
 from .adaptive import ADAPTIVE
 from .ancestral import DDIM, FEW_STEP, Ancestral
 from .dynamics import Drift, Dynamics, FieldDynamics, FunctionDynamics
+from .each import sample_each
 from .exponential import ExponentialIntegrator
 from .integrate import integrate
 from .multistep import Multistep, Table
@@ -27,4 +28,5 @@ __all__ = [
     "Table",
     "integrate",
     "sample",
+    "sample_each",
 ]

@@ -71,6 +71,7 @@ class Loop:
             world=run.world,
             parameters=self.parameters,
             only=None if inside else tuple(self.parameters),
+            dropping=plan.dropping,
         )
         scheduler = run.scheduler
         self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
@@ -150,7 +151,7 @@ class Loop:
         self.generator.manual_seed(seed)
         self.layers.manual_seed(mix(seed, LAYERS))
         batch = self.plan.source.batch(step, last)
-        run.meet(self.plan.source.conditions)
+        run.meet(self.plan.conditions)
         values, times = self.objective.backward(batch, self.generator, seed)
         norm = None
         if run.clip is not None:
@@ -164,11 +165,10 @@ class Loop:
         if run.ema is not None:
             run.ema.update()
         run.step = step + 1
-        rows = len(batch)
-        self.rows += rows
+        self.rows += len(batch)
         if isinstance(rate, Tensor):
             rate = rate.clone()
-        self.recorder.add(run.step, values, rate, times=times, rows=rows, norm=norm)
+        self.recorder.add(run.step, values, rate, times=times, rows=len(batch), norm=norm)
         if self.scheduler is not None:
             self.scheduler.step()
         self.interrupts.release()

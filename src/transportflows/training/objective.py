@@ -23,6 +23,7 @@ from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import BorrowedGenerator
+from .dropping import Dropping
 
 __all__ = ["LAYERS", "Objective", "norm_of"]
 
@@ -43,6 +44,7 @@ class Objective:
         parameters: what is trained.
         only: those among which the gradient is to stay, where the loss depends on others; None for
             no such limit.
+        dropping: which conditions are dropped, in training and not in validations; None for none.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Objective:
         world: World | None = None,
         parameters: Sequence[Tensor] = (),
         only: Sequence[Tensor] | None = None,
+        dropping: Dropping | None = None,
     ) -> None:
         self.loss, self.field, self.accumulate = loss, field, accumulate
         self.world = World() if world is None else world
-        self.parameters, self.only = list(parameters), only
+        self.parameters, self.only, self.dropping = list(parameters), only, dropping
         self._evaluate = loss.terms if loss.names else loss.evaluate
         device = field.reference().device.type
         self._precision: Any = nullcontext()
@@ -120,7 +123,7 @@ class Objective:
             Losses of this process's rows, detached, and their times.
         """
         rows, seen = len(batch), []
-        for sample in self._parts(batch, generator, seed):
+        for sample in self._parts(batch, generator, seed, self.dropping):
             with self._precision:
                 values = self._evaluate(self.field, sample)
             share = self._share
@@ -132,9 +135,17 @@ class Objective:
             self._sum_gradients()
         return seen[0] if len(seen) == 1 else self._joined(seen)
 
-    def _parts(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Any]:
+    def _parts(
+        self,
+        batch: Batch,
+        generator: torch.Generator,
+        seed: int,
+        dropping: Dropping | None = None,
+    ) -> list[Any]:
         """What was drawn for the batch: of this process's rows, in parts."""
         sample = self.loss.draw(self.field, batch, generator=generator)
+        if dropping is not None:
+            sample = dropping.drop(sample, batch.cond, seed)
         if self.world.size == 1 and self.accumulate == 1:
             return [sample]
         if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own

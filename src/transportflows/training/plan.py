@@ -11,11 +11,16 @@ from typing import Any
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .._core.condition import Condition
 from .._core.distributed import World
 from ..draws import Batch
+from ..fields.null_conditions import given_transforms
 from .arguments import BATCH_SIZE, as_source
 from .callbacks import Callback
 from .checkpoints import Checkpoints
+from .dropping import Dropping, as_dropping
+from .from_items import FromItems
+from .from_law import FromLaw
 from .iterable import ReadInOrder
 from .run import Run
 from .snapshots import check_storable
@@ -37,6 +42,7 @@ class Plan:
         checkpoints: where to leave them.
         callbacks: whom to tell.
         resume: whether to go on from a checkpoint; ``"anyway"``: even from one of another run.
+        dropping: which conditions are dropped, or None.
     """
 
     source: Source
@@ -47,6 +53,13 @@ class Plan:
     checkpoints: Checkpoints | None
     callbacks: Sequence[Callback]
     resume: bool | str = False
+    dropping: Dropping | None = None
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """What the conditions are like that the field is trained with, as far as they were read."""
+        known = self.source.conditions
+        return known if self.dropping is None else self.dropping.conditions(known)
 
 
 def make_plan(
@@ -58,6 +71,7 @@ def make_plan(
     steps: int,
     batch_size: int | None,
     cond: Any,
+    drop_cond: Any,
     validation: Any,
     validation_every: int,
     checkpoints: Any,
@@ -100,8 +114,36 @@ def make_plan(
         ends.enter_context(folder.held())
         check_storable(run, callbacks)
     return Plan(
-        source, begun + steps, held_out, validation_every, chunk, folder, tuple(callbacks), resume
+        source,
+        begun + steps,
+        held_out,
+        validation_every,
+        chunk,
+        folder,
+        tuple(callbacks),
+        resume,
+        _dropping(drop_cond, run, source),
     )
+
+
+def _dropping(given: Any, run: Run, source: Source) -> Dropping | None:
+    """Which conditions are dropped; refused at once where the conditions are known."""
+    dropping = as_dropping(given, run.field)
+    transforms = given_transforms(run.field).get("cond_transforms", {})
+    known = [*(source.conditions or source.names)]
+    read = bool(known) or not isinstance(source, FromItems) or isinstance(source, FromLaw)
+    for name in transforms:
+        if read and name not in known:
+            raise ValueError(
+                f"the field has cond_transforms of {name!r}, and the conditions of the data are"
+                f" {', '.join(map(repr, known)) or 'none'}"
+            )
+    if dropping is not None and read:
+        if source.conditions or not known:
+            dropping.conditions(source.conditions)
+        else:
+            dropping.names(dict.fromkeys(known))
+    return dropping
 
 
 def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) -> Source | None:

@@ -28,7 +28,7 @@ def begin(run: Run, plan: Plan, generator: torch.Generator | None) -> None:
     if generator is not None or run.key is None:
         run.key = team.agreed(draw_key(generator))
         run.source = run.position = None
-    run.description = run.describe(plan.source)
+    run.description = run.describe(plan.source, plan.dropping)
     told = {
         "step": run.step,
         "last step": plan.last,

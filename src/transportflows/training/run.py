@@ -16,10 +16,11 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.shared import writing
 from .._core.signatures import as_is, checked
-from .._core.trained import Condition, seen_together
+from .._core.trained import seen_together
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import mode, swapped
@@ -161,7 +162,7 @@ class Run:
             raise ValueError("there are no averages; write Trainer(field, loss, ema=0.999)")
         return self.ema
 
-    def describe(self, source: Source) -> dict[str, Any]:
+    def describe(self, source: Source, dropping: object | None = None) -> dict[str, Any]:
         """What a resumed run must have in common with this one, were it to train on ``source``."""
         kind = None if self.scheduler is None else type(self.scheduler).__name__
         return {
@@ -177,6 +178,7 @@ class Run:
             "scheduler": str(self.scheduler) if isinstance(self.scheduler, RateSchedule) else kind,
             "ema": None if self.ema is None else self.ema.decay,
             "clip": self.clip,
+            "drop_cond": None if dropping is None else str(dropping),
         }
 
 

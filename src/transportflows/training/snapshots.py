@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
+from .._core.condition import from_storable, to_storable
 from .._core.registry import told
-from .._core.trained import from_storable, to_storable
 from .._core.version import __version__
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture

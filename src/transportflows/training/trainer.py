@@ -151,6 +151,7 @@ class Trainer(Run):
         steps: int,
         batch_size: int | None = None,
         cond: Mapping[str, Any] | Sequence[str] | None = None,
+        drop_cond: float | Mapping[str, float] = 0.0,
         validation: Tensor | tuple[Tensor, Tensor] | Batch | Any = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
@@ -165,8 +166,7 @@ class Trainer(Run):
         Rows of tensors and items of datasets are drawn without replacement, epoch by epoch, in
         batches that all have ``batch_size`` rows (more than there are rows is possible). The
         ``transform`` of the field is applied to the data. The field is trained in train mode, save
-        for parts that you put in eval mode in a field that was not itself; afterwards all are in
-        the mode in which they were.
+        for parts that you put in eval mode in a field that was not; afterwards all are as before.
 
         An interruption (Ctrl-C) leaves the field, the averages and :attr:`history` as of the last
         step done, and another ``fit`` goes on from there. With ``checkpoints`` a run outlives its
@@ -183,24 +183,23 @@ class Trainer(Run):
                 :class:`Batch` of all rows; a map-style or iterable Dataset or a DataLoader
                 (an item is ``x1``, or ``(x1, label)`` with ``cond=("label",)``, or a dict); or a
                 law with ``sample``, such as a :class:`Distribution`, of which every batch is drawn
-                afresh.
-                Tensors are moved to the device of the field if they fit into half of its free
-                memory; otherwise batches are.
-            steps: how many steps to do now, from where the trainer is; with ``resume``, those of
-                them that the checkpoint has not done.
+                afresh. Tensors are moved to the device of the field if they fit into half of its
+                free memory; otherwise batches are.
+            steps: how many to do now; with ``resume``, those that the checkpoint has not done.
             batch_size: B, over all processes; 256 by default. A DataLoader has its own.
             cond: conditions for the network, by name: tensors of N rows each, and what is one for
                 all rows (a number, a text, a tensor ``()``); for a dataset or a loader the names
                 of what follows the data in its items, such as ``("label",)``. The field remembers
                 what they were like (:attr:`Field.conditions`) and asks for them from then on.
+            drop_cond: the probability with which a row loses all its conditions, such as 0.1; or
+                one for each, ``{"label": 0.1}``, by itself. The network says what stands for none
+                (:class:`MLP` does, :class:`Nullable` wraps others); ``sample`` may leave it out.
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
                 networks in eval mode, and the averages as weights if there are any.
-            validation_every: after how many steps (as counted by :attr:`step`) to validate; also
-                done after the last one.
-            checkpoints: a folder for them, or :class:`Checkpoints`, which says how often they are
-                written and how many are kept.
+            validation_every: steps (by :attr:`step`) between validations; one comes at the end.
+            checkpoints: a folder for them, or :class:`Checkpoints`: how often and how many.
             resume: go on from the newest checkpoint there, if there is one; ``"anyway"``: even if
                 data, batch size, number of processes or settings are not those it was begun with.
             callbacks: whom to tell of the run.
@@ -240,6 +239,7 @@ class Trainer(Run):
                     steps=steps,
                     batch_size=batch_size,
                     cond=cond,
+                    drop_cond=drop_cond,
                     validation=validation,
                     validation_every=validation_every,
                     checkpoints=checkpoints,

@@ -1,0 +1,302 @@
+r"""Fields that are guided by an observation: each is a model of ``p(y | x_t)``.
+
+The score of x_t given y is ``s + ∇ log p(y | x_t)``, and so, by ``d = (x - α m + σ̂² s) / β``,
+the data prediction given y is
+
+.. math:: d' = d + \frac{\hat\sigma^2}{\beta} \nabla_x \log p(y | x_t).
+
+With J the Jacobian of ``d(t, x)`` in x, ``Cov(x_1 | x_t) = (σ̂²/β) J`` (Tweedie's formula of second
+order), symmetric for an exact d. What the methods differ in is the law of x1 given x_t that they
+put into ``p(y | x_t) = ∫ p(y | x_1) p(x_1 | x_t) dx_1``:
+
+- :class:`LikelihoodGuidance`: a point at d, ``d' = d + (σ̂²/β) Jᵀ ∇ log p(y | x_1 = d)``;
+- :class:`PseudoInverse`: a Gaussian around d of one variance, ``r² = v σ̂² / (σ̂² + β² v)``, that of
+  data of variance v, so ``d' = d + (σ̂²/β) Jᵀ Aᵀ (σ² Id + r² A Aᵀ)⁻¹ (y - A d)``;
+- :class:`MomentMatched`: a Gaussian around d with the covariance that it has,
+  ``d' = d + Cov Aᵀ (σ² Id + A Cov Aᵀ)⁻¹ (y - A d)``.
+
+The second is exact for data ``N(μ, v Id)``, the third for any Gaussian data; for others each has a
+bias.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._core.autodiff import jvp, pullback, value_and_gradient
+from .._core.checks import number, positive_integer, positive_number
+from .._core.conditions import NO_CONDITIONS
+from .._core.precision import widest
+from .._core.signatures import as_is, checked
+from .._core.tensor import expand_time
+from ..fields.base import Field, check_field
+from ..fields.calls import Network
+from ..observations import LinearObservation, Observation
+from .conjugate import conjugate_gradients
+
+__all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
+
+_FIRST = 1e-3  # times before it are looked at there: at β = 0 nothing is known of x1
+_MOST = 1e12  # of σ² β / σ̂², which is infinite at the end, where nothing is left to correct
+_ROWS = "observed"  # the condition by which observations of each row go with their rows
+
+
+@checked
+class GuidedField(Field):
+    """A field whose data prediction is shifted towards an observation.
+
+    It is a :class:`Field`: ``sample`` takes it with any scheme and any ε. Conditions are those of
+    the field in it.
+
+    Args:
+        field: of a process with a Gaussian part whose signal grows with t.
+        observation: in the units of the data.
+
+    Raises:
+        ConversionError: if the process has no Gaussian part.
+        ValueError: if its signal does not grow all the way, or the observation is of other events.
+    """
+
+    outputs = ("data",)
+
+    def __init__(self, field: Field, observation: Observation) -> None:
+        nn.Module.__init__(self)
+        check_field(field, f"{type(self).__name__} guides")
+        field.process.part.check_monotone()
+        shape = field.process.shape
+        if isinstance(observation, LinearObservation) and shape not in (None, observation.shape):
+            raise ValueError(
+                f"the observation is of events of shape {tuple(observation.shape)}, and the process"
+                f" has {tuple(shape or ())}"
+            )
+        self.field, self.observation = field, observation
+        self.process, self.transform = field.process, field.transform
+        self.conditions = field.conditions
+        self._inside = observation
+        if isinstance(observation, LinearObservation):
+            self._inside = observation.in_units_of(field.transform)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        return self.field.networks
+
+    def reference(self) -> Tensor:
+        return self.field.reference()
+
+    def config(self) -> dict[str, Any]:
+        raise NotImplementedError("a guided field is made from a field and an observation")
+
+    def check_conditions(
+        self, cond: Mapping[str, Any] | None, n: int, **how: Any
+    ) -> dict[str, Any]:
+        own = dict(cond or {}) if cond is None or isinstance(cond, Mapping) else cond
+        rows = own.pop(_ROWS, None) if isinstance(own, dict) else None
+        found = self.field.check_conditions(own, n, **how)
+        inside = self._inside
+        if rows is None and isinstance(inside, LinearObservation) and len(inside.y) > 1:
+            if len(inside.y) != n:
+                raise ValueError(
+                    f"there are {len(inside.y)} observations for {n} samples; give one for all, or"
+                    " one a row"
+                )
+            rows = inside.y.to(self.reference().device)
+        return found if rows is None else {**found, _ROWS: rows}
+
+    @as_is
+    def predict(
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """The data prediction given the observation, ``(B, *)``, alone in a tuple."""
+        t = t.to(x.device).clamp(min=_FIRST)
+        part, time = self.process.part, widest(t)
+        beta, square = part.path.beta(time), part.scale_sq(time)
+        own = {name: value for name, value in cond.items() if name != _ROWS}
+
+        def data(z: Tensor) -> Tensor:
+            return self.field.quantity("data", t, z, own, checked=False)
+
+        rows = cond.get(_ROWS)
+        return (self._guided(data, x, beta, square, rows),)
+
+    def _residual(self, d: Tensor, rows: Tensor | None) -> Tensor:
+        """``y − A d``, of the observations of these rows."""
+        inside = self._inside
+        assert isinstance(inside, LinearObservation)
+        return inside.residual(d) if rows is None else rows.to(d) - inside.operator.apply(d)
+
+    @abstractmethod
+    def _guided(
+        self,
+        data: Callable[[Tensor], Tensor],
+        x: Tensor,
+        beta: Tensor,
+        square: Tensor,
+        rows: Tensor | None,
+    ) -> Tensor:
+        """The guided prediction.
+
+        Args:
+            data: the data prediction as a function of x.
+            x: states.
+            beta: β at the times, ``()`` or ``(B,)``.
+            square: σ̂², likewise.
+            rows: the observation of each row, or None for one in all.
+        """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.field).__name__}, {self.observation!r})"
+
+
+@checked
+class LikelihoodGuidance(GuidedField):
+    r"""Guided by the likelihood at the prediction: ``d' = d + w (σ̂²/β) ∇_x log p(y | d(t, x))``.
+
+    It takes the law of x1 given x_t for a point, so that early times are too sure of y, the more
+    so the less noise y has (the model that diffusion posterior sampling is named for; its own steps
+    are :class:`DPS`). With little noise the shift is stiff: a step of length h wants
+    ``h (1 - t)/t`` small beside σ².
+
+    Args:
+        field: see :class:`GuidedField`.
+        observation: any, with a likelihood that autograd follows.
+        scale: w ≥ 0; 1 is the likelihood's own.
+
+    Source: Chung et al. (2023), section 3.2.
+    """
+
+    def __init__(self, field: Field, observation: Observation, scale: float = 1.0) -> None:
+        super().__init__(field, observation)
+        if isinstance(observation, LinearObservation) and observation.noise == 0:
+            observation.log_likelihood(observation.y.new_zeros(1, *observation.shape))
+        self.scale = number("scale", scale, "a weight, 0 or positive", least=0)
+
+    def _guided(
+        self,
+        data: Callable[[Tensor], Tensor],
+        x: Tensor,
+        beta: Tensor,
+        square: Tensor,
+        rows: Tensor | None,
+    ) -> Tensor:
+        d, pull = pullback(data, x)
+        if isinstance(self._inside, LinearObservation):
+            residual = self._residual(d, rows)
+            slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
+        else:
+            slope = value_and_gradient(self._of_standardised, d)[1]
+        return d + expand_time((self.scale * square / beta).to(x), x) * pull(slope)
+
+    def _of_standardised(self, d: Tensor) -> Tensor:
+        transform = self.transform
+        return self.observation.log_likelihood(d if transform is None else transform.invert(d))
+
+
+@checked
+class PseudoInverse(GuidedField):
+    """Pseudo-inverse guidance: x1 given x_t as a Gaussian of one variance around the prediction.
+
+    It takes observations without noise too.
+
+    Args:
+        field: see :class:`GuidedField`.
+        observation: a linear one.
+        variance: v, of the data in the field's units, of all and not of one of their modes; 1 where
+            the field standardises them.
+        iterations: of conjugate gradients for ``(σ² Id + r² A Aᵀ)⁻¹``, which call no network; one
+            is enough for a mask.
+
+    Source: Song, Vahdat, Mardani & Kautz (2023), equations 7 and 8.
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        observation: LinearObservation,
+        *,
+        variance: float = 1.0,
+        iterations: int = 20,
+    ) -> None:
+        super().__init__(field, observation)
+        self.variance = positive_number("variance", variance)
+        self.iterations = _enough(iterations, observation)
+
+    def _guided(
+        self,
+        data: Callable[[Tensor], Tensor],
+        x: Tensor,
+        beta: Tensor,
+        square: Tensor,
+        rows: Tensor | None,
+    ) -> Tensor:
+        d, pull = pullback(data, x)
+        inside, v = self._inside, self.variance
+        assert isinstance(inside, LinearObservation)
+        operator, total = inside.operator, square + beta.square() * v
+        ridge = (inside.noise**2 * total / (v * square)).nan_to_num(0.0).clamp(max=_MOST)
+        weight = expand_time((total / (beta * v)).to(x), x)
+
+        def normal(u: Tensor) -> Tensor:
+            return operator.apply(operator.adjoint(u))
+
+        residual = self._residual(d, rows)
+        u = conjugate_gradients(normal, residual, ridge.to(x), self.iterations)
+        return d + weight * pull(operator.adjoint(u))
+
+
+@checked
+class MomentMatched(GuidedField):
+    r"""x1 given x_t as a Gaussian with the mean and covariance that it has.
+
+    ``(λ Id + A J Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
+    ``d' = d + J Aᵀ u``. J times a vector is one forward derivative of the network, so an evaluation
+    costs ``iterations + 1`` of these and a plain one. It takes observations without noise too.
+
+    Args:
+        field: see :class:`GuidedField`.
+        observation: a linear one.
+        iterations: of conjugate gradients. As many as there are numbers in y are exact for an exact
+            field; for a learned one, whose J is not quite symmetric, few are safer.
+
+    Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2.
+    """
+
+    def __init__(
+        self, field: Field, observation: LinearObservation, *, iterations: int = 5
+    ) -> None:
+        super().__init__(field, observation)
+        self.iterations = _enough(iterations, observation)
+
+    def _guided(
+        self,
+        data: Callable[[Tensor], Tensor],
+        x: Tensor,
+        beta: Tensor,
+        square: Tensor,
+        rows: Tensor | None,
+    ) -> Tensor:
+        inside = self._inside
+        assert isinstance(inside, LinearObservation)
+        operator, d = inside.operator, data(x)
+        ridge = (inside.noise**2 * beta / square).nan_to_num(0.0, posinf=_MOST).clamp(0, _MOST)
+
+        def along(v: Tensor) -> Tensor:
+            return jvp(data, x, v)[1]
+
+        def normal(u: Tensor) -> Tensor:
+            return operator.apply(along(operator.adjoint(u)))
+
+        u = conjugate_gradients(normal, self._residual(d, rows), ridge.to(x), self.iterations)
+        return d + along(operator.adjoint(u))
+
+
+def _enough(iterations: int, observation: LinearObservation) -> int:
+    """The iterations that are made: no more than there are numbers in y, which are exact."""
+    return min(positive_integer("iterations", iterations), observation.seen.numel())
