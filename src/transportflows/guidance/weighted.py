@@ -1,0 +1,320 @@
+"""``sample_weighted``: the law that was asked for, by weights along the SDE."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import choice, number, positive_integer
+from .._core.precision import wide
+from .._core.random import draw_key, mix
+from .._core.signatures import check_call
+from ..distributions import Gaussian
+from ..fields.base import Field, check_field
+from ..gaussian_part import GaussianPart
+from ..samplers.dynamics import Epsilon
+from ..samplers.starts import evaluating, starting_states
+from ..solve.epsilon import as_epsilon
+from ..solve.grid import Spacing, time_grid
+from ..solve.hooks import Hook, in_units_of
+from ..solve.loop import march
+from ..solve.rows import Chunks, default_chunk
+from ..solve.solution import NonFiniteStateError, Solution, check_finite
+from .closure import Law
+from .resampling import log_mean, standard_error
+from .target import Target
+from .tilts import Tilt
+from .weighted_solution import CollapsedWeightsWarning, WeightedSolution
+from .weighted_stepper import Cloud, Shift, WeightedStepper
+
+__all__ = ["sample_weighted"]
+
+
+@torch.no_grad()
+def sample_weighted(
+    field: Field,
+    n: int,
+    *,
+    epsilon: Epsilon = 1.0,
+    steps: int = 100,
+    spacing: str | Spacing = "uniform",
+    closure: Sequence[Law] | None = None,
+    proposal: str | Callable[..., Tensor] | None = None,
+    threshold: float = 0.5,
+    cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
+    chunk: int | None = None,
+    max_nfe: int | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    generator: torch.Generator | None = None,
+) -> WeightedSolution:
+    r"""Sample the law that a guided field is of, by weighted particles.
+
+    The target at t = 1 is ``p^β`` for :class:`Power`, ``Π p_i^{w_i}`` for :class:`Product`,
+    ``p^{1-w} p(·|c)^w`` for :class:`ClassifierFree` and likewise for :class:`AutoGuidance`,
+    ``p e^{r_1}`` for :class:`Tilt` and :class:`Classifier`, and for any of them of any others.
+    Guidance alone samples another law; here each particle carries the weight that makes up for it,
+    and rows are drawn again where few carry it all. As particles and steps grow the weighted law
+    tends to the target, for any ε > 0 (and for ε = 0 too, by weights alone, of a variance that may
+    be large).
+
+    Args:
+        field: a guided field; of any other the law is its own, and the weights are all one.
+        n: number of particles.
+        epsilon: ε ≥ 0, which draws the particles towards the target, as for :func:`sample`; the
+            weights do not depend on it. 0 parts no copies, so nothing is resampled.
+        steps: number of Heun steps, from t = 0 to 1, each of two evaluations of every field.
+        spacing: of the grid.
+        closure: the law of the data of each density, a Gaussian, a GaussianMixture or rows of data,
+            for the *closure split*: a transport that is right for their Gaussians, with weights that
+            vary less. In the order of the product; for classifier-free guidance the unconditional
+            law comes first, for autoguidance the bad one. Where there is no such split the plain one
+            is used, and a warning told.
+        proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
+            what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
+            units of the data. It needs ε > 0.
+        threshold: rows are drawn again where the effective sample size is below this share of n; 0
+            for never.
+        cond: conditions: one value for all particles, which share one target.
+        hooks: look on after each step, with the states before weights; they may not change them.
+        chunk: rows in one network call.
+        max_nfe: most evaluations of the field for a particle.
+        dtype: of the states.
+        progress: show a progress bar.
+        generator: source of randomness; one key is drawn from it.
+
+    Raises:
+        ConversionError: if a field has no velocity or no score; both must be of one p.
+        NonFiniteStateError: if a state stops being finite.
+        ValueError: if the target is none (rescaled and projected guidance, a scale that changes
+            with time), if it has no known law to start from, if conditions differ from row to row,
+            or if all weights are zero or one is NaN.
+
+    Warns:
+        CollapsedWeightsWarning: if the standard error is above 0.5 or few ancestors are left.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = tpf.oracle(process, tpf.Gaussian((2,), scale=2.0))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> run = sample_weighted(tpf.guidance.Power(field, 4.0), 1_000, steps=50,
+        ...                       closure=[tpf.Gaussian((2,), scale=2.0)], generator=generator)
+        >>> exact = -3 * math.log(2 * math.pi * 4.0) - math.log(4.0)  # ∫ N(0, 4)^4
+        >>> abs(run.log_evidence - exact) < 1e-3, abs(float(run.mean()[0])) < 0.2
+        (True, True)
+    """
+    check_call(sample_weighted, locals())
+    check_field(field, "sample_weighted moves along")
+    positive_integer("n", n)
+    number("threshold", threshold, "in [0, 1]", least=0.0, most=1.0)
+    schedule, target = as_epsilon(epsilon), Target.of(field)
+    if proposal is not None and schedule.is_zero:
+        raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
+    _check_start(field, target)
+    key = draw_key(generator)
+    breakpoints = field.process.interpolant.breakpoints
+    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
+    with evaluating(field):
+        x = starting_states(_starting(field, target), n, None, 0.0, dtype, key)
+        given = field.check_conditions(cond, n, rows="particles", device=x.device)
+        _check_one_target(given)
+        rows = default_chunk(field.networks, x) if chunk is None else chunk
+        logs, log_start = _starting_weights(field, target, x, given, rows)
+        stepper = WeightedStepper(
+            field, target, schedule, logs, threshold=threshold, closure=closure,
+            shift=_shift(field, target, proposal), key=mix(key, 2),
+        )  # fmt: skip
+        solution, (cloud,) = march(
+            stepper, x, grid, hooks=in_units_of(field.transform, hooks), key=mix(key, 1),
+            cond=given, chunk=rows, max_nfe=max_nfe, progress=progress,
+        )  # fmt: skip
+    check_finite(solution, x.ndim - 1)
+    if closure is not None and stepper.split == "plain":
+        warnings.warn(
+            "the moment-matched Gaussians have no product of these powers (its precision is not"
+            " positive at all times), so there is no closure split here, and the plain transport"
+            " was used; take a scale nearer to 1",
+            stacklevel=2,
+        )
+    found = _solution(field, target, solution, cloud, log_start, stepper.split)
+    if found.collapsed:
+        warnings.warn(
+            f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g} of"
+            f" {n}, {found.ancestors_left} of the start rows are left, and the standard error of the"
+            f" log-evidence is {found.log_evidence_error:.2g}; neither states nor evidence can be"
+            " trusted. Take more particles, a larger epsilon with more steps, closure=, or a weaker"
+            " target",
+            CollapsedWeightsWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------------ the start
+
+
+class _From:
+    """What :func:`starting_states` asks of a field, of one that starts from a power of the base."""
+
+    def __init__(self, field: Field, start: Any) -> None:
+        self.process, self.transform = field.process, field.transform
+        self.networks, self.own_start = field.networks, start
+        self.reference = field.reference
+
+
+def _starting(field: Field, target: Target) -> Any:
+    """Where the states start: a Gaussian base to the power W, any other base as it is."""
+    law, total = field.process.start, target.total
+    if total == 1 or not isinstance(law, Gaussian):
+        return _From(field, law)
+    told = law.config()
+    key = "scale_tril" if "scale_tril" in told else "scale"
+    return _From(field, Gaussian(**{**told, key: law.scale * total**-0.5}))
+
+
+def _check_start(field: Field, target: Target) -> None:
+    """Refuse a target whose density at t = 0 is not that of the base to some power."""
+    if target.total <= 0:
+        raise ValueError(
+            f"the powers of the target add up to {target.total:g}, and a density to that power is"
+            " no law to start from; they must add up to more than 0"
+        )
+    if field.process.coupling.condition_on_start:
+        raise ValueError(
+            "the field is told of the start of its path, so its density at t = 0 is that one point,"
+            " and no weights are known; use sample(field, start=x0)"
+        )
+    part = field.process.noise_part
+    if isinstance(part, GaussianPart):
+        zero = torch.zeros((), dtype=torch.float64, device=part.device)
+        if float(part.path.beta(zero).abs()) > 0.5 * float(part.scale(zero)):
+            raise ValueError(
+                f"under {type(part.path).__name__} x_0 holds the data themselves, so the density at"
+                " t = 0 is another for each field, and is not known; use a path that starts from"
+                " its base, such as Linear()"
+            )
+
+
+def _starting_weights(
+    field: Field, target: Target, x: Tensor, cond: Mapping[str, Any], chunk: int
+) -> tuple[Tensor, float]:
+    """``log q_0 / ρ`` of states from ρ, ``(n,)``, up to a number: ``log`` of what it was divided by.
+
+    For a Gaussian base ρ ∝ ρ0^W, and that number is
+    ``log ∫ ρ0^W = (1 - W) (½ d log 2π + ½ log |Σ0|) - ½ d log W``.
+    """
+    law, total, log_start = field.process.start, target.total, 0.0
+    logs = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    if total != 1 and isinstance(law, Gaussian):
+        d = x[0].numel()
+        half = 0.5 * float(torch.linalg.slogdet(wide(law.covariance())).logabsdet)
+        log_start = (1 - total) * (0.5 * d * math.log(2 * math.pi) + half)
+        log_start -= 0.5 * d * math.log(total)
+    elif total != 1:
+        try:
+            logs = (total - 1) * law.log_prob(x)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"the powers of the target add up to {total:g}, so the weights begin with the base's"
+                f" log-density, and that of the {type(law).__name__} is not known; use a Gaussian"
+                " base, or powers that add up to 1"
+            ) from error
+    if target.rewards:
+        chunks, zero = Chunks(x, chunk, cond), torch.zeros((), dtype=x.dtype, device=x.device)
+
+        def at_start(y: Tensor, **own: Any) -> Tensor:
+            return sum((one.value(zero, y, own) for one in target.rewards), y.new_zeros(len(y)))
+
+        logs = logs + chunks.map(at_start, x)
+    return logs, log_start
+
+
+def _check_one_target(cond: Mapping[str, Any]) -> None:
+    """Refuse conditions that differ from row to row: particles are drawn across rows."""
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and value.ndim > 0 and not bool((value == value[:1]).all()):
+            raise ValueError(
+                f"the condition {name!r} differs from row to row, and all particles of a weighted"
+                " solve share one target; give one value for all, and make a call for each"
+            )
+
+
+def _shift(
+    field: Field, target: Target, proposal: str | Callable[..., Tensor] | None
+) -> Shift | None:
+    """δ in the units of the field."""
+    if proposal is None:
+        return None
+    if isinstance(proposal, str):
+        choice("proposal", proposal, ("guided",))
+        if not target.rewards:
+            raise ValueError(
+                "proposal='guided' adds the gradient of a reward, and this field has none; use Tilt"
+                " or Classifier, or give a function"
+            )
+
+        def guided(t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+            parts = [_of_reward(one.tilt, t, x) * one.gradient(t, x, cond) for one in target.rewards]
+            return torch.stack(parts).sum(0)
+
+        return guided
+    function, transform = proposal, field.transform
+
+    def own(t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+        seen = x if transform is None else transform.invert(x)
+        found = function(t.expand(len(x)), seen, **cond)
+        if not isinstance(found, Tensor) or found.shape != x.shape:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"proposal(t, x) must give the shape of x, {tuple(x.shape)}, got {got}")
+        return found.to(x) if transform is None else found.to(x) / transform.scale.to(x)
+
+    return own
+
+
+def _of_reward(tilt: Tilt, t: Tensor, x: Tensor) -> Tensor:
+    """``Δ/β``, by which the velocity shifts with ∇r."""
+    return tilt._shift("velocity", tilt._near(t), x)
+
+
+# -------------------------------------------------------------------------------------- the end
+
+
+def _solution(
+    field: Field, target: Target, solution: Solution, cloud: Cloud, log_start: float, split: str
+) -> WeightedSolution:
+    """The weighted solution, in the units of the data."""
+    logs, transform, x = cloud.log_weights, field.transform, solution.x
+    total = torch.logsumexp(logs, 0)
+    if not bool(torch.isfinite(total)):
+        why = "one is NaN or infinite" if bool((logs > -torch.inf).any()) else "all are zero"
+        raise NonFiniteStateError(
+            f"the weights are of no use: {why}. A reward of -inf everywhere, or scores that are not"
+            " finite, do that; the states are in error.solution",
+            solution,
+        )
+    log_evidence = float(cloud.log_evidence + log_mean(logs)) + log_start
+    if transform is not None:  # a density in the units of the data is divided by the scales
+        log_evidence -= (1 - target.total) * float(transform.log_abs_det(x.shape[1:]))
+        x = transform.invert(x)
+    flags = torch.zeros(len(cloud.sizes) - 1, dtype=torch.bool, device=x.device)
+    if cloud.drawn:
+        flags[: len(cloud.drawn)] = torch.stack(list(cloud.drawn))
+    told = {f.name: getattr(solution, f.name) for f in dataclasses.fields(Solution)}
+    return WeightedSolution(
+        **{**told, "x": x},
+        log_weights=logs - total,
+        ess=torch.stack(list(cloud.sizes)),
+        resampled=flags,
+        ancestors=cloud.ancestors,
+        log_evidence=log_evidence,
+        log_evidence_error=float(standard_error(logs, cloud.ancestors)),
+        split=split,
+    )
