@@ -179,7 +179,9 @@ class Product(Geometric):
             raise ValueError("a Product needs fields: Product([one, other])")
         given = [1.0] * len(fields) if weights is None else list(weights)
         if len(given) != len(fields):
-            raise ValueError(f"got {len(given)} weights for {len(fields)} fields; give one for each")
+            raise ValueError(
+                f"got {len(given)} weights for {len(fields)} fields; give one for each"
+            )
         self._of([Part(field) for field in fields])
         self.exponents = tuple(number("weights", w) for w in given)
         self.power = self._total(self.exponents)

@@ -61,6 +61,8 @@ class Guided(Field):
         self.process, self.transform = shared_law(fields, type(self).__name__)
         self.fields = nn.ModuleList(fields)
         self._parts, self._scales = tuple(parts), tuple(scales)
+        for part in parts:
+            part.hidden |= self._own_names()
 
     @property
     def conditions(self) -> Mapping[str, Condition] | None:  # type: ignore[override]
@@ -86,6 +88,14 @@ class Guided(Field):
         """The names of conditions that are its own: strengths."""
         return {scale.column for scale in self._scales if scale.column is not None}
 
+    def takes(self, name: str) -> bool:
+        """Whether a condition of this name is for it, or for a field in it.
+
+        Args:
+            name: of the condition.
+        """
+        return name in self._own_names() or any(part.takes(name) for part in self._parts)
+
     def check_conditions(
         self, cond: Mapping[str, Any] | None, n: int, **how: Any
     ) -> dict[str, Any]:
@@ -94,9 +104,8 @@ class Guided(Field):
         found: dict[str, Any] = {}
         for scale in self._scales:
             found.update(scale.taken(given, n))
-        rest = {name: value for name, value in given.items() if name not in found}
         for part in self._parts:
-            found.update(part.check(rest, n, **how))
+            found.update(part.check(given, n, **how))
         if unknown := sorted(given.keys() - found.keys()):
             raise ValueError(
                 f"no field of this {type(self).__name__} takes the condition {names(unknown)};"
@@ -126,9 +135,7 @@ class Guided(Field):
         inner = [type(field).__name__ for field in self.fields]
         told = [f"{name}={brief(value)}" for name, value in self._settings().items()]
         law = repr(self.process).replace("\n", "\n    ")
-        return (
-            call_lines(type(self).__name__, [*inner, *told, ""])[:-2] + f"\n    process={law})"
-        )
+        return call_lines(type(self).__name__, [*inner, *told, ""])[:-2] + f"\n    process={law})"
 
 
 @checked

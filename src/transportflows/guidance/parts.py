@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.precision import table_device
 from ..combination import Combination
@@ -16,7 +17,7 @@ from ..oracles.base import ExactField
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["Part", "common_outputs", "shared_law"]
+__all__ = ["Part", "common_outputs", "conditions_of", "shared_law"]
 
 _GRID = 17  # times at which conversions between predictions must be finite
 
@@ -28,23 +29,36 @@ class Part:
         field: any field.
         null: conditions that replace those of the same names, such as ``{"label": 10}``.
         alone: whether it is given no conditions but those that it says it was trained with.
+
+    Attributes:
+        hidden: conditions that are for the whole alone, such as a strength.
     """
 
     def __init__(
         self, field: Field, null: Mapping[str, Any] | None = None, *, alone: bool = False
     ) -> None:
         self.field, self.null, self.alone = field, dict(null or {}), alone
+        self.hidden: set[str] = set()
 
     def takes(self, name: str) -> bool:
         """Whether a condition is for this field."""
-        if isinstance(self.field, ExactField):
+        if isinstance(self.field, ExactField) or name in self.hidden:
             return False
         known = self.field.conditions
         if name == "x0" and self.field.process.coupling.condition_on_start:
             return True
         if name in self.null:
             return True
-        return not self.alone if known is None else name in known
+        of_guided = getattr(self.field, "takes", None)
+        if of_guided is not None:
+            found: bool = of_guided(name)
+            return found
+        if known is not None:
+            return name in known
+        if self.alone:
+            return False
+        named = [conditions_of(net) for net in self.field.networks]
+        return any(names is None or name in names for names in named)
 
     def given(self, cond: Mapping[str, Any], n: int, like: Tensor | None = None) -> dict[str, Any]:
         """The conditions of this field, of those of the whole."""
@@ -96,6 +110,18 @@ class Part:
             self.field.quantity(name, t, x, own, checked=False) if want else None
             for name, want in zip(outputs, wanted, strict=True)
         )
+
+
+def conditions_of(function: Any) -> set[str] | None:
+    """The names that a function of (t, x) takes beside these; None for any."""
+    try:
+        forward = function.forward if isinstance(function, nn.Module) else function
+        parameters = list(inspect.signature(forward).parameters.values())
+    except (TypeError, ValueError):  # a builtin
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters[2:]}
 
 
 def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
@@ -163,9 +189,7 @@ def common_outputs(fields: Sequence[Field], what: str) -> tuple[str, ...]:
 def _converts(field: Field, outputs: tuple[str, ...]) -> bool:
     if field.outputs == outputs:
         return True
-    t = torch.linspace(
-        0, 1, _GRID, dtype=torch.float64, device=table_device(field.process.device)
-    )
+    t = torch.linspace(0, 1, _GRID, dtype=torch.float64, device=table_device(field.process.device))
     try:
         made: list[Combination] = [field.weights(name, t) for name in outputs]
     except ConversionError:

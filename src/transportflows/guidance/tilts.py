@@ -17,7 +17,6 @@ refused where a velocity is asked for, but not by :func:`sample_weighted`, which
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart
 from .combinations import Strength
 from .geometric import Guided
-from .parts import Part
+from .parts import Part, conditions_of
 from .scales import Scale
 
 __all__ = ["Classifier", "Tilt"]
@@ -87,7 +86,7 @@ class Tilt(Guided):
         self._build([Part(field)], (factor,))
         self.reward, self.of = reward, of
         self.outputs, self.power = field.outputs, field.power
-        self._named = _conditions_of(reward)
+        self._named = conditions_of(reward)
         self._seen = False
         if self.power != 1:
             raise ValueError(
@@ -104,8 +103,14 @@ class Tilt(Guided):
         where = {key: how[key] for key in ("rows", "device") if key in how}
         given = check_conditions(cond, n, **where)
         own = {name: value for name, value in given.items() if self._for_reward(name)}
-        rest = {k: v for k, v in given.items() if k not in own or self._parts[0].takes(k)}
+        known = self._own_names()
+        rest = {
+            k: v for k, v in given.items() if k not in own or k in known or self._parts[0].takes(k)
+        }
         return {**own, **super().check_conditions(rest, n, **how)}
+
+    def takes(self, name: str) -> bool:
+        return self._for_reward(name) or super().takes(name)
 
     def _for_reward(self, name: str) -> bool:
         scales = self._own_names()
@@ -155,7 +160,9 @@ class Tilt(Guided):
         """Refuse a reward that autograd does not follow, whose gradient would be zero in silence."""
         row = torch.zeros(1, *x.shape[1:], dtype=x.dtype, device=x.device)
         one = {k: v[:1] if isinstance(v, Tensor) and v.ndim else v for k, v in cond.items()}
-        value_and_gradient(lambda y: self.value(torch.full_like(row.flatten()[0], 0.5), y, one), row)
+        value_and_gradient(
+            lambda y: self.value(torch.full_like(row.flatten()[0], 0.5), y, one), row
+        )
 
     # -------------------------------------------------------------------------------- the field
 
@@ -251,15 +258,3 @@ class Classifier(Tilt):
         interval: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(field, log_prob, scale, interval=interval)
-
-
-def _conditions_of(function: Any) -> set[str] | None:
-    """The names of conditions that a function takes; None for any."""
-    try:
-        forward = function.forward if isinstance(function, torch.nn.Module) else function
-        parameters = list(inspect.signature(forward).parameters.values())
-    except (TypeError, ValueError):  # a builtin
-        return set()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters[2:]}

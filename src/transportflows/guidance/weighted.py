@@ -79,7 +79,7 @@ def sample_weighted(
             is used, and a warning told.
         proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
             what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
-            units of the data. It needs ε > 0.
+            units of the data, which is lowered where ε is limited. It needs ε > 0.
         threshold: rows are drawn again where the effective sample size is below this share of n; 0
             for never.
         cond: conditions: one value for all particles, which share one target.
@@ -261,20 +261,25 @@ def _shift(
                 " or Classifier, or give a function"
             )
 
-        def guided(t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
-            parts = [_of_reward(one.tilt, t, x) * one.gradient(t, x, cond) for one in target.rewards]
+        def guided(t: Tensor, x: Tensor, cond: Mapping[str, Any], share: float) -> Tensor:
+            parts = [
+                _of_reward(one.tilt, t, x) * one.gradient(t, x, cond) for one in target.rewards
+            ]
             return torch.stack(parts).sum(0)
 
         return guided
     function, transform = proposal, field.transform
 
-    def own(t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    def own(t: Tensor, x: Tensor, cond: Mapping[str, Any], share: float) -> Tensor:
         seen = x if transform is None else transform.invert(x)
         found = function(t.expand(len(x)), seen, **cond)
         if not isinstance(found, Tensor) or found.shape != x.shape:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"proposal(t, x) must give the shape of x, {tuple(x.shape)}, got {got}")
-        return found.to(x) if transform is None else found.to(x) / transform.scale.to(x)
+            raise ValueError(
+                f"proposal(t, x) must give the shape of x, {tuple(x.shape)}, got {got}"
+            )
+        found = found.to(x) * share**0.5
+        return found if transform is None else found / transform.scale.to(x)
 
     return own
 

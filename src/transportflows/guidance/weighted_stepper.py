@@ -19,7 +19,8 @@ its start and its noise n, of variance V = 2εh. A *proposal* shifts that noise 
 
 .. math:: \Delta \log w = -\frac{|n + h\delta|^2 - |n|^2}{2V}
 
-makes up for it exactly, whatever δ is, so that the order stays.
+makes up for it exactly, whatever δ is, so that the order stays. On average that costs ``h|δ|²/4ε``
+of log w, so where ε is limited to less than was asked for, a function's δ is lowered with its root.
 
 Before a step in which there is noise to part copies, rows are drawn again where the effective size
 has fallen below a share of N. No value is read from the device.
@@ -54,7 +55,7 @@ from .target import Target
 
 __all__ = ["Cloud", "WeightedStepper"]
 
-Shift = Callable[[Tensor, Tensor, Mapping[str, Any]], Tensor]
+Shift = Callable[[Tensor, Tensor, Mapping[str, Any], float], Tensor]
 
 _LIMIT = 0.25  # the most of h ε/σ̂² in a step, for W = 1: Heun's own
 
@@ -112,7 +113,8 @@ class WeightedStepper(Stepper):
         start: the weights of the starting states, ``(n,)``, logarithms.
         threshold: share of the effective size below which rows are drawn again.
         closure: laws of the data for the closure split; None for the plain transport.
-        shift: δ of the proposal, in the units of the field; None for none.
+        shift: δ of the proposal, in the units of the field, of (t, x, cond, share of ε that is left
+            by its limit); None for none.
         key: for the uniform numbers of resampling.
 
     Attributes:
@@ -149,10 +151,13 @@ class WeightedStepper(Stepper):
         stages = torch.stack([on_device[:-1], on_device[1:]], 1)
         stages = on_their_side(stages, widths, process.interpolant.breakpoints, like.dtype)
         stages, margin = self._off_poles(stages, widths)
-        epsilon, stretches = self._strengths(stages, widths)
+        epsilon, shares, stretches = self._strengths(stages, widths)
         flat = stages.reshape(-1)
         tables = [
-            (self._table(f.field, "velocity", flat, like), self._table(f.field, "score", flat, like))
+            (
+                self._table(f.field, "velocity", flat, like),
+                self._table(f.field, "score", flat, like),
+            )
             for f in self.target.factors
         ]
         return _Tables(
@@ -163,6 +168,7 @@ class WeightedStepper(Stepper):
             times=flat.to(like),
             widths=widths.tolist(),
             epsilon=epsilon.reshape(-1).tolist(),
+            shares=shares.reshape(-1).tolist(),
             tables=tables,
             affine=self._affine(flat, like),
         )
@@ -183,18 +189,21 @@ class WeightedStepper(Stepper):
             margin.append(half if bad else 0.0)
         return stages, (margin[0], margin[1])
 
-    def _strengths(self, stages: Tensor, widths: Tensor) -> tuple[Tensor, Any]:
-        """ε at the stages, limited to what a step can follow; where it is."""
+    def _strengths(self, stages: Tensor, widths: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """ε at the stages, limited to what a step can follow; its share of ε; where it is."""
         if self.epsilon.is_zero:
-            return torch.zeros_like(stages), None
+            return torch.zeros_like(stages), torch.zeros_like(stages), None
         part = self.field.process.noise_part
         part.check("score")
         steepest = max(1.0, sum(abs(factor.power) for factor in self.target.factors))
         schedules = limited([self.epsilon], _LIMIT / steepest, growth=True)
         flat = stages.reshape(-1)
-        bound = schedules[0].bound(part, stages, widths)
-        value = bound.value(flat, part.scale(flat)).view(stages.shape)
-        return value, limited_times(schedules, part, stages, widths)
+        value, asked = (
+            one.bound(part, stages, widths).value(flat, part.scale(flat)).view(stages.shape)
+            for one in (schedules[0], self.epsilon)
+        )
+        shares = torch.where(asked > 0, value / asked, 0.0)
+        return value, shares, limited_times(schedules, part, stages, widths)
 
     def _table(self, field: Field, name: str, t: Tensor, like: Tensor) -> list[Combination]:
         weights = field.weights(name, t).map(wide)
@@ -270,7 +279,8 @@ class WeightedStepper(Stepper):
         t, h = prepared.times[place], prepared.widths[place // 2]
         assert self.shift is not None
         shift = self.shift
-        moved: Tensor = rows.map(lambda y, **cond: h * shift(t, y, cond), x)
+        share = prepared.shares[place]
+        moved: Tensor = rows.map(lambda y, **cond: h * shift(t, y, cond, share), x)
         new = n + moved
         lost = -(sum_events(new.square() - n.square())) / (2 * variance)
         return new, widest(lost)
@@ -309,5 +319,6 @@ class _Tables(Prepared):
     times: Tensor
     widths: list[float]
     epsilon: list[float]
+    shares: list[float]
     tables: list[tuple[list[Combination], list[Combination]]]
     affine: Affine | None = field(default=None)
