@@ -1,5 +1,6 @@
 """Weighted particles: rates against autodiff, Gaussians exactly, mixtures within their errors."""
 
+import itertools
 import math
 import warnings
 
@@ -109,7 +110,7 @@ def test_heun_on_states_and_weights_is_of_order_two():
     ]
     logs = [run.log_weights + run.log_evidence for run in runs]
     errors = [float((one - logs[-1]).abs().mean()) for one in logs[:3]]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert 1.6 < math.log2(coarse / fine) < 2.5
 
 
@@ -174,7 +175,8 @@ def test_the_closure_split_is_exact_for_gaussians(interpolant, units, epsilon):
         )  # fmt: skip
         assert run.split == "closure"
         assert run.log_evidence == pytest.approx(log, abs=2e-3)
-        assert run.least_ess > 399 and not bool(run.resampled.any())
+        assert run.least_ess > 399
+        assert not bool(run.resampled.any())
         sizes = gaussian_answer(laws)[2].diagonal().sqrt()
         assert bool(((run.mean() - mean).abs() < 5 * sizes / 20).all())
 
@@ -258,7 +260,6 @@ def test_a_field_alone_has_weights_of_one_and_guidance_alone_another_law():
     assert run.least_ess == pytest.approx(200)
     # The product of FIRST with itself, without weights, is too wide by half.
     field = targets(PROCESSES["linear"])["power"][0]
-    _, mean = product_answer(FIRST, FIRST)
     alone = tpf.sample(field, 2_000, epsilon=1.0, steps=40, dtype=F64, generator=seeded()).x
     weighted = G.sample_weighted(field, 2_000, steps=40, dtype=F64, generator=seeded())
     wide = alone.var(0)[1] / weighted.mean((weighted.x - weighted.mean()).square())[1]
@@ -300,7 +301,8 @@ def test_systematic_resampling_draws_each_particle_its_share():
     us = (torch.arange(1_000, dtype=F64) + 0.5) / 1_000
     counts = torch.stack([systematic(logs, u, 10).bincount(minlength=4) for u in us])
     shares = torch.tensor([1.0, 5.5, 0.0, 3.5], dtype=F64)
-    assert bool((counts >= shares.floor()).all()) and bool((counts <= shares.ceil()).all())
+    assert bool((counts >= shares.floor()).all())
+    assert bool((counts <= shares.ceil()).all())
     torch.testing.assert_close(counts.double().mean(0), shares, rtol=0, atol=1e-9)
 
 
@@ -324,8 +326,10 @@ def test_the_solution_tells_what_can_be_trusted():
     field = targets(PROCESSES["linear"])["power"][0]
     run = G.sample_weighted(field, 500, steps=20, dtype=F64, generator=seeded())
     assert float(run.weights.sum()) == pytest.approx(1)
-    assert run.ess.shape == (21,) and run.resampled.shape == (20,)
-    assert bool(run.resampled.any()) and run.ancestors_left < 500
+    assert run.ess.shape == (21,)
+    assert run.resampled.shape == (20,)
+    assert bool(run.resampled.any())
+    assert run.ancestors_left < 500
     assert run.ancestors_left == len(set(run.ancestors.tolist()))
     torch.testing.assert_close(run.mean(), (run.weights[:, None] * run.x).sum(0))
     assert run.resample(generator=seeded()).shape == (500, 2)
@@ -335,7 +339,9 @@ def test_the_solution_tells_what_can_be_trusted():
     with pytest.raises(ValueError, match="one row for each"):
         run.mean(torch.zeros(3, 2))
     text = repr(run)
-    assert "log_evidence=" in text and "ancestors_left=" in text and len(text) < 400
+    assert "log_evidence=" in text
+    assert "ancestors_left=" in text
+    assert len(text) < 400
     assert (run.nfe, run.scheme) == (40, "weighted heun")
 
 
@@ -356,7 +362,8 @@ def test_a_trained_field_is_asked_for_its_label():
     tpf.Trainer(field).fit(data, cond={"label": labels}, steps=2, batch_size=20, progress=False)
     guided = G.ClassifierFree(field, 1.5, null={"label": 2})
     run = G.sample_weighted(guided, 20, steps=4, cond={"label": 1}, generator=seeded())
-    assert run.x.dtype == torch.float32 and run.x.shape == (20, 2)
+    assert run.x.dtype == torch.float32
+    assert run.x.shape == (20, 2)
     with pytest.raises(ValueError, match="'label' is missing"):
         G.sample_weighted(guided, 20, steps=4)
     with pytest.raises(ValueError, match="share one target"):

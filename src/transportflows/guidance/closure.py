@@ -70,8 +70,8 @@ def moments_of(law: Any) -> tuple[Tensor, Tensor]:
             )
         return rows.mean(0), torch.cov(rows.mT).reshape(rows.shape[1], rows.shape[1])
     raise TypeError(
-        "closure holds the law of the data of each field, for its mean and covariance: a Gaussian, a"
-        f" GaussianMixture or rows of data (N, *), got {shown(law)}"
+        "closure holds the law of the data of each field, for its mean and covariance: a Gaussian,"
+        f" a GaussianMixture or rows of data (N, *), got {shown(law)}"
     )
 
 

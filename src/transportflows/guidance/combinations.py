@@ -42,8 +42,8 @@ def conditional_parts(
     if (null is None) == (unconditional is None):
         given = "neither" if null is None else "both"
         raise ValueError(
-            f"{what} compares a field with itself without its condition, and {given} of the two ways"
-            " to say what that is was given: null={'label': 10}, the values that stood for no"
+            f"{what} compares a field with itself without its condition, and {given} of the two"
+            " ways to say what that is was given: null={'label': 10}, the values that stood for no"
             " condition in training, or unconditional=, a field of its own"
         )
     if unconditional is not None:
@@ -71,8 +71,8 @@ class _Average(Geometric):
         first, second = (part.field.power for part in parts)
         if first != second:
             raise ValueError(
-                f"the fields of a {type(self).__name__} are of densities of a power of {first:g} and"
-                f" of {second:g}, and are compared only where these are equal"
+                f"the fields of a {type(self).__name__} are of densities of a power of {first:g}"
+                f" and of {second:g}, and are compared only where these are equal"
             )
         self._of(parts, (scale,))
         self.power = first

@@ -57,7 +57,8 @@ class _OfData(Guided):
         if needed is not None and not needed[0]:
             return (None,)
         without, given = (part.predict(("data",), t, x, cond, (True,))[0] for part in self._parts)
-        assert without is not None and given is not None
+        assert without is not None
+        assert given is not None
         w = self._scales[0].at(t, cond)
         w = w if isinstance(w, float) else expand_time(w.to(x), x)
         return (self._guided(without, given, w),)

@@ -10,7 +10,8 @@ itself only for one field of power 1: for all else the law at t = 1 is another t
 :func:`sample_weighted` has the weights that make up for it.
 
 All conversions between predictions are affine, ``target = A x + C m + Σ B_k f_k`` with numbers that
-do not depend on the field. So with ``W = Σ w_i``, and ``F_k = Σ w_i f_ik`` for the network's output,
+do not depend on the field. So with ``W = Σ w_i``, and ``F_k = Σ w_i f_ik`` for the network's
+output,
 
 .. math:: \sum_i w_i\, target_i = W (A x + C m) + \sum_k B_k F_k ,
 

@@ -135,8 +135,8 @@ def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
     event = instead_of.shape[1:]
     if there.shape == (n, *event) and there.ndim == instead_of.ndim:
         raise ValueError(
-            f"null is one value for all rows, and got one of shape {tuple(value.shape)}; give one of"
-            f" shape {tuple(event)}"
+            f"null is one value for all rows, and got one of shape {tuple(value.shape)}; give one"
+            f" of shape {tuple(event)}"
         )
     return there.expand(n, *event)
 

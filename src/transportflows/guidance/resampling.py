@@ -1,8 +1,8 @@
 r"""Weights of particles: how many count, which to draw again, how sure their mean is.
 
 With normalised weights W_i the *effective sample size* is ``1/Σ W_i²``. *Systematic resampling*
-draws particle i ``⌊N W_i⌋`` or one more times, by one uniform number for all (Douc, Cappé & Moulines
-2005): unbiased, and of less variance than independent draws.
+draws particle i ``⌊N W_i⌋`` or one more times, by one uniform number for all (Douc, Cappé &
+Moulines 2005): unbiased, and of less variance than independent draws.
 
 *The one-run standard error* of a log-evidence. Let W_e be the weight that descends from start row
 e. To first order the rows' contributions are independent, and

@@ -52,9 +52,9 @@ class Scale:
             self.column = value
         elif isinstance(value, Tensor) and value.ndim > 0:
             raise ValueError(
-                f"{name} is a tensor {tuple(value.shape)}, whose rows would not go with those of the"
-                f" states; for one number a row name a condition, {name}='guidance', and give the"
-                " numbers when sampling: cond={'guidance': numbers}"
+                f"{name} is a tensor {tuple(value.shape)}, whose rows would not go with those of"
+                f" the states; for one number a row name a condition, {name}='guidance', and give"
+                " the numbers when sampling: cond={'guidance': numbers}"
             )
         elif isinstance(value, (Real, Tensor)) and not isinstance(value, bool):
             self.number = float(value)

@@ -1,15 +1,16 @@
 r"""Guidance by a gradient: a reward, or a classifier of noisy states.
 
 The path :math:`q_t \propto p_t\, e^{r_t}` has the score ``s + ∇r``. Where all of x_t but x1 is
-Gaussian, ``b = A x + C m + (Δ/β) s`` with ``Δ/β = g²/2``, so that score and velocity shift together,
+Gaussian, ``b = A x + C m + (Δ/β) s`` with ``Δ/β = g²/2``, so that score and velocity
+shift together,
 
 .. math:: s' = s + \nabla r, \quad \hat\eta' = \hat\eta - \hat\sigma \nabla r, \quad
           d' = d + \frac{\hat\sigma^2}{\beta} \nabla r, \quad
           b' = b + \frac{\Delta}{\beta} \nabla r ,
 
-and the drift ``b' + ε s'`` of a solve shifts by ``(Δ/β + ε) ∇r``. For ``r_t = log p(c | x_t)`` it is
-the field of p(·|c), exactly (Dhariwal & Nichol 2021; Song et al. 2021, appendix I). For any other r
-the solve samples another law than ``p e^{r_1}``, and :func:`sample_weighted` mends it.
+and the drift ``b' + ε s'`` of a solve shifts by ``(Δ/β + ε) ∇r``. For ``r_t = log p(c | x_t)`` it
+is the field of p(·|c), exactly (Dhariwal & Nichol 2021; Song et al. 2021, appendix I). For any
+other r the solve samples another law than ``p e^{r_1}``, and :func:`sample_weighted` mends it.
 
 With any other base or coupling the score alone says nothing about the velocity: such fields are
 refused where a velocity is asked for, but not by :func:`sample_weighted`, which needs b and s only.
@@ -90,9 +91,9 @@ class Tilt(Guided):
         self._seen = False
         if self.power != 1:
             raise ValueError(
-                "a Tilt is of a field of x_t itself, and this one is of a product of densities whose"
-                f" powers add up to {self.power:g}: its score says nothing about its velocity. Tilt"
-                " the fields of the product instead"
+                "a Tilt is of a field of x_t itself, and this one is of a product of densities"
+                f" whose powers add up to {self.power:g}: its score says nothing about its"
+                " velocity. Tilt the fields of the product instead"
             )
         if of == "data":
             field.weights("data", torch.full((1,), 0.5, dtype=torch.float64))
@@ -157,7 +158,7 @@ class Tilt(Guided):
         return jvp(lambda h: self.value(t + h, x + h * v, cond), zero, torch.ones_like(zero))[1]
 
     def _look(self, x: Tensor, cond: Mapping[str, Any]) -> None:
-        """Refuse a reward that autograd does not follow, whose gradient would be zero in silence."""
+        """Refuse a reward that autograd does not follow: its gradient would silently be zero."""
         row = torch.zeros(1, *x.shape[1:], dtype=x.dtype, device=x.device)
         one = {k: v[:1] if isinstance(v, Tensor) and v.ndim else v for k, v in cond.items()}
         value_and_gradient(
@@ -204,10 +205,8 @@ class Tilt(Guided):
         else:
             part = self._part()
             beta = part.path.beta(time)
-            if name == "data":
-                shift = part.scale_sq(time) / beta
-            else:
-                shift = part.half_diffusion_sq(time)
+            of_data = name == "data"
+            shift = part.scale_sq(time) / beta if of_data else part.half_diffusion_sq(time)
             if name == "mean_velocity":
                 shift = shift + 0.5 * part.path.gamma_sq_dot(time)
         shift = torch.where(shift.abs() <= _FARTHEST, shift, 0.0)  # NaN is not <=
@@ -244,7 +243,7 @@ class Classifier(Tilt):
     Args:
         field: the unconditional field.
         log_prob: ``log p(c | x_t)``, called as ``log_prob(t, x, **cond)`` like a reward, gives
-            ``(B,)``: ``lambda t, x, label: net(t, x).log_softmax(1).gather(1, label[:, None])[:, 0]``.
+            ``(B,)``: the ``log_softmax`` of the logits, at the label of each row.
         scale: w.
         interval: times within which to guide.
     """

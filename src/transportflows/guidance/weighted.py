@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,26 +11,25 @@ import torch
 from torch import Tensor
 
 from .._core.checks import choice, number, positive_integer
-from .._core.precision import wide
 from .._core.random import draw_key, mix
 from .._core.signatures import check_call
-from ..distributions import Gaussian
 from ..fields.base import Field, check_field
-from ..gaussian_part import GaussianPart
 from ..samplers.dynamics import Epsilon
 from ..samplers.starts import evaluating, starting_states
 from ..solve.epsilon import as_epsilon
 from ..solve.grid import Spacing, time_grid
 from ..solve.hooks import Hook, in_units_of
 from ..solve.loop import march
-from ..solve.rows import Chunks, default_chunk
+from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution, check_finite
 from .closure import Law
+from .cloud import Cloud
 from .resampling import log_mean, standard_error
 from .target import Target
 from .tilts import Tilt
 from .weighted_solution import CollapsedWeightsWarning, WeightedSolution
-from .weighted_stepper import Cloud, Shift, WeightedStepper
+from .weighted_start import check_start, starting, starting_weights
+from .weighted_stepper import Shift, WeightedStepper
 
 __all__ = ["sample_weighted"]
 
@@ -73,10 +71,10 @@ def sample_weighted(
         steps: number of Heun steps, from t = 0 to 1, each of two evaluations of every field.
         spacing: of the grid.
         closure: the law of the data of each density, a Gaussian, a GaussianMixture or rows of data,
-            for the *closure split*: a transport that is right for their Gaussians, with weights that
-            vary less. In the order of the product; for classifier-free guidance the unconditional
-            law comes first, for autoguidance the bad one. Where there is no such split the plain one
-            is used, and a warning told.
+            for the *closure split*: a transport that is right for their Gaussians, with weights
+            that vary less. In the order of the product; for classifier-free guidance the
+            unconditional law comes first, for autoguidance the bad one. Where there is none the plain
+            one is used, and a warning told.
         proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
             what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
             units of the data, which is lowered where ε is limited. It needs ε > 0.
@@ -118,16 +116,16 @@ def sample_weighted(
     schedule, target = as_epsilon(epsilon), Target.of(field)
     if proposal is not None and schedule.is_zero:
         raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
-    _check_start(field, target)
+    check_start(field, target)
     key = draw_key(generator)
     breakpoints = field.process.interpolant.breakpoints
     grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
     with evaluating(field):
-        x = starting_states(_starting(field, target), n, None, 0.0, dtype, key)
+        x = starting_states(starting(field, target), n, None, 0.0, dtype, key)
         given = field.check_conditions(cond, n, rows="particles", device=x.device)
         _check_one_target(given)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
-        logs, log_start = _starting_weights(field, target, x, given, rows)
+        logs, log_start = starting_weights(field, target, x, given, rows)
         stepper = WeightedStepper(
             field, target, schedule, logs, threshold=threshold, closure=closure,
             shift=_shift(field, target, proposal), key=mix(key, 2),
@@ -147,94 +145,18 @@ def sample_weighted(
     found = _solution(field, target, solution, cloud, log_start, stepper.split)
     if found.collapsed:
         warnings.warn(
-            f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g} of"
-            f" {n}, {found.ancestors_left} of the start rows are left, and the standard error of the"
-            f" log-evidence is {found.log_evidence_error:.2g}; neither states nor evidence can be"
-            " trusted. Take more particles, a larger epsilon with more steps, closure=, or a weaker"
-            " target",
+            f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g}"
+            f" of {n}, {found.ancestors_left} of the start rows are left, and the standard error of"
+            f" the log-evidence is {found.log_evidence_error:.2g}; neither states nor evidence can"
+            " be trusted. Take more particles, a larger epsilon with more steps, closure=, or a"
+            " weaker target",
             CollapsedWeightsWarning,
             stacklevel=2,
         )
     return found
 
 
-# ------------------------------------------------------------------------------------ the start
-
-
-class _From:
-    """What :func:`starting_states` asks of a field, of one that starts from a power of the base."""
-
-    def __init__(self, field: Field, start: Any) -> None:
-        self.process, self.transform = field.process, field.transform
-        self.networks, self.own_start = field.networks, start
-        self.reference = field.reference
-
-
-def _starting(field: Field, target: Target) -> Any:
-    """Where the states start: a Gaussian base to the power W, any other base as it is."""
-    law, total = field.process.start, target.total
-    if total == 1 or not isinstance(law, Gaussian):
-        return _From(field, law)
-    told = law.config()
-    key = "scale_tril" if "scale_tril" in told else "scale"
-    return _From(field, Gaussian(**{**told, key: law.scale * total**-0.5}))
-
-
-def _check_start(field: Field, target: Target) -> None:
-    """Refuse a target whose density at t = 0 is not that of the base to some power."""
-    if target.total <= 0:
-        raise ValueError(
-            f"the powers of the target add up to {target.total:g}, and a density to that power is"
-            " no law to start from; they must add up to more than 0"
-        )
-    if field.process.coupling.condition_on_start:
-        raise ValueError(
-            "the field is told of the start of its path, so its density at t = 0 is that one point,"
-            " and no weights are known; use sample(field, start=x0)"
-        )
-    part = field.process.noise_part
-    if isinstance(part, GaussianPart):
-        zero = torch.zeros((), dtype=torch.float64, device=part.device)
-        if float(part.path.beta(zero).abs()) > 0.5 * float(part.scale(zero)):
-            raise ValueError(
-                f"under {type(part.path).__name__} x_0 holds the data themselves, so the density at"
-                " t = 0 is another for each field, and is not known; use a path that starts from"
-                " its base, such as Linear()"
-            )
-
-
-def _starting_weights(
-    field: Field, target: Target, x: Tensor, cond: Mapping[str, Any], chunk: int
-) -> tuple[Tensor, float]:
-    """``log q_0 / ρ`` of states from ρ, ``(n,)``, up to a number: ``log`` of what it was divided by.
-
-    For a Gaussian base ρ ∝ ρ0^W, and that number is
-    ``log ∫ ρ0^W = (1 - W) (½ d log 2π + ½ log |Σ0|) - ½ d log W``.
-    """
-    law, total, log_start = field.process.start, target.total, 0.0
-    logs = torch.zeros(len(x), dtype=x.dtype, device=x.device)
-    if total != 1 and isinstance(law, Gaussian):
-        d = x[0].numel()
-        half = 0.5 * float(torch.linalg.slogdet(wide(law.covariance())).logabsdet)
-        log_start = (1 - total) * (0.5 * d * math.log(2 * math.pi) + half)
-        log_start -= 0.5 * d * math.log(total)
-    elif total != 1:
-        try:
-            logs = (total - 1) * law.log_prob(x)
-        except NotImplementedError as error:
-            raise ValueError(
-                f"the powers of the target add up to {total:g}, so the weights begin with the base's"
-                f" log-density, and that of the {type(law).__name__} is not known; use a Gaussian"
-                " base, or powers that add up to 1"
-            ) from error
-    if target.rewards:
-        chunks, zero = Chunks(x, chunk, cond), torch.zeros((), dtype=x.dtype, device=x.device)
-
-        def at_start(y: Tensor, **own: Any) -> Tensor:
-            return sum((one.value(zero, y, own) for one in target.rewards), y.new_zeros(len(y)))
-
-        logs = logs + chunks.map(at_start, x)
-    return logs, log_start
+# ------------------------------------------------------------------------------ what is asked
 
 
 def _check_one_target(cond: Mapping[str, Any]) -> None:
@@ -272,13 +194,13 @@ def _shift(
 
     def own(t: Tensor, x: Tensor, cond: Mapping[str, Any], share: float) -> Tensor:
         seen = x if transform is None else transform.invert(x)
-        found = function(t.expand(len(x)), seen, **cond)
-        if not isinstance(found, Tensor) or found.shape != x.shape:
-            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        given = function(t.expand(len(x)), seen, **cond)
+        if not isinstance(given, Tensor) or given.shape != x.shape:
+            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
             raise ValueError(
                 f"proposal(t, x) must give the shape of x, {tuple(x.shape)}, got {got}"
             )
-        found = found.to(x) * share**0.5
+        found: Tensor = given.to(x) * share**0.5
         return found if transform is None else found / transform.scale.to(x)
 
     return own

@@ -64,7 +64,7 @@ class WeightedSolution(Solution):
     def ancestors_left(self) -> int:
         """How many of the start rows have a descendant of any weight."""
         alive = self.ancestors[self.log_weights > -torch.inf]
-        return int(alive.unique().numel())
+        return len(set(alive.tolist()))
 
     @property
     def collapsed(self) -> bool:
@@ -80,7 +80,8 @@ class WeightedSolution(Solution):
                 " particles; give one row for each"
             )
         w = self.weights.to(rows.dtype if rows.is_floating_point() else self.x.dtype)
-        return torch.tensordot(w, rows.to(w.dtype), 1)
+        found: Tensor = torch.tensordot(w, rows.to(w.dtype), 1)
+        return found
 
     def resample(self, n: int | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         """States without weights, ``(n, *)``: particles drawn by their weights, in order.
@@ -119,4 +120,4 @@ def _repr(self: WeightedSolution) -> str:
     return call_lines(type(self).__name__, parts)
 
 
-WeightedSolution.__repr__ = _repr  # type: ignore[method-assign]
+WeightedSolution.__repr__ = _repr  # type: ignore[method-assign, assignment]

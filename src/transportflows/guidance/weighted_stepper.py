@@ -5,17 +5,18 @@ For a path of unnormalised densities q_t with ``S = ∇ log q_t``, any transport
 .. math:: dX = (v + \varepsilon S)\, dt + \sqrt{2\varepsilon}\, dW, \qquad
           d \log w = (\partial_t \log q + v \cdot S + \nabla \cdot v)\, dt,
 
-the weighted states have the law q_t: ``E[w f(X_t)] = ∫ q_t f / ∫ q_0``. (By the continuity equation,
-``∂t q + ∇·(q v) = q · rate``, and the relaxation leaves q_t where it is. Skreta et al. 2025; Wu et
-al. 2023 for twisted chains.) ε drops out of the rate. For ``q = Π p_i^{w_i} e^r`` each p_i obeys
-``∂t log p_i = -b_i·s_i - ∇·b_i``, so with ``v = Ā + Σ w_i (b_i - A_i)``, A_i and Ā affine
+the weighted states have the law q_t: ``E[w f(X_t)] = ∫ q_t f / ∫ q_0``. (By the continuity
+equation, ``∂t q + ∇·(q v) = q · rate``, and the relaxation leaves q_t where it is. Skreta et al.
+2025; Wu et al. 2023 for twisted chains.) ε drops out of the rate. For ``q = Π p_i^{w_i} e^r`` each
+p_i obeys ``∂t log p_i = -b_i·s_i - ∇·b_i``, so with ``v = Ā + Σ w_i (b_i - A_i)``, A_i and Ā affine
 (:mod:`.closure`) or zero, no divergence of a b_i is left:
 
 .. math:: \mathrm{rate} = v \cdot \sum_i w_i s_i - \sum_i w_i\, b_i \cdot s_i
           + \mathrm{tr}(\nabla \bar A - \sum_i w_i \nabla A_i) + \partial_t r + v \cdot \nabla r .
 
-The noise is additive, so Heun's method on (x, log w) together is of weak order 2. A step is a map of
-its start and its noise n, of variance V = 2εh. A *proposal* shifts that noise by ``h δ(t, x)``, and
+The noise is additive, so Heun's method on (x, log w) together is of weak order 2. A step is a map
+of its start and its noise n, of variance V = 2εh. A *proposal* shifts that noise by ``h δ(t, x)``,
+and
 
 .. math:: \Delta \log w = -\frac{|n + h\delta|^2 - |n|^2}{2V}
 
@@ -50,57 +51,15 @@ from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .closure import Affine, Law, closure_split
-from .resampling import effective_size, log_mean, systematic
+from .cloud import Cloud
+from .resampling import effective_size
 from .target import Target
 
-__all__ = ["Cloud", "WeightedStepper"]
+__all__ = ["WeightedStepper"]
 
 Shift = Callable[[Tensor, Tensor, Mapping[str, Any], float], Tensor]
 
 _LIMIT = 0.25  # the most of h ε/σ̂² in a step, for W = 1: Heun's own
-
-
-@dataclass(frozen=True, eq=False)
-class Cloud:
-    """What is known of the particles beside their states.
-
-    Attributes:
-        log_weights: since they were last drawn again, ``(n,)``.
-        ancestors: the start row of each, ``(n,)``.
-        log_evidence: what the weights were worth that are spent, ``()``.
-        sizes: the effective size at the start and after each step, each ``()``.
-        drawn: for each step, whether the rows were drawn again before it, each ``()``.
-    """
-
-    log_weights: Tensor
-    ancestors: Tensor
-    log_evidence: Tensor
-    sizes: Sequence[Tensor]
-    drawn: Sequence[Tensor] = ()
-
-    @classmethod
-    def new(cls, log_weights: Tensor) -> Cloud:
-        """Of starting weights, ``(n,)``."""
-        return cls(
-            log_weights,
-            torch.arange(len(log_weights), device=log_weights.device),
-            torch.zeros((), dtype=log_weights.dtype, device=log_weights.device),
-            [effective_size(log_weights)],
-        )
-
-    def resampled(self, x: Tensor, threshold: float, u: Tensor) -> tuple[Tensor, Cloud]:
-        """States and cloud, drawn again where the effective size is below ``threshold · n``."""
-        logs, n = self.log_weights, len(self.log_weights)
-        again = self.sizes[-1] < threshold * n
-        stay = torch.arange(n, device=logs.device)
-        index = torch.where(again, systematic(logs, u), stay)
-        return x[index], replace(
-            self,
-            log_weights=torch.where(again, 0.0, logs),
-            ancestors=self.ancestors[index],
-            log_evidence=self.log_evidence + torch.where(again, log_mean(logs), 0.0),
-            drawn=[*self.drawn, again],
-        )
 
 
 class WeightedStepper(Stepper):
@@ -291,7 +250,7 @@ class WeightedStepper(Stepper):
         """``v + ε S`` and the rate of log w of a chunk."""
         t, mean = prepared.times[place], self.field.process.noise_part.base_mean
         mean = None if mean is None else mean.to(x)
-        v, score, inner = torch.zeros_like(x), torch.zeros_like(x), 0.0
+        v, score, inner = torch.zeros_like(x), torch.zeros_like(x), x.new_zeros(len(x))
         for factor, (of_b, of_s) in zip(self.target.factors, prepared.tables, strict=True):
             velocity, slope = of_b[place], of_s[place]
             both = zip(velocity.needed, slope.needed, strict=True)
