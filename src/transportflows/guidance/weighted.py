@@ -73,8 +73,8 @@ def sample_weighted(
         closure: the law of the data of each density, a Gaussian, a GaussianMixture or rows of data,
             for the *closure split*: a transport that is right for their Gaussians, with weights
             that vary less. In the order of the product; for classifier-free guidance the
-            unconditional law comes first, for autoguidance the bad one. Where there is none the plain
-            one is used, and a warning told.
+            unconditional law comes first, for autoguidance the bad one. Where there is no such
+            split the plain one serves, and a warning is told.
         proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
             what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
             units of the data, which is lowered where ε is limited. It needs ε > 0.
