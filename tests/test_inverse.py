@@ -422,7 +422,7 @@ def test_repainting_alone_leaves_the_law():
 
 
 def test_a_repainted_step_keeps_the_law_exactly_where_the_prediction_is():
-    """Data in a point, of which d is exact: x_t is N(α m + β μ, σ̂²) before and after, correlated."""
+    """Data in a point, of which d is exact: x_t is N(α m + β μ, σ̂²) before and after; correlated."""
     law = tpf.distributions.GaussianMixture(torch.tensor([[1.5]], dtype=D), scale=1e-6)
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,), mean=0.7, scale=1.2))
     seen = LinearObservation(Mask(torch.ones(1)), torch.zeros(1, dtype=D))

@@ -27,7 +27,7 @@ HOUSE = """
     oracles losses solve
     samplers
     training
-    langevin likelihood particles inverse
+    langevin likelihood particles inverse guidance
     metrics networks datasets plots testing
 """
 """A folder or file of the library imports from rows above its own, and from no other of its row."""

@@ -41,6 +41,7 @@ ROOMS = {
         "EDM: c_skip x + c_out F; saved fields",
     ],
     "gaussian_part": ["x_t = α m + β x1 + σ̂ ẑ: σ̂², σ̂σ̂̇, Δ, λ,", "g²/2 = σ̂² λ̇, t of a noise level"],
+    "guidance": ["Σ w_i f_i, s + ∇r as fields;", "weights of Π p_i^{w_i} e^r along the SDE"],
     "interpolants": ["x_t = I(t, x0, x1) + γ(t) z", "α, β, γ² and their derivatives"],
     "inverse": ["d + Cov Aᵀ (σ² + A Cov Aᵀ)⁻¹ (y − A d),", "replacement, DPS, pseudo-inverse"],
     "langevin": ["x + h s + √(2h) z: chains, MALA,", "annealed, correctors; ascent to modes"],

@@ -67,12 +67,15 @@ class Field(Storable, nn.Module):
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
             it was not trained by one. Whoever calls a trained field gives these, of the same kind,
             and no others: an embedding that was not trained gives numbers too. None forgets it.
+        power: W, where the velocity and the score are those of a product of W densities of x_t, as
+            a field of :mod:`transportflows.guidance` may be; 1 for all others.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
     outputs: tuple[str, ...] = ()
     net: Network
     conditions: Mapping[str, Condition] | None = None
+    power: float = 1.0
 
     def __init__(
         self,
@@ -282,7 +285,12 @@ class Field(Storable, nn.Module):
         Raises:
             ValueError: if the process does not know it.
         """
-        return outer_start(self.process, self.transform)
+        return outer_start(self.own_start, self.transform)
+
+    @property
+    def own_start(self) -> Distribution:
+        """The law at t = 0 in the units of the process."""
+        return self.process.start
 
     # ---------------------------------------------------------------------------- the network
 

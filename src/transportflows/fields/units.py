@@ -37,9 +37,8 @@ def _same(one: Standardize, other: Standardize | None) -> bool:
     return all(a.shape == b.shape and torch.equal(a.to(b), b) for a, b in pairs)
 
 
-def outer_start(process: Process, transform: Standardize | None) -> Distribution:
-    """The law at t = 0 in the units of the data."""
-    law = process.start
+def outer_start(law: Distribution, transform: Standardize | None) -> Distribution:
+    """A law at t = 0 in the units of the data, of one in those of the process."""
     if transform is None:
         return law
     if isinstance(law, Transformed) and not law.inverse:
@@ -47,19 +46,21 @@ def outer_start(process: Process, transform: Standardize | None) -> Distribution
     return Transformed(law, transform, inverse=True)
 
 
-def starting_law(
-    process: Process, transform: Standardize | None, given: Any | None
-) -> Distribution:
+def starting_law(field: Any, given: Any | None) -> Distribution:
     """A law at t = 0 in the units of the process, of one in those of the data.
 
     Args:
-        process: of the field.
-        transform: of the field.
-        given: any law, in the units of the data; None, or the process's own base or start, for
-            that of the process.
+        field: the field.
+        given: any law, in the units of the data; None for the field's own, or the process's own
+            base or start for that of the process.
     """
-    if given is None or process.own_law(given):
-        return process.start
+    process, transform = field.process, field.transform
+    if given is None:
+        own: Distribution = field.own_start
+        return own
+    if process.own_law(given):
+        start: Distribution = process.start
+        return start
     law = as_distribution(given)
     if transform is None:
         return law

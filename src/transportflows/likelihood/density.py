@@ -241,7 +241,7 @@ def sample_with_log_likelihood(
     n = positive_integer("the number of samples", n)
     like = field.reference()
     like = like.to(solving_dtype(dtype, like.dtype))
-    law = starting_law(field.process, field.transform, base)
+    law = starting_law(field, base)
     key = draw_key(generator)
     start = law.sample(
         n, generator=stream(mix(key, 0), device=like.device), dtype=like.dtype,

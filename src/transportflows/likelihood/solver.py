@@ -308,7 +308,7 @@ def over_probes(integrals: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
 
 def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
     """Log-density of states at t = 0, in the field's units."""
-    law = starting_law(field.process, field.transform, base)
+    law = starting_law(field, base)
     try:
         return law.log_prob(state)
     except NotImplementedError as error:

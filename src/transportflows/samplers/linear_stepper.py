@@ -67,6 +67,12 @@ class LinearStepper(Stepper):
     ) -> None:
         scheme.check(schedules)
         field.process.part  # noqa: B018 (it refuses a process that has none)
+        if field.power != 1:
+            raise ConversionError(
+                f"the scheme {scheme.name!r} solves the linear part of x_t = β x1 + σ̂ ẑ exactly,"
+                f" and this {type(field).__name__} is of a product of densities, which is of no"
+                " such process; use scheme='heun' or 'rk4'"
+            )
         self.field, self.scheme = field, scheme
         self.schedules = limited(schedules, scheme.limit)
         self.groups, self.name = len(self.schedules), scheme.name

@@ -50,7 +50,7 @@ def starting_states(
             f"a solve that starts at t = {first:g} needs start=: data at t = 1 (a tensor, or a"
             " Distribution such as Empirical(data)), or states x_t of your own"
         )
-    law = starting_law(process, field.transform, start)
+    law = starting_law(field, start)
     _check_shape(process.shape, torch.empty(1, *law.shape))
     generator = stream(mix(key, 0), device=like.device)
     return law.sample(n, generator=generator, dtype=like.dtype, device=like.device)

@@ -1,0 +1,247 @@
+"""``sample_weighted``: the law that was asked for, by weights along the SDE."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import choice, number, positive_integer
+from .._core.random import draw_key, mix
+from .._core.signatures import check_call
+from ..fields.base import Field, check_field
+from ..samplers.dynamics import Epsilon
+from ..samplers.starts import evaluating, starting_states
+from ..solve.epsilon import as_epsilon
+from ..solve.grid import Spacing, time_grid
+from ..solve.hooks import Hook, in_units_of
+from ..solve.loop import march
+from ..solve.rows import default_chunk
+from ..solve.solution import NonFiniteStateError, Solution, check_finite
+from .closure import Law
+from .cloud import Cloud
+from .resampling import log_mean, standard_error
+from .target import Target
+from .tilts import Tilt
+from .weighted_solution import CollapsedWeightsWarning, WeightedSolution
+from .weighted_start import check_start, starting, starting_weights
+from .weighted_stepper import Shift, WeightedStepper
+
+__all__ = ["sample_weighted"]
+
+
+@torch.no_grad()
+def sample_weighted(
+    field: Field,
+    n: int,
+    *,
+    epsilon: Epsilon = 1.0,
+    steps: int = 100,
+    spacing: str | Spacing = "uniform",
+    closure: Sequence[Law] | None = None,
+    proposal: str | Callable[..., Tensor] | None = None,
+    threshold: float = 0.5,
+    cond: Mapping[str, Any] | None = None,
+    hooks: Sequence[Hook] = (),
+    chunk: int | None = None,
+    max_nfe: int | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    generator: torch.Generator | None = None,
+) -> WeightedSolution:
+    r"""Sample the law that a guided field is of, by weighted particles.
+
+    The target at t = 1 is ``p^β`` for :class:`Power`, ``Π p_i^{w_i}`` for :class:`Product`,
+    ``p^{1-w} p(·|c)^w`` for :class:`ClassifierFree` and likewise for :class:`AutoGuidance`,
+    ``p e^{r_1}`` for :class:`Tilt` and :class:`Classifier`, and for any of them of any others.
+    Guidance alone samples another law; here each particle carries the weight that makes up for it,
+    and rows are drawn again where few carry it all. As particles and steps grow the weighted law
+    tends to the target, for any ε > 0 (and for ε = 0 too, by weights alone, of a variance that may
+    be large).
+
+    Args:
+        field: a guided field; of any other the law is its own, and the weights are all one.
+        n: number of particles.
+        epsilon: ε ≥ 0, which draws the particles towards the target, as for :func:`sample`; the
+            weights do not depend on it. 0 parts no copies, so nothing is resampled.
+        steps: number of Heun steps, from t = 0 to 1, each of two evaluations of every field.
+        spacing: of the grid.
+        closure: the law of the data of each density, a Gaussian, a GaussianMixture or rows of data,
+            for the *closure split*: a transport that is right for their Gaussians, with weights
+            that vary less. In the order of the product; for classifier-free guidance the
+            unconditional law comes first, for autoguidance the bad one. Where there is no such
+            split the plain one serves, and a warning is told.
+        proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
+            what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
+            units of the data, which is lowered where ε is limited. It needs ε > 0.
+        threshold: rows are drawn again where the effective sample size is below this share of n; 0
+            for never.
+        cond: conditions: one value for all particles, which share one target.
+        hooks: look on after each step, with the states before weights; they may not change them.
+        chunk: rows in one network call.
+        max_nfe: most evaluations of the field for a particle.
+        dtype: of the states.
+        progress: show a progress bar.
+        generator: source of randomness; one key is drawn from it.
+
+    Raises:
+        ConversionError: if a field has no velocity or no score; both must be of one p.
+        NonFiniteStateError: if a state stops being finite.
+        ValueError: if the target is none (rescaled and projected guidance, a scale that changes
+            with time), if it has no known law to start from, if conditions differ from row to row,
+            or if all weights are zero or one is NaN.
+
+    Warns:
+        CollapsedWeightsWarning: if the standard error is above 0.5 or few ancestors are left.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = tpf.oracle(process, tpf.Gaussian((2,), scale=2.0))
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> run = sample_weighted(tpf.guidance.Power(field, 4.0), 1_000, steps=50,
+        ...                       closure=[tpf.Gaussian((2,), scale=2.0)], generator=generator)
+        >>> exact = -3 * math.log(2 * math.pi * 4.0) - math.log(4.0)  # ∫ N(0, 4)^4
+        >>> abs(run.log_evidence - exact) < 1e-3, abs(float(run.mean()[0])) < 0.2
+        (True, True)
+    """
+    check_call(sample_weighted, locals())
+    check_field(field, "sample_weighted moves along")
+    positive_integer("n", n)
+    number("threshold", threshold, "in [0, 1]", least=0.0, most=1.0)
+    schedule, target = as_epsilon(epsilon), Target.of(field)
+    if proposal is not None and schedule.is_zero:
+        raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
+    check_start(field, target)
+    key = draw_key(generator)
+    breakpoints = field.process.interpolant.breakpoints
+    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
+    with evaluating(field):
+        x = starting_states(starting(field, target), n, None, 0.0, dtype, key)
+        given = field.check_conditions(cond, n, rows="particles", device=x.device)
+        _check_one_target(given)
+        rows = default_chunk(field.networks, x) if chunk is None else chunk
+        logs, log_start = starting_weights(field, target, x, given, rows)
+        stepper = WeightedStepper(
+            field, target, schedule, logs, threshold=threshold, closure=closure,
+            shift=_shift(field, target, proposal), key=mix(key, 2),
+        )  # fmt: skip
+        solution, (cloud,) = march(
+            stepper, x, grid, hooks=in_units_of(field.transform, hooks), key=mix(key, 1),
+            cond=given, chunk=rows, max_nfe=max_nfe, progress=progress,
+        )  # fmt: skip
+    check_finite(solution, x.ndim - 1)
+    if closure is not None and stepper.split == "plain":
+        warnings.warn(
+            "the moment-matched Gaussians have no product of these powers (its precision is not"
+            " positive at all times), so there is no closure split here, and the plain transport"
+            " was used; take a scale nearer to 1",
+            stacklevel=2,
+        )
+    found = _solution(field, target, solution, cloud, log_start, stepper.split)
+    if found.collapsed:
+        warnings.warn(
+            f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g}"
+            f" of {n}, {found.ancestors_left} of the start rows are left, and the standard error of"
+            f" the log-evidence is {found.log_evidence_error:.2g}; neither states nor evidence can"
+            " be trusted. Take more particles, a larger epsilon with more steps, closure=, or a"
+            " weaker target",
+            CollapsedWeightsWarning,
+            stacklevel=2,
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------ what is asked
+
+
+def _check_one_target(cond: Mapping[str, Any]) -> None:
+    """Refuse conditions that differ from row to row: particles are drawn across rows."""
+    for name, value in cond.items():
+        if isinstance(value, Tensor) and value.ndim > 0 and not bool((value == value[:1]).all()):
+            raise ValueError(
+                f"the condition {name!r} differs from row to row, and all particles of a weighted"
+                " solve share one target; give one value for all, and make a call for each"
+            )
+
+
+def _shift(
+    field: Field, target: Target, proposal: str | Callable[..., Tensor] | None
+) -> Shift | None:
+    """δ in the units of the field."""
+    if proposal is None:
+        return None
+    if isinstance(proposal, str):
+        choice("proposal", proposal, ("guided",))
+        if not target.rewards:
+            raise ValueError(
+                "proposal='guided' adds the gradient of a reward, and this field has none; use Tilt"
+                " or Classifier, or give a function"
+            )
+
+        def guided(t: Tensor, x: Tensor, cond: Mapping[str, Any], share: float) -> Tensor:
+            parts = [
+                _of_reward(one.tilt, t, x) * one.gradient(t, x, cond) for one in target.rewards
+            ]
+            return torch.stack(parts).sum(0)
+
+        return guided
+    function, transform = proposal, field.transform
+
+    def own(t: Tensor, x: Tensor, cond: Mapping[str, Any], share: float) -> Tensor:
+        seen = x if transform is None else transform.invert(x)
+        given = function(t.expand(len(x)), seen, **cond)
+        if not isinstance(given, Tensor) or given.shape != x.shape:
+            got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(
+                f"proposal(t, x) must give the shape of x, {tuple(x.shape)}, got {got}"
+            )
+        found: Tensor = given.to(x) * share**0.5
+        return found if transform is None else found / transform.scale.to(x)
+
+    return own
+
+
+def _of_reward(tilt: Tilt, t: Tensor, x: Tensor) -> Tensor:
+    """``Δ/β``, by which the velocity shifts with ∇r."""
+    return tilt._shift("velocity", tilt._near(t), x)
+
+
+# -------------------------------------------------------------------------------------- the end
+
+
+def _solution(
+    field: Field, target: Target, solution: Solution, cloud: Cloud, log_start: float, split: str
+) -> WeightedSolution:
+    """The weighted solution, in the units of the data."""
+    logs, transform, x = cloud.log_weights, field.transform, solution.x
+    total = torch.logsumexp(logs, 0)
+    if not bool(torch.isfinite(total)):
+        why = "one is NaN or infinite" if bool((logs > -torch.inf).any()) else "all are zero"
+        raise NonFiniteStateError(
+            f"the weights are of no use: {why}. A reward of -inf everywhere, or scores that are not"
+            " finite, do that; the states are in error.solution",
+            solution,
+        )
+    log_evidence = float(cloud.log_evidence + log_mean(logs)) + log_start
+    if transform is not None:  # a density in the units of the data is divided by the scales
+        log_evidence -= (1 - target.total) * float(transform.log_abs_det(x.shape[1:]))
+        x = transform.invert(x)
+    flags = torch.zeros(len(cloud.sizes) - 1, dtype=torch.bool, device=x.device)
+    if cloud.drawn:
+        flags[: len(cloud.drawn)] = torch.stack(list(cloud.drawn))
+    told = {f.name: getattr(solution, f.name) for f in dataclasses.fields(Solution)}
+    return WeightedSolution(
+        **{**told, "x": x},
+        log_weights=logs - total,
+        ess=torch.stack(list(cloud.sizes)),
+        resampled=flags,
+        ancestors=cloud.ancestors,
+        log_evidence=log_evidence,
+        log_evidence_error=float(standard_error(logs, cloud.ancestors)),
+        split=split,
+    )

@@ -1,0 +1,514 @@
+"""Guided fields against exact class fields, autodiff of exact log-densities, and each other."""
+
+import pytest
+import torch
+
+import transportflows as tpf
+
+G = tpf.guidance
+Mixture = tpf.distributions.GaussianMixture
+KINDS = {
+    "velocity": tpf.Velocity,
+    "score": tpf.Score,
+    "noise": tpf.NoisePredictor,
+    "data": tpf.DataPredictor,
+}
+PROCESSES = {
+    "linear": tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))),
+    "off centre": tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,), 0.5, 1.5)),
+    "VP": tpf.Process(tpf.VP(), shape=(2,)),
+    "latent": tpf.Process(tpf.Linear(tpf.Brownian()), base=tpf.Gaussian((2,))),
+    "trigonometric": tpf.Process(tpf.OneSidedTrigonometric(), shape=(2,)),
+}
+FIRST = Mixture(torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), 0.5, weights=torch.tensor([0.3, 0.7]))
+SECOND = Mixture(torch.tensor([[1.0, 0.0], [0.3, -1.0]]), 0.4)
+BOTH = Mixture(
+    torch.cat([FIRST.means, SECOND.means]),
+    torch.tensor([0.5, 0.5, 0.4, 0.4]),
+    weights=0.5 * torch.cat([FIRST.weights, SECOND.weights]),
+)
+LABEL = torch.tensor([0, 1, 0, 1, 0, 1])
+X = torch.randn(6, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+NULL = {"label": 2}
+TIMES = [0.0, 1e-3, 0.2, 0.5, 0.9, 0.99, 1.0]
+
+
+def oracles(process):
+    return [tpf.oracle(process, law) for law in (FIRST, SECOND, BOTH)]
+
+
+def network(process, kind):
+    """An exact conditional network: labels 0 and 1 are the classes, 2 is no label."""
+    exact = oracles(process)
+
+    def net(t, x, label):
+        out = torch.zeros_like(x)
+        for k, field in enumerate(exact):
+            out = torch.where((label == k)[:, None], getattr(field, kind)(t, x), out)
+        return out
+
+    return net
+
+
+def conditional(process, kind):
+    return KINDS[kind](network(process, kind), process)
+
+
+def at(t):
+    return torch.tensor(t, dtype=torch.float64)
+
+
+def log_densities(process, t, x):
+    """Of the class of each row, and of both together."""
+    first, second, both = (field.log_prob(t, x) for field in oracles(process))
+    return torch.where(LABEL == 0, first, second), both
+
+
+def gradient(function, x):
+    y = x.clone().requires_grad_()
+    return torch.autograd.grad(function(y).sum(), y)[0]
+
+
+# ----------------------------------------------------------------------------- classifier-free
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_classifier_free_guidance_has_the_score_of_the_geometric_average(name, kind):
+    """∇ log(ρ_t^{1-w} ρ_t(.|c)^w) by autodiff of exact log-densities, for every prediction."""
+    process, w = PROCESSES[name], 2.5
+    guided = G.ClassifierFree(conditional(process, kind), w, null=NULL)
+    seen = 0
+    for time in TIMES:
+        t = at(time)
+
+        def log_q(y, t=t):
+            of_class, of_both = log_densities(process, t, y)
+            return (1 - w) * of_both + w * of_class
+
+        try:
+            found = guided.score(at(time), X, {"label": LABEL})
+        except tpf.ConversionError:  # where a conversion of the network itself is singular
+            assert time in (0.0, 1.0)
+            continue
+        exact = gradient(log_q, X)
+        seen += 1
+        torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-10)
+    assert seen >= 5
+
+
+@pytest.mark.parametrize("target", ["velocity", "data", "noise"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_every_prediction_kind_gives_the_same_guided_quantities(name, kind, target):
+    process, w = PROCESSES[name], 3.0
+    guided = G.ClassifierFree(conditional(process, kind), w, null=NULL)
+    first, second, both = oracles(process)
+    for time in (1e-2, 0.2, 0.5, 0.9, 0.99):
+        t = at(time)
+        of = [getattr(field, target)(t, X) for field in (first, second, both)]
+        of_class = torch.where((LABEL == 0)[:, None], of[0], of[1])
+        exact = of[2] + w * (of_class - of[2])
+        found = getattr(guided, target)(t, X, {"label": LABEL})
+        torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-10)
+
+
+def test_ho_and_salimans_strength_is_one_less():
+    """The likely slip: their (1 + w) f_c - w f_u is our w + 1, and not our w."""
+    process = PROCESSES["linear"]
+    field, t, cond = conditional(process, "velocity"), at(0.4), {"label": LABEL}
+    given = field.velocity(t, X, cond)
+    without = field.velocity(t, X, {"label": torch.full_like(LABEL, 2)})
+    guided = G.ClassifierFree(field, 3.0, null=NULL).velocity(t, X, cond)
+    torch.testing.assert_close(guided, (1 + 2.0) * given - 2.0 * without)
+    assert not torch.allclose(guided, (1 + 3.0) * given - 3.0 * without)
+
+
+def test_a_two_sided_pair_is_guided_too():
+    base = tpf.distributions.Uniform((2,), low=-1.0, high=1.0)
+    process = tpf.Process(tpf.Linear(tpf.Brownian()), base=base)
+
+    def b(t, x, label):
+        return -x * (1 + label[:, None])
+
+    def eta(t, x, label):
+        return x + label[:, None]
+
+    pair = tpf.FieldPair(velocity=b, noise=eta, process=process)
+    guided = G.ClassifierFree(pair, 2.0, null=NULL)
+    t, cond = at(0.3), {"label": LABEL}
+    null = torch.full_like(LABEL, 2)
+    torch.testing.assert_close(
+        guided.velocity(t, X, cond), 2 * b(t, X, LABEL) - b(t, X, null), rtol=1e-12, atol=1e-12
+    )
+    scale = process.noise_part.scale(t)
+    torch.testing.assert_close(
+        guided.score(t, X, cond), -(2 * eta(t, X, LABEL) - eta(t, X, null)) / scale
+    )
+    x = tpf.sample(guided, cond={"label": LABEL}, start=X, epsilon=0.3, steps=20).x
+    assert x.shape == X.shape
+
+
+def test_a_separate_unconditional_field_and_null_are_one():
+    process = PROCESSES["linear"]
+    field = conditional(process, "data")
+    one = G.ClassifierFree(field, 2.0, null=NULL)
+    other = G.ClassifierFree(field, 2.0, unconditional=tpf.oracle(process, BOTH))
+    t, cond = at(0.6), {"label": LABEL}
+    torch.testing.assert_close(one.score(t, X, cond), other.score(t, X, cond))
+
+
+def test_the_scale_may_be_one_a_row_in_any_chunk_and_a_function_of_time():
+    process = PROCESSES["linear"]
+    field = conditional(process, "velocity")
+    w = torch.tensor([0.0, 1.0, 2.0, 3.0, 1.5, 4.0], dtype=torch.float64)
+    by_row = G.ClassifierFree(field, "guidance", null=NULL)
+    run = tpf.sample(
+        by_row, start=X, cond={"label": LABEL, "guidance": w}, steps=10, chunk=4, scheme="heun"
+    ).x
+    for k in range(6):
+        alone = G.ClassifierFree(field, float(w[k]), null=NULL)
+        one = tpf.sample(alone, start=X[k : k + 1], cond={"label": LABEL[k : k + 1]}, steps=10).x
+        torch.testing.assert_close(run[k : k + 1], one, rtol=1e-10, atol=1e-10)
+
+    rising = G.ClassifierFree(field, lambda t: 1 + 2 * t, null=NULL)
+    times, cond = torch.linspace(0.1, 0.9, 6, dtype=torch.float64), {"label": LABEL}
+    found = rising.velocity(times, X, cond)
+    for k in range(6):
+        fixed = G.ClassifierFree(field, 1 + 2 * float(times[k]), null=NULL)
+        torch.testing.assert_close(found[k], fixed.velocity(times, X, cond)[k])
+
+    inside = G.ClassifierFree(field, 3.0, null=NULL, interval=(0.2, 0.6))
+    for time, strength in ((0.1, 1.0), (0.2, 3.0), (0.4, 3.0), (0.6, 3.0), (0.7, 1.0)):
+        fixed = G.ClassifierFree(field, strength, null=NULL)
+        torch.testing.assert_close(
+            inside.velocity(at(time), X, cond), fixed.velocity(at(time), X, cond)
+        )
+
+
+def test_a_strength_of_one_calls_the_network_once():
+    calls = []
+
+    def net(t, x, label):
+        calls.append(label)
+        return x
+
+    field = tpf.Velocity(net, PROCESSES["linear"])
+    G.ClassifierFree(field, 1.0, null=NULL).velocity(at(0.5), X, {"label": LABEL})
+    assert len(calls) == 1
+    assert bool((calls[0] == LABEL).all())
+
+
+# ------------------------------------------------------------------------- rescaled, projected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rescaled_and_projected_forms_are_of_the_data_prediction(kind):
+    process, w = PROCESSES["linear"], 3.0
+    field, t, cond = conditional(process, kind), at(0.4), {"label": LABEL}
+    given = field.data(t, X, cond)
+    plain = G.ClassifierFree(field, w, null=NULL).data(t, X, cond)
+
+    none = G.RescaledClassifierFree(field, w, rescale=0.0, null=NULL).data(t, X, cond)
+    torch.testing.assert_close(none, plain, rtol=1e-10, atol=1e-10)
+    whole = G.RescaledClassifierFree(field, w, rescale=1.0, null=NULL).data(t, X, cond)
+    torch.testing.assert_close(whole.std(1), given.std(1), rtol=1e-10, atol=1e-10)
+    half = G.RescaledClassifierFree(field, w, rescale=0.5, null=NULL).data(t, X, cond)
+    torch.testing.assert_close(half, 0.5 * (whole + plain), rtol=1e-10, atol=1e-10)
+
+    same = G.ProjectedClassifierFree(field, w, parallel=1.0, null=NULL).data(t, X, cond)
+    torch.testing.assert_close(same, plain, rtol=1e-10, atol=1e-10)
+    across = G.ProjectedClassifierFree(field, w, null=NULL).data(t, X, cond) - given
+    assert float((across * given).sum(1).abs().max()) < 1e-10
+    rest = plain - given - across  # along d_c
+    cosine = (rest * given).sum(1).abs() / (rest.norm(dim=1) * given.norm(dim=1))
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    near = G.ProjectedClassifierFree(field, w, parallel=1.0, threshold=0.05, null=NULL)
+    moved = (near.data(t, X, cond) - given).norm(dim=1)
+    assert float(moved.max()) <= (w - 1) * 0.05 + 1e-10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scheme", ["heun", "dpm2m", "rk4"])
+def test_all_forms_are_sampled_from_every_prediction_alike(kind, scheme):
+    """Even where the data prediction is singular at the start, as of noise at β = 0."""
+    process, cond = PROCESSES["linear"], {"label": LABEL}
+    for make in (
+        lambda field: G.ProjectedClassifierFree(field, 2.0, null=NULL),
+        lambda field: G.RescaledClassifierFree(field, 2.0, null=NULL),
+        lambda field: G.ClassifierFree(field, 2.0, null=NULL),
+    ):
+        of_data = tpf.sample(make(conditional(process, "data")), start=X, cond=cond, steps=100).x
+        found = tpf.sample(
+            make(conditional(process, kind)), start=X, cond=cond, steps=100, scheme=scheme
+        ).x
+        torch.testing.assert_close(found, of_data, rtol=0, atol=0.05)
+
+
+# ------------------------------------------------------------------ products, powers, bad models
+
+
+def test_autoguidance_is_the_combination():
+    process = PROCESSES["VP"]
+    good, bad, _ = oracles(process)
+    t = at(0.3)
+    for name in ("velocity", "score", "data"):
+        f, g = getattr(good, name)(t, X), getattr(bad, name)(t, X)
+        found = getattr(G.AutoGuidance(good, bad, 1.7), name)(t, X)
+        torch.testing.assert_close(found, g + 1.7 * (f - g), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("velocity", "velocity"), ("noise", "velocity"), ("score", "score")]
+)
+def test_a_product_has_the_sum_of_the_scores_and_of_the_velocities(kinds):
+    process = PROCESSES["off centre"]  # where the base's mean has a weight of its own
+    first, second, _ = oracles(process)
+    fields = [
+        KINDS[kind](lambda t, x, f=f, k=kind: getattr(f, k)(t, x), process)
+        for f, kind in zip((first, second), kinds, strict=True)
+    ]
+    product = G.Product(fields, [0.5, 2.0])
+    t = at(0.4)
+    for name in ("velocity", "score", "noise"):
+        exact = 0.5 * getattr(first, name)(t, X) + 2.0 * getattr(second, name)(t, X)
+        torch.testing.assert_close(getattr(product, name)(t, X), exact, rtol=1e-9, atol=1e-9)
+    with pytest.raises(tpf.ConversionError, match="no data prediction"):
+        product.data(t, X)
+    with pytest.raises(tpf.ConversionError, match="scheme='heun'"):
+        tpf.sample(product, 2, scheme="dpm2m")
+
+
+def test_a_power_starts_from_the_power_of_the_base_and_nests():
+    process = PROCESSES["off centre"]
+    first, second, _ = oracles(process)
+    power = G.Power(first, 4.0)
+    assert float(power.start.scale) == pytest.approx(0.75)
+    assert float(power.start.mean[0]) == 0.5
+    x = tpf.sample(power, 20_000, steps=1, t=(0.0, 1e-6), dtype=torch.float64).x
+    assert float(x.std()) == pytest.approx(0.75, rel=0.03)  # 6 standard errors
+    nested = G.Product([G.Power(first, 2.0), second])
+    assert nested.power == 3
+    t = at(0.7)
+    exact = 2 * first.velocity(t, X) + second.velocity(t, X)
+    torch.testing.assert_close(nested.velocity(t, X), exact, rtol=1e-10, atol=1e-10)
+    assert G.Power(G.ClassifierFree(first, 2.0, unconditional=second), 2.0).power == 2
+
+
+def test_an_annealed_gaussian_flows_to_the_law_of_its_own_flow():
+    """dx = β b dt of N(0, s²): b = (σ̇/σ) x of its x_t, so that σ(1)/σ(0) is raised to β."""
+    process = PROCESSES["linear"]
+    field = tpf.oracle(process, tpf.Gaussian((2,), scale=0.5))
+    x = tpf.sample(G.Power(field, 2.0), start=X, steps=100, scheme="rk4").x
+    torch.testing.assert_close(x, X * 0.5**2, rtol=1e-6, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------- tilts
+
+
+def classifier(process):
+    first, second, both = oracles(process)
+
+    def log_prob(t, x, label):
+        of_class = torch.where(label == 0, first.log_prob(t, x), second.log_prob(t, x))
+        return of_class - both.log_prob(t, x)
+
+    return log_prob
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PROCESSES)
+def test_an_exact_classifier_makes_the_conditional_field(name, kind):
+    process = PROCESSES[name]
+    first, second, both = oracles(process)
+    field = KINDS[kind](lambda t, x: getattr(both, kind)(t, x), process)
+    guided = G.Classifier(field, classifier(process))
+    for time in (0.01, 0.2, 0.5, 0.9, 0.99):
+        t = at(time)
+        for target in ("velocity", "score", "data", "noise"):
+            exact = torch.where(
+                (LABEL == 0)[:, None], getattr(first, target)(t, X), getattr(second, target)(t, X)
+            )
+            found = getattr(guided, target)(t, X, {"label": LABEL})
+            torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("scheme", ["heun", "rk4", "dpm2m", "dopri5"])
+def test_a_classifier_samples_what_the_conditional_field_samples(scheme):
+    """From t = 0 on, where Δ/β is infinite and the gradient vanishes."""
+    process = PROCESSES["linear"]
+    first, _, both = oracles(process)
+    guided = G.Classifier(both, classifier(process))
+    more = {} if scheme == "dopri5" else {"steps": 100}
+    one = tpf.sample(guided, start=X, cond={"label": 0 * LABEL}, scheme=scheme, **more).x
+    other = tpf.sample(first, start=X, scheme=scheme, **more).x
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-2)
+
+
+def test_the_log_density_of_a_guided_field_is_that_of_its_flow():
+    process = PROCESSES["linear"]
+    first, _, both = oracles(process)
+    guided = G.Classifier(both, lambda t, x: classifier(process)(t, x, torch.zeros(())))
+    found = tpf.log_likelihood(guided, X, scheme="rk4", steps=12).log_prob
+    torch.testing.assert_close(found, FIRST.log_prob(X), rtol=0, atol=0.02)
+    plain = G.ClassifierFree(first, 1.0, unconditional=both)
+    found = tpf.log_likelihood(plain, X, scheme="rk4", steps=25).log_prob
+    torch.testing.assert_close(found, FIRST.log_prob(X), rtol=0, atol=1e-3)
+
+
+def test_a_tilt_shifts_the_score_in_the_units_of_the_data():
+    """∇ of r(invert(x)) is the scale times the gradient in the data's units."""
+    process = PROCESSES["linear"]
+    transform = tpf.Standardize(1.0, 3.0)
+    field = tpf.Velocity(lambda t, x: -x, process, transform=transform)
+    slope = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    tilt = G.Tilt(field, lambda t, x: t * (x @ slope), 2.0)
+    shift = tilt.score(at(0.5), X) - field.score(at(0.5), X)
+    torch.testing.assert_close(shift, (0.5 * 2.0 * 3.0 * slope).expand_as(X))
+
+
+def test_a_reward_of_the_data_prediction_goes_through_the_network():
+    process = PROCESSES["linear"]
+    first = oracles(process)[0]
+    t = at(0.5)
+    tilt = G.Tilt(first, lambda t, x: x[:, 0].square(), of="data")
+    exact = gradient(lambda y: first.data(t, y)[:, 0].square(), X)
+    torch.testing.assert_close(tilt.score(t, X) - first.score(t, X), exact, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tilt_of_a_two_sided_pair_is_refused_where_a_velocity_is_asked_for():
+    base = tpf.distributions.Uniform((2,), low=-1.0, high=1.0)
+    process = tpf.Process(tpf.Linear(tpf.Brownian()), base=base)
+    pair = tpf.FieldPair(velocity=lambda t, x: -x, noise=lambda t, x: x, process=process)
+    tilt = G.Tilt(pair, lambda t, x: t * x[:, 0])
+    with pytest.raises(tpf.ConversionError, match=r"ClassifierFree, Product.*sample_weighted"):
+        tpf.sample(tilt, 4)
+    shift = tilt.score(at(0.5), X) - pair.score(at(0.5), X)
+    torch.testing.assert_close(shift, torch.tensor([[0.5, 0.0]]).double().expand_as(X))
+
+
+# ---------------------------------------------------------------------- conditions and refusals
+
+
+def trained(drop):
+    """A field that a Trainer trained, with the null 3 among its labels or not."""
+    labels = torch.arange(40) % (4 if drop else 3)
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1, labels=4), PROCESSES["linear"])
+    data = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    tpf.Trainer(field).fit(data, cond={"label": labels}, steps=2, batch_size=10, progress=False)
+    return field
+
+
+def test_a_null_that_was_not_trained_is_refused_at_sampling():
+    G_null = {"label": 3}
+    good = G.ClassifierFree(trained(True), 2.0, null=G_null)
+    assert tpf.sample(good, 4, steps=2, cond={"label": 1}).x.shape == (4, 2)
+    bad = G.ClassifierFree(trained(False), 2.0, null=G_null)
+    with pytest.raises(ValueError, match=r"null=.*nothing that the field was trained with"):
+        tpf.sample(bad, 4, steps=2, cond={"label": 1})
+    with pytest.raises(ValueError, match="holds 7"):
+        tpf.sample(good, 4, steps=2, cond={"label": 7})
+    with pytest.raises(ValueError, match="condition 'label' is missing"):
+        tpf.sample(good, 4, steps=2)
+    with pytest.raises(ValueError, match="condition 'colour'"):
+        tpf.sample(good, 4, steps=2, cond={"label": 1, "colour": 2})
+    with pytest.raises(ValueError, match="null has 'colour'"):
+        G.ClassifierFree(trained(True), 2.0, null={"colour": 0})
+
+
+def test_scales_that_cannot_be_are_refused():
+    process = PROCESSES["linear"]
+    field = conditional(process, "velocity")
+
+    def guided(scale, **more):
+        return G.ClassifierFree(field, scale, null=NULL, **more)
+
+    with pytest.raises(ValueError, match="nan"):
+        guided(float("nan"))
+    with pytest.raises(ValueError, match="must be finite"):
+        guided(float("inf"))
+    with pytest.raises(ValueError, match="must be finite"):
+        guided(lambda t: 1 / (t - 0.5))
+    with pytest.raises(ValueError, match=r"scale='guidance'.*cond="):
+        guided(torch.ones(6))
+    with pytest.raises(TypeError, match="a number, a function of time"):
+        guided([1.0])
+    with pytest.raises(ValueError, match="0 <= low < high <= 1"):
+        guided(1.0, interval=(0.6, 0.2))
+    by_row = guided("guidance")
+    with pytest.raises(ValueError, match="'guidance', which is missing"):
+        tpf.sample(by_row, start=X, cond={"label": LABEL})
+    with pytest.raises(ValueError, match="must be finite"):
+        tpf.sample(by_row, start=X, cond={"label": LABEL, "guidance": torch.full((6,), torch.nan)})
+    with pytest.raises(ValueError, match=r"one real number, or one a row"):
+        tpf.sample(by_row, start=X, cond={"label": LABEL, "guidance": torch.ones(6, 2)})
+
+
+def test_what_cannot_be_combined_is_refused():
+    process = PROCESSES["linear"]
+    first, second, both = oracles(process)
+    elsewhere = tpf.oracle(PROCESSES["VP"], FIRST)
+    with pytest.raises(ValueError, match="one process object"):
+        G.Product([first, elsewhere])
+    scaled = tpf.Velocity(lambda t, x: x, process, transform=tpf.Standardize(0.0, 2.0))
+    with pytest.raises(ValueError, match="one transform object"):
+        G.AutoGuidance(first, scaled, 2.0)
+    mixed = [conditional(process, kind) for kind in ("data", "score")]
+    with pytest.raises(tpf.ConversionError, match="predict different things"):
+        G.Product(mixed)
+    with pytest.raises(ValueError, match="needs fields"):
+        G.Product([])
+    with pytest.raises(ValueError, match="3 weights for 2 fields"):
+        G.Product([first, second], [1.0, 1.0, 1.0])
+    with pytest.raises(ValueError, match="nan"):
+        G.Product([first, second], [1.0, float("nan")])
+    with pytest.raises(ValueError, match="above 0"):
+        G.Power(first, 0.0)
+    with pytest.raises(ValueError, match="neither of the two"):
+        G.ClassifierFree(first, 2.0)
+    with pytest.raises(ValueError, match="both of the two"):
+        G.ClassifierFree(first, 2.0, null=NULL, unconditional=both)
+    with pytest.raises(TypeError, match="mapping of names"):
+        G.ClassifierFree(first, 2.0, null=3)
+    with pytest.raises(ValueError, match="powers add up to 2"):
+        G.Tilt(G.Power(first, 2.0), lambda t, x: x[:, 0])
+    with pytest.raises(ValueError, match="compared only where"):
+        G.AutoGuidance(G.Power(first, 2.0), second, 2.0)
+    with pytest.raises(ValueError, match="save the fields"):
+        G.Power(first, 2.0).save("nowhere")
+    with pytest.raises(ValueError, match="add up to -1"):
+        tpf.sample(G.Product([first, second], [-2.0, 1.0]), 4)
+
+
+def test_rewards_that_cannot_be_are_refused():
+    first = oracles(PROCESSES["linear"])[0]
+    t = at(0.5)
+    with pytest.raises(ValueError, match="operations that autograd follows"):
+        G.Tilt(first, lambda t, x: x.detach()[:, 0]).score(t, X)
+    with pytest.raises(ValueError, match=r"must return shape \(1,\), got \(1, 2\)"):
+        G.Tilt(first, lambda t, x: x).score(t, X)
+    with pytest.raises(ValueError, match="unknown of"):
+        G.Tilt(first, lambda t, x: x[:, 0], of="noise")
+
+
+def test_the_repr_tells_what_it_is_made_of():
+    field = conditional(PROCESSES["linear"], "velocity")
+    text = repr(G.ClassifierFree(field, 2.0, null=NULL))
+    assert text.startswith("ClassifierFree(Velocity, scale=2, null={'label': 2}")
+    assert "Process(Linear()" in text
+    assert "power=2" in repr(G.Power(field, 2.0))
+    assert len(G.Product([field, field]).networks) == 1
+
+
+def test_float32_and_inference_mode_serve():
+    process = PROCESSES["linear"]
+    field, cond = conditional(process, "data"), {"label": LABEL}
+    x = X.float()
+    guided = G.ClassifierFree(field, 2.0, null=NULL)
+    tilt = G.Classifier(oracles(process)[2], classifier(process))
+    for one in (guided, tilt):
+        wide = one.velocity(at(0.4), X, cond)
+        with torch.inference_mode():
+            narrow = one.velocity(torch.tensor(0.4), x, cond)
+        assert narrow.dtype == torch.float32
+        torch.testing.assert_close(narrow.double(), wide, rtol=1e-4, atol=1e-4)
