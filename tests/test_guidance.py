@@ -464,9 +464,9 @@ def test_what_cannot_be_combined_is_refused():
         G.Product([first, second], [1.0, float("nan")])
     with pytest.raises(ValueError, match="above 0"):
         G.Power(first, 0.0)
-    with pytest.raises(ValueError, match="neither of the two"):
+    with pytest.raises(ValueError, match="never trained without"):
         G.ClassifierFree(first, 2.0)
-    with pytest.raises(ValueError, match="both of the two"):
+    with pytest.raises(ValueError, match="both ways"):
         G.ClassifierFree(first, 2.0, null=NULL, unconditional=both)
     with pytest.raises(TypeError, match="mapping of names"):
         G.ClassifierFree(first, 2.0, null=3)
@@ -512,3 +512,38 @@ def test_float32_and_inference_mode_serve():
             narrow = one.velocity(torch.tensor(0.4), x, cond)
         assert narrow.dtype == torch.float32
         torch.testing.assert_close(narrow.double(), wide, rtol=1e-4, atol=1e-4)
+
+
+def test_the_null_of_a_training_is_the_default():
+    """By ``drop_cond``, and by what an untrained network says; without one it is refused."""
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    label = torch.arange(90) % 3
+    x1 = torch.randn(90, 2, generator=torch.Generator().manual_seed(0)) + label[:, None]
+    told = {"label": torch.tensor([0, 1, 2])}
+
+    def field(labels):
+        net = tpf.networks.MLP(2, 16, labels=labels, generator=torch.Generator().manual_seed(0))
+        return tpf.Velocity(net, process)
+
+    trained = field(3)
+    tpf.Trainer(trained).fit(
+        x1,
+        steps=5,
+        cond={"label": label},
+        drop_cond=0.2,
+        generator=torch.Generator().manual_seed(0),
+        progress=False,
+    )
+    t, x = torch.full((3,), 0.4), torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    for one in (trained, field(3)):
+        guided, same = (
+            tpf.guidance.ClassifierFree(one, 3.0, null=null) for null in (None, {"label": -1})
+        )
+        assert torch.equal(guided.velocity(t, x, told), same.velocity(t, x, told))
+        free = one.velocity(t, x, one.null_cond(3))
+        wanted = free + 3.0 * (one.velocity(t, x, told) - free)
+        torch.testing.assert_close(guided.velocity(t, x, told), wanted)
+    never = field(3)
+    tpf.Trainer(never).fit(x1, steps=1, cond={"label": label}, progress=False)
+    with pytest.raises(ValueError, match="drop_cond"):
+        tpf.guidance.ClassifierFree(never, 2.0)

@@ -9,14 +9,20 @@ from torch import Tensor, nn
 
 from .._core.checks import shown
 from .._core.conditions import check_names
-from .._core.nulls import null_rows, nulls_of
+from .._core.nulls import Null, null_rows, nulls_of
 from ..transforms import Standardize
 
 if TYPE_CHECKING:
     from .._core.condition import Condition
     from .calls import Network
 
-__all__ = ["ConditionTransforms", "as_cond_transforms", "given_transforms", "null_conditions"]
+__all__ = [
+    "ConditionTransforms",
+    "as_cond_transforms",
+    "given_transforms",
+    "null_conditions",
+    "nulls_by_name",
+]
 
 
 class ConditionTransforms(nn.Module):
@@ -73,6 +79,15 @@ def given_transforms(field: object) -> dict[str, dict[str, Standardize]]:
     """The transforms of a field's conditions as its constructor takes them, if it has any."""
     held: ConditionTransforms | None = getattr(field, "cond_transforms", None)
     return {} if held is None else {"cond_transforms": held.given()}
+
+
+def nulls_by_name(
+    networks: tuple[Network, ...], trained: Mapping[str, Condition] | None
+) -> dict[str, Null]:
+    """What stands for none: of the conditions that training dropped, or as the networks say."""
+    if trained is None:
+        return nulls_of(networks)
+    return {name: known.null for name, known in trained.items() if known.null is not None}
 
 
 def null_conditions(

@@ -22,6 +22,7 @@ from .._core.checks import number
 from .._core.conditions import NO_CONDITIONS, check_names
 from .._core.signatures import as_is, checked
 from ..fields.base import Field
+from ..fields.null_conditions import nulls_by_name
 from .geometric import Geometric
 from .parts import Part
 from .scales import Scale
@@ -39,13 +40,20 @@ def conditional_parts(
     Raises:
         ValueError: if it is not said what the field without its condition is, or twice.
     """
-    if (null is None) == (unconditional is None):
-        given = "neither" if null is None else "both"
+    if null is not None and unconditional is not None:
         raise ValueError(
-            f"{what} compares a field with itself without its condition, and {given} of the two"
-            " ways to say what that is was given: null={'label': 10}, the values that stood for no"
-            " condition in training, or unconditional=, a field of its own"
+            f"{what} compares a field with itself without its condition, and both ways to say what"
+            " that is were given; give null={'label': 10} or unconditional=, a field of its own"
         )
+    if null is None and unconditional is None:
+        null = nulls_by_name(field.networks, field.conditions)
+        if not null:
+            raise ValueError(
+                f"{what} compares a field with itself without its condition, and this field was"
+                " never trained without: train it with fit(..., drop_cond=0.1), or give"
+                " null={'label': 10}, the values that stood for none in a training of your own, or"
+                " unconditional=, a field of its own"
+            )
     if unconditional is not None:
         return Part(unconditional, alone=True), Part(field)
     assert null is not None
@@ -95,14 +103,14 @@ class ClassifierFree(_Average):
         scale: w: a number, a function of times, or the name of a condition that holds one number a
             row: ``scale="guidance"``, ``sample(..., cond={"label": labels, "guidance": w})``.
         null: the values that stood for no condition in training, by name: ``{"label": 10}``; one
-            value for all rows.
+            value for all rows. By default those of ``fit(..., drop_cond=)``, or of the network.
         unconditional: a field of its own in the place of the null; it is given no conditions.
         interval: times (low, high) within which to guide; w = 1 outside (Kynkäänniemi et al. 2024).
             Put the two times on the grid of a solve.
 
     Raises:
-        ValueError: if neither or both of ``null`` and ``unconditional`` are given, or a scale is
-            not finite; at sampling if the condition is missing, or the field was not trained with
+        ValueError: if no null is known and no unconditional field given, or a scale is not finite;
+            at sampling if the condition is missing, or the field was not trained with
             the null.
 
     A call costs two calls of the network; where w is the number 1 or 0 it costs one.

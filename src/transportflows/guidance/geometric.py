@@ -29,11 +29,11 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import names
+from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked
 from .._core.tensor import expand_time
-from .._core.trained import Condition
 from ..combination import Combination
 from ..distributions import Distribution, Gaussian
 from ..fields.base import Field
