@@ -5,7 +5,8 @@ Data on a ring of radius 5, ``x1 = 5 (cos 2πc, sin 2πc)`` with a spread of 0.3
 plan is exact. ``MinibatchOT(condition_weight=λ)`` lends each x0 a condition c0 and plans for
 ``|x0 - x1|² + λ |c0 - c1|²``, λ relative to the median squared distances of both.
 
-- *bias*: root mean square of ``E[x0 | c] - E[x0]``, over the standard deviation of the base;
+- *bias*: root mean square of ``E[x0 | c] - E[x0]``, over the standard deviation of the base; of
+  15,000 rows, which show up to 0.03 where there is none;
 - *length*: root mean square of ``|x1 - x0|``, over that of the independent coupling, λ = ∞.
 
 Sampling starts from the whole base, so a bias is an error of the law that is sampled given c. The

@@ -206,7 +206,8 @@ class Downsample(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         for dim in range(-self.dims, 0):
             y = y.repeat_interleave(self.factor, dim)
-        return y * self.share
+        spread: Tensor = y * self.share
+        return spread
 
 
 @checked
