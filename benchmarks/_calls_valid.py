@@ -54,6 +54,12 @@ def V() -> tpf.Velocity:  # noqa: N802
     return tpf.Velocity(NET(), P())
 
 
+def SEEN() -> tpf.inverse.LinearObservation:  # noqa: N802
+    """An observation of the plane."""
+    mask = tpf.inverse.Mask(torch.tensor([1, 0]))
+    return tpf.inverse.LinearObservation(mask, torch.zeros(2), 0.1)
+
+
 def N() -> tpf.NoisePredictor:  # noqa: N802
     """A noise predictor of a diffusion."""
     return tpf.NoisePredictor(NET(), P(tpf.VP()))
@@ -199,6 +205,22 @@ datasets.swiss_roll | n=5, generator=G()
 datasets.two_moons | n=5, generator=G()
 distributions.Empirical | data=X()
 distributions.GaussianMixture | means=X(3)
+inverse.Blur | kernel=torch.ones(2), shape=(2,)
+inverse.DPS | field=N(), observation=SEEN()
+inverse.Downsample | factor=2, shape=(2,), dims=1
+inverse.LikelihoodGuidance | field=N(), observation=SEEN()
+inverse.LinearObservation | operator=tpf.inverse.Mask(torch.tensor([1, 0])), y=torch.zeros(2), noise=0.1
+inverse.Mask | mask=torch.tensor([1, 0])
+inverse.Matrix | matrix=torch.eye(2)
+inverse.MomentMatched | field=N(), observation=SEEN()
+inverse.Observation | log_likelihood=lambda x: -x.square().sum(1)
+inverse.Operator | forward=lambda x: x, adjoint=lambda y: y
+inverse.PseudoInverse | field=N(), observation=SEEN()
+inverse.Replacement | field=N(), observation=SEEN()
+couplings.ConditionWeight | weight=1.0, weights=(1.0,), bias=(0.0,), length=(1.0,)
+couplings.condition_weight | x1=X(), c=X(), base=tpf.Gaussian((2,)), batch_size=4, batches=2
+networks.Nullable | net=NET(labels=3), label=3
+samplers.sample_each | field=V(), conds=[{}, {}], n=3, steps=2, generator=G()
 distributions.Uniform | shape=(2,)
 distributions.as_distribution | law=torch.distributions.Normal(torch.zeros(2), torch.ones(2))
 fields.EDMCoefficients | skip=T(), out=T(), scale=T(), noise=T()
@@ -547,6 +569,7 @@ tpf.training.Checkpoints(TMP()).write | 3, {}, {"a": T()}
 """
 
 BY_NAME: dict[str, str] = {
+    "observation": "SEEN()", "transform": "tpf.Standardize()", "like_cond": "{}",
     "t": "T()", "tau": "T()", "x": "X(4)", "x0": "X(4)", "x1": "X(4)", "z": "X(4)", "n": "4",
     "generator": "G()", "key": "1", "cond": "{}", "y": "Y(4)", "u": "T()", "shape": "(4,)",
     "field": "V()", "process": "P()", "part": "P(tpf.VP()).part", "path": "PATHS()",

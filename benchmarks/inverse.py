@@ -1,7 +1,7 @@
 """Inverse problems: the bias of each method against the exact posterior of a mixture.
 
-A mixture of three Gaussians in d dimensions, seen through a mask of half of its coordinates or a
-circular blur, with noise 0, 0.1 and 0.5. Its posterior is a mixture again, exactly
+A mixture of three Gaussians in d dimensions, seen through a mask of half of its coordinates or (in
+d = 2) a circular blur, with noise 0, 0.1 and 0.5. Its posterior is a mixture again, exactly
 (``GaussianMixture.posterior``). Every method is given the exact field of the prior, so that what is
 left is its own bias, and that of its steps.
 
@@ -121,7 +121,8 @@ def problems(d: int) -> dict[str, LinearObservation]:
     mask = Mask(torch.arange(d) % 2 == 0)
     blur = Blur(torch.tensor([0.25, 0.5, 0.25] if d > 2 else [0.3, 0.7], dtype=D), d)
     found = {}
-    for name, operator, noises in (("mask", mask, (0.0, 0.1, 0.5)), ("blur", blur, (0.1, 0.5))):
+    blurred = (0.1, 0.5) if d == 2 else ()
+    for name, operator, noises in (("mask", mask, (0.0, 0.1, 0.5)), ("blur", blur, blurred)):
         for noise in noises:
             z = torch.randn(1, d, generator=generator, dtype=D)
             y = operator.apply(truth) + noise * z

@@ -178,6 +178,8 @@ def test_a_wrong_adjoint_is_refused(operator):
 
 
 def test_an_adjoint_of_another_shape_is_refused():
+    with pytest.raises(TypeError, match="the operator must give a tensor of rows"):
+        LinearObservation(Operator(lambda x: 3, lambda y: y, (4,)), torch.zeros(2))
     with pytest.raises(ValueError, match=r"adjoint gives \(2, 2\)"):
         LinearObservation(Operator(lambda x: x[:, :2], lambda y: y, (4,)), torch.zeros(2))
 
@@ -422,7 +424,7 @@ def test_repainting_alone_leaves_the_law():
 
 
 def test_a_repainted_step_keeps_the_law_exactly_where_the_prediction_is():
-    """Data in a point, of which d is exact: x_t is N(α m + β μ, σ̂²) before and after; correlated."""
+    """Data in a point, of which d is exact: x_t is N(α m + β μ, σ̂²) before and after."""
     law = tpf.distributions.GaussianMixture(torch.tensor([[1.5]], dtype=D), scale=1e-6)
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,), mean=0.7, scale=1.2))
     seen = LinearObservation(Mask(torch.ones(1)), torch.zeros(1, dtype=D))

@@ -99,20 +99,17 @@ class FieldPair(Field):
                 f"{names[0]}= and {names[1]}= are one and the same network, which cannot predict"
                 " both; give two, or one with two heads: heads=net"
             )
-        self.outputs = names
-        self.process = process
-        self.transform = transform
+        self.outputs, self.conditions = names, known
+        self.process, self.transform = process, transform
         self.cond_transforms = as_cond_transforms(cond_transforms)
-        self.conditions = known
+        self._two_headed = heads is not None
         if heads is not None:
             check_network(heads)
             self.heads = heads
-            self._two_headed = True
         else:
             self.first, self.second = given[names[0]], given[names[1]]
             check_network(self.first)
             check_network(self.second)
-            self._two_headed = False
 
     @property
     def networks(self) -> tuple[Network, ...]:

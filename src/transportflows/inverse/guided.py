@@ -114,7 +114,7 @@ class GuidedField(Field):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """The data prediction given the observation, ``(B, *)``, alone in a tuple."""
+        """The data prediction given the observation, ``(B, *)``."""
         t = t.to(x.device).clamp(min=_FIRST)
         part, time = self.process.part, widest(t)
         beta, square = part.path.beta(time), part.scale_sq(time)
@@ -159,10 +159,8 @@ class GuidedField(Field):
 class LikelihoodGuidance(GuidedField):
     r"""Guided by the likelihood at the prediction: ``d' = d + w (σ̂²/β) ∇_x log p(y | d(t, x))``.
 
-    It takes the law of x1 given x_t for a point, so that early times are too sure of y, the more
-    so the less noise y has (the model that diffusion posterior sampling is named for; its own steps
-    are :class:`DPS`). With little noise the shift is stiff: a step of length h wants
-    ``h (1 - t)/t`` small beside σ².
+    It takes the law of x1 given x_t for a point, as diffusion posterior sampling does (whose own
+    steps are :class:`DPS`): too sure of y early, and stiff, the more so the less noise y has.
 
     Args:
         field: see :class:`GuidedField`.

@@ -180,9 +180,8 @@ class Replacement(_Drawn):
         d = self._over(partial(self._data, s), centred + self.shifts[s])
         part = self.scale_sq[t] / self.scale_sq[s]
         mean: Tensor = self.beta[t] * d + ratio * part * (centred - self.beta[s] * d)
-        moved: Tensor = mean + self.shifts[t]
-        noise: Tensor = (part * fresh) ** 0.5 * self._normal(x, step, k, 2)
-        return moved + noise
+        drawn: Tensor = float(part * fresh) ** 0.5 * self._normal(x, step, k, 2)
+        return mean + self.shifts[t] + drawn
 
 
 @checked

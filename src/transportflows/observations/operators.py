@@ -83,7 +83,7 @@ class Mask(LinearOperator):
         return torch.where(self.mask.to(x.device), x, 0.0)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.apply(y)
+        return torch.where(self.mask.to(y.device), y, 0.0)
 
 
 @checked
@@ -206,8 +206,8 @@ class Downsample(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         for dim in range(-self.dims, 0):
             y = y.repeat_interleave(self.factor, dim)
-        shared: Tensor = y * self.share
-        return shared
+        spread: Tensor = y * self.share
+        return spread
 
 
 @checked
@@ -231,11 +231,16 @@ class Operator(LinearOperator):
 
     @as_is
     def apply(self, x: Tensor) -> Tensor:
-        return self.forward(x)
+        return self._made(self.forward(x), "operator")
 
     @as_is
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.back(y)
+        return self._made(self.back(y), "adjoint")
+
+    def _made(self, value: Any, what: str) -> Tensor:
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the {what} must give a tensor of rows, and it gave {shown(value)}")
+        return value
 
 
 def as_operator(given: Any, shape: Sequence[int] | None = None) -> LinearOperator:
