@@ -19,7 +19,8 @@ deviation of the log-evidences of the runs.
 right mode, largest error of a mean over that coordinate's deviation, and largest and smallest
 ratio of a variance to its true value.
 
-*Intervals.* Of 100 runs of 1,000 particles and 50 steps (plain), how many log-evidences lie within 1.96 one-run standard errors.
+*Intervals.* Of 100 runs of 1,000 particles and 50 steps (plain), how many log-evidences lie within
+1.96 one-run standard errors.
 
 Run ``python benchmarks/guidance.py``.
 """
