@@ -5,7 +5,8 @@ A training step is the velocity's regression with Adam, by ``Trainer.fit``; an R
 is timed in a process of its own, on one thread, in seconds of processor time (on a card, of the
 clock): the median of three rounds, and the range. Memory is what the process came to hold at its
 most beyond what it held before the network was made: weights, gradients, the two moments of Adam,
-and activations; in sampling the weights and activations alone.
+and activations; in sampling the weights and activations alone. That of diffusers has its modules in
+it. On a processor bfloat16 is left out: without units for it a step takes minutes.
 
 Run ``python benchmarks/networks.py``; ``--device cuda`` on a machine with a card.
 """
