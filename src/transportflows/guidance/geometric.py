@@ -33,7 +33,6 @@ from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked
-from .._core.tensor import expand_time
 from ..combination import Combination
 from ..distributions import Distribution, Gaussian
 from ..fields.base import Field
@@ -179,20 +178,19 @@ class Geometric(Guided):
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """``Σ w_i f_i`` of each output."""
-        total: list[Tensor | None] = [None] * len(self.outputs)
-        for part, power in zip(self._parts, self.powers(t, cond), strict=True):
-            if isinstance(power, float) and power == 0:
-                continue
-            found = part.predict(self.outputs, t, x, cond, needed)
-            w = power if isinstance(power, float) else expand_time(power.to(x), x)
-            for k, value in enumerate(found):
-                if value is not None:
-                    before = total[k]
-                    total[k] = value * w if before is None else before + value * w
-        wanted = (True,) * len(total) if needed is None else needed
+        powers = [w if isinstance(w, float) else w.to(x) for w in self.powers(t, cond)]
+        nothing = (None,) * len(self.outputs)
+        found = [
+            nothing
+            if isinstance(w, float) and w == 0
+            else part.predict(self.outputs, t, x, cond, needed)
+            for part, w in zip(self._parts, powers, strict=True)
+        ]
+        total = Combination(None, None, tuple(powers))
+        wanted = (True,) * len(self.outputs) if needed is None else needed
         return tuple(
-            torch.zeros_like(x) if value is None and want else value
-            for value, want in zip(total, wanted, strict=True)
+            total.of(x, None, each) if want else None
+            for each, want in zip(zip(*found, strict=True), wanted, strict=True)
         )
 
     def weights(self, target: str, t: Tensor) -> Combination:

@@ -105,10 +105,11 @@ class Part:
         own = self.given(cond, len(x), x)
         if self.field.outputs == outputs:
             return self.field.predict(t, x, own, needed)
-        wanted = (True,) * len(outputs) if needed is None else needed
         return tuple(
-            self.field.quantity(name, t, x, own, checked=False) if want else None
-            for name, want in zip(outputs, wanted, strict=True)
+            self.field.quantity(name, t, x, own, checked=False)
+            if needed is None or needed[k]
+            else None
+            for k, name in enumerate(outputs)
         )
 
 

@@ -135,25 +135,30 @@ def sample_weighted(
             cond=given, chunk=rows, max_nfe=max_nfe, progress=progress,
         )  # fmt: skip
     check_finite(solution, x.ndim - 1)
-    if closure is not None and stepper.split == "plain":
+    found = _solution(field, target, solution, cloud, log_start, stepper.split)
+    _warn(found, closed=closure is not None and stepper.split == "plain")
+    return found
+
+
+def _warn(found: WeightedSolution, *, closed: bool) -> None:
+    """Tell that there was no closure split, and that weights have collapsed."""
+    if closed:
         warnings.warn(
             "the moment-matched Gaussians have no product of these powers (its precision is not"
             " positive at all times), so there is no closure split here, and the plain transport"
             " was used; take a scale nearer to 1",
-            stacklevel=2,
+            stacklevel=3,
         )
-    found = _solution(field, target, solution, cloud, log_start, stepper.split)
     if found.collapsed:
         warnings.warn(
             f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g}"
-            f" of {n}, {found.ancestors_left} of the start rows are left, and the standard error of"
-            f" the log-evidence is {found.log_evidence_error:.2g}; neither states nor evidence can"
-            " be trusted. Take more particles, a larger epsilon with more steps, closure=, or a"
-            " weaker target",
+            f" of {len(found.x)}, {found.ancestors_left} of the start rows are left, and the"
+            f" standard error of the log-evidence is {found.log_evidence_error:.2g}; neither states"
+            " nor evidence can be trusted. Take more particles, a larger epsilon with more steps,"
+            " closure=, or a weaker target",
             CollapsedWeightsWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return found
 
 
 # ------------------------------------------------------------------------------ what is asked
