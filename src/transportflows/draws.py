@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._core.conditions import map_rows
 from ._core.reprs import summary
+from ._core.signatures import checked
 from ._core.tensor import expand_time
 from .gaussian_part import NoisePart
 
@@ -53,6 +54,7 @@ class Batch:
     def __len__(self) -> int:
         return self.x1.shape[0]
 
+    @checked
     def rows(self, start: int, stop: int) -> Batch:
         """The rows from ``start`` up to ``stop``."""
         if start == 0 and stop == len(self):
@@ -61,6 +63,7 @@ class Batch:
         cond = map_rows(self.cond, lambda value: value[start:stop])
         return Batch(self.x1[start:stop], x0, cond)
 
+    @checked
     def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Batch:
         """The same with a function of its conditions."""
         return replace(self, cond=function(self.cond))
@@ -104,6 +107,7 @@ class PathSample:
         """Rows of the batch that was drawn from; ``x`` has twice as many where antithetic."""
         return self.x.shape[0] // (1 + self.antithetic)
 
+    @checked
     def rows(self, start: int, stop: int) -> PathSample:
         """What was drawn for the rows of the batch from ``start`` up to ``stop``."""
         n = len(self)
@@ -129,6 +133,7 @@ class PathSample:
             part(self.density),
         )
 
+    @checked
     def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> PathSample:
         """The same with a function of its conditions."""
         return replace(self, cond=function(self.cond))
