@@ -124,6 +124,7 @@ UNCHECKED = {
     "Condition",  # in files and fields only
     "local_device",  # of nothing
     "sample",  # at its head, to add no frame to a call
+    "sample_weighted",
     "march",
     "Batch",  # made in every step of a fit, of rows that were checked
     "PathSample",

@@ -9,7 +9,7 @@ shift together,
           b' = b + \frac{\Delta}{\beta} \nabla r ,
 
 and the drift ``b' + ε s'`` of a solve shifts by ``(Δ/β + ε) ∇r``. For ``r_t = log p(c | x_t)`` it
-is the field of p(·|c), exactly (Dhariwal & Nichol 2021; Song et al. 2021, appendix I). For any
+is the field of ``p(·|c)``, exactly (Dhariwal & Nichol 2021; Song et al. 2021, appendix I). For any
 other r the solve samples another law than ``p e^{r_1}``, and :func:`sample_weighted` mends it.
 
 With any other base or coupling the score alone says nothing about the velocity: such fields are

@@ -99,7 +99,7 @@ def sample_weighted(
         CollapsedWeightsWarning: if the standard error is above 0.5 or few ancestors are left.
 
     Example:
-        >>> import transportflows as tpf
+        >>> import math, torch, transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
         >>> field = tpf.oracle(process, tpf.Gaussian((2,), scale=2.0))
         >>> generator = torch.Generator().manual_seed(0)

@@ -31,6 +31,7 @@ from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields import DataPredictor, Field, NoisePredictor, Score, Velocity
 from ..process import Process
+from .layers import check_states
 
 __all__ = ["from_edm", "from_sit", "from_torchcfm", "from_xt"]
 
@@ -68,6 +69,7 @@ class _FromXT(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
         """The network, its arguments in the other order."""
+        check_states(x)
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 

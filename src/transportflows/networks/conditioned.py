@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .._core.checks import positive_integer
 from .._core.conditions import check_names
+from .._core.signatures import checked
 from .embedding import LabelTable, TimeEmbedding, VectorEmbedding
 
 __all__ = ["ConditionedNetwork", "sizes_by_name"]
@@ -19,6 +20,7 @@ __all__ = ["ConditionedNetwork", "sizes_by_name"]
 _NONE: Mapping[str, int] = MappingProxyType({})
 
 
+@checked
 class ConditionedNetwork(nn.Module):
     """A network ``net(t, x, **cond)`` whose layers are told of time and conditions.
 

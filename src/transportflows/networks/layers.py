@@ -12,7 +12,21 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ModulatedNorm", "attention", "group_norm", "groups_of", "heads_of", "zeroed"]
+__all__ = [
+    "ModulatedNorm",
+    "attention",
+    "check_states",
+    "group_norm",
+    "groups_of",
+    "heads_of",
+    "zeroed",
+]
+
+
+def check_states(x: Tensor) -> None:
+    """Refuse states that are no tensor, in a way that torch.compile follows."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor of states (B, *), got {type(x).__name__}")
 
 
 def attention(

@@ -16,7 +16,7 @@ from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import sizes_by_name
 from .embedding import LabelTable, VectorEmbedding, draw_weights
-from .layers import zeroed
+from .layers import check_states, zeroed
 
 __all__ = ["MLP"]
 
@@ -133,6 +133,7 @@ class MLP(nn.Module):
         self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Tensor | None
     ) -> Tensor | tuple[Tensor, ...]:
         """Predictions of the shape of ``x`` ``(B, *)``; a tuple of them for several heads."""
+        check_states(x)
         if x.shape[1:] != self.shape:
             raise ValueError(
                 f"this MLP was made for events of shape {tuple(self.shape)}, got x of shape"

@@ -86,6 +86,7 @@ def exact_plan(
         max_iterations: bound on the pivots of the network simplex.
 
     Raises:
+        ValueError: if there are other distances than pairs of weights.
         RuntimeError: if the network simplex stopped before the optimum, or the distance is under
             some 1e-6 of the largest one given, so that it cannot be had to 1e-6.
 
@@ -97,6 +98,11 @@ def exact_plan(
     """
     import ot  # it takes a second
 
+    if distances.shape != (len(p), len(q)):
+        raise ValueError(
+            f"distances are {tuple(distances.shape)} for {len(p)} and {len(q)} weights; they are"
+            f" ({len(p)}, {len(q)}), one for each pair"
+        )
     diameter = float(distances.max())
     if diameter == 0:
         plan = _corner_plan(p, q)
