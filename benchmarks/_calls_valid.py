@@ -429,7 +429,6 @@ training.Curve | step=T().numpy(), loss=T().numpy()
 training.DataRows | x1=X()
 training.EarlyStop |
 training.Epochs | rows=tpf.training.DataRows(X()), batch_size=4
-training.FusedAdam | params=list(NET().parameters())
 training.NonFiniteLossError | message="a", step=1, history=RUN().history
 training.Pace | step=T().numpy(), seconds=T().numpy(), steps=T().numpy(), rows=T().numpy()
 training.Run | field=V(), loss=tpf.VelocityLoss(), optimizer=torch.optim.SGD(NET().parameters(), 0.1)

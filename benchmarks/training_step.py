@@ -5,8 +5,7 @@ turns, so that whatever else the machine does falls on all alike:
 
 - *floor*: network, mean squared error, backward, fused Adam, zero_grad on one batch made before;
 - *Trainer.fit*: ours, with fresh rows, times and noise, EMA and history (losses, rates, gradient
-  norms, losses by time, pace), and with a checkpoint of all of it every 500 steps; and with
-  torch's fused Adam in the place of :class:`FusedAdam`;
+  norms, losses by time, pace), and with a checkpoint of all of it every 500 steps;
 - *plain loop*: what one writes by hand, with fresh rows, times and noise, and torch's Adam;
 - *torchcfm*: the loop of its README with Adam, if it is installed, on our network and on its MLP.
 
@@ -36,7 +35,7 @@ from transportflows.interpolants import Linear
 from transportflows.losses import VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
-from transportflows.training import Checkpoints, FusedAdam, Trainer
+from transportflows.training import Checkpoints, Trainer
 
 BATCH, WIDTH, DEPTH, ROWS, LR = 256, 64, 4, 50_000, 1e-3
 FLOOR = "floor: forward, backward, fused Adam"
@@ -64,13 +63,10 @@ def floor() -> Block:
     return block
 
 
-def ours(
-    data: Tensor, ema: float | None, folder: str | None = None, own_adam: bool = True
-) -> Block:
+def ours(data: Tensor, ema: float | None, folder: str | None = None) -> Block:
     """``Trainer.fit``: each block goes on with the same run."""
     field = Velocity(network(), Process(Linear(), base=Gaussian((2,))))
-    adam = FusedAdam if own_adam else functools.partial(torch.optim.Adam, fused=True)
-    trainer = Trainer(field, VelocityLoss(), optimizer=lambda ps: adam(ps, lr=LR), ema=ema)
+    trainer = Trainer(field, VelocityLoss(), lr=LR, ema=ema)
 
     def block(steps: int) -> None:
         checkpoints = None if folder is None else Checkpoints(folder, every=500)
@@ -144,9 +140,6 @@ def main() -> None:
             "`Trainer.fit`, EMA, history, checkpoints": ours(data, 0.999, new_folder()),
             "`Trainer.fit`, EMA and history": ours(data, ema=0.999),
             "`Trainer.fit`, history": ours(data, ema=None),
-            "`Trainer.fit`, EMA and history, torch's fused Adam": ours(
-                data, ema=0.999, own_adam=False
-            ),
             "plain loop, Adam": plain(data, fused=False),
             "plain loop, fused Adam": plain(data, fused=True),
         }

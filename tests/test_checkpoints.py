@@ -334,7 +334,7 @@ def wide(width, depth):
         (lambda: trainer(ema=0.99), rows, {}, r"ema was 0\.9 and is 0\.99 now"),
         (lambda: trainer(ema=None), rows, {}, r"ema was 0\.9 and is None now"),
         (lambda: trainer(accumulate=2), rows, {}, r"accumulate was 1 and is 2 now"),
-        (lambda: trainer(optimizer=torch.optim.AdamW), rows, {}, r"'FusedAdam' and is 'AdamW'"),
+        (lambda: trainer(optimizer=torch.optim.AdamW), rows, {}, r"'Adam' and is 'AdamW'"),
         (
             lambda: trainer(scheduler="step"),
             rows,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from inspect import signature
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 import transportflows as tpf
 from test_checkpoints import Noisy, Stop, Stream, alike, broken_off, fit, state, trainer
-from test_training import gen, mlp, rows, velocity, weights
+from test_training import mlp, rows, velocity, weights
 
 DATA = [rows, Stream, lambda: Noisy(rows())]
 
@@ -219,7 +218,7 @@ def test_another_optimizer_begins_anew_and_says_so(tmp_path):
     fit(trainer(), rows(), steps=10).save(path)
     other = trainer(optimizer=lambda ps: torch.optim.SGD(ps, 1e-3, momentum=0.9))
     with pytest.warns(
-        tpf.training.CheckpointWarning, match="state of FusedAdam, and the optimizer is SGD"
+        tpf.training.CheckpointWarning, match="state of Adam, and the optimizer is SGD"
     ):
         other.load(path)
     assert other.step == 10
@@ -283,27 +282,3 @@ def test_torchs_schedulers_are_left_alone(scheduler, tensor):
     )
     fit(mine, rows(), steps=12)
     assert mine.history.learning_rate.tolist() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.skipif(
-    "decoupled_weight_decay" not in signature(torch.optim.Adam).parameters,
-    reason="this torch is older than the argument",
-)
-def test_fused_adam_with_decoupled_weight_decay_is_torchs():
-    nets = [mlp(), mlp()]
-    kinds = (tpf.training.FusedAdam, lambda ps, **k: torch.optim.Adam(ps, fused=True, **k))
-    made = [
-        kind(net.parameters(), lr=0.1, weight_decay=0.1, decoupled_weight_decay=True)
-        for net, kind in zip(nets, kinds, strict=True)
-    ]
-    hooked = [0, 0]
-    for k, optimizer in enumerate(made):
-        optimizer.register_step_post_hook(lambda *_, k=k: hooked.__setitem__(k, hooked[k] + 1))
-    for step in range(5):
-        for net, optimizer in zip(nets, made, strict=True):
-            g = gen(step)
-            for p in net.parameters():
-                p.grad = torch.randn(p.shape, generator=g)
-            optimizer.step()
-    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
-    assert hooked == [5, 5]

@@ -289,7 +289,7 @@ def test_a_trainer_is_written_in_three_lines(tmp_path):
     size = sum(p.numel() for p in field.net.parameters())
     assert repr(trainer) == (
         f"Trainer(Velocity of {size} parameters, VelocityLoss(),\n"
-        "  FusedAdam at lr 0.002, ema 0.9, CosineRate(),\n"
+        "  Adam at lr 0.002, ema 0.9, CosineRate(),\n"
         "  step 0)"
     )
     kept = tpf.training.Checkpoints(tmp_path, every=2)

@@ -171,6 +171,8 @@ NOUNS: dict[str, Callable[[], Any]] = {
     "EDMTimes": tpf.times.EDMTimes,
     "LogSNRTimes": tpf.times.LogSNRTimes,
     "SigmaTimes": lambda: tpf.times.SigmaTimes([0.1, 0.2]),
+    "EarlyStop": lambda: tpf.training.EarlyStop(3),
+    "EMA": lambda: tpf.training.EMA([torch.ones(2)], 0.9),
     "bound times": lambda: tpf.times.EDMTimes().bind(PLAIN),
 }
 
@@ -290,6 +292,12 @@ def test_the_event_shape_comes_first() -> None:
     assert repr(tpf.MinibatchOT()) == "MinibatchOT(method='exact')"
     sinkhorn = tpf.MinibatchOT("sinkhorn", regularisation=0.1)
     assert repr(sinkhorn) == "MinibatchOT(method='sinkhorn', regularisation=0.1)"
+
+
+def test_rows_and_chunks_are_counted() -> None:
+    chunks = tpf.solve.Chunks(torch.zeros(10, 2), 4, {"label": torch.arange(10)})
+    assert repr(chunks) == "Chunks(10 rows of 1 groups in 3 x 4)"
+    assert repr(chunks.parts[2][1]) == "Rows(2 from 8 of 4, cond ['label'])"
 
 
 def test_a_result_shows_its_numbers() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 
@@ -24,7 +23,7 @@ from transportflows.losses import Loss, NoiseLoss, SumLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
 from transportflows.times.base import GridTimes
-from transportflows.training import EMA, DataRows, Epochs, FusedAdam, NonFiniteLossError, Trainer
+from transportflows.training import EMA, DataRows, Epochs, NonFiniteLossError, Trainer
 from transportflows.training import loop as loop_module
 from transportflows.training.recorder import Recorder
 from transportflows.transforms import Standardize
@@ -278,36 +277,6 @@ def test_every_row_once_an_epoch(batch_size):
 
 
 # --------------------------------------------------------------------- optimizer, averages, clip
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_fused_adam_is_torchs(groups):
-    """Bit for bit, through a step without some gradient and a restored state."""
-    nets = [mlp(), mlp()]
-    kinds = (FusedAdam, lambda p, **k: torch.optim.Adam(p, fused=True, **k))
-    made = []
-    for net, kind in zip(nets, kinds, strict=True):
-        ps = list(net.parameters())
-        parts = [{"params": ps}] if groups == 1 else [{"params": ps[:3]}, {"params": ps[3:]}]
-        parts[-1] |= {"betas": (0.8, 0.9), "weight_decay": 0.1}
-        made.append(kind(parts, lr=1e-2))
-    saved = None
-    for step in range(12):
-        for net, optimizer in zip(nets, made, strict=True):
-            g = gen(step)
-            for k, p in enumerate(net.parameters()):
-                p.grad = torch.randn(p.shape, generator=g)
-                if step == 5 and k == 2:
-                    p.grad = None
-            optimizer.param_groups[0]["lr"] = 1e-2 / (1 + step)
-            optimizer.step()
-        if step == 3:
-            saved = [copy.deepcopy(optimizer.state_dict()) for optimizer in made]
-        if step == 8:
-            for optimizer, state in zip(made, saved, strict=True):
-                optimizer.load_state_dict(state)
-        assert same(list(nets[0].parameters()), list(nets[1].parameters())), step
-    assert made[0]._groups is not None  # the short way was taken
 
 
 def test_default_optimizer_is_adam():

@@ -76,6 +76,8 @@ def _text(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: Any) -> float:
+    if type(value) is float and value == value:  # not NaN
+        return value
     found = number(name, value, finite=False)
     return value if isinstance(value, (int, float)) else found
 

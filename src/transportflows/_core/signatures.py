@@ -82,6 +82,7 @@ def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) ->
     """A function that checks its arguments and calls; the kinds are read at the first call."""
     looks: dict[str, tuple[Kind, Any]] = {}  # by parameter: its kind and its default
     places: list[str] = []  # of positional parameters
+    quick: list[tuple[frozenset[type], Any] | None] = []  # of each: plain types and the default
 
     def read() -> None:
         parameters = inspect.signature(target).parameters.values()
@@ -94,7 +95,9 @@ def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) ->
             }
         )
         alone = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        places.extend(p.name for p in parameters if p.kind in alone)
+        names = [p.name for p in parameters if p.kind in alone]
+        quick[:] = [(looks[n][0].plain, looks[n][1]) if n in looks else None for n in names]
+        places[:] = names
 
     def looked_at(name: str, value: Any) -> Any:
         kind, default = looks[name]
@@ -106,11 +109,11 @@ def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) ->
     def call(*args: Any, **kwargs: Any) -> Any:
         if not places and not looks:
             read()
+        given = args
         try:
-            given = [
-                looked_at(name, value) if name in looks else value
-                for name, value in zip(places, args, strict=False)
-            ]
+            for k, (value, known) in enumerate(zip(args, quick, strict=False)):
+                if known and type(value) not in known[0] and value is not known[1]:
+                    given = (*given[:k], looked_at(places[k], value), *given[k + 1 :])
             for name, value in kwargs.items():
                 if name in looks:
                     kwargs[name] = looked_at(name, value)
@@ -119,7 +122,7 @@ def _wrapped(target: types.FunctionType, each: Callable[[Kind], Kind | None]) ->
                 _refuse_itself(target, args, kwargs)
             raise
         try:
-            return target(*given, *args[len(given) :], **kwargs)
+            return target(*given, **kwargs)
         except Exception as error:
             _explain(error, target, {**dict(zip(places, args, strict=False)), **kwargs})
             raise

@@ -51,6 +51,10 @@ class Rows:
         self.tail = (1,) * (ndim - 1)
         self.cond = map_rows(cond, lambda rows: rows[self.sample])
 
+    def __repr__(self) -> str:
+        names = f", cond {sorted(self.cond)}" if self.cond else ""
+        return f"Rows({self.own} from {self.first} of {len(self.sample)}{names})"
+
     def spread(self, table: Tensor) -> Tensor:
         """One number a group, ``(groups,)``, as one a row, ``(rows, 1, ...)``."""
         return table[self.group].view(-1, *self.tail)
@@ -92,6 +96,10 @@ class Chunks:
             own = min(size, self.total - first)
             rows = Rows(index, self.n, groups, x.ndim, cond, first=first, own=own)
             self.parts.append((slice(first, first + size) if own == size else index, rows))
+
+    def __repr__(self) -> str:
+        size = len(self.parts[0][1].sample)
+        return f"Chunks({self.total} rows of {self.groups} groups in {len(self.parts)} x {size})"
 
     @property
     def rows(self) -> Rows:

@@ -1,7 +1,6 @@
 """Training: the loop, its data, averages, schedules, checkpoints, callbacks and history."""
 
 from .._core.distributed import WorkerError, World, local_device
-from .adam import FusedAdam
 from .callbacks import Callback, EarlyStop
 from .checkpoints import Checkpoints, CheckpointWarning, ResumeError, read_checkpoint
 from .data_rows import DataRows
@@ -26,7 +25,6 @@ __all__ = [
     "DataRows",
     "EarlyStop",
     "Epochs",
-    "FusedAdam",
     "History",
     "NonFiniteLossError",
     "Pace",

@@ -21,7 +21,6 @@ from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss, SumLoss, default_loss
 from ..losses.base import as_loss
-from .adam import FusedAdam
 from .data_rows import DataRows
 from .epochs import Epochs
 from .from_law import FromLaw
@@ -103,7 +102,7 @@ def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
 def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
     lr = positive_number("lr", lr)
     try:
-        return FusedAdam(parameters, lr=lr)
+        return torch.optim.Adam(parameters, lr=lr, fused=True)
     except RuntimeError:  # a dtype or device without fused kernels
         return torch.optim.Adam(parameters, lr=lr)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core.checks import names, number
+from .._core.reprs import call
 from .._core.signatures import as_is, checked
 from .history import History
 from .run import Run
@@ -128,6 +129,9 @@ class EarlyStop(Callback):
             trainer.stop(
                 f"{self.waited} validations in a row were not below {self.best - self.least:.6g}"
             )
+
+    def __repr__(self) -> str:
+        return f"{call(self)}: best {self.best:.4g}, waited {self.waited}"
 
     def state(self) -> dict[str, Any]:
         return {"best": self.best, "waited": self.waited}

@@ -48,6 +48,9 @@ class EMA:
         self.swapped = False
         self.averages = [p.detach().clone() for p in self.parameters]
 
+    def __repr__(self) -> str:
+        return f"EMA(<{len(self.parameters)} parameters>, {self.decay}): {self.updates} updates"
+
     @torch.no_grad()
     def update(self) -> None:
         """Move the averages towards the parameters as they are now."""

@@ -55,7 +55,7 @@ class Trainer(Run):
             values. By default the regression of what the field predicts
             (:func:`~transportflows.losses.default_loss`).
         optimizer: a torch optimizer, or a function that makes one from a list of parameters. By
-            default Adam, fused where torch can (:class:`FusedAdam`). The default and the function
+            default Adam, fused where torch can. The default and the function
             are given the trainable parameters of the networks (``requires_grad``) and *not* those
             of the process: minimised over a learnable interpolant too, a regression loss shrinks
             the variance of its own target and collapses the path. To train them, put them in an
