@@ -85,6 +85,16 @@ def TMP() -> str:  # noqa: N802
     return tempfile.mkdtemp(prefix="calls-")
 
 
+def PICTURES() -> str:  # noqa: N802
+    """A folder of two pictures."""
+    from PIL import Image
+
+    path = TMP()
+    for k in range(2):
+        Image.new("L", (4, 4), 60 * k).save(f"{path}/{k}.png")
+    return path
+
+
 def SAVED() -> str:  # noqa: N802
     """A field's file."""
     path = f"{TMP()}/field.safetensors"
@@ -219,6 +229,32 @@ inverse.PseudoInverse | field=N(), observation=SEEN()
 inverse.Replacement | field=N(), observation=SEEN()
 couplings.ConditionWeight | weight=1.0, weights=(1.0,), bias=(0.0,), length=(1.0,)
 couplings.condition_weight | x1=X(), c=X(), base=tpf.Gaussian((2,)), batch_size=4, batches=2
+guidance.AutoGuidance | good=(f := V()), bad=tpf.Velocity(NET(), f.process), scale=1.5
+guidance.Classifier | field=V(), log_prob=lambda t, x: -x.square().sum(1)
+guidance.ClassifierFree | field=(f := V()), scale=2.0, unconditional=tpf.Velocity(NET(), f.process)
+guidance.Power | field=V(), power=2.0
+guidance.Product | fields=[f := V(), tpf.Velocity(NET(), f.process)]
+guidance.ProjectedClassifierFree | field=(f := V()), scale=2.0, unconditional=tpf.Velocity(NET(), f.process)
+guidance.RescaledClassifierFree | field=(f := V()), scale=2.0, unconditional=tpf.Velocity(NET(), f.process)
+guidance.Tilt | field=V(), reward=lambda x: x.sum(1)
+guidance.sample_weighted | field=tpf.guidance.Power(V(), 2.0), n=4, steps=2, generator=G()
+datasets.Images | pixels=torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+datasets.ImageLoader | dataset=tpf.datasets.Images(torch.zeros(3, 1, 4, 4, dtype=torch.uint8)), batch_size=2
+datasets.mnist | split="train"
+datasets.image_folder | path=PICTURES()
+datasets.to_bytes | x=X(2, 1, 4, 4).tanh()
+datasets.to_floats | pixels=torch.zeros(3, 1, 4, 4, dtype=torch.uint8)
+networks.UNet | shape=(1, 4, 4), width=8, multipliers=(1, 2), blocks=1, head_channels=8, generator=G()
+networks.DiT | shape=(1, 4, 4), patch=2, width=8, depth=1, attention_heads=2, generator=G()
+networks.SequenceDiT | features=2, width=8, depth=1, attention_heads=2, generator=G()
+networks.from_sit | net=lambda x, t, y=None: -x, process=P()
+networks.from_torchcfm | net=lambda t, x: -x, process=P()
+networks.from_edm | net=lambda x, sigma: x / (1 + sigma.view(-1, 1) ** 2), process=P(tpf.VE())
+plots.strips | trajectory=X(3, 2, 1, 4, 4)
+metrics.pair_error | x0=X(), x1=Y(), samples=Y()
+plans.exact_potentials | cost=torch.cdist(X(), Y()), rows=torch.arange(12)
+plans.log_plan | cost=torch.cdist(X(), Y()), epsilon=0.5
+likelihood.dequantise | x=X().mul(10).round().div(10), level_width=0.1, generator=G()
 networks.Nullable | net=NET(labels=3), label=3
 samplers.sample_each | field=V(), conds=[{}, {}], n=3, steps=2, generator=G()
 distributions.Uniform | shape=(2,)
@@ -502,6 +538,14 @@ tpf.solve.Increments()
 tpf.solve.BrownianPath()
 tpf.solve.Chunks(X())
 tpf.langevin.LangevinCorrector()
+tpf.guidance.ClassifierFree(f := V(), 2.0, unconditional=tpf.Velocity(NET(), f.process))
+tpf.guidance.Power(V(), 2.0)
+tpf.inverse.PseudoInverse(N(), SEEN())
+SEEN()
+tpf.inverse.Mask(torch.tensor([1, 0]))
+tpf.inverse.Matrix(torch.eye(2))
+tpf.datasets.Images(torch.zeros(3, 1, 4, 4, dtype=torch.uint8))
+tpf.guidance.sample_weighted(tpf.guidance.Power(V(), 2.0), 4, steps=2, generator=G())
 tpf.langevin.score_of(log_prob)
 tpf.metrics.GaussianKernel(1.0)
 tpf.metrics.PolynomialKernel()
@@ -549,6 +593,8 @@ tpf.testing.Report("a")
 """
 
 METHODS = """
+tpf.guidance.Power(V(), 2.0).quantity | target="velocity", t=T(), x=X(4)
+tpf.guidance.Power(V(), 2.0).weights | target="velocity", t=T()
 V().quantity | target="velocity", t=T(), x=X(4)
 V().weights | target="velocity", t=T()
 tpf.particles.KernelDifference().check | X(4), Y(4), T()
@@ -568,6 +614,7 @@ tpf.training.Checkpoints(TMP()).write | 3, {}, {"a": T()}
 """
 
 BY_NAME: dict[str, str] = {
+    "batch_size": "2",
     "observation": "SEEN()", "transform": "tpf.Standardize()", "like_cond": "{}",
     "t": "T()", "tau": "T()", "x": "X(4)", "x0": "X(4)", "x1": "X(4)", "z": "X(4)", "n": "4",
     "generator": "G()", "key": "1", "cond": "{}", "y": "Y(4)", "u": "T()", "shape": "(4,)",

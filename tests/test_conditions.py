@@ -259,3 +259,32 @@ def test_a_generator_of_conditions_samples():
     assert maker.sample(5, cond={"c": torch.rand(5)}, chunk=2).shape == (5, 2)
     with pytest.raises(ValueError, match="'c' is missing"):
         maker.sample(5)
+
+
+def test_a_state_dict_keeps_what_was_trained(tmp_path):
+    """It holds tensors alone, in a module too, and one without the entry changes nothing."""
+    field = fitted({"label": LABELS})
+    torch.save(field.state_dict(), tmp_path / "a.pt")
+    state = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    other = labelled()
+    assert "trained_conditions" not in other.state_dict()
+    other.load_state_dict(state)
+    assert other.conditions == field.conditions
+    with pytest.raises(ValueError, match="'label' is missing"):
+        tpf.sample(other, 4)
+    whole, again = (torch.nn.ModuleDict({"a": f}) for f in (field, labelled()))
+    again.load_state_dict(whole.state_dict())
+    assert again["a"].conditions == field.conditions
+    bare = {name: value for name, value in state.items() if name != "trained_conditions"}
+    other.load_state_dict(bare)
+    assert other.conditions == field.conditions
+
+
+@pytest.mark.parametrize("told", [torch.arange(9), torch.zeros(3), b"{}"])
+def test_a_state_dict_of_other_entries_is_refused(told):
+    field = labelled()
+    state = {**field.state_dict(), "trained_conditions": told}
+    with pytest.raises(ValueError, match="is not what a trained field has written"):
+        field.load_state_dict(state)
+    assert field.conditions is None

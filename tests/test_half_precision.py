@@ -113,3 +113,25 @@ def test_states_of_half_precision_are_refused(dtype: torch.dtype) -> None:
         tpf.sample(field, 3, dtype=dtype)
     with pytest.raises(ValueError, match=r"write dtype=torch.float32"):
         tpf.likelihood.sample_with_log_likelihood(field, 3, dtype=dtype)
+
+
+@pytest.mark.parametrize("data", [HALF, torch.float32])
+def test_a_half_precision_network_learns_from_wider_data(data) -> None:
+    """Times and states are drawn in float32; bfloat16 has 256 numbers in [½, 1)."""
+    seen = []
+
+    def loss(field, batch, generator):
+        sample = tpf.losses.VelocityLoss().draw(field, batch, generator=generator)
+        seen.append(sample)
+        return tpf.losses.VelocityLoss().evaluate(field, sample)
+
+    x1 = rows(4096)
+    trainer = tpf.Trainer(tpf.Velocity(Net(), LAW), loss)
+    trainer.fit(x1.to(data), steps=1, batch_size=4096, progress=False)
+    (sample,) = seen
+    assert sample.x.dtype == sample.t.dtype == torch.float32
+    assert len(sample.t.unique()) > 4000
+    expected = torch.lerp(sample.x0, sample.x1, sample.t[:, None])
+    assert torch.allclose(sample.x, expected, atol=1e-6)
+    with pytest.raises(ValueError, match=r"data is torch.float64 and the field's network"):
+        tpf.Trainer(tpf.Velocity(Net(torch.float32), LAW)).fit(x1.double(), steps=1)

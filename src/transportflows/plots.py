@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ._core.arguments import positive_integer
 from ._core.checks import number, shown
 from ._core.random import stream
 from ._core.signatures import checked
@@ -219,10 +220,8 @@ class SamplePictures(Callback):
         options: Mapping[str, Any] | None = None,
         draw: Callable[[Tensor], Figure] | None = None,
     ) -> None:
-        for name, value in (("every", every), ("n", n)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        self.folder, self.every, self.n = Path(folder), every, n
+        self.folder = Path(folder)
+        self.every, self.n = positive_integer("every", every), positive_integer("n", n)
         self.reference, self.draw = reference, draw
         self.options = {"steps": 50, **(options or {})}
         known = set(inspect.signature(sample).parameters) - _OWN

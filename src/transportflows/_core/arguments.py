@@ -240,7 +240,9 @@ def device_of(name: str, value: Any) -> torch.device:
     return found
 
 
-def check_callable(name: str, value: Any, arguments: Sequence[str] | None = None) -> None:
+def check_callable(
+    name: str, value: Any, arguments: Sequence[str] | None = None, keywords: Sequence[str] = ()
+) -> None:
     """Refuse what cannot be called, or not with so many arguments (their names, for the message).
 
     What a function takes is read from its signature, where it has one.
@@ -257,11 +259,11 @@ def check_callable(name: str, value: Any, arguments: Sequence[str] | None = None
     except (TypeError, ValueError):  # of a builtin
         return
     try:
-        takes.bind(*arguments)
+        takes.bind(*arguments, **dict.fromkeys(keywords))
     except TypeError:
         raise TypeError(
             f"{like}, got {shown(value)}, which takes {takes}; write lambda"
-            f" {', '.join(arguments)}: ..."
+            f" {', '.join((*arguments, *keywords))}: ..."
         ) from None
 
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .nulls import Null
 
-__all__ = ["Condition", "from_storable", "kind_of_numbers", "to_storable"]
+__all__ = [
+    "STATE_NAME",
+    "Condition",
+    "from_bytes",
+    "from_storable",
+    "kind_of_numbers",
+    "to_bytes",
+    "to_storable",
+    "weights_of",
+]
+
+STATE_NAME = "trained_conditions"
+"""The name in a ``state_dict`` of what a field was trained with."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +117,32 @@ def from_storable(given: Any) -> dict[str, Condition] | None:
     if not right:
         raise ValueError("what it says of conditions is of no use")
     return found
+
+
+def to_bytes(trained: Mapping[str, Condition]) -> Tensor:
+    """As a ``state_dict`` holds it: a text in a tensor of bytes."""
+    text = json.dumps(to_storable(trained)).encode()
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def from_bytes(told: Any) -> dict[str, Condition] | None:
+    """What a ``state_dict`` holds.
+
+    Raises:
+        ValueError: if it is nothing of the kind.
+    """
+    try:
+        return from_storable(json.loads(bytes(told.cpu().tolist()).decode()))
+    except (AttributeError, TypeError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(
+            f"{STATE_NAME} of the state_dict is not what a trained field has written; drop that"
+            " entry, and the field knows no conditions"
+        ) from error
+
+
+def weights_of(module: nn.Module) -> dict[str, Any]:
+    """The ``state_dict`` of a module without what its fields were trained with."""
+    return {k: x for k, x in module.state_dict().items() if k.split(".")[-1] != STATE_NAME}
 
 
 def _read(shape: Any, null: Any = None, **rest: Any) -> Condition:

@@ -131,11 +131,25 @@ def _instance_of(cls: type) -> Kind:
             cure = f"; write {value.__name__}(...), one of its instances"
         elif isinstance(value, torch.nn.Module) and isinstance(_unwrapped(value), cls):
             cure = f"; give the {cls.__name__} inside it, and wrap its network instead"
+        elif isinstance(value, str) and (known := _named(cls, value)):
+            cure = f"; write {known}(...), one of its instances"
         elif cls.__name__ == "Field" and callable(value):
             cure = "; write Velocity(net, process), which says what a network predicts"
         raise TypeError(f"{name} must be {_article(cls.__name__)}, got {shown(value)}{cure}")
 
     return Kind(_article(cls.__name__), check, frozenset({cls}))
+
+
+def _named(cls: type, text: str) -> str | None:
+    """A class of this kind whose name begins with a text."""
+    start = text.replace("_", "").lower()
+    below: type
+    for below in cls.__subclasses__():
+        if start and below.__name__.lower().startswith(start):
+            return str(below.__name__)
+        if (name := _named(below, text)) is not None:
+            return name
+    return None
 
 
 def _unwrapped(module: torch.nn.Module) -> Any:
@@ -159,6 +173,8 @@ def _many(member: Kind, *, sized: bool) -> Kind:
             value = value.tolist()
         if isinstance(value, (str, bytes, Tensor, Mapping)) or not hasattr(value, "__iter__"):
             hint = f"; write ({shown(value)},)" if isinstance(value, (int, float)) else ""
+            if isinstance(value, Tensor) and value.ndim == 1:
+                hint = f"; write {name.split()[0]}.tolist()"
             raise TypeError(f"{name} must be {words}, got {shown(value)}{hint}")
         if sized and not isinstance(value, Sequence):
             raise TypeError(

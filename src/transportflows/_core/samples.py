@@ -12,7 +12,7 @@ from .precision import wide
 
 __all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
 
-_LARGEST = 1e150  # its square is finite
+_LEAST, _LARGEST = 1e-150, 1e150  # whose squares are neither 0 nor infinite
 _BLOCK_NUMBERS = 1 << 20  # numbers of a block of pairs on a CPU: 8 MB, which fit a cache
 
 
@@ -21,15 +21,16 @@ def rows_of(x: Tensor, name: str) -> Tensor:
 
     Raises:
         TypeError: if it is not a tensor of a floating-point dtype.
-        ValueError: if it is empty or not finite, or squares of its values would overflow.
+        ValueError: if it is empty or not finite, or squares of its values would overflow or
+            all be 0.
     """
     check_finite_rows(x, name)
     x = wide(x.detach().flatten(1))
     largest = float(x.abs().max())
-    if largest > _LARGEST:
+    if largest > _LARGEST or 0 < largest < _LEAST:
         raise ValueError(
-            f"the samples reach {largest:.3g} in {name}, whose square overflows float64; rescale"
-            " both"
+            f"the samples reach {largest:.3g} in {name}, whose square is"
+            f" {'infinite' if largest > 1 else '0'} in float64; rescale both"
         )
     return x
 
@@ -40,7 +41,7 @@ def event_rows(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> tup
     Raises:
         TypeError: if either is not a tensor of a floating-point dtype.
         ValueError: if either is empty or not finite, their events differ in shape or device, or
-            squares of their values would overflow.
+            squares of their values would overflow, or all be 0.
     """
     first, second = names
     check_finite_rows(x, first)

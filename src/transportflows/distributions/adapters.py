@@ -82,6 +82,7 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
 
     Raises:
         TypeError: if ``law`` has no ``sample`` method.
+        ValueError: if it is one of torch's, of another shape.
     """
     if isinstance(law, Distribution):
         return law
@@ -98,10 +99,15 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
             f"{type(law).__name__} has no sample method; give a Distribution such as"
             " Gaussian((2,)), or an object with sample(n) -> (n, *shape)"
         )
+    if isinstance(law, torch.distributions.Distribution):
+        own = tuple(law.batch_shape) + tuple(law.event_shape)
+        if shape is not None and tuple(shape) != own:
+            raise ValueError(
+                f"this {type(law).__name__} is of events of shape {own}, and shape={tuple(shape)}"
+                " was asked for; make it of that shape"
+            )
+        shape = own
     if shape is None:
-        if isinstance(law, torch.distributions.Distribution):
-            shape = tuple(law.batch_shape) + tuple(law.event_shape)
-        else:
-            with kept_generators():
-                shape = tuple(law.sample(1).shape[1:])
+        with kept_generators():
+            shape = tuple(law.sample(1).shape[1:])
     return _Wrapped(law, shape)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .._core import container
 from .._core.checks import check_events, check_state, shown
-from .._core.condition import Condition, to_storable
+from .._core.condition import STATE_NAME, Condition, from_bytes, to_bytes, to_storable, weights_of
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import wide, widest
 from .._core.registry import Storable, encode, told
@@ -354,10 +354,21 @@ class Field(Storable, nn.Module):
             "field": described,
             "networks": [name for name, value in given if any(value is net for net in heads)],
             "outputs": list(self.outputs),
-            "state": dict(self.state_dict()),
+            "state": weights_of(self),
             "conditions": to_storable(self.conditions),
         }
         container.write(path, header, tree)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if vars(self).get("conditions"):
+            destination[prefix + STATE_NAME] = to_bytes(vars(self)["conditions"])
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        told = state_dict.pop(prefix + STATE_NAME, None)
+        if told is not None:
+            self.conditions = from_bytes(told)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def check_finite(self) -> None:
         """Refuse weights that are no numbers any more.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .._core import container
-from .._core.condition import from_storable
+from .._core.condition import from_storable, weights_of
 from .._core.container import DamagedFileError, NewerFileError
 from .._core.registry import Storable, UnknownClassError, decode, encode
 from .._core.shared import kept_generators
@@ -187,7 +187,7 @@ class _Limit(TorchFunctionMode):
 def _load_state(
     path: str | os.PathLike[str], field: Field, state: dict[str, Tensor], built: bool
 ) -> None:
-    own = field.state_dict()
+    own = weights_of(field)
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     others = [
         f"{k} {tuple(state[k].shape)} {state[k].dtype} in the file, {tuple(own[k].shape)}"

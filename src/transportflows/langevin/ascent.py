@@ -31,7 +31,7 @@ from ..solve.solution import Solution
 from ..solve.stepper import Prepared, Stepper
 from .curvature import diverged
 from .langevin import as_step_size
-from .scores import ScoreFunction, check_score
+from .scores import ScoreFunction, check_callable_score, check_score
 
 __all__ = ["AscentSolution", "ascend"]
 
@@ -98,6 +98,7 @@ def ascend(
         >>> top.x, top.converged
         (tensor([[3.0000, 3.0000]]), tensor([True]))
     """
+    check_callable_score(score, cond)
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)

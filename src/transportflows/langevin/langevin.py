@@ -43,7 +43,7 @@ from ..solve.loop import march
 from ..solve.solution import Solution
 from ..solve.stepper import Stepper
 from .curvature import diverged
-from .scores import ScoreFunction
+from .scores import ScoreFunction, check_callable_score
 from .steps import MetropolisSteps, UnadjustedSteps
 
 __all__ = ["LangevinSolution", "langevin"]
@@ -135,6 +135,7 @@ def langevin(
         >>> run.x.shape, bool(run.acceptance.mean() > 0.5)
         (torch.Size([500, 2]), True)
     """
+    check_callable_score(score, cond)
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)

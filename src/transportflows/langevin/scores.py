@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arguments import check_callable
 from .._core.autodiff import value_and_gradient
 from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
@@ -22,9 +23,30 @@ from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 
-__all__ = ["FieldTable", "LogProbScore", "ScoreFunction", "score_at", "score_of"]
+__all__ = [
+    "FieldTable",
+    "LogProbScore",
+    "ScoreFunction",
+    "check_callable_score",
+    "score_at",
+    "score_of",
+]
 
 ScoreFunction = Callable[..., Tensor]
+
+
+def check_callable_score(score: ScoreFunction, cond: Mapping[str, Any] | None) -> None:
+    """Refuse a score that cannot be called as ``s(x, **cond)``: a field, a function of (t, x).
+
+    Raises:
+        TypeError: what it takes, and what to write instead.
+    """
+    if isinstance(score, Field):
+        raise TypeError(
+            f"a score is a function of states alone, and this {type(score).__name__} is one of"
+            " times too; write score_at(field, t), with a time t before the end"
+        )
+    check_callable("score", score, ("x",), tuple(cond or ()))
 
 
 @checked

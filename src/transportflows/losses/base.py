@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.built import Built
+from .._core.checks import check_callable
 from .._core.signatures import checked
 from .._core.spelling import spelled, spelled_call
 from ..draws import Batch
@@ -159,4 +160,5 @@ def as_loss(given: Any) -> Loss:
             "loss must be a Loss such as VelocityLoss(), a list of regressions, or a function"
             f" (field, batch, generator) that gives one value a row, got {name}"
         )
+    check_callable("loss", given, ("field", "batch", "generator"))
     return FunctionLoss(given)

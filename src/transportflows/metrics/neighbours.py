@@ -39,9 +39,9 @@ class NeighbourDistances:
         within_data: distance of each data point to the nearest other one, ``(M,)``.
         nearest: which data point is nearest to each sample, ``(N,)``.
         ratio: median of ``to_data`` over that of ``within_data``: near 1 for new samples of the
-            same law, near 0 for copies.
+            same law, near 0 for copies. NaN where half of the data have a double.
         copied: share of samples nearer to the data than 95 % of the data are to each other: 0.05
-            for new samples of the same law, 1 for copies.
+            for new samples of the same law, 1 for copies. NaN where 5 % of the data have a double.
     """
 
     to_data: Tensor

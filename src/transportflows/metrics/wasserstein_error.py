@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
@@ -131,7 +132,7 @@ def wasserstein2_error(
     for s in (x, y):
         order = torch.randperm(len(s), generator=draws).to(s.device)
         parts.append(torch.tensor_split(s[order], blocks))
-    squares = torch.tensor([wasserstein2(a, b) ** 2 for a, b in zip(*parts, strict=True)])
+    squares = as_wide([wasserstein2(a, b) ** 2 for a, b in zip(*parts, strict=True)])
     value = wasserstein2(x, y)
     error = float(squares.std()) / math.sqrt(blocks)
     return Estimate(value, error / (2 * value) if value > 0 else 0.0, blocks)

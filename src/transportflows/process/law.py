@@ -16,7 +16,7 @@ from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
-from .._core.tensor import as_time, expand_time
+from .._core.tensor import as_time, expand_time, widened
 from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
@@ -245,7 +245,7 @@ class Process(Storable, nn.Module):
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
     ) -> PathSample:
-        """Draw ``x_t`` for a batch of data.
+        """Draw ``x_t`` for a batch of data, in float32 where they are of half precision.
 
         Args:
             x1: data, ``(B, *)``.
@@ -259,6 +259,7 @@ class Process(Storable, nn.Module):
             generator: source of randomness.
         """
         check_data(x1, x0, self.shape, "process" if self.base is None else "base")
+        x1, x0 = widened(x1), None if x0 is None else widened(x0)
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
         generator = local(generator, device)
         if t is None or isinstance(t, TimeSampler):

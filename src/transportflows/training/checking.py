@@ -57,7 +57,7 @@ def _check_kind(x: Tensor, field: Field, name: str) -> None:
     if not known or not isinstance(x, Tensor) or not x.is_floating_point():
         return
     reference = field.reference()
-    if x.dtype != reference.dtype:
+    if x.dtype != reference.dtype and not (is_half(reference) and not is_half(x)):
         raise ValueError(
             f"{name} is {x.dtype} and the field's network {reference.dtype}; write"
             f" x.to({reference.dtype}), or field.to({x.dtype}) before making the Trainer"
@@ -68,6 +68,11 @@ def _check_kind(x: Tensor, field: Field, name: str) -> None:
             f" x.to({str(reference.device)!r}), or field.to({str(x.device)!r}) before making the"
             " Trainer"
         )
+
+
+def is_half(x: Tensor) -> bool:
+    """Whether a network of this dtype is given states of a wider one."""
+    return x.dtype.itemsize == 2
 
 
 def _check_pairs(batch: Batch, field: Field, name: str) -> None:

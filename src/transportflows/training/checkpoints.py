@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core import container, files
+from .._core.checks import positive_integer
 from .._core.signatures import checked
 from ..fields.base import FILE_KIND
 from .differences import differences
@@ -69,10 +70,7 @@ class Checkpoints:
         self, folder: str | os.PathLike[str], *, every: int = 1_000, keep: int = 3
     ) -> None:
         self.folder = Path(folder)
-        for name, value in (("every", every), ("keep", keep)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        self.every, self.keep = every, keep
+        self.every, self.keep = positive_integer("every", every), positive_integer("keep", keep)
 
     def __repr__(self) -> str:
         files = self.files()

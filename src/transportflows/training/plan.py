@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from .._core.arguments import positive_integer
 from .._core.condition import Condition
 from .._core.distributed import World
 from ..draws import Batch
@@ -26,7 +26,7 @@ from .run import Run
 from .snapshots import check_storable
 from .source import Source
 
-__all__ = ["Plan", "count", "make_plan"]
+__all__ = ["Plan", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def make_plan(
     For the arguments see :meth:`Trainer.fit`; ``begun`` is the step from which ``steps`` count, and
     ``ends`` gives back what is held while the fit goes on.
     """
-    steps = count("steps", steps)
-    batch_size = None if batch_size is None else count("batch_size", batch_size)
-    validation_every = count("validation_every", validation_every)
-    workers = count("workers", workers) if workers else 0
+    steps = positive_integer("steps", steps)
+    batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
+    validation_every = positive_integer("validation_every", validation_every)
+    workers = positive_integer("workers", workers) if workers else 0
     if run.ema is not None and run.ema.swapped:
         raise ValueError("fit would train the averages; leave averaged() first")
     if resume not in (True, False, "anyway"):
@@ -100,7 +100,7 @@ def make_plan(
             raise TypeError(f"callbacks are Callbacks such as CSVLog('a.csv'), got {given}")
         callback.check()
         if callback.every is not None:
-            count(f"every of {type(callback).__name__}", callback.every)
+            positive_integer(f"every of {type(callback).__name__}", callback.every)
     source = as_source(data, run.field, batch_size, cond, workers, run.world)
     if source.batch_size is not None and source.batch_size < run.world.size:
         raise ValueError(
@@ -169,10 +169,3 @@ def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) 
             " validation=Batch(x1, cond={...})"
         )
     return held_out
-
-
-def count(name: str, number: Any) -> int:
-    """A positive integer, or a refusal that names it."""
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 1:
-        raise ValueError(f"{name} must be a positive integer, got {number!r}")
-    return int(number)

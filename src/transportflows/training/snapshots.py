@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
-from .._core.condition import from_storable, to_storable
+from .._core.condition import from_storable, to_storable, weights_of
 from .._core.registry import told
 from .._core.version import __version__
 from .callbacks import Callback
@@ -66,7 +66,7 @@ def snapshot(
         "key": run.key,
         "stopped": run.stopped,
         "begun": run.begun,
-        "field": dict(field.state_dict()),
+        "field": weights_of(field),
         "parameters": _outside(run),
         "buffers": _unlisted(field),
         "conditions": to_storable(field.conditions),
@@ -108,7 +108,7 @@ def restore(
     """
     field, ema = run.field, run.ema
     pairs = [
-        (field.state_dict(), state["field"]),
+        (weights_of(field), state["field"]),
         (_numbered("parameter", _outside(run)), _numbered("parameter", state["parameters"])),
         (_numbered("buffer", _unlisted(field)), _numbered("buffer", state["buffers"])),
     ]

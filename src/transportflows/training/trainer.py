@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
+from .._core.arguments import positive_integer
 from .._core.checks import number
 from .._core.distributed import world
 from .._core.signatures import as_is, check_call, checked
@@ -33,7 +34,7 @@ from .checkpoints import FORMAT, KIND, Checkpoints, read_checkpoint
 from .ema import EMA
 from .history import History
 from .loop import Loop
-from .plan import count, make_plan
+from .plan import make_plan
 from .resume import begin, open_source, resumed
 from .run import Run
 from .schedules import RateSchedule
@@ -126,7 +127,7 @@ class Trainer(Run):
             made,
             schedule,
             clip=clip,
-            accumulate=count("accumulate", accumulate),
+            accumulate=positive_integer("accumulate", accumulate),
             autocast=as_autocast(autocast),
         )
         compile_networks(compile, field)
