@@ -379,3 +379,66 @@ class TestReport:
         bad[7] = math.nan
         with pytest.raises(ValueError, match=r"samples holds NaN .*rows 7"):
             evaluate(bad, x)
+
+
+# ------------------------------------------------------------------------------------ conditions
+
+
+class Shifted(torch.nn.Module):
+    """The exact velocity and noise of N(label, ½²) for each label, as a network of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        self.nothing = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def exact(self, label: float) -> tpf.Field:
+        law = tpf.distributions.GaussianMixture(torch.tensor([[float(label)]]), scale=0.5)
+        return tpf.oracle(self.process, law)
+
+    def forward(self, t, x, label):
+        value = torch.zeros(2, *x.shape, dtype=x.dtype)
+        for k in label.unique():
+            rows, exact = label == k, self.exact(float(k))
+            value[0, rows] = exact.velocity(t[rows], x[rows])
+            value[1, rows] = exact.noise(t[rows], x[rows])
+        return value[0] + 0 * self.nothing, value[1]
+
+
+def test_diagnostics_take_conditions():
+    """Each figure of a conditioned field is that of the exact field of its condition."""
+    net = Shifted()
+    pair = tpf.FieldPair(
+        velocity=lambda t, x, label: net(t, x, label)[0],
+        noise=lambda t, x, label: net(t, x, label)[1],
+        process=net.process,
+    )
+    kinds = {"label": tpf.fields.Condition("integer", (), 0, 3)}
+    pair.conditions = kinds
+    label, exact = torch.full((64,), 2), net.exact(2.0)
+    data = torch.randn(64, 1, dtype=torch.float64, generator=seeded()) * 0.5 + 2
+    seeds = {"generator": seeded()}
+    with pytest.raises(ValueError, match="'label' is missing"):
+        consistency(pair, data)
+    ours = consistency(pair, data, cond={"label": label}, **seeds)
+    theirs = consistency(exact, data, generator=seeded())
+    assert torch.allclose(ours.stein, theirs.stein, atol=1e-9)
+    assert torch.allclose(ours.difference, torch.zeros(9, dtype=torch.float64), atol=1e-12)
+    start = torch.randn(64, 1, dtype=torch.float64, generator=seeded())
+    ours = path_geometry(pair, start=start, steps=10, cond={"label": 2})
+    assert ours.energy == pytest.approx(path_geometry(exact, start=start, steps=10).energy)
+    far = path_geometry(pair, start=start, steps=10, cond={"label": 3}).energy
+    assert far > 1.5 * ours.energy
+    how = {"n": 64, "schemes": ("heun",), "steps": (5,)}
+    how["generator"] = seeded()
+    (row,) = error_by_nfe(pair, lambda x: float(x.mean()), cond={"label": 2}, **how)
+    assert row["distance"] == pytest.approx(2, abs=0.3)
+    how = {"n": 64, "times": 3, "dtype": torch.float64, "generator": seeded()}
+    found = oracle_errors(pair, exact, cond={"label": label}, **how)
+    assert float(found.velocity.max() + found.score.max()) < 1e-18
+    wrong = oracle_errors(pair, exact, cond={"label": 3}, **how)
+    assert float(wrong.score.max()) > 1
+    how = {"n": 16, "times": 2, "steps": 8, "generator": seeded()}
+    found = ode_kl_identity(pair, exact, cond={"label": 2}, **how)
+    assert abs(found.kl.value) < 1e-3
+    assert ode_kl_identity(pair, exact, cond={"label": 3}, **how).kl.value > 0.5

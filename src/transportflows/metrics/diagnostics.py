@@ -125,6 +125,7 @@ def consistency(
     *,
     times: int | Sequence[float] = 9,
     probes: int = 1,
+    cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> Consistency:
     r"""Return how well a velocity and a score, learned apart, agree.
@@ -139,24 +140,27 @@ def consistency(
         data: ``(N, *)``, in their own units: a transform of the field is applied.
         times: a number of midpoints of equal parts of [0, 1], or the times themselves.
         probes: Hutchinson probes of the divergence.
+        cond: conditions for the network; tensors have N rows.
         generator: source of the path samples and probes.
 
     Raises:
         ConversionError: if the field has no score.
-        ValueError: if the data are not finite.
+        ValueError: if the data are not finite, or conditions are not those of the training.
     """
     check_finite_rows(data, "data")
     data = data if field.transform is None else field.transform(data)
+    given = field.check_conditions(cond, len(data), device=data.device)
     positive_integer("probes", probes)
     nodes, key, directional = _midpoints(times), draw_key(generator), Directional()
     table: list[tuple[float, float, float]] = []
     for k, t in enumerate(nodes.tolist()):
         with torch.no_grad():
-            drawn = field.process.sample(data, t=t, generator=stream(key, k, device=data.device))
-            x = drawn.x
+            draws = stream(key, k, device=data.device)
+            drawn = field.process.sample(data, t=t, cond=given, generator=draws)
+            x, known = drawn.x, drawn.cond
             time = torch.tensor(t, dtype=widest_dtype(x.device), device=x.device)
-            noise, score = field.noise(time, x), field.score(time, x)
-            velocity = field.velocity(time, x)
+            noise, score = field.noise(time, x, known), field.score(time, x, known)
+            velocity = field.velocity(time, x, known)
             difference = math.nan
             try:
                 # A field whose network gives the velocities that are known already.
@@ -168,7 +172,7 @@ def consistency(
             draws = stream(key, k, 1, device=x.device)
             for _ in range(probes):
                 z = torch.randint(0, 2, x.shape, generator=draws, device=x.device).to(x) * 2 - 1
-                along = directional.forms(partial(field.velocity, time), x, z[None])[1]
+                along = directional.forms(partial(field.velocity, time, cond=known), x, z[None])[1]
                 terms = terms + along.squeeze(1) / probes
         terms = wide(terms)
         table.append((difference, float(terms.mean()), float(terms.std()) / math.sqrt(len(terms))))

@@ -23,7 +23,9 @@ the losses are unknown and none of this can be estimated.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,6 +134,7 @@ def oracle_errors(
     n: int = 4_096,
     times: int = 32,
     margin: float = 1e-3,
+    cond: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> OracleErrors:
@@ -147,6 +150,8 @@ def oracle_errors(
         times: number of nodes.
         margin: distance from both ends of time: the score's error may diverge there, so it belongs
             to every number that rests on it.
+        cond: the condition for the network under which the law is the oracle's; tensors have n
+            rows.
         dtype: of the states; that of the networks by default.
         generator: source of the draws.
 
@@ -162,13 +167,14 @@ def oracle_errors(
     nodes, weights = _gauss_legendre(times, margin, 1 - margin)
     like, key = field.reference(), draw_key(generator)
     like = like if dtype is None else like.to(dtype)
+    known = field.check_conditions(cond, n, device=like.device)
     rows = []
     for k, t in enumerate(nodes.tolist()):
         time = torch.tensor(t, dtype=widest_dtype(like.device), device=like.device)
         draws = stream(key, k, device=like.device)
         x = oracle.sample(t, n, generator=draws, dtype=like.dtype, device=like.device)
-        db = wide(field.velocity(time, x) - oracle.velocity(time, x))
-        ds = wide(field.score(time, x) - oracle.score(time, x))
+        db = wide(field.velocity(time, x, known) - oracle.velocity(time, x))
+        ds = wide(field.score(time, x, known) - oracle.score(time, x))
         b, s, c = (sum_events(u * v) for u, v in ((db, db), (ds, ds), (db, ds)))
         root = math.sqrt(n)
         means = (float(v.mean()) for v in (b, s, c))
@@ -187,6 +193,7 @@ def ode_kl_identity(
     n: int = 512,
     times: int = 12,
     steps: int = 40,
+    cond: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float64,
     generator: torch.Generator | None = None,
 ) -> KLIdentity:
@@ -202,6 +209,8 @@ def ode_kl_identity(
         n: draws at each node of time, and of ρ1, at least 2.
         times: Gauss-Legendre nodes on [0, 1].
         steps: RK4 steps of a solve over [0, 1].
+        cond: the condition for the network under which the law is the oracle's; tensors have n
+            rows.
         dtype: of the states; float64 needs a field in float64.
         generator: source of the draws.
 
@@ -219,23 +228,24 @@ def ode_kl_identity(
     _check_counts(n, times)
     nodes, weights = _gauss_legendre(times, 0.0, 1.0)
     device, key = field.reference().device, draw_key(generator)
+    known = field.check_conditions(cond, n, device=device)
     total, variance = 0.0, 0.0
     for k, (t, weight) in enumerate(zip(nodes.tolist(), weights.tolist(), strict=True)):
         draws = stream(key, k, device=device)
         x = oracle.sample(t, n, generator=draws, dtype=dtype, device=device).requires_grad_()
         count = max(2, math.ceil(steps * t))
-        model = log_likelihood(field, x, t=t, scheme="rk4", steps=count, gradients=True)
+        model = log_likelihood(field, x, t=t, cond=cond, scheme="rk4", steps=count, gradients=True)
         (model_score,) = torch.autograd.grad(model.log_prob.sum(), x)
         with torch.no_grad():
             y = x.detach()
             time = torch.tensor(t, dtype=widest_dtype(device), device=device)
-            db = field.velocity(time, y) - oracle.velocity(time, y)
+            db = field.velocity(time, y, known) - oracle.velocity(time, y)
             terms = wide(sum_events((model_score - oracle.score(time, y)) * db))
         total += weight * float(terms.mean())
         variance += weight**2 * float(terms.var()) / n
     x = oracle.sample(1.0, n, generator=stream(key, times), dtype=dtype, device=device)
     one = torch.tensor(1.0, dtype=widest_dtype(device), device=device)
-    log_q = log_likelihood(field, x, scheme="rk4", steps=steps).log_prob
+    log_q = log_likelihood(field, x, cond=cond, scheme="rk4", steps=steps).log_prob
     kl = kl_log_densities(oracle.log_prob(one, x), log_q)
     return KLIdentity(kl, Estimate(total, math.sqrt(variance), n * times))
 

@@ -61,6 +61,7 @@ def path_geometry(
     steps: int = 100,
     scheme: str = "rk4",
     least_energy: float | None = None,
+    cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> PathGeometry:
     r"""Return path energy and straightness of the ODE of a field.
@@ -77,6 +78,7 @@ def path_geometry(
         scheme: fixed-step scheme.
         least_energy: squared W2 between both ends, for ``normalised``: such as
             ``wasserstein2(x0, x1) ** 2``.
+        cond: conditions for the network; tensors have n rows.
         generator: source of the starts.
 
     Raises:
@@ -86,13 +88,27 @@ def path_geometry(
     if steps < 2 or steps % 2:
         raise ValueError(f"steps must be even and at least 2, for Simpson's rule; got {steps}")
     grid = time_grid(steps, breakpoints=field.process.interpolant.breakpoints)
-    solved = sample(field, n, start=start, scheme=scheme, t=grid, save_at=grid, generator=generator)
+    how: dict[str, Any] = {
+        "scheme": scheme,
+        "t": grid,
+        "save_at": grid,
+        "cond": cond,
+        "generator": generator,
+    }
+    solved = sample(field, n, start=start, **how)
     path = solved.trajectory
     if path is None:
         raise RuntimeError("the solve kept no trajectory")
     inside = path if field.transform is None else torch.stack([field.transform(x) for x in path])
     scale = 1.0 if field.transform is None else field.transform.scale.to(path)
-    speeds = _at_all(grid, _regular(field, grid), lambda k: _speed(field, grid, inside, k, scale))
+    known = field.check_conditions(cond, solved.x.shape[0], device=solved.x.device)
+
+    def speed(k: int) -> Tensor:
+        """``|b|²`` of each row at the k-th time."""
+        velocity = field.velocity(grid[k].to(inside), inside[k], known)
+        return wide(sum_events((scale * velocity).square()))
+
+    speeds = _at_all(grid, _regular(field, grid), speed)
     energy = _simpson(grid.to(speeds.device)) @ speeds
     displacement = float(sum_events(wide(path[-1] - path[0]).square()).mean())
     mean = float(energy.mean())
@@ -108,16 +124,10 @@ def path_geometry(
     return PathGeometry(mean, displacement, mean - displacement, excess, error)
 
 
-@checked
 def _regular(field: Field, grid: Tensor) -> list[int]:
     """The times of a grid at which the weights of a velocity are bounded."""
     fine = field.weights("velocity", grid.to(table_device(field.reference().device))).within(BOUND)
     return [int(k) for k in fine.nonzero()]
-
-
-def _speed(field: Field, grid: Tensor, path: Tensor, k: int, scale: float | Tensor) -> Tensor:
-    """``|b|²`` of each row at the k-th time."""
-    return wide(sum_events((scale * field.velocity(grid[k].to(path), path[k])).square()))
 
 
 def _at_all(grid: Tensor, known: list[int], value: Callable[[int], Tensor]) -> Tensor:
@@ -146,6 +156,7 @@ def error_by_nfe(
     schemes: Sequence[str] = ("euler", "heun", "rk4"),
     steps: Sequence[int] = (5, 10, 20, 40),
     epsilon: Any = 0.0,
+    cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> list[Mapping[str, Any]]:
     """Return a distance of the samples for each scheme and number of steps.
@@ -160,6 +171,7 @@ def error_by_nfe(
         schemes: fixed-step schemes.
         steps: numbers of steps.
         epsilon: as in :func:`transportflows.sample`.
+        cond: conditions for the network; tensors have n rows.
         generator: source of the starts and of the noise.
 
     Returns:
@@ -169,9 +181,8 @@ def error_by_nfe(
     rows = []
     for scheme in schemes:
         for count in steps:
-            solved = sample(
-                field, n, epsilon=epsilon, scheme=scheme, steps=count, generator=stream(key)
-            )
+            how: dict[str, Any] = {"cond": cond, "generator": stream(key)}
+            solved = sample(field, n, epsilon=epsilon, scheme=scheme, steps=count, **how)
             value = float(distance(solved.x))
             rows.append({"scheme": scheme, "steps": count, "nfe": solved.nfe, "distance": value})
     return sorted(rows, key=lambda row: row["nfe"])
