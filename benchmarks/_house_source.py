@@ -159,7 +159,10 @@ class Source:
 
     @property
     def one_sided(self) -> list[str]:
-        """Reads of ``.one_sided`` outside the file that defines it."""
+        """What asks what kind of process it has, outside the file that defines that.
+
+        Reads of ``.one_sided``, and tests whether a part is a ``GaussianPart``.
+        """
         homes = {
             _module(name, self.texts) for name, node in self.functions() if node.name == "one_sided"
         }
@@ -168,8 +171,18 @@ class Source:
             for module, tree in self.trees.items()
             if module not in homes
             for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and node.attr == "one_sided"
+            if (isinstance(node, ast.Attribute) and node.attr == "one_sided")
+            or (_asks_gaussian(node) and not module.endswith(".gaussian_part"))
         ]
+
+
+def _asks_gaussian(node: ast.AST) -> bool:
+    """``isinstance(..., GaussianPart)``."""
+    return (
+        isinstance(node, ast.Call)
+        and _last(node.func) == "isinstance"
+        and _last(node.args[1]) == "GaussianPart"
+    )
 
 
 def _is_delta(one: ast.AST, other: ast.AST) -> bool:

@@ -69,7 +69,6 @@ LIMITED = [
     "step loops",
     "weighed",
     "deltas",
-    "one-sided",
     "circles",
     "names",
     "import seconds",
