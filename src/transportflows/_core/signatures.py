@@ -1,8 +1,8 @@
 """What a signature says is checked: the annotations of public functions, at their call.
 
 ``@checked`` reads the annotations of a function when it is first called, and refuses arguments that
-they do not admit, each by the check of its kind, of :mod:`transportflows._core.kinds`: of types,
-not ranges. Where torch then finds that tensors do not go together, it says which were given.
+they do not admit, each by the check of its kind, of :mod:`transportflows._core.annotations`: of
+types, not ranges. Where torch then finds that tensors do not go together, it says which were given.
 
 A check costs a look at the type of each argument, about a microsecond a call: what a step calls is
 marked :func:`as_is`.
@@ -24,8 +24,9 @@ from typing import Any, ForwardRef, TypeVar, cast
 import torch
 from torch import Tensor
 
+from .annotations import kind_of, loose_kind, record_kind
 from .arguments import shown
-from .kinds import Kind, kind_of, loose_kind, record_kind
+from .kinds import Kind
 
 __all__ = ["as_is", "check_call", "checked"]
 

@@ -14,8 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .._core import container
-from .._core.arguments import positive_integer
-from .._core.checks import number
+from .._core.checks import number, positive_integer
 from .._core.distributed import world
 from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
