@@ -1,4 +1,4 @@
-"""Kinds of annotations: what ``tuple[float, ...]``, ``Callable[[Tensor], Tensor]``, ``A | B`` admit.
+"""Kinds of annotations: what ``tuple[float, ...]``, ``Callable[[Tensor], Tensor]`` or ``A | B`` say.
 
 They are made of the kinds of single things, of :mod:`transportflows._core.kinds`.
 """
