@@ -1,4 +1,4 @@
-"""Kinds of annotations: what ``tuple[float, ...]``, ``Callable[[Tensor], Tensor]`` or ``A | B`` say.
+"""Kinds of annotations, such as ``tuple[float, ...]``, ``Callable[[Tensor], Tensor]``, ``A | B``.
 
 They are made of the kinds of single things, of :mod:`transportflows._core.kinds`.
 """
