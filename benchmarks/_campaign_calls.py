@@ -327,6 +327,9 @@ _ADMITTED = {
     "EpsilonSchedule": {"schedule"},
     "Epsilon": {"schedule", "int", "number", "function", "tensor number"},
     "Scheme": {"scheme"},
+    "Strength": {"int", "number", "text", "function", "tensor number"},
+    "Spacing": {"function"},
+    "Extractor": {"module", "function"},
     "None": {"none"},
     "PathLike": {"text"},
 }

@@ -68,6 +68,7 @@ class Batch:
         """The same with a function of its conditions."""
         return replace(self, cond=function(self.cond))
 
+    @checked
     def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         """A function of each tensor: ``batch.map(lambda x: x.to("cuda"))``."""
         x0 = None if self.x0 is None else function(self.x0)

@@ -45,6 +45,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: if it cannot be written; what was there is kept.
     """
     target = Path(path)
+    if not target.name:
+        raise ValueError(f"path must name a file, got {str(path)!r}")
     temporary = target.with_name(temporary_name(target.name))
     try:
         with open(temporary, "xb") as file:

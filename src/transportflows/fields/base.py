@@ -118,6 +118,8 @@ class Field(Storable, nn.Module):
             cond: conditions by name, which the network gets as keywords.
             needed: which of the outputs are wanted; all of them if None.
         """
+        if needed is not None and not isinstance(needed, (tuple, list)):
+            check_call(Field.predict, locals())
         try:
             return (called(self, self.net, t, x, cond),)
         except (AttributeError, TypeError):

@@ -104,6 +104,11 @@ class FieldPair(Field):
         self.cond_transforms = as_cond_transforms(cond_transforms)
         self._two_headed = heads is not None
         if heads is not None:
+            if isinstance(heads, Field):
+                raise TypeError(
+                    f"heads is one network of two predictions, got a {type(heads).__name__};"
+                    " write heads=field.net"
+                )
             check_network(heads)
             self.heads = heads
         else:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .._core.checks import number
 from .._core.conditions import NO_CONDITIONS, check_names
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from ..fields.base import Field
 from ..fields.null_conditions import nulls_by_name
 from .geometric import Geometric
@@ -85,7 +85,6 @@ class _Average(Geometric):
         self._of(parts, (scale,))
         self.power = first
 
-    @as_is
     def powers(self, t: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> list[float | Tensor]:
         w = self._scales[0].at(t, cond)
         return [1.0 - w, w]
@@ -194,7 +193,6 @@ class Product(Geometric):
         self.exponents = tuple(number("weights", w) for w in given)
         self.power = self._total(self.exponents)
 
-    @as_is
     def powers(self, t: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> list[float | Tensor]:
         return list(self.exponents)
 
@@ -219,7 +217,6 @@ class Power(Geometric):
         self.exponents = (beta,)
         self.power = self._total([beta])
 
-    @as_is
     def powers(self, t: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> list[float | Tensor]:
         return list(self.exponents)
 

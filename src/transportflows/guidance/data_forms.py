@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.checks import number
 from .._core.conditions import NO_CONDITIONS
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..combination import Combination
 from ..fields.base import Field
@@ -45,7 +45,6 @@ class _OfData(Guided):
         for part in parts:  # it refuses what has no data prediction
             part.field.weights("data", torch.full((1,), 0.5, dtype=torch.float64))
 
-    @as_is
     def predict(
         self,
         t: Tensor,

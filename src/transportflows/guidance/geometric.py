@@ -32,7 +32,7 @@ from .._core.checks import names
 from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.reprs import brief, call_lines
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from ..combination import Combination
 from ..distributions import Distribution, Gaussian
 from ..fields.base import Field
@@ -146,7 +146,6 @@ class Geometric(Guided):
         self._build(parts, scales)
         self.outputs = common_outputs(list(self.fields), type(self).__name__)  # type: ignore[arg-type]
 
-    @as_is
     def powers(self, t: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> list[float | Tensor]:
         """The w_i at times t, each a number or a tensor ``()`` or ``(B,)``.
 
@@ -169,7 +168,6 @@ class Geometric(Guided):
         """W, the sum of the powers of the densities of the process."""
         return sum(w * part.field.power for w, part in zip(powers, self._parts, strict=True))
 
-    @as_is
     def predict(
         self,
         t: Tensor,

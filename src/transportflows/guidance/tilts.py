@@ -28,7 +28,7 @@ from .._core.autodiff import jvp, ordinary, value_and_gradient
 from .._core.checks import choice, returned
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import widest
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..combination import Combination
 from ..fields.base import Field
@@ -167,7 +167,6 @@ class Tilt(Guided):
 
     # -------------------------------------------------------------------------------- the field
 
-    @as_is
     def predict(
         self,
         t: Tensor,

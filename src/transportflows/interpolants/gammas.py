@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .._core.arguments import number
 from .._core.autodiff import time_derivative
 from .._core.registry import Storable
 from .._core.reprs import call
@@ -156,7 +157,7 @@ class Brownian(Gamma):
 
     def __init__(self, a: float | Tensor = 1.0) -> None:
         super().__init__()
-        if not 0 < float(a) < math.inf:
+        if not 0 < number("a", a) < math.inf:
             raise ValueError(f"a must be positive, got {float(a)}; for no latent give gamma=None")
         if isinstance(a, nn.Parameter):
             self.a = a

@@ -31,7 +31,7 @@ from .._core.autodiff import jvp, pullback, value_and_gradient
 from .._core.checks import number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields.base import Field, check_field
 from ..fields.calls import Network
@@ -106,7 +106,6 @@ class GuidedField(Field):
             rows = inside.y.to(self.reference().device)
         return found if rows is None else {**found, _ROWS: rows}
 
-    @as_is
     def predict(
         self,
         t: Tensor,

@@ -160,5 +160,10 @@ def as_loss(given: Any) -> Loss:
             "loss must be a Loss such as VelocityLoss(), a list of regressions, or a function"
             f" (field, batch, generator) that gives one value a row, got {name}"
         )
+    if isinstance(given, Field):
+        raise TypeError(
+            f"loss must be a Loss such as VelocityLoss(), got a {kind.__name__}; the field comes"
+            " first: Trainer(field, loss)"
+        )
     check_callable("loss", given, ("field", "batch", "generator"))
     return FunctionLoss(given)

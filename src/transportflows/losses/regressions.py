@@ -79,7 +79,6 @@ class Regression(Loss):
         """The quantity in whose form the distance is when it is weighed."""
         return self.quantity
 
-    @as_is
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> PathSample:
@@ -106,7 +105,6 @@ class Regression(Loss):
         prediction = field.quantity(self.quantity, sample.t, sample.x, sample.cond, checked=False)
         return self.weighed(prediction, sample)
 
-    @as_is
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """How far a prediction is from its target, ``½|f̂ - T|²``, ``(B,)``.
 
@@ -119,7 +117,6 @@ class Regression(Loss):
         square: Tensor = torch.linalg.vecdot(error, error)
         return 0.5 * square
 
-    @as_is
     def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
         """How far a prediction is off in each row of the sample: the distance, not yet weighed.
 
@@ -127,7 +124,6 @@ class Regression(Loss):
         """
         return self.distance(*self._compared(prediction, sample))
 
-    @as_is
     def weighed(self, prediction: Tensor, sample: PathSample) -> Tensor:
         """The loss of each row of the batch for a prediction already made, ``(B,)``."""
         value = self.compare(prediction, sample)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_number
+from .._core.checks import number, positive_number
 from .._core.precision import table_device, wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -183,7 +183,7 @@ def error_by_nfe(
         for count in steps:
             how: dict[str, Any] = {"cond": cond, "generator": stream(key)}
             solved = sample(field, n, epsilon=epsilon, scheme=scheme, steps=count, **how)
-            value = float(distance(solved.x))
+            value = number("distance(x)", distance(solved.x))
             rows.append({"scheme": scheme, "steps": count, "nfe": solved.nfe, "distance": value})
     return sorted(rows, key=lambda row: row["nfe"])
 

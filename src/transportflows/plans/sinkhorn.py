@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._core.checks import check_finite_rows, positive_integer, positive_number
 from .._core.signatures import checked
 from .exact import best_permutation
 
@@ -45,6 +46,9 @@ def log_plan(cost: Tensor, epsilon: float, *, max_sweeps: int = 1000) -> Tensor:
         tensor([[0.3655, 0.1345],
                 [0.1345, 0.3655]], dtype=torch.float64)
     """
+    cost = _square(cost)
+    epsilon = positive_number("epsilon", epsilon)
+    max_sweeps = positive_integer("max_sweeps", max_sweeps)
     f = cost.amin(1)
     slack = cost - f.unsqueeze(1)
     slack -= slack.amin(0)
@@ -90,9 +94,17 @@ def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         cost: ``(N, N)``, float64, finite, on the CPU.
         rows: the cheapest permutation, of each column its row, as :func:`best_permutation` gives.
     """
+    cost = _square(cost)
     g, f = _extreme(cost, rows), _extreme(cost.mT.contiguous(), rows.argsort())
     matched, back = cost[rows, torch.arange(len(cost))], rows.argsort()
     return 0.5 * (f + (matched - g)[back]), 0.5 * (g + matched - f[rows])
+
+
+def _square(cost: Tensor) -> Tensor:
+    if cost.ndim != 2 or cost.shape[0] != cost.shape[1] or len(cost) == 0:
+        raise ValueError(f"cost must be a square matrix (N, N), got {tuple(cost.shape)}")
+    check_finite_rows(cost, "cost")
+    return cost
 
 
 def _extreme(cost: Tensor, rows: Tensor) -> Tensor:

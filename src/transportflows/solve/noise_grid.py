@@ -124,8 +124,8 @@ def _function(
             f"unknown spacing {spacing!r}; known: {names(NOISE_SPACINGS)}, or a function of u;"
             " time_grid has the spacings of time"
         )
-    if not (rho > 0 and scale > 0):
-        raise ValueError(f"rho and scale must be positive, got rho={rho}, scale={scale}")
+    if not (0 < rho < math.inf and 0 < scale < math.inf):
+        raise ValueError(f"rho and scale must be positive and finite, got rho={rho}, scale={scale}")
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         "karras": lambda u: u ** (1 / rho),
         "logsnr": torch.log,

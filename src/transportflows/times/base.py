@@ -15,7 +15,7 @@ from .._core.checks import number, positive_number
 from .._core.precision import as_wide
 from .._core.random import local
 from .._core.reprs import call
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 
 __all__ = [
@@ -82,12 +82,10 @@ class TimeSampler(Built, ABC):
             return u
         return low + (1 - low - high) * u
 
-    @as_is
     def margins(self, margin: Margin = (0.0, 0.0)) -> Margin:
         """Its own margins, or those given where it has none."""
         return self.margin if self.margin is not None else margin
 
-    @as_is
     def bind(self, process: HasPart) -> TimeSampler:
         """The sampler for one process: itself, unless its times depend on the path."""
         return self

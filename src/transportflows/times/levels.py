@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.precision import as_wide, widest, widest_dtype
 from .._core.random import local
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from ..gaussian_part import GaussianPart
 from ..noise_level import NoiseLevel
 from .base import GridTimes, HasPart, Margin, TimeSampler
@@ -41,7 +41,6 @@ class LevelTimes(TimeSampler):
     bounded: ClassVar[bool] = False
     _bound: tuple[GaussianPart, BoundTimes] | None = None
 
-    @as_is
     def bind(self, process: HasPart) -> TimeSampler:
         part = process.part
         if self._bound is None or self._bound[0] is not part:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .._core.conditions import map_rows
 from .._core.random import mix, stream
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.trained import seen_in
 from ..draws import Batch
 from .data_rows import DataRows, digest
@@ -93,7 +93,6 @@ class Epochs(Source):
         self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
         self._first, self._batches = 0, list[Batch]()
 
-    @as_is
     def batch(self, step: int, last: int | None = None) -> Batch:
         place = step - self._first
         if not 0 <= place < len(self._batches):

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.shared import writing
-from .._core.signatures import as_is, checked
+from .._core.signatures import checked
 from .._core.trained import seen_together
 from ..fields.base import Field
 from ..losses import Loss
@@ -94,7 +94,6 @@ class Run:
         self.settings = _settings(optimizer)
         self.description: dict[str, Any] = {}
 
-    @as_is
     def meet(self, conditions: Mapping[str, Condition]) -> None:
         """Let the field know what it is trained with: what it was before this fit, and this."""
         if conditions is not self.met:
