@@ -123,12 +123,12 @@ class FunctionLoss(Loss):
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         try:
-            self._named = "generator" in inspect.signature(function).parameters
+            self.named = "generator" in inspect.signature(function).parameters
         except ValueError:  # a builtin has no signature
-            self._named = False
+            self.named = False
 
     def evaluate(self, field: Field, sample: Undrawn) -> Tensor:
-        if self._named:
+        if self.named:
             return self.function(field, sample.batch, generator=sample.generator)
         return self.function(field, sample.batch, sample.generator)
 
@@ -165,5 +165,9 @@ def as_loss(given: Any) -> Loss:
             f"loss must be a Loss such as VelocityLoss(), got a {kind.__name__}; the field comes"
             " first: Trainer(field, loss)"
         )
-    check_callable("loss", given, ("field", "batch", "generator"))
-    return FunctionLoss(given)
+    loss = FunctionLoss(given)
+    if loss.named:
+        check_callable("loss", given, ("field", "batch"), ("generator",))
+    else:
+        check_callable("loss", given, ("field", "batch", "generator"))
+    return loss
