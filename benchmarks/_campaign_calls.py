@@ -337,6 +337,7 @@ _ANYTHING = {"Any", "object", "_Class", "BatchLike", "Data", "T"}
 _SIGNED = {
     *("mean", "low", "high", "start", "stop", "loss", "key", "dim", "step", "first", "t0", "t1"),
     *("limits", "value_range", "dtype", "x", "u", "log_ratio", "coordinates"),
+    *("label", "scale"),
 }
 """Numbers that may be negative, or infinite."""
 _COUNTS = {

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._core.arguments import positive_integer
-from ._core.checks import number, shown
+from ._core.checks import check_finite_rows, number, positive_integer, shown
 from ._core.random import stream
 from ._core.signatures import checked
 from .samplers.sample import sample
@@ -222,6 +221,8 @@ class SamplePictures(Callback):
     ) -> None:
         self.folder = Path(folder)
         self.every, self.n = positive_integer("every", every), positive_integer("n", n)
+        if reference is not None:
+            check_finite_rows(reference, "reference")
         self.reference, self.draw = reference, draw
         self.options = {"steps": 50, **(options or {})}
         known = set(inspect.signature(sample).parameters) - _OWN

@@ -72,6 +72,7 @@ def conditional_parts(
     return Part(field, null), Part(field)
 
 
+@checked
 class _Average(Geometric):
     """``f_0 + w (f_1 - f_0)``: powers 1 - w and w."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
+from .._core.checks import check_finite_rows, positive_integer
 from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
@@ -51,7 +51,7 @@ class LikelihoodLoss(Loss):
         self.options: dict[str, Any] = {
             "divergence": divergence,
             "scheme": scheme,
-            "steps": steps,
+            "steps": positive_integer("steps", steps),
             "rtol": rtol,
             "atol": atol,
             "adjoint": adjoint,

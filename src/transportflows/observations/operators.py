@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import event_shape, positive_integer, shown
+from .._core.checks import check_finite_rows, event_shape, positive_integer, shown
 from .._core.signatures import as_is, checked
 
 __all__ = ["Blur", "Downsample", "LinearOperator", "Mask", "Matrix", "Operator", "as_operator"]
@@ -105,6 +105,7 @@ class Matrix(LinearOperator):
                 f"a matrix is (m, d) of floating-point numbers, got {tuple(matrix.shape)} of"
                 f" {matrix.dtype}"
             )
+        check_finite_rows(matrix, "matrix")
         self.matrix = matrix.detach()
         self.shape = event_shape("shape", matrix.shape[1] if shape is None else shape)
         if self.shape.numel() != matrix.shape[1]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import value_and_gradient
+from .._core.checks import check_finite_rows
 from .._core.precision import Movable
 from .._core.signatures import checked
 from ..distributions.base import Distribution
@@ -111,6 +112,7 @@ class SampleData(Movable, nn.Module):
 
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
+        check_finite_rows(rows, "data")
         self.register_buffer("rows", rows.detach(), persistent=False)
 
     def forward(self, z: Tensor, sigma: float) -> Tensor:
