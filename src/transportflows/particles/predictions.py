@@ -74,6 +74,8 @@ class SmoothedLaw(Movable, nn.Module):
 
     def _terms(self, z: Tensor, sigma: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Log-densities of the components ``(B, K)``, centred rows in their bases, variances."""
+        if not math.isfinite(sigma):
+            raise ValueError(f"sigma must be finite, got {sigma}")
         if not z.is_floating_point():
             raise TypeError(f"z must be of a floating-point dtype, got {z.dtype}; write z.float()")
         rows = z.flatten(1)

@@ -54,6 +54,7 @@ def log_plan(cost: Tensor, epsilon: float, *, max_sweeps: int = 1000) -> Tensor:
     slack -= slack.amin(0)
     if not float(slack.max()) > 0:
         return torch.zeros_like(cost)
+    epsilon = max(epsilon, 1e-290 * float(slack.max()))  # whose quotients are finite
     if float(slack.max()) <= _EXPONENTS * epsilon:
         plan, violation = _scaled(slack / epsilon, max_sweeps)
         if violation <= 100 * _VIOLATION:

@@ -264,9 +264,8 @@ class Process(Storable, nn.Module):
         generator = local(generator, device)
         if t is None or isinstance(t, TimeSampler):
             sampler = _UNIFORM if t is None else t.bind(self)
-            t = sampler.sample(
-                n, margin=self.target_margin, generator=generator, device=device, dtype=dtype
-            )
+            margin = self.target_margin if sampler.margin is None else sampler.margin
+            t = sampler.sample(n, margin=margin, generator=generator, device=device, dtype=dtype)
         else:
             t = unit_times("t", as_time(t, x1))
             if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
