@@ -157,7 +157,7 @@ class Brownian(Gamma):
 
     def __init__(self, a: float | Tensor = 1.0) -> None:
         super().__init__()
-        if not 0 < number("a", a) < math.inf:
+        if not 0 < number("a", a, "positive") < math.inf:
             raise ValueError(f"a must be positive, got {float(a)}; for no latent give gamma=None")
         if isinstance(a, nn.Parameter):
             self.a = a
