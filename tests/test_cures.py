@@ -74,3 +74,11 @@ def test_an_error_bar_goes_with_the_scale(scale) -> None:
     assert scaled.value == pytest.approx(scale * plain.value, rel=1e-9)
     assert scaled.standard_error == pytest.approx(scale * plain.standard_error, rel=1e-6)
     assert 0.01 < plain.standard_error < 1
+
+
+@pytest.mark.parametrize("depth", [0, 10_001, 10**30])
+def test_a_number_of_layers_is_one_that_can_be_built(depth) -> None:
+    with pytest.raises(ValueError, match=r"depth|positive"):
+        tpf.networks.MLP(2, 8, depth)
+    with pytest.raises(ValueError, match=r"depth must be a number of layers, 1 to 10,000"):
+        tpf.networks.DiT((1, 4, 4), width=8, depth=depth, attention_heads=2)

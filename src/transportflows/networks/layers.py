@@ -8,9 +8,12 @@ Two of torch's are not, and are written out here where they fail. The fused kern
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .._core.checks import integer
 
 __all__ = [
     "ModulatedNorm",
@@ -19,6 +22,7 @@ __all__ = [
     "group_norm",
     "groups_of",
     "heads_of",
+    "layer_count",
     "zeroed",
 ]
 
@@ -27,6 +31,11 @@ def check_states(x: Tensor) -> None:
     """Refuse states that are no tensor, in a way that torch.compile follows."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor of states (B, *), got {type(x).__name__}")
+
+
+def layer_count(name: str, value: Any) -> int:
+    """A number of layers, 1 to 10,000: each is an object of its own, which takes its time."""
+    return integer(name, value, "a number of layers, 1 to 10,000", least=1, most=10_000)
 
 
 def attention(

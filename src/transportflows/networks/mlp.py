@@ -16,7 +16,7 @@ from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import sizes_by_name
 from .embedding import LabelTable, VectorEmbedding, draw_weights
-from .layers import check_states, zeroed
+from .layers import check_states, layer_count, zeroed
 
 __all__ = ["MLP"]
 
@@ -82,6 +82,7 @@ class MLP(nn.Module):
                 "shape, width, depth and heads must be positive, got"
                 f" {tuple(self.shape)}, {width}, {depth}, {heads}"
             )
+        layer_count("depth", depth)
         choice("activation", activation, _ACTIVATIONS, {"swish": "'silu'"})
         self.width, self.depth, self.heads = width, depth, heads
         self.frequencies, self.labels, self.activation = frequencies, labels, activation

@@ -25,6 +25,7 @@ from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import ConditionedNetwork
 from .embedding import draw_weights
+from .layers import layer_count
 from .tokens import Body, places, waves
 
 __all__ = ["DiT", "SequenceDiT"]
@@ -35,7 +36,8 @@ class _Transformer(ConditionedNetwork):
 
     def _sized(self, sizes: Mapping[str, int], fused: bool) -> None:
         for name, value in sizes.items():
-            setattr(self, name, positive_integer(name, value))
+            check = layer_count if name == "depth" else positive_integer
+            setattr(self, name, check(name, value))
         self.fused = fused
 
     def _made(self, generator: torch.Generator | None, tokens: int, out: int) -> None:

@@ -15,7 +15,7 @@ from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import ConditionedNetwork
 from .embedding import draw_weights
-from .layers import ModulatedNorm, attention, heads_of, zeroed
+from .layers import ModulatedNorm, attention, heads_of, layer_count, zeroed
 
 __all__ = ["UNet"]
 
@@ -155,7 +155,7 @@ class UNet(ConditionedNetwork):
         self.attention = [
             integer("attention", k, what, least=-levels, most=levels - 1) for k in attention
         ]
-        self.blocks = positive_integer("blocks", blocks)
+        self.blocks = layer_count("blocks", blocks)
         self.head_channels = positive_integer("head_channels", head_channels)
         self.heads = positive_integer("heads", heads)
         self.dropout = number("dropout", dropout, "a share in [0, 1)", least=0, below=1)
