@@ -1,8 +1,8 @@
 """Runs that are killed at random moments, and end with the bits of a run that was not.
 
 A short run (EMA, cosine schedule, validation, a checkpoint every 7 steps, of which 2 are kept) is
-killed by SIGKILL at a random moment, every third time as soon as the file of a checkpoint that is
-being written appears. Then every checkpoint in its folder is read, and the run is started again
+killed by SIGKILL at a random moment, every third time while a checkpoint is written: at a random
+`fsync`, after which its file would take its name. Then every checkpoint in its folder is read, and the run is started again
 with `resume=True` and goes to its end. Its last checkpoint (weights, averages, optimizer, history,
 without the seconds that steps took) is compared with that of a run that nobody killed, number by
 number. One thread; twelve kinds of runs: tensors, pairs, a Dataset with augmentation, a law, a
@@ -210,13 +210,31 @@ def unreadable(folder: Path) -> int:
     return bad
 
 
+def train_until(kind: str, folder: Path, at: int | None) -> None:
+    """The run, which kills itself as it has written its file number ``at``, which then has no name."""
+    sync, left = os.fsync, at
+
+    def fsync(file: int) -> None:
+        nonlocal left
+        if left is not None and list(folder.glob(".step-*.tmp")):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sync(file)
+
+    if at is not None:
+        os.fsync = fsync
+    train(kind, folder)
+
+
 def killed(kind: str, folder: Path, seconds: float, in_write: bool, draw: random.Random) -> bool:
     """Start a run and kill it; whether it was still running."""
-    child = forked(lambda: train(kind, folder))
-    time.sleep(draw.uniform(0.0, 0.95 * seconds))
-    while in_write and not list(folder.glob(".step-*.tmp")):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
+    at = draw.randrange(STEPS // EVERY) if in_write else None
+    child = forked(lambda: train_until(kind, folder, at))
+    if at is None:
+        time.sleep(draw.uniform(0.0, 0.95 * seconds))
+    else:
+        return os.WIFSIGNALED(os.waitpid(child, 0)[1])
     try:
         os.kill(child, signal.SIGKILL)
     except ProcessLookupError:
