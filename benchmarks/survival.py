@@ -2,12 +2,13 @@
 
 A short run (EMA, cosine schedule, validation, a checkpoint every 7 steps, of which 2 are kept) is
 killed by SIGKILL at a random moment, every third time while a checkpoint is written: at a random
-`fsync`, after which its file would take its name. Then every checkpoint in its folder is read, and the run is started again
-with `resume=True` and goes to its end. Its last checkpoint (weights, averages, optimizer, history,
-without the seconds that steps took) is compared with that of a run that nobody killed, number by
-number. One thread; twelve kinds of runs: tensors, pairs, a Dataset with augmentation, a law, a
-loader that knows its place, a stream, two networks with two losses and minibatch transport, labels,
-an early stop, OneCycle with SGD, ReduceLROnPlateau with AdamW, parts and clipping.
+`fsync`, after which its file would take its name. Then every checkpoint in its folder is read, and
+the run is started again with `resume=True` and goes to its end. Its last checkpoint (weights,
+averages, optimizer, history, without the seconds that steps took) is compared with that of a run
+that nobody killed, number by number. One thread; twelve kinds of runs: tensors, pairs, a Dataset
+with augmentation, a law, a loader that knows its place, a stream, two networks with two losses and
+minibatch transport, labels, an early stop, OneCycle with SGD, ReduceLROnPlateau with AdamW, parts
+and clipping.
 
 Run ``python benchmarks/survival.py``; prints a table in Markdown.
 """
@@ -211,7 +212,7 @@ def unreadable(folder: Path) -> int:
 
 
 def train_until(kind: str, folder: Path, at: int | None) -> None:
-    """The run, which kills itself as it has written its file number ``at``, which then has no name."""
+    """The run, which kills itself when file number ``at`` is written, and has no name yet."""
     sync, left = os.fsync, at
 
     def fsync(file: int) -> None:
