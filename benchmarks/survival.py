@@ -247,6 +247,7 @@ def run(
     kills: int = 204, seed: int = 0, kinds: Sequence[str] = KINDS
 ) -> tuple[str, tuple[str, ...], list[tuple[Any, ...]]]:
     """Kill, resume and compare; a row for each kind of run."""
+    torch.set_num_threads(1)  # where torch was imported before this file
     draw = random.Random(seed)
     rows: list[tuple[Any, ...]] = []
     with tempfile.TemporaryDirectory() as scratch:
