@@ -180,9 +180,7 @@ def same_sampler(field: tpf.Field, n: int, steps: int) -> dict[str, float]:
     times = torch.linspace(0.99, 0.01, steps + 1, dtype=torch.float64)
     own = _deepinv_denoiser(field, unit=False)
     sde = FlowMatching(denoiser=own, minus_one_one=False)
-    model = PosteriorDiffusion(
-        denoiser=own, sde=sde, solver=DDIMSolver(times), minus_one_one=False
-    )
+    model = PosteriorDiffusion(denoiser=own, sde=sde, solver=DDIMSolver(times), minus_one_one=False)
     there = model(None, None, x_init=z.double(), denoise_output=False).float()
     here = tpf.sample(field, start=z, scheme="ddim", t=1 - times).x
     found["deepinv"] = float((here - there).abs().max())

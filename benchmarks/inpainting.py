@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     field = (
         tpf.load_field(options.field)
         if options.field
-        else trained(unet(), train, 2.0 if options.quick else 600.0)[0]
+        else trained(unet(), train, 2.0 if options.quick else 440.0)[0]
     )
     peers = [name for name in ("azula", "deepinv") if importlib.util.find_spec(name) is not None]
     parts = [header(__doc__, *peers)]
