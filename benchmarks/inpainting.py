@@ -124,14 +124,16 @@ def ours(field: tpf.Field, problem: Problem, steps: int) -> dict[str, Draw]:
     }
 
 
-def all_methods(field: tpf.Field, problem: Problem, steps: int) -> dict[tuple[str, str], Draw]:
-    """Ours and theirs."""
+def all_methods(
+    field: tpf.Field, problem: Problem, steps: int, leave: Sequence[str] = ()
+) -> dict[tuple[str, str], Draw]:
+    """Ours and theirs, but for those whose names begin as those to leave out."""
     found = {("ours", k): draw for k, draw in ours(field, problem, steps).items()}
     for name, methods in (("azula", azula_methods), ("deepinv", deepinv_methods)):
         if importlib.util.find_spec(name) is not None:
             own = methods(field, problem.seen(), problem.mask, problem.noise, steps)
             found |= {(name, k): draw for k, draw in own.items()}
-    return found
+    return {key: d for key, d in found.items() if not " ".join(key).startswith(tuple(leave))}
 
 
 class Counted:
@@ -153,11 +155,11 @@ def interval(values: Tensor) -> str:
 
 
 def solved(
-    field: tpf.Field, problem: Problem, steps: int, counted: Counted
+    field: tpf.Field, problem: Problem, options: argparse.Namespace, counted: Counted
 ) -> tuple[list[list[str]], dict[tuple[str, str], Tensor]]:
     """The rows of a table, and the draws."""
     told, scores, drawn = {}, {}, {}
-    for key, draw in all_methods(field, problem, steps).items():
+    for key, draw in all_methods(field, problem, options.steps, options.leave).items():
         torch.manual_seed(13)
         counted.rows, began = 0, time.process_time()
         x = draw().detach()
@@ -208,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--noises", type=float, nargs="+", default=[0.05, 0.0])
+    parser.add_argument("--leave", nargs="*", default=[], help="beginnings, as 'azula DPS'")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args(arguments)
@@ -231,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, mask in masks().items():
         for noise in options.noises:
             problem = Problem(f"{name}, σ = {noise:g}", truth, mask, noise, options.draws)
-            rows, drawn = solved(field, problem, options.steps, Counted(field))
+            rows, drawn = solved(field, problem, options, Counted(field))
             head = ["", "method", "score", "less best", "misfit", "calls", "CPU s"]
             parts.append(f"## {problem.name}\n\n{table(head, rows)}")
             if noise == options.noises[0]:

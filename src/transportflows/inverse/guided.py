@@ -35,7 +35,7 @@ from .._core.tensor import expand_time
 from ..fields.base import Field, check_field
 from ..fields.calls import Network
 from ..observations import LinearObservation, Observation
-from .conjugate import conjugate_gradients
+from .conjugate import carried_gradients, conjugate_gradients
 
 __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
 
@@ -258,7 +258,7 @@ class MomentMatched(GuidedField):
     r"""x1 given x_t as a Gaussian with the mean and covariance that it has.
 
     ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
-    ``d' = d + Jᵀ Aᵀ u``. The network is called once, and its graph is gone back ``iterations + 1``
+    ``d' = d + Jᵀ Aᵀ u``. The network is called once, and its graph is gone back ``iterations``
     times. It takes observations without noise too.
 
     Args:
@@ -289,11 +289,11 @@ class MomentMatched(GuidedField):
         operator, (d, pull) = inside.operator, pullback(data, x)
         ridge = (inside.noise**2 * beta / square).nan_to_num(0.0, posinf=_MOST).clamp(0, _MOST)
 
-        def normal(u: Tensor) -> Tensor:
-            return operator.apply(pull(operator.adjoint(u)))
+        def back(u: Tensor) -> Tensor:
+            return pull(operator.adjoint(u))
 
-        u = conjugate_gradients(normal, self._residual(d, rows), ridge.to(x), self.iterations)
-        return d + pull(operator.adjoint(u))
+        residual = self._residual(d, rows)
+        return d + carried_gradients(back, operator.apply, residual, ridge.to(x), self.iterations)
 
 
 def _enough(iterations: int, observation: LinearObservation) -> int:
