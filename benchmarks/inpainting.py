@@ -231,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told = same_sampler(field, 4, 10).items()
         parts += [f"DDIM in {name}, largest difference of a pixel: {v:.1e}.\n" for name, v in told]
     truth = fold(held.floats())[: options.images]
-    for name, mask in masks().items():
-        for noise in options.noises:
+    for noise in options.noises:
+        for name, mask in masks().items():
             problem = Problem(f"{name}, σ = {noise:g}", truth, mask, noise, options.draws)
             rows, drawn = solved(field, problem, options, Counted(field))
             head = ["", "method", "score", "less best", "misfit", "calls", "CPU s"]

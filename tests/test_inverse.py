@@ -298,7 +298,7 @@ def test_errors_of_a_learned_jacobian_are_not_multiplied_without_bound_early_on(
         field = linear_field((beta * v / total + delta) * torch.eye(DIM, dtype=D))
         t = torch.tensor(time, dtype=D)
         left = PseudoInverse(field, seen, variance=v).data(t, X)  # 0 for the right J
-        most = delta * total / (2 * (0.02 * v * square) ** 0.5)
+        most = delta * total / (2 * (1e-3 * v * square) ** 0.5)
         assert (left.norm(dim=1) <= most * field.data(t, X).norm(dim=1) * (1 + 1e-9)).all(), time
     assert left.norm() > 1e-2
 

@@ -40,7 +40,7 @@ from .conjugate import carried_gradients, conjugate_gradients
 __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
 
 _FIRST = 1e-3  # times before it are looked at there: at β = 0 nothing is known of x1
-_WEAK = 0.02  # β² v/σ̂² where half of a J is the field's
+_WEAK = 1e-3  # β² v/σ̂² where half of a J is the field's
 _MOST = 1e12  # of σ² β / σ̂², which is infinite at the end, where nothing is left to correct
 _ROWS = "observed"  # the condition by which observations of each row go with their rows
 
@@ -202,7 +202,7 @@ class PseudoInverse(GuidedField):
 
     Early on J is small, as β, and is divided by β, with all that a learned field has wrong in it.
     So J is the field's and that of data ``N(μ, v Id)``, ``β v/(σ̂² + β² v) Id``, in the parts
-    ``a/(a + c)`` and ``c/(a + c)``, where ``a = β² v/σ̂²`` and c = 0.02. It takes observations
+    ``a/(a + c)`` and ``c/(a + c)``, where ``a = β² v/σ̂²`` and c = 0.001. It takes observations
     without noise too.
 
     Args:
