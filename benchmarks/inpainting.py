@@ -198,7 +198,7 @@ def picture(
         axis.set_xticks([])
         axis.set_yticks([])
     figure.tight_layout(h_pad=0.1)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
