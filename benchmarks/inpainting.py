@@ -227,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers = [name for name in ("azula", "deepinv") if importlib.util.find_spec(name) is not None]
     parts = [header(__doc__, *peers)]
     parts.append(f"{options.images} digits, {options.draws} draws each, {options.steps} steps.\n")
+    if options.leave:
+        parts.append(f"Left out: {', '.join(options.leave)}.\n")
     if len(peers) == 2:
         told = same_sampler(field, 4, 10).items()
         parts += [f"DDIM in {name}, largest difference of a pixel: {v:.1e}.\n" for name, v in told]
