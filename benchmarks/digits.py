@@ -183,7 +183,10 @@ def fields_of(
     """Both fields, trained or read, and what is told of their training."""
     found: dict[str, tpf.Field] = {}
     told: list[list[object]] = []
-    for name, net, how in (("U-Net", unet(), {}), ("MLP", mlp(), {"lr": 1e-3, "batch": 128})):
+    for name, net, how in (
+        ("U-Net", unet(), {}),
+        ("MLP", mlp(options.width), {"lr": 1e-3, "batch": 128}),
+    ):
         size = sum(p.numel() for p in net.parameters())
         path = options.folder / f"{name.lower()}.tpf" if options.folder else None
         note = options.folder / f"{name.lower()}.txt" if options.folder else None
@@ -204,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=440, help="of the CPU, for each network")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=500, help="for each seed")
+    parser.add_argument("--width", type=int, default=512, help="of the MLP")
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--folder", type=Path, help="where trained fields are kept and read")
     parser.add_argument("--out", type=Path, default=OUT)
