@@ -269,6 +269,40 @@ def test_the_shift_is_the_gradient_of_the_likelihood_at_the_prediction():
             assert torch.allclose(shift[:, k], wanted, rtol=1e-6, atol=1e-6)
 
 
+def linear_field(matrix):
+    """A learned field of the linear path, with the prediction ``d = M x`` at all times."""
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((DIM,)))
+    return tpf.DataPredictor(lambda t, x: x @ matrix.to(x).mT, process)
+
+
+def test_moment_matching_takes_the_gradients_side_of_a_jacobian_that_is_not_symmetric():
+    matrix = torch.eye(DIM, dtype=D) + 0.2 * torch.randn(DIM, DIM, generator=key(), dtype=D)
+    rows = torch.tensor([[1.0, -0.5, 0.3, 0.8]], dtype=D)
+    seen = LinearObservation(Matrix(rows), torch.tensor([0.7], dtype=D), 0.2)
+    t = torch.tensor(0.4, dtype=D)
+    d = X @ matrix.mT
+    ridge = 0.2**2 * 0.4 / 0.6**2  # σ² β/σ̂²
+    gain = matrix.mT @ rows.mT / (ridge + rows @ matrix.mT @ rows.mT)
+    wanted = d + (0.7 - d @ rows.mT) @ gain.mT
+    found = MomentMatched(linear_field(matrix), seen).data(t, X)
+    assert torch.allclose(found, wanted, atol=1e-12)
+
+
+def test_errors_of_a_learned_jacobian_are_not_multiplied_without_bound_early_on():
+    """The right J of data N(0, v Id) with an error δ: what is left of the residual has a bound."""
+    seen = LinearObservation(Mask(torch.ones(DIM)), torch.zeros(DIM, dtype=D))
+    delta, v = 0.05, 0.4
+    for time in (0.0, 1e-3, 0.01, 0.1, 0.3):
+        beta, square = max(time, 1e-3), (1 - max(time, 1e-3)) ** 2
+        total = square + beta**2 * v
+        field = linear_field((beta * v / total + delta) * torch.eye(DIM, dtype=D))
+        t = torch.tensor(time, dtype=D)
+        left = PseudoInverse(field, seen, variance=v).data(t, X)  # 0 for the right J
+        most = delta * total / (2 * (1e-3 * v * square) ** 0.5)
+        assert (left.norm(dim=1) <= most * field.data(t, X).norm(dim=1) * (1 + 1e-9)).all(), time
+    assert left.norm() > 1e-2
+
+
 def standardised():
     """A field that standardises data N(3, 2²), exact in its units; and the law of the data."""
     transform = tpf.Standardize(torch.full((DIM,), 3.0, dtype=D), torch.full((DIM,), 2.0, dtype=D))

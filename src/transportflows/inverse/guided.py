@@ -13,10 +13,9 @@ put into ``p(y | x_t) = ∫ p(y | x_1) p(x_1 | x_t) dx_1``:
 - :class:`PseudoInverse`: a Gaussian around d of one variance, ``r² = v σ̂² / (σ̂² + β² v)``, that of
   data of variance v, so ``d' = d + (σ̂²/β) Jᵀ Aᵀ (σ² Id + r² A Aᵀ)⁻¹ (y - A d)``;
 - :class:`MomentMatched`: a Gaussian around d with the covariance that it has,
-  ``d' = d + Cov Aᵀ (σ² Id + A Cov Aᵀ)⁻¹ (y - A d)``.
+  ``d' = d + Cov Aᵀ (σ² Id + A Cov Aᵀ)⁻¹ (y - A d)`` with ``Cov = (σ̂²/β) Jᵀ``.
 
-The second is exact for data ``N(μ, v Id)``, the third for any Gaussian data; for others each has a
-bias.
+The second is exact for data ``N(μ, v Id)``, the third for any Gaussian data; others have a bias.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._core.autodiff import jvp, pullback, value_and_gradient
+from .._core.autodiff import pullback, value_and_gradient
 from .._core.checks import number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
@@ -36,11 +35,12 @@ from .._core.tensor import expand_time
 from ..fields.base import Field, check_field
 from ..fields.calls import Network
 from ..observations import LinearObservation, Observation
-from .conjugate import conjugate_gradients
+from .conjugate import carried_gradients, conjugate_gradients
 
 __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
 
 _FIRST = 1e-3  # times before it are looked at there: at β = 0 nothing is known of x1
+_WEAK = 1e-3  # β² v/σ̂² where half of a J is the field's
 _MOST = 1e12  # of σ² β / σ̂², which is infinite at the end, where nothing is left to correct
 _ROWS = "observed"  # the condition by which observations of each row go with their rows
 
@@ -58,7 +58,7 @@ class GuidedField(Field):
 
     Raises:
         ConversionError: if the process has no Gaussian part.
-        ValueError: if its signal does not grow all the way, or the observation is of other events.
+        ValueError: if its signal does not always grow, or the observation is of other events.
     """
 
     outputs = ("data",)
@@ -122,8 +122,7 @@ class GuidedField(Field):
         def data(z: Tensor) -> Tensor:
             return self.field.quantity("data", t, z, own, checked=False)
 
-        rows = cond.get(_ROWS)
-        return (self._guided(data, x, beta, square, rows),)
+        return (self._guided(data, x, beta, square, cond.get(_ROWS)),)
 
     def _residual(self, d: Tensor, rows: Tensor | None) -> Tensor:
         """``y − A d``, of the observations of these rows."""
@@ -140,13 +139,13 @@ class GuidedField(Field):
         square: Tensor,
         rows: Tensor | None,
     ) -> Tensor:
-        """The guided prediction.
+        """The guided prediction at x, with β and σ̂² of the times, ``()`` or ``(B,)``.
 
         Args:
             data: the data prediction as a function of x.
             x: states.
-            beta: β at the times, ``()`` or ``(B,)``.
-            square: σ̂², likewise.
+            beta: β.
+            square: σ̂².
             rows: the observation of each row, or None for one in all.
         """
 
@@ -200,7 +199,10 @@ class LikelihoodGuidance(GuidedField):
 class PseudoInverse(GuidedField):
     """Pseudo-inverse guidance: x1 given x_t as a Gaussian of one variance around the prediction.
 
-    It takes observations without noise too.
+    Early on J is small, as β, and is divided by β, with all that a learned field has wrong in it.
+    So J is the field's and that of data ``N(μ, v Id)``, ``β v/(σ̂² + β² v) Id``, in the parts
+    ``a/(a + c)`` and ``c/(a + c)``, where ``a = β² v/σ̂²`` and c = 0.001. It takes observations
+    without noise too.
 
     Args:
         field: see :class:`GuidedField`.
@@ -233,8 +235,7 @@ class PseudoInverse(GuidedField):
         square: Tensor,
         rows: Tensor | None,
     ) -> Tensor:
-        d, pull = pullback(data, x)
-        inside, v = self._inside, self.variance
+        (d, pull), inside, v = pullback(data, x), self._inside, self.variance
         assert isinstance(inside, LinearObservation)
         operator, total = inside.operator, square + beta.square() * v
         ridge = (inside.noise**2 * total / (v * square)).nan_to_num(0.0).clamp(max=_MOST)
@@ -244,17 +245,20 @@ class PseudoInverse(GuidedField):
             return operator.apply(operator.adjoint(u))
 
         residual = self._residual(d, rows)
-        u = conjugate_gradients(normal, residual, ridge.to(x), self.iterations)
-        return d + weight * pull(operator.adjoint(u))
+        back = operator.adjoint(conjugate_gradients(normal, residual, ridge.to(x), self.iterations))
+        learned = beta.square() * v / (beta.square() * v + _WEAK * square)
+        isotropic = (1 - learned) * beta * v / total
+        pulled = expand_time(learned.to(x), x) * pull(back)
+        return d + weight * (pulled + expand_time(isotropic.to(x), x) * back)
 
 
 @checked
 class MomentMatched(GuidedField):
     r"""x1 given x_t as a Gaussian with the mean and covariance that it has.
 
-    ``(λ Id + A J Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
-    ``d' = d + J Aᵀ u``. J times a vector is one forward derivative of the network, so an evaluation
-    costs ``iterations + 1`` of these and a plain one. It takes observations without noise too.
+    ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
+    ``d' = d + Jᵀ Aᵀ u``. The network is called once, and its graph is gone back ``iterations``
+    times. It takes observations without noise too.
 
     Args:
         field: see :class:`GuidedField`.
@@ -281,19 +285,16 @@ class MomentMatched(GuidedField):
     ) -> Tensor:
         inside = self._inside
         assert isinstance(inside, LinearObservation)
-        operator, d = inside.operator, data(x)
+        operator, (d, pull) = inside.operator, pullback(data, x)
         ridge = (inside.noise**2 * beta / square).nan_to_num(0.0, posinf=_MOST).clamp(0, _MOST)
 
-        def along(v: Tensor) -> Tensor:
-            return jvp(data, x, v)[1]
+        def back(u: Tensor) -> Tensor:
+            return pull(operator.adjoint(u))
 
-        def normal(u: Tensor) -> Tensor:
-            return operator.apply(along(operator.adjoint(u)))
-
-        u = conjugate_gradients(normal, self._residual(d, rows), ridge.to(x), self.iterations)
-        return d + along(operator.adjoint(u))
+        residual = self._residual(d, rows)
+        return d + carried_gradients(back, operator.apply, residual, ridge.to(x), self.iterations)
 
 
 def _enough(iterations: int, observation: LinearObservation) -> int:
-    """The iterations that are made: no more than there are numbers in y, which are exact."""
+    """The iterations that are made: as many as there are numbers in y are exact."""
     return min(positive_integer("iterations", iterations), observation.seen.numel())
