@@ -105,10 +105,10 @@ def main() -> None:
     """Make what is not there, then write the table and the picture."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True, help="a folder for what was made")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--only", nargs="+", help="these cells, linear_brownian_told; no report")
     parser.add_argument("--report", action="store_true", help="of what is there, make nothing")
     args = parser.parse_args()

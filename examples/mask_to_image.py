@@ -370,7 +370,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args.width = args.width or (24 if digits else 64)
     args.steps = args.steps or (1_500 if digits else 50_000)
     if args.quick:
-        args.steps, args.batch_size, args.sampling_steps, args.images = 60, 32, 10, 8
+        args.steps, args.batch_size, args.sampling_steps, args.images = 40, 32, 10, 8
         args.width = args.width if digits else min(args.width, 8)
     return args
 
