@@ -200,9 +200,19 @@ def test_intervals_and_energies_are_those_of_closed_forms():
     energy = EX.energy(x[None], others)
     plain = tpf.metrics.energy_distance(x, others, unbiased=True)
     assert float(energy(torch.ones(1, 400))) == pytest.approx(plain, abs=1e-4)
-    assert energy(torch.ones(1, 400).mul(0) + 1).shape == (1,)
-    twice = EX.energy(torch.stack([x, x]), others)  # two equal draws of an image are no pair
-    assert float(twice(torch.ones(1, 400))) == pytest.approx(plain, abs=1e-4)
+    # Draws of one image are no pair: by hand, over all pairs of images and of draws.
+    few, w = torch.randn(2, 5, 3, generator=gen(3)), torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]])
+    pairs, total = 0.0, 0.0
+    for i in range(5):
+        for j in range(5):
+            if i != j:
+                apart = [float((few[r, i] - few[s, j]).norm()) for r in (0, 1) for s in (0, 1)]
+                weight = float(w[0, i] * w[0, j])
+                pairs, total = pairs + weight, total + weight * sum(apart) / 4
+    away = torch.cdist(few, others.expand(2, -1, -1)).mean((0, 2))
+    theirs = torch.cdist(others, others).sum() / (300 * 299)
+    by_hand = 2 * float((w @ away)[0]) / 5 - total / pairs - float(theirs)
+    assert float(EX.energy(few, others)(w)) == pytest.approx(by_hand, abs=1e-4)
 
 
 @pytest.mark.timeout(280)
