@@ -16,11 +16,13 @@ __all__ = ["write"]
 
 Cell = tuple[str, str, bool]
 Statistic = Callable[[Tensor], Tensor]
+_At = tuple[Cell, float]
 
 LEGEND = """
 - *seen*: rms error of pixels outside the hole (they are in [-1, 1]); *border*: of those of them
-  within two pixels of the hole; *level*: their mean signed error; *seam*: rms jump across the edge
-  of the hole over that of the digits themselves (1 for a filling that no one sees).
+  within two pixels of the hole; *background*: of those of them that are black; *level*: their mean
+  signed error; *seam*: rms jump across the edge of the hole over that of the digits themselves (1
+  for a filling that no one sees).
 - *hole*: rms error in the hole, and *spread*: rms distance of two fillings of one hole. For exact
   draws of p(x1 | seen) they are equal, *spread/hole* = 1; below it fillings vary too little.
 - *reader*: a small convolutional network, trained on the same {train} digits, says the true label:
@@ -31,9 +33,9 @@ LEGEND = """
 - *rough*: squared differences of neighbouring pixels in the hole over those of the true digits;
   below 1 the filling is smoother than digits are.
 - *off the ODE*: rms distance of a sample from that of ε = 0 from the same start.
-- *moved*: how far states go in the hole in the first tenth of time, in the two in the middle, and
-  in the last, as shares of the sum over all ten tenths of the rms (0.1, 0.2 and 0.1 if it went
-  evenly); *back and forth*: that sum over the distance from the first to the last state.
+- *first tenth*, *middle fifth*, *last tenth* of time: how far states of ε = 0 go in the hole there,
+  as a share of the sum over all tenths of the rms (0.1, 0.2 and 0.1 for an even pace). *ε limited*:
+  where a step of RK4 follows less ε than was asked for, since γ is small.
 """
 
 
@@ -56,6 +58,7 @@ class Figures:
         self.of: dict[str, Statistic] = {
             "seen": ex.mean(got["seen"], root=True),
             "border": ex.mean(ex.inside(error, near), root=True),
+            "background": ex.mean(ex.inside(error, mask & (x1 < -0.99)), root=True),
             "level": ex.mean(ex.inside(x - x1, mask)),
             "seam": ex.ratio(jumps(filled, mask), jumps(x1[None], mask), root=True),
             "hole": ex.mean(got["hole"], root=True),
@@ -130,7 +133,7 @@ def write(
         LEGEND.format(train=len(given.train), others=len(given.others)),
     ]
     sheets = {
-        "Outside the hole": ["seen", "border", "level", "seam"],
+        "Outside the hole": ["seen", "border", "background", "level", "seam"],
         "Inside it": ["hole", "spread", "spread/hole", "reader, filled", "energy"],
         "The whole sample": ["reader, whole", "energy, whole", "nearest", "rough"],
         "Drift with ε": ["off the ODE, seen", "off the ODE, hole"],
@@ -174,23 +177,24 @@ def _set_up(given: Any, used: list[dict[str, Any]], args: Any, read: float) -> s
 def _schedule(ex: Any, found: Mapping[Cell, dict[str, Any]], shown: Any) -> str:
     rows = []
     for cell, one in found.items():
-        for epsilon, solution in one.get("solutions", {}).items():
-            if isinstance(solution, str):
-                continue
-            moved, x = solution["moved"], solution["x"]
-            total = moved.sum(0)
+        made = {e: s for e, s in one.get("solutions", {}).items() if not isinstance(s, str)}
+        if made:
+            moved = made[0.0]["moved"]
             shares = [moved[0], moved[4] + moved[5], moved[9]]
-            limited = solution["limited"]
+            limited = [
+                f"ε = {e:g}: {', '.join(f'{a:.2g} to {b:.2g}' for a, b in s['limited'])}"
+                for e, s in made.items()
+                if s["limited"]
+            ]
             rows.append(
                 [
                     _name(cell),
-                    f"{epsilon:g}",
-                    *(shown(ex.ratio(share, total)) for share in shares),
-                    f"{solution['nfe']}, {len(x) * x.shape[1]} rows",
-                    ", ".join(f"{a:.2g} to {b:.2g}" for a, b in limited) if limited else "",
+                    *(shown(ex.ratio(share, moved.sum(0))) for share in shares),
+                    f"{float(moved.sum(0).mean()):.2f}",
+                    "; ".join(limited),
                 ]
             )
-    head = ["path, latent", "ε", "first tenth", "middle fifth", "last tenth", "calls", "ε limited"]
+    head = ["path, latent", "first tenth", "middle fifth", "last tenth", "sum", "ε limited in"]
     return table(head, rows)
 
 
@@ -208,37 +212,42 @@ def _refusals(
 
 def _comparisons(ex: Any, figures: Mapping[Cell, Mapping[float, Any]], n: int) -> str:
     """Differences of two rows, of the same images."""
-    rows = []
 
-    def add(what: str, name: str, a: tuple[Cell, float], b: tuple[Cell, float]) -> None:
-        one, two = (figures.get(cell, {}).get(epsilon) for cell, epsilon in (a, b))
-        if isinstance(one, Figures) and isinstance(two, Figures):
-            value, low, high = ex.bootstrap(lambda w: one.of[name](w) - two.of[name](w), n)
-            sure = "" if low <= 0 <= high else "yes"
-            rows.append([what, name, f"{value:+.3f} ({low:+.3f}, {high:+.3f})", sure])
+    def sheet(title: str, columns: list[str], pairs: list[tuple[str, _At, _At]]) -> str:
+        rows = []
+        for name, (cell, epsilon), (other, less) in pairs:
+            one, two = figures.get(cell, {}).get(epsilon), figures.get(other, {}).get(less)
+            if isinstance(one, Figures) and isinstance(two, Figures):
+                rows.append([name, *(difference(one.of[c], two.of[c]) for c in columns)])
+        return f"\n### {title}\n\n{table(['', *columns], rows)}"
 
-    latents = [cell for cell in figures if cell[1] != "none" and not cell[2]]
-    for cell in latents:
-        for name in ("seen", "level", "reader, whole", "rough", "energy, whole", "nearest"):
-            add(f"{_name(cell)}: ε = 0.5 less ε = 0", name, (cell, 0.5), (cell, 0.0))
-    for cell in latents:
-        for name in ("seen", "reader, whole", "energy, whole", "spread/hole"):
-            add(f"{_name(cell)}: ε = 0.25 less ε = 0", name, (cell, 0.25), (cell, 0.0))
-    for cell in latents:
-        for name in ("seen", "reader, whole", "energy, whole", "rough"):
-            add(f"{_name(cell)}: ε = 0.5 less ε = 0.25", name, (cell, 0.5), (cell, 0.25))
-    for _, gamma, told in [cell for cell in figures if cell[0] == "trigonometric"]:
-        trig, line = ("trigonometric", gamma, told), ("linear", gamma, told)
-        for epsilon in figures[trig]:
-            for name in ("border", "seam", "seen", "spread/hole", "energy"):
-                what = f"trigonometric less linear, {gamma}, ε = {epsilon:g}"
-                add(what, name, (trig, epsilon), (line, epsilon))
-    for cell in [cell for cell in figures if cell[2]]:
+    def difference(one: Statistic, two: Statistic) -> str:
+        value, low, high = ex.bootstrap(lambda w: one(w) - two(w), n)
+        text = f"{value:+.3f} ({low:+.3f}, {high:+.3f})"
+        return text if low <= 0 <= high else f"**{text}**"
+
+    latents = [cell for cell in figures if cell[1] != "none"]
+    whole = ["seen", "background", "level", "reader, whole", "rough", "energy, whole", "nearest"]
+    parts = ["Bold where the interval is without 0."]
+    for more, less in ((0.5, 0.0), (0.25, 0.0), (0.5, 0.25)):
+        pairs = [(_name(cell), (cell, more), (cell, less)) for cell in latents]
+        parts.append(sheet(f"ε = {more:g} less ε = {less:g}", whole, pairs))
+    pairs = []
+    for cell in figures:
+        if cell[0] == "trigonometric":
+            for epsilon in figures[cell]:
+                other = ("linear", *cell[1:])
+                pairs.append((f"{cell[1]}, ε = {epsilon:g}", (cell, epsilon), (other, epsilon)))
+    ends = ["seen", "border", "seam", "hole", "spread/hole", "reader, filled", "energy"]
+    parts.append(sheet("Trigonometric less linear", ends, pairs))
+    pairs = []
+    for cell in (cell for cell in figures if cell[2]):
         for epsilon in figures[cell]:
-            for name in ("seen", "hole", "spread/hole", "energy", "reader, whole"):
-                what = f"{_name(cell)}, less not told, ε = {epsilon:g}"
-                add(what, name, (cell, epsilon), ((*cell[:2], False), epsilon))
-    return table(["difference", "of", "value", "interval without 0"], rows)
+            other = (*cell[:2], False)
+            pairs.append((f"{_name(cell)}, ε = {epsilon:g}", (cell, epsilon), (other, epsilon)))
+    told = ["seen", "hole", "spread/hole", "reader, filled", "reader, whole", "energy"]
+    parts.append(sheet("Told what is seen, less not told", told, pairs))
+    return "\n".join(parts)
 
 
 def _draw(path: Path, given: Any, found: Mapping[Cell, dict[str, Any]]) -> None:
