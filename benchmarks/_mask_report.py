@@ -28,8 +28,8 @@ LEGEND = """
 - *reader*: a small convolutional network, trained on the same {train} digits, says the true label:
   of the image with what is seen put back (*filled*), and of the sample as it is (*whole*).
 - *energy*: energy distance of the images with what is seen put back to {others} other held-out
-  digits, without bias, and *whole* of the samples as they are; *nearest*: mean distance of the
-  samples to the nearest of those digits.
+  digits, without bias, over that of the true digits (its floor, {floor}), and *energy, whole* that
+  of the samples as they are; *nearest*: mean distance of the samples to the nearest of those digits.
 - *rough*: squared differences of neighbouring pixels in the hole over those of the true digits;
   below 1 the filling is smoother than digits are.
 - *off the ODE*: rms distance of a sample from that of ε = 0 from the same start.
@@ -55,6 +55,10 @@ class Figures:
             others = given.others.flatten(1)
             return torch.stack([torch.cdist(o, others).amin(1) for o in y.flatten(2)]).mean(0)
 
+        def over(y: Tensor) -> Statistic:
+            made, floor = ex.energy(y, given.others), ex.energy(x1[None], given.others)
+            return lambda w: made(w) - floor(w)
+
         self.of: dict[str, Statistic] = {
             "seen": ex.mean(got["seen"], root=True),
             "border": ex.mean(ex.inside(error, near), root=True),
@@ -66,8 +70,8 @@ class Figures:
             "spread/hole": ex.ratio(got["spread"], got["hole"], root=True),
             "reader, filled": ex.mean(agrees(filled)),
             "reader, whole": ex.mean(agrees(x)),
-            "energy": ex.energy(filled, given.others),
-            "energy, whole": ex.energy(x, given.others),
+            "energy": over(filled),
+            "energy, whole": over(x),
             "nearest": ex.mean(closest(x)),
             "rough": ex.ratio(roughness(x, mask), roughness(x1[None], mask)),
         }
@@ -111,6 +115,8 @@ def write(
 
     def shown(statistic: Statistic) -> str:
         value, low, high = ex.bootstrap(statistic, n)
+        if value != value or low == high:  # of the true digits themselves
+            return "" if value != value else f"{value:.3f}"
         return f"{value:.3f} ({low:.3f}, {high:.3f})"
 
     figures: dict[Cell, dict[float, Figures | str]] = {}
