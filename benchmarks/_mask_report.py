@@ -28,8 +28,9 @@ LEGEND = """
 - *reader*: a small convolutional network, trained on the same {train} digits, says the true label:
   of the image with what is seen put back (*filled*), and of the sample as it is (*whole*).
 - *energy*: energy distance of the images with what is seen put back to {others} other held-out
-  digits, without bias, over that of the true digits (its floor, {floor}), and *energy, whole* that
-  of the samples as they are; *nearest*: mean distance of the samples to the nearest of those digits.
+  digits, without bias, over that of the true digits (its floor, {floor}), and
+  *energy, whole* that of the samples as they are; *nearest*: mean distance of the samples to the
+  nearest of those digits.
 - *rough*: squared differences of neighbouring pixels in the hole over those of the true digits;
   below 1 the filling is smoother than digits are.
 - *off the ODE*: rms distance of a sample from that of ε = 0 from the same start.
@@ -136,7 +137,11 @@ def write(
         head,
         _set_up(given, used, args, read),
         "",
-        LEGEND.format(train=len(given.train), others=len(given.others)),
+        LEGEND.format(
+            train=len(given.train),
+            others=len(given.others),
+            floor=shown(ex.energy(given.x1[None], given.others)),
+        ),
     ]
     sheets = {
         "Outside the hole": ["seen", "border", "background", "level", "seam"],
