@@ -297,5 +297,4 @@ def _draw(path: Path, given: Any, found: Mapping[Cell, dict[str, Any]]) -> None:
         "Held-out digits, filled from the same starts; columns of a block: ε = 0, 0.25, 0.5"
     )
     figure.savefig(path, dpi=90)
-    grey = Image.open(path).convert("L")  # a fifth of the bytes
-    grey.quantize(32).save(path, optimize=True)
+    Image.open(path).convert("L").quantize(32).save(path, optimize=True)  # a fifth of the bytes
