@@ -6,9 +6,9 @@ velocity is learned, which has no score here, since x0 depends on x1; with one t
 the noise are, by one U-Net with two heads, and every ε is sampled from it. The table says how well
 what was seen is kept, what the hole is filled with, and how much two fillings differ.
 
-Run: python examples/mask_to_image.py          (5,000 digits; about ten minutes on two cores)
+Run: python examples/mask_to_image.py          (5,000 digits; some six minutes of one core)
      python examples/mask_to_image.py --quick  (half a minute, and it looks like that)
-     python examples/mask_to_image.py --data celeba --crop 178 --size 64 --width 64 --steps 100000
+     python examples/mask_to_image.py --data celeba --crop 178 --size 64 --width 64 --batch-size 128
 
 ``--interpolant``, ``--gamma`` and ``--epsilon`` choose the path and the diffusion, and ``--told``
 gives the network what is seen beside the mask. It writes mask_to_image.png.
@@ -358,17 +358,17 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=64, help="to which they are made")
     parser.add_argument("--crop", type=int, help="pixels cut out of the middle before; CelebA: 178")
     parser.add_argument("--width", type=int, help="of the U-Net: 24 for digits, 64 (10 M) else")
-    parser.add_argument("--steps", type=int, help="of training: 1,500 for digits, 50,000 else")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, help="of training: 1,000 for digits, 50,000 else")
+    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--sampling-steps", type=int, default=50, help="of RK4")
-    parser.add_argument("--images", type=int, default=100, help="held-out images to fill")
+    parser.add_argument("--images", type=int, default=64, help="held-out images to fill")
     parser.add_argument("--out", default="mask_to_image.png")
     parser.add_argument("--quick", action="store_true", help="little of everything, to see it run")
     args = parser.parse_args(argv)
     digits = args.data is None
     args.gamma = args.gamma or {"encoder-decoder": "sine-squared"}.get(args.interpolant, "brownian")
     args.width = args.width or (24 if digits else 64)
-    args.steps = args.steps or (1_500 if digits else 50_000)
+    args.steps = args.steps or (1_000 if digits else 50_000)
     if args.quick:
         args.steps, args.batch_size, args.sampling_steps, args.images = 40, 32, 10, 8
         args.width = args.width if digits else min(args.width, 8)
