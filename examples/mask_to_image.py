@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     reader = Reader(train_images, 1 if args.quick else 5) if digits else None
     field = make_field(args.interpolant, args.gamma, images.shape, args.width, told=args.told)
     size = sum(p.numel() for p in field.parameters())
-    print(f"{args.interpolant}, latent {args.gamma}, U-Net of {size:,}, {images!r}")
+    print(f"{args.interpolant}, latent {args.gamma}, U-Net of {size:,}, {len(images):,} images")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     field = train(
         field.to(device), MaskedPairs(train_images, args.told), args.steps, args.batch_size
