@@ -29,6 +29,7 @@ INTERPOLANTS = [
     tpf.Trigonometric(tpf.interpolants.Quadratic()),
     tpf.Trigonometric(tpf.Brownian(), scaled=True),
     tpf.EncoderDecoder(),
+    tpf.EncoderDecoder(tpf.Brownian(0.7)),
     tpf.Mirror(),
     tpf.Mirror(tpf.interpolants.SineSquared()),
     tpf.OneSidedLinear(),

@@ -95,6 +95,26 @@ def test_scaled_trigonometric_keeps_the_variance_and_needs_a_small_gamma():
         tpf.Trigonometric(tpf.interpolants.SineSquared(), scaled=True)
 
 
+def test_the_encoder_decoder_takes_other_latents_that_do_not_vanish_in_the_middle():
+    path = tpf.EncoderDecoder(tpf.Brownian(2.0))
+    torch.testing.assert_close(path.gamma_sq(T), 2 * T * (1 - T))
+    half = torch.tensor([0.5], dtype=torch.float64)
+    assert float(path.alpha(half)) < 1e-30
+    assert float(path.beta(half)) == 0
+    assert isinstance(tpf.EncoderDecoder().latent, tpf.interpolants.SineSquared)
+    assert tpf.EncoderDecoder().latent is not tpf.EncoderDecoder().latent
+
+    class Twice(tpf.interpolants.Gamma):  # back at 0 in the middle
+        def gamma(self, t):
+            return torch.sin(2 * torch.pi * t)
+
+    for gamma in (None, Twice()):
+        with pytest.raises(ValueError, match=r"at t = 1/2.*EncoderDecoder\(Brownian\(\)\)"):
+            tpf.EncoderDecoder(gamma)
+    with pytest.raises(TypeError):
+        tpf.EncoderDecoder(0.5)
+
+
 @pytest.mark.parametrize("interpolant", ALL, ids=name)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_derivatives_without_grad_and_in_inference_mode(interpolant, dtype):

@@ -25,6 +25,10 @@ def unet(size=(9, 7), **how):
     return N.UNet((2, *size), **(given | how), generator=gen())
 
 
+def patched(size=(8, 6), **how):
+    return unet(size, **({"patch": 2} | how))
+
+
 def mlp(size=(9, 7), **how):
     given = {"width": 16, "depth": 3, "labels": 3, "vectors": VECTORS, "residual": True}
     return N.MLP((2, *size), **(given | how), generator=gen())
@@ -40,8 +44,9 @@ def sequence(**how):
     return N.SequenceDiT(2, **(given | how), generator=gen())
 
 
-MADE = {"UNet": unet, "MLP": mlp, "DiT": dit, "SequenceDiT": sequence}
+MADE = {"UNet": unet, "patched": patched, "MLP": mlp, "DiT": dit, "SequenceDiT": sequence}
 EVENTS = {"UNet": (2, 9, 7), "MLP": (2, 9, 7), "DiT": (2, 8, 6), "SequenceDiT": (5, 2)}
+EVENTS["patched"] = (2, 8, 6)
 
 
 def drawn(net, std=0.2):
@@ -53,7 +58,8 @@ def drawn(net, std=0.2):
 
 def given(net, rows=4):
     """Times, states, and conditions of which some rows are none."""
-    shape = EVENTS[type(net).__name__]
+    name = type(net).__name__
+    shape = EVENTS["patched" if name == "UNet" and net.patch > 1 else name]
     size = shape[1:]
     x = torch.randn(rows, *shape, generator=gen(1), dtype=torch.float64)
     t = torch.rand(rows, generator=gen(2), dtype=torch.float64)
@@ -358,6 +364,28 @@ def test_sizes_that_the_docstring_tells(how, low, high):
     with torch.device("meta"):
         net = N.UNet(3, **how)
     assert low < sum(p.numel() for p in net.parameters()) < high
+
+
+def test_patches_are_a_rearrangement_of_pixels():
+    """Patches of 2 x 2: a U-Net on images of half the size with four times the channels."""
+    net = drawn(patched(labels=None, vectors=None, images={"seen": 2}))
+    inner = N.UNet((8, 4, 3), 8, (1, 2), 1, attention=(0, -1), head_channels=4)
+    inner.entry = nn.Conv2d(
+        20, 8, 3, padding=1
+    )  # 8 channels of x, 8 of the image, 4 that it is there
+    inner.double().load_state_dict(net.state_dict())
+    x, seen = torch.randn(2, 3, 2, 8, 6, generator=gen(), dtype=torch.float64)
+    t = torch.rand(3, generator=gen(1), dtype=torch.float64)
+
+    def small(x):  # pixel (2i + a, 2j + b) of channel c is pixel (i, j) of channel 4c + 2a + b
+        return x.reshape(3, -1, 4, 2, 3, 2).permute(0, 1, 3, 5, 2, 4).reshape(3, -1, 4, 3)
+
+    inner._with_images = lambda x, cond: torch.cat([x, small(seen), torch.ones_like(x[:, :4])], 1)
+    assert torch.allclose(small(net(t, x, seen=seen)), inner(t, small(x)), atol=1e-12)
+    with pytest.raises(ValueError, match=r"patches of 2 x 2 do not fill images of 9 x 6.*patch=1"):
+        net(t, torch.zeros(3, 2, 9, 6, dtype=torch.float64))
+    heads = drawn(patched(heads=2))(t, x)
+    assert [head.shape for head in heads] == [x.shape, x.shape]
 
 
 @pytest.mark.parametrize("name", MADE)

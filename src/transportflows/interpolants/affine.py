@@ -21,6 +21,7 @@ from .gammas import Brownian, Gamma, SineSquared
 __all__ = ["EncoderDecoder", "Linear", "Mirror", "Trigonometric"]
 
 _HALF_PI = math.pi / 2
+_OWN = SineSquared()
 
 
 @checked
@@ -107,14 +108,28 @@ class EncoderDecoder(AffineInterpolant):
     """Base to pure latent by t = ½, latent to data after it.
 
     ``α = cos²(πt)`` up to ½ and 0 after, ``β = 0`` up to ½ and ``cos²(πt)`` after,
-    ``γ = sin²(πt)``. At t = ½ the state is N(0, Id) whatever the ends: the path encodes ρ0 into
-    noise and decodes noise into ρ1. Not smooth at ½.
+    ``γ = sin²(πt)``. At t = ½ the state is N(0, γ(½)² Id) whatever the ends: the path encodes ρ0
+    into noise and decodes noise into ρ1. Not smooth at ½.
+
+    Args:
+        gamma: latent scale, the ``sin²(πt)`` of the paper by default.
+
+    Raises:
+        ValueError: without a latent, or with one that vanishes at ½: all paths would meet in one
+            point there, and forget where they go.
     """
 
     breakpoints = (0.5,)
 
-    def __init__(self) -> None:
-        super().__init__(SineSquared())
+    def __init__(self, gamma: Gamma | None = _OWN) -> None:
+        super().__init__(SineSquared() if gamma is _OWN else gamma)
+        half = torch.tensor(0.5, dtype=torch.float64)
+        if gamma is None or not float(gamma.gamma_sq(half)) > 1e-12:
+            raise ValueError(
+                "at t = 1/2 the encoder-decoder is γ(1/2) z and nothing else, so it takes a latent"
+                f" that does not vanish there, got gamma={gamma!r}; write EncoderDecoder() for its"
+                " own, sin²(πt), or EncoderDecoder(Brownian())"
+            )
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.where(t <= 0.5, torch.cos(math.pi * t).square(), 0.0)
@@ -127,9 +142,6 @@ class EncoderDecoder(AffineInterpolant):
 
     def beta_dot(self, t: Tensor) -> Tensor:
         return torch.where(t > 0.5, -math.pi * torch.sin(2 * math.pi * t), 0.0)
-
-    def config(self) -> dict[str, Any]:
-        return {}
 
 
 @checked
