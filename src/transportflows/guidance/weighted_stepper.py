@@ -30,7 +30,7 @@ has fallen below a share of N. No value is read from the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,6 @@ from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .closure import Affine, Law, closure_split
 from .cloud import Cloud
-from .resampling import effective_size
 from .target import Target
 
 __all__ = ["WeightedStepper"]
@@ -227,9 +226,8 @@ class WeightedStepper(Stepper):
         second, late = rows.map(partial(self._slopes, prepared, place + 1), guess)
         x = torch.add(x, first + second, alpha=0.5 * h)
         x = x if n is None else x + n
-        weights = memory.log_weights + (0.5 * h * (early + late)).to(memory.log_weights) + logs
-        sizes = [*memory.sizes, effective_size(weights)]
-        return x, replace(memory, log_weights=weights, sizes=sizes)
+        rate = 0.5 * h * (early + late)
+        return x, memory.weighed(rate.to(memory.log_weights) + logs)
 
     def _proposed(
         self, prepared: _Tables, place: int, x: Tensor, n: Tensor, variance: float, rows: Chunks

@@ -16,6 +16,8 @@ from .operators import LinearOperator, Mask, Operator, adjoint_error, as_operato
 
 __all__ = ["LinearObservation", "Observation"]
 
+_RANK = 1e-10  # of the largest singular value: below it a direction is not reached
+
 
 @checked
 class Observation:
@@ -159,6 +161,32 @@ class LinearObservation(Observation):
         except RuntimeError:  # an operator that holds tensors of its own dtype
             columns = self.operator.apply(eye.view(d, *self.shape).to(self.y))
         return wide(columns.flatten(1).mT.contiguous())
+
+    def reached(self) -> tuple[Tensor, Tensor]:
+        """A as ``(r, d)`` and y as ``(r,)`` in a basis of what A reaches, of rank r, float64.
+
+        What A does not reach of y is noise alone, and says nothing of x.
+
+        Raises:
+            ValueError: if there are several y, or a y without noise that no x gives.
+        """
+        if len(self.y) != 1:
+            raise ValueError(
+                f"the observation has {len(self.y)} rows of y, and each has a posterior of its"
+                " own; make one of each row"
+            )
+        a = self.matrix()
+        y = wide(self.y).to(a).flatten()
+        u, s, _ = torch.linalg.svd(a, full_matrices=False)
+        basis = u[:, s > _RANK * s[:1].clamp(min=1e-300)]
+        rest = y - basis @ (basis.mT @ y)
+        if self.noise == 0 and float(rest.norm()) > 1e-5 * max(float(y.norm()), 1e-300):
+            raise ValueError(
+                "no x gives this y without noise: a part of it lies outside of what the operator"
+                f" reaches ({float(rest.norm()):.2g} of {float(y.norm()):.2g}); give noise > 0, or"
+                " a y that is A x"
+            )
+        return basis.mT @ a, basis.mT @ y
 
     def in_units_of(self, transform: Any) -> LinearObservation:
         """The same observation of a standardised state, ``x = mean + scale z``; None for no change.
