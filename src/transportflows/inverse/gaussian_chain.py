@@ -182,4 +182,5 @@ def _log_normal(off: Tensor, factor: Tensor) -> Tensor:
     """``log N(off; 0, L Lᵀ)`` of rows ``(n, r)``, ``(n,)``."""
     white = torch.linalg.solve_triangular(factor, off.mT, upper=False)
     constant = factor.diagonal().log().sum() + 0.5 * len(factor) * math.log(2 * math.pi)
-    return -0.5 * white.square().sum(0) - constant
+    found: Tensor = -0.5 * white.square().sum(0) - constant
+    return found
