@@ -6,13 +6,14 @@ points (two in d = 2), with noise 0, 0.1 and 0.5. y lies so that both modes have
 posterior. The field of the prior is exact, on the linear path, float64. The posterior and the
 evidence are known (`GaussianMixture.posterior`, `log_evidence`).
 
-*Weighted.* `inverse.sample_posterior` with 4,000 particles and 100 steps, 20 runs, by its conjugate
-proposal or another (d = 50: 50 steps). z is the mean over the runs less the truth, over its standard error, their
-deviation over the root of 20: of the log-evidence, of the share of the first mode (the mean of its
-responsibility), the largest of the d means, and the largest of the numbers in the covariance matrix
-(its diagonal and what is above it), with how many of them all are beyond 3 and how many may be by
-chance (Student's t of 19 degrees). "se" is the mean of the one-run standard errors, "sd" the
-deviation of the log-evidences of the runs. Numbers that are 0 exactly without noise are left out.
+*Weighted.* `inverse.sample_posterior` with 4,000 particles and 100 steps (d = 50: 50), 20 runs, by
+its conjugate proposal or another. z is the mean over the runs less the truth, over its standard
+error, their deviation over the root of 20: of the log-evidence, of the share of the first mode (the
+mean of its responsibility), the largest of the d means, and the largest of the numbers in the
+covariance matrix (its diagonal and what is above it), with how many of them all are beyond 3 and
+how many may be by chance (Student's t of 19 degrees). "se" is the mean of the one-run standard
+errors, "sd" the deviation of the log-evidences of the runs. Numbers that are 0 exactly without
+noise are left out.
 
 *Steps.* The same in d = 2, mask, noise .1, by number of steps, 40,000 particles in all: the bias of
 the log-evidence is of second order.
@@ -25,8 +26,7 @@ one-run standard errors.
 
 *Collapse.* Diffusion posterior sampling's model, `LikelihoodGuidance`, as the proposal: one run.
 
-Run ``python benchmarks/posterior.py``: about half an hour of one thread; ``--parts`` and ``--d`` for
-some of it.
+Run ``python benchmarks/posterior.py``: half an hour of one thread; ``--parts``, ``--d`` for some.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ def sample_weighted(
         raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
     check_start(field, target)
     key = draw_key(generator)
-    breakpoints = field.process.interpolant.breakpoints
-    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
+    points = field.breakpoints
+    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=points)
     with evaluating(field):
         x = starting_states(starting(field, target), n, None, 0.0, dtype, key)
         given = field.check_conditions(cond, n, rows="particles", device=x.device)

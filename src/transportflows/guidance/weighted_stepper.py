@@ -103,11 +103,10 @@ class WeightedStepper(Stepper):
 
     @torch.no_grad()
     def prepare(self, times: Tensor, like: Tensor) -> _Tables:
-        process = self.field.process
         on_device = times.to(table_device(like.device))
         widths = on_device.diff()
         stages = torch.stack([on_device[:-1], on_device[1:]], 1)
-        stages = on_their_side(stages, widths, process.interpolant.breakpoints, like.dtype)
+        stages = on_their_side(stages, widths, self.field.breakpoints, like.dtype)
         stages, margin = self._off_poles(stages, widths)
         epsilon, shares, stretches = self._strengths(stages, widths)
         flat = stages.reshape(-1)

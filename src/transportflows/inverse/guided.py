@@ -81,6 +81,10 @@ class GuidedField(Field):
             self._inside = observation.in_units_of(field.transform)
 
     @property
+    def breakpoints(self) -> tuple[float, ...]:
+        return self.field.breakpoints
+
+    @property
     def networks(self) -> tuple[Network, ...]:
         return self.field.networks
 

@@ -123,8 +123,8 @@ def sample_posterior(
     inside = _checked(field, observation, proposal)
     seen = inside.reached()
     key = draw_key(generator)
-    breakpoints = field.process.interpolant.breakpoints
-    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
+    points = field.breakpoints
+    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=points)
     with evaluating(field):
         x = starting_states(field, n, None, 0.0, dtype, key)
         given = field.check_conditions(cond, n, rows="particles", device=x.device)

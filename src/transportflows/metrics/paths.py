@@ -85,7 +85,7 @@ def path_geometry(
     """
     if steps < 2 or steps % 2:
         raise ValueError(f"steps must be even and at least 2, for Simpson's rule; got {steps}")
-    grid = time_grid(steps, breakpoints=field.process.interpolant.breakpoints)
+    grid = time_grid(steps, breakpoints=field.breakpoints)
     solved = sample(field, n, start=start, scheme=scheme, t=grid, save_at=grid, generator=generator)
     path = solved.trajectory
     if path is None:
