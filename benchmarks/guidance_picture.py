@@ -72,22 +72,26 @@ def row(name: str, x: Tensor, weights: Tensor, exact: Tensor, few: Tensor) -> li
     ]
 
 
-def draw(panels: dict[str, Tensor]) -> None:
-    """Densities of the samples, side by side."""
+def draw(panels: dict[str, Tensor], given: Mixture, both: Mixture) -> None:
+    """Densities of the samples, side by side, with lines of equal density of the truth."""
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3 * len(panels), 3.2), sharex=True, sharey=True
-    )
-    edges = torch.linspace(-2.6, 3.4, 76).numpy()
+    count = len(panels)
+    figure, axes = plt.subplots(1, count, figsize=(3 * count, 3.4), sharex=True, sharey=True)
+    across, up = torch.linspace(-2.2, 3.2, 73, dtype=D), torch.linspace(-1.9, 2.9, 65, dtype=D)
+    places = torch.cartesian_prod(across, up)
+    exact = (W * given.log_prob(places) + (1 - W) * both.log_prob(places)).exp()
+    lines = (exact / exact.max()).view(len(across), len(up)).mT.numpy()
+    edges = [across.numpy(), up.numpy()]
     for axis, (name, x) in zip(axes, panels.items(), strict=True):
-        axis.hist2d(*x.numpy().T, bins=[edges, edges], density=True, cmap="magma", vmax=0.75)
+        axis.hist2d(*x.numpy().T, bins=edges, density=True, cmap="magma", vmin=0, vmax=0.6)
+        axis.contour(*edges, lines, levels=[0.15, 0.6], colors="white", linewidths=0.8)
         axis.set_title(name, fontsize=11)
         axis.set_aspect("equal")
         axis.set_xticks([])
         axis.set_yticks([])
     figure.tight_layout()
-    figure.savefig(RESULTS / "guidance_alone.png", dpi=80)
+    figure.savefig(RESULTS / "guidance_alone.png", dpi=80, bbox_inches="tight")
 
 
 def main() -> None:
@@ -99,7 +103,7 @@ def main() -> None:
     of_c, of_all = tpf.oracle(process, given), tpf.oracle(process, both)
     guided = tpf.guidance.ClassifierFree(of_c, W, unconditional=of_all)
     exact = truth(given, both, 100_000, generator)
-    panels = {"p(x) P(c|x)³, exact": exact[:20_000]}
+    panels = {"p(x) P(c|x)³, exactly": exact[:20_000]}
     again = truth(given, both, 20_000, generator)
     even = torch.full((20_000,), 1 / 20_000, dtype=D)
     rows = [row("exact draws (floor)", again, even, exact, again[:1500])]
@@ -119,7 +123,7 @@ def main() -> None:
     few = drawn[torch.randperm(len(drawn), generator=generator)[:1500]]
     rows.append(row("weighted, ε = 1 (5 runs)", x, weights, exact, few))
     panels["weighted"] = drawn
-    draw(panels)
+    draw(panels, given, both)
     head = ["", "mean off", "spread", "share", "W2"]
     share = float((exact[:, 0] > 0.5).double().mean())
     text = [header(__doc__), f"The true share is {share:.3f}.\n", table(head, rows)]
