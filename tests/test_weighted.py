@@ -293,6 +293,23 @@ def test_a_two_sided_process_with_another_base_carries_weights():
     assert abs(run.log_evidence - log) < 4 * run.log_evidence_error + 0.02
 
 
+@pytest.mark.parametrize("kind", ["velocity", "noise", "exact"])
+def test_a_reward_of_the_data_prediction_has_weights_at_both_ends(kind):
+    """There the conversion from another prediction has no value, or no derivative in t."""
+    first = tpf.oracle(PROCESSES["linear"], FIRST)
+    made = {
+        "velocity": lambda: tpf.Velocity(lambda t, x: first.velocity(t, x), first.process),
+        "noise": lambda: tpf.NoisePredictor(lambda t, x: first.noise(t, x), first.process),
+        "exact": lambda: first,
+    }
+    tilt = G.Tilt(made[kind](), lambda t, d: t * (d @ SLOPE.to(d)), of="data")
+    run = G.sample_weighted(tilt, 1_500, steps=40, dtype=F64, generator=seeded(6))
+    log, mean = drawn_answer(lambda x: x @ SLOPE)
+    assert abs(run.log_evidence - log) < 4 * run.log_evidence_error + 0.02
+    spread = run.mean((run.x - run.mean()).square()).sqrt()
+    assert bool(((run.mean() - mean).abs() < 4 * spread * (run.log_evidence_error + 0.03)).all())
+
+
 # ----------------------------------------------------------------- resampling and the solution
 
 
