@@ -251,6 +251,17 @@ def test_what_has_no_weights_is_refused():
         sample_posterior(field, seen, 10, proposal=PseudoInverse(other, seen))
     with pytest.raises(TypeError, match="law"):
         sample_posterior(field, seen, 10, law="data")
+    rows = torch.randn(20, 3, generator=key())
+    with pytest.raises(ValueError, match="NaN or infinite values in 20 of 20 rows"):
+        sample_posterior(field, seen, 10, law=rows / 0 * 0)
+    with pytest.raises(ValueError, match="all equal"):
+        sample_posterior(field, seen, 10, law=torch.ones(20, 3))
+    with pytest.raises(ValueError, match="needs more rows"):
+        sample_posterior(field, seen, 10, law=rows[:2])
+    with pytest.raises(TypeError, match="proposal must be a GuidedField"):
+        sample_posterior(field, seen, 10, proposal=field)
+    with pytest.raises(tpf.ConversionError, match="no data prediction"):
+        sample_posterior(tpf.guidance.Power(field, 2.0), seen, 10)
     with pytest.raises(ValueError, match="states of 2 numbers"):
         sample_posterior(field, seen, 10, law=tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="law, a variance,"):

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import shown
+from .._core.checks import check_finite_rows, shown
 from .._core.precision import wide
 from ..distributions import Gaussian, GaussianMixture
 from ..gaussian_part import GaussianPart
@@ -68,6 +68,7 @@ def moments_of(law: Any) -> tuple[Tensor, Tensor]:
                 f"a covariance of {rows.shape[1]} numbers needs more rows than that, got"
                 f" {len(rows)}; give Gaussian.fit(x1), or more rows"
             )
+        check_finite_rows(rows, "the rows of a law")
         return rows.mean(0), torch.cov(rows.mT).reshape(rows.shape[1], rows.shape[1])
     raise TypeError(
         "closure holds the law of the data of each field, for its mean and covariance: a Gaussian,"

@@ -184,6 +184,8 @@ def _covariance(field: Field, law: Any, shape: Sequence[int]) -> Tensor:
             f" (N, *) or a variance, got {shown(law)}"
         )
     mean, covariance = moments_of(law)
+    if not float(covariance.diagonal().amax()) > 0:
+        raise ValueError("the rows of law are all equal, so there is no covariance; give the data")
     if len(mean) != d:
         raise ValueError(
             f"law is of states of {len(mean)} numbers, and those of the field have {d}"

@@ -114,14 +114,19 @@ class LinearObservation(Observation):
                 f"y has shape {tuple(y.shape)}, and the operator gives {tuple(self.seen)} for an"
                 f" event of shape {tuple(self.shape)}; give y of that shape, or one a row"
             )
-        check_finite_rows(rows, "y")
-        if isinstance(self.operator, Mask):
+        if isinstance(self.operator, Mask):  # what it hides may be NaN
             rows = self.operator.apply(rows)
+        check_finite_rows(rows, "y")
         self.y = rows.detach()
         self._check_adjoint()
 
     def _check_adjoint(self) -> None:
         error = adjoint_error(self.operator, self.shape, self.y)
+        if not math.isfinite(error):
+            raise ValueError(
+                "the operator, or its adjoint, gives NaN or infinite values for finite states; look"
+                " at the numbers of its matrix, kernel or function"
+            )
         if not error < 50 * math.sqrt(self.shape.numel()) * torch.finfo(self.y.dtype).eps:
             raise ValueError(
                 "the adjoint is not that of the operator: ⟨A x, y⟩ and ⟨x, A* y⟩ differ by"
