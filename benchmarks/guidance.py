@@ -42,9 +42,17 @@ from _common import header, table
 
 G = tpf.guidance
 Mixture = tpf.distributions.GaussianMixture
-RUNS, PARTICLES, STEPS = 20, 4_000, 100
 BEYOND = 0.00736  # P(|t| > 3) with 19 degrees of freedom
 STRENGTH = 0.5  # k of the reward
+
+
+@dataclass
+class Size:
+    """Of the weighted runs."""
+
+    runs: int
+    particles: int
+    steps: int
 
 
 @dataclass
@@ -195,7 +203,9 @@ def of_run(run: G.WeightedSolution) -> dict[str, Tensor]:
     }
 
 
-def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[list[str]]:
+def weighted_rows(
+    d: int, problem: Problem, generator: torch.Generator, size: Size
+) -> list[list[str]]:
     """One row for each way."""
     truth = problem.truth
     upper = torch.triu_indices(d, d)
@@ -209,16 +219,16 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
     for more in ({}, problem.better) if d < 50 else (problem.better,):
         runs = [
             G.sample_weighted(
-                problem.field, PARTICLES, steps=STEPS, epsilon=1.0, dtype=torch.float64,
+                problem.field, size.particles, steps=size.steps, epsilon=1.0, dtype=torch.float64,
                 generator=generator, **more,
             )
-            for _ in range(RUNS)
+            for _ in range(size.runs)
         ]  # fmt: skip
         seen = [of_run(run) for run in runs]
         z = {}
         for name, wanted in exact.items():
             values = torch.stack([one[name] for one in seen])
-            z[name] = (values.mean(0) - wanted) / (values.std(0) / RUNS**0.5)
+            z[name] = (values.mean(0) - wanted) / (values.std(0) / size.runs**0.5)
         every = torch.cat(list(z.values())).abs()
         evidence = torch.tensor([run.log_evidence for run in runs])
         way = ", ".join(more) or "plain"
@@ -232,7 +242,7 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
                 f"{int((every > 3).sum())} of {len(every)} ({len(every) * BEYOND:.1f})",
                 f"{float(evidence.mean()) - truth.log_evidence:+.4f}",
                 f"{evidence.std():.4f}",
-                f"{sum(run.log_evidence_error for run in runs) / RUNS:.4f}",
+                f"{sum(run.log_evidence_error for run in runs) / size.runs:.4f}",
                 f"{min(run.least_ess for run in runs):.0f}",
                 f"{min(run.ancestors_left for run in runs)}",
             ]
@@ -241,7 +251,7 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
     return rows
 
 
-def alone_rows(d: int, problem: Problem, generator: torch.Generator) -> list[list[str]]:
+def alone_rows(d: int, problem: Problem, generator: torch.Generator, size: Size) -> list[list[str]]:
     """What the field samples without weights."""
     truth, rows = problem.truth, []
     for epsilon in (0.0, 1.0, 4.0):
@@ -301,11 +311,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/guidance.md")
     parser.add_argument("--parts", nargs="+", default=["weighted", "alone", "intervals"])
     parser.add_argument("--d", nargs="+", type=int, default=[2, 10])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--particles", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", nargs="+", help="by the first letters of their names")
     given = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(given.seed)
+    size = Size(given.runs, given.particles, given.steps)
     text = [header(__doc__)]
     wanted = tuple(given.targets or ("",))
     found = {d: problems(d, generator, wanted) for d in given.d}
@@ -317,7 +332,7 @@ def main() -> None:
                 continue
             ways = {"weighted": weighted_rows, "alone": alone_rows}[part]
             for problem in targets:
-                rows += ways(d, problem, generator)
+                rows += ways(d, problem, generator, size)
         text.append(f"## {part.capitalize()}\n\n{table(HEADS[part], rows)}\n")
     given.out.write_text("\n".join(text))
 
