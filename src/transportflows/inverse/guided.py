@@ -15,8 +15,7 @@ put into ``p(y | x_t) = ∫ p(y | x_1) p(x_1 | x_t) dx_1``:
 - :class:`MomentMatched`: a Gaussian around d with the covariance that it has,
   ``d' = d + Cov Aᵀ (σ² Id + A Cov Aᵀ)⁻¹ (y - A d)``.
 
-The second is exact for data ``N(μ, v Id)``, the third for any Gaussian data; for others each has a
-bias.
+The second is exact for data ``N(μ, v Id)``, the third for any Gaussian data; others have a bias.
 """
 
 from __future__ import annotations
@@ -49,8 +48,7 @@ _ROWS = "observed"  # the condition by which observations of each row go with th
 class GuidedField(Field):
     """A field whose data prediction is shifted towards an observation.
 
-    It is a :class:`Field`: ``sample`` takes it with any scheme and any ε. Conditions are those of
-    the field in it.
+    It is a :class:`Field`: ``sample`` takes it with any scheme, any ε and the field's conditions.
 
     Args:
         field: of a process with a Gaussian part whose signal grows with t.
@@ -73,9 +71,8 @@ class GuidedField(Field):
                 f"the observation is of events of shape {tuple(observation.shape)}, and the process"
                 f" has {tuple(shape or ())}"
             )
-        self.field, self.observation = field, observation
+        self.field, self.observation, self.conditions = field, observation, field.conditions
         self.process, self.transform = field.process, field.transform
-        self.conditions = field.conditions
         self._inside = observation
         if isinstance(observation, LinearObservation):
             self._inside = observation.in_units_of(field.transform)
@@ -127,8 +124,7 @@ class GuidedField(Field):
         def data(z: Tensor) -> Tensor:
             return self.field.quantity("data", t, z, own, checked=False)
 
-        rows = cond.get(_ROWS)
-        return (self._guided(data, x, beta, square, rows),)
+        return (self._guided(data, x, beta, square, cond.get(_ROWS)),)
 
     def _residual(self, d: Tensor, rows: Tensor | None) -> Tensor:
         """``y − A d``, of the observations of these rows."""
