@@ -1,18 +1,18 @@
 """Guidance on mixtures: what it samples alone, and what weighted particles sample.
 
-*Laws.* A and B are mixtures of two modes each in d = 2 and 10, exact fields on the linear path, all
-float64. *Targets:* the annealed A^2, the product A B, classifier-free guidance
-P^(1 - w) A^w with P = (A + B)/2 and w = 2, and A e^r with r = a x - k x^2/2. All answers have both
-modes, with at least .2 in each, and are known: mixtures in closed form, and for classifier-free
-guidance by importance sampling of 1,000,000 exact draws of A (4,000,000 in d = 2), whose error is
-far below.
+*Laws.* A and B are mixtures of two modes each in d = 2, 10 and 50, exact fields on the linear
+path, all float64. *Targets:* the annealed A^2, the product A B, classifier-free guidance
+P^(1 - w) A^w with P = (A + B)/2 and w = 2 and 8, and A e^r with r = a x - k x^2/2. All answers have
+both modes, with at least .2 in each, and are known: mixtures in closed form, and for
+classifier-free guidance by importance sampling of 1,000,000 exact draws of A (4,000,000 in d = 2),
+whose error is far below.
 
-*Weighted.* 4,000 particles, 100 Heun steps, epsilon = 1, plain transport and closure split
-(guided proposal for the tilt), 20 runs. z is the mean over the runs less the truth, over its
-standard error, their deviation over the root of 20: of the log-evidence, of the share of the mode
-on the right, the largest of the d means, and the largest of the numbers in the covariance matrix
-(its diagonal and what is above it), with how many of them all are beyond 3 and how many may be by
-chance (Student's t of 19 degrees). "se" is the mean of the one-run standard errors, "sd" the
+*Weighted.* 4,000 particles, 100 Heun steps, epsilon = 1, plain transport and closure split (guided
+proposal for the tilt; d = 50 these alone), 20 runs. z is the mean over the runs less the truth,
+over its standard error, their deviation over the root of 20: of the log-evidence, of the share of
+the mode on the right, the largest of the d means, and the largest of the numbers in the covariance
+matrix (its diagonal and what is above it), with how many of them all are beyond 3 and how many may
+be by chance (Student's t of 19 degrees). "se" is the mean of the one-run standard errors, "sd" the
 deviation of the log-evidences of the runs.
 
 *Alone.* `sample` of the same field, 20,000 states, 200 Heun steps, at three epsilons: share of the
@@ -42,9 +42,17 @@ from _common import header, table
 
 G = tpf.guidance
 Mixture = tpf.distributions.GaussianMixture
-RUNS, PARTICLES, STEPS = 20, 4_000, 100
 BEYOND = 0.00736  # P(|t| > 3) with 19 degrees of freedom
 STRENGTH = 0.5  # k of the reward
+
+
+@dataclass
+class Size:
+    """Of the weighted runs."""
+
+    runs: int
+    particles: int
+    steps: int
 
 
 @dataclass
@@ -148,7 +156,7 @@ def guidance_truth(a: Mixture, both: Mixture, w: float, generator: torch.Generat
 
 
 def problems(d: int, generator: torch.Generator, wanted: tuple[str, ...]) -> list[Problem]:
-    """The targets whose names begin so, of four."""
+    """The targets whose names begin so, of five."""
     a, b = laws(d)
     both = Mixture(
         torch.cat([a.means, b.means]),
@@ -162,7 +170,10 @@ def problems(d: int, generator: torch.Generator, wanted: tuple[str, ...]) -> lis
     def reward(t: Tensor, x: Tensor) -> Tensor:
         return t * (x @ slope - 0.5 * STRENGTH * x.square().sum(1))
 
-    guided = G.ClassifierFree(of_a, 2.0, unconditional=of_both)
+    def guided(w: float) -> tuple[tpf.Field, dict[str, Any], Truth]:
+        field = G.ClassifierFree(of_a, w, unconditional=of_both)
+        return field, {"closure": [both, a]}, guidance_truth(a, both, w, generator)
+
     made: dict[str, Callable[[], tuple[tpf.Field, dict[str, Any], Truth]]] = {
         "annealed 2": lambda: (G.Power(of_a, 2.0), {"closure": [a]}, product_truth(a, a)),
         "product": lambda: (
@@ -170,11 +181,8 @@ def problems(d: int, generator: torch.Generator, wanted: tuple[str, ...]) -> lis
             {"closure": [a, b]},
             product_truth(a, b),
         ),
-        "classifier-free 2": lambda: (
-            guided,
-            {"closure": [both, a]},
-            guidance_truth(a, both, 2.0, generator),
-        ),
+        "classifier-free 2": lambda: guided(2.0),
+        "classifier-free 8": lambda: guided(8.0),
         "tilt": lambda: (G.Tilt(of_a, reward), {"proposal": "guided"}, tilt_truth(a, slope)),
     }
     return [Problem(name, *make()) for name, make in made.items() if name.startswith(wanted)]
@@ -195,7 +203,9 @@ def of_run(run: G.WeightedSolution) -> dict[str, Tensor]:
     }
 
 
-def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[list[str]]:
+def weighted_rows(
+    d: int, problem: Problem, generator: torch.Generator, size: Size
+) -> list[list[str]]:
     """One row for each way."""
     truth = problem.truth
     upper = torch.triu_indices(d, d)
@@ -206,19 +216,19 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
         "cov": truth.cov[upper[0], upper[1]],
     }
     rows = []
-    for more in ({}, problem.better):
+    for more in ({}, problem.better) if d < 50 else (problem.better,):
         runs = [
             G.sample_weighted(
-                problem.field, PARTICLES, steps=STEPS, epsilon=1.0, dtype=torch.float64,
+                problem.field, size.particles, steps=size.steps, epsilon=1.0, dtype=torch.float64,
                 generator=generator, **more,
             )
-            for _ in range(RUNS)
+            for _ in range(size.runs)
         ]  # fmt: skip
         seen = [of_run(run) for run in runs]
         z = {}
         for name, wanted in exact.items():
             values = torch.stack([one[name] for one in seen])
-            z[name] = (values.mean(0) - wanted) / (values.std(0) / RUNS**0.5)
+            z[name] = (values.mean(0) - wanted) / (values.std(0) / size.runs**0.5)
         every = torch.cat(list(z.values())).abs()
         evidence = torch.tensor([run.log_evidence for run in runs])
         way = ", ".join(more) or "plain"
@@ -232,7 +242,7 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
                 f"{int((every > 3).sum())} of {len(every)} ({len(every) * BEYOND:.1f})",
                 f"{float(evidence.mean()) - truth.log_evidence:+.4f}",
                 f"{evidence.std():.4f}",
-                f"{sum(run.log_evidence_error for run in runs) / RUNS:.4f}",
+                f"{sum(run.log_evidence_error for run in runs) / size.runs:.4f}",
                 f"{min(run.least_ess for run in runs):.0f}",
                 f"{min(run.ancestors_left for run in runs)}",
             ]
@@ -241,7 +251,7 @@ def weighted_rows(d: int, problem: Problem, generator: torch.Generator) -> list[
     return rows
 
 
-def alone_rows(d: int, problem: Problem, generator: torch.Generator) -> list[list[str]]:
+def alone_rows(d: int, problem: Problem, generator: torch.Generator, size: Size) -> list[list[str]]:
     """What the field samples without weights."""
     truth, rows = problem.truth, []
     for epsilon in (0.0, 1.0, 4.0):
@@ -301,11 +311,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/guidance.md")
     parser.add_argument("--parts", nargs="+", default=["weighted", "alone", "intervals"])
     parser.add_argument("--d", nargs="+", type=int, default=[2, 10])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--particles", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--targets", nargs="+", help="by the first letters of their names")
     given = parser.parse_args()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(given.seed)
+    size = Size(given.runs, given.particles, given.steps)
     text = [header(__doc__)]
     wanted = tuple(given.targets or ("",))
     found = {d: problems(d, generator, wanted) for d in given.d}
@@ -317,7 +332,7 @@ def main() -> None:
                 continue
             ways = {"weighted": weighted_rows, "alone": alone_rows}[part]
             for problem in targets:
-                rows += ways(d, problem, generator)
+                rows += ways(d, problem, generator, size)
         text.append(f"## {part.capitalize()}\n\n{table(HEADS[part], rows)}\n")
     given.out.write_text("\n".join(text))
 

@@ -1,5 +1,7 @@
 """Guided fields against exact class fields, autodiff of exact log-densities, and each other."""
 
+import math
+
 import pytest
 import torch
 
@@ -197,6 +199,49 @@ def test_a_strength_of_one_calls_the_network_once():
     G.ClassifierFree(field, 1.0, null=NULL).velocity(at(0.5), X, {"label": LABEL})
     assert len(calls) == 1
     assert bool((calls[0] == LABEL).all())
+
+
+def test_an_interval_is_met_by_every_grid_and_spares_calls_outside():
+    """Kinks at its ends: with them on the grid Heun is of order two, of any number of steps."""
+    process, cond = PROCESSES["linear"], {"label": LABEL}
+    field = conditional(process, "velocity")
+    guided = G.ClassifierFree(field, 4.0, null=NULL, interval=(0.23, 0.61))
+    assert guided.breakpoints == (0.23, 0.61)
+    assert G.Power(guided, 2.0).breakpoints == (0.23, 0.61)
+    assert G.ClassifierFree(field, 4.0, null=NULL, interval=(0.0, 0.5)).breakpoints == (0.5,)
+    run = tpf.sample(guided, start=X, cond=cond, steps=10)
+    assert {0.23, 0.61} <= set(run.t.tolist())
+
+    def made(steps, **how):
+        return tpf.sample(guided, start=X, cond=cond, steps=steps, scheme="heun", **how).x
+
+    exact = made(640)
+    errors = [float((made(steps) - exact).abs().max()) for steps in (20, 40, 80)]
+    assert 1.6 < math.log2(errors[0] / errors[1]) < 2.6
+    assert 1.6 < math.log2(errors[1] / errors[2]) < 2.6
+    close = tpf.sample(guided, start=X, cond=cond, scheme="dopri5", atol=1e-8, rtol=1e-8).x
+    torch.testing.assert_close(close, exact, rtol=0, atol=5 * errors[2])
+    several = tpf.sample(guided, start=X, cond=cond, steps=160, scheme="dpm2m").x
+    torch.testing.assert_close(several, exact, rtol=0, atol=20 * errors[2])
+
+
+@pytest.mark.parametrize(
+    "form", [G.ClassifierFree, G.RescaledClassifierFree, G.ProjectedClassifierFree]
+)
+def test_the_null_is_not_called_outside_of_the_interval(form):
+    calls = []
+
+    def net(t, x, label):
+        calls.append((float(t[0]), bool((label == NULL["label"]).all())))
+        return x
+
+    field = tpf.Velocity(net, PROCESSES["linear"])
+    guided = form(field, 2.0, null=NULL, interval=(0.3, 0.5))
+    tpf.sample(guided, start=X, cond={"label": LABEL}, steps=20, scheme="euler")
+    nulls = [t for t, null in calls if null]
+    assert len(calls) - len(nulls) == 20
+    assert len(nulls) == 4
+    assert all(0.3 <= t <= 0.5 for t in nulls)
 
 
 # ------------------------------------------------------------------------- rescaled, projected

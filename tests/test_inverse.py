@@ -184,6 +184,24 @@ def test_an_adjoint_of_another_shape_is_refused():
         LinearObservation(Operator(lambda x: x[:, :2], lambda y: y, (4,)), torch.zeros(2))
 
 
+@pytest.mark.parametrize(
+    "operator",
+    [torch.tensor([[math.nan, 1.0]]), Blur(torch.tensor([math.inf, 1.0]), 2)],
+    ids=["matrix", "blur"],
+)
+def test_an_operator_that_is_not_finite_is_refused(operator):
+    y = torch.zeros(1 if isinstance(operator, torch.Tensor) else 2)
+    with pytest.raises(ValueError, match="gives NaN or infinite values for finite states"):
+        LinearObservation(operator, y, 0.1)
+
+
+def test_what_a_mask_hides_may_be_missing():
+    seen = LinearObservation(MASK, torch.tensor([0.3, math.nan, -1.0, math.inf], dtype=D), 0.1)
+    torch.testing.assert_close(seen.y[0], SEEN)
+    with pytest.raises(ValueError, match="y holds NaN"):
+        LinearObservation(MASK, torch.tensor([math.nan, 0.0, -1.0, 0.0], dtype=D), 0.1)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("deepinv") is None, reason="needs deepinv")
 def test_operators_of_deepinv():
     deepinv = pytest.importorskip("deepinv")

@@ -27,7 +27,8 @@ HOUSE = """
     oracles losses solve
     samplers
     training
-    langevin likelihood particles inverse guidance
+    langevin likelihood particles guidance
+    inverse
     metrics networks datasets plots testing
 """
 """A folder or file of the library imports from rows above its own, and from no other of its row."""

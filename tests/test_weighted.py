@@ -293,6 +293,61 @@ def test_a_two_sided_process_with_another_base_carries_weights():
     assert abs(run.log_evidence - log) < 4 * run.log_evidence_error + 0.02
 
 
+@pytest.mark.parametrize("kind", ["velocity", "noise", "exact"])
+def test_a_reward_of_the_data_prediction_has_weights_at_both_ends(kind):
+    """There the conversion from another prediction has no value, or no derivative in t."""
+    first = tpf.oracle(PROCESSES["linear"], FIRST)
+    made = {
+        "velocity": lambda: tpf.Velocity(lambda t, x: first.velocity(t, x), first.process),
+        "noise": lambda: tpf.NoisePredictor(lambda t, x: first.noise(t, x), first.process),
+        "exact": lambda: first,
+    }
+    tilt = G.Tilt(made[kind](), lambda t, d: t * (d @ SLOPE.to(d)), of="data")
+    run = G.sample_weighted(tilt, 1_500, steps=40, dtype=F64, generator=seeded(6))
+    log, mean = drawn_answer(lambda x: x @ SLOPE)
+    assert abs(run.log_evidence - log) < 4 * run.log_evidence_error + 0.02
+    spread = run.mean((run.x - run.mean()).square()).sqrt()
+    assert bool(((run.mean() - mean).abs() < 4 * spread * (run.log_evidence_error + 0.03)).all())
+
+
+@pytest.mark.parametrize("end", ["start", "end"])
+def test_a_field_that_is_wrong_near_an_end_is_still_better_with_weights(end):
+    """As a network is: an error of .3 within .1 of an end, 20 steps, float32; nothing collapses."""
+    exact = tpf.oracle(PROCESSES["linear"], FIRST)
+
+    def velocity(t, x):
+        distance = t if end == "start" else 1 - t
+        near = (1 - distance / 0.1).clamp(min=0)[:, None]
+        return exact.velocity(t, x) + 0.3 * near * torch.sin(3 * x)
+
+    power = G.Power(tpf.Velocity(velocity, PROCESSES["linear"]), 2.0)
+    answer = product_answer(FIRST, FIRST)[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", G.CollapsedWeightsWarning)
+        run = G.sample_weighted(power, 2_000, steps=20, closure=[FIRST], generator=seeded())
+    alone = tpf.sample(power, 2_000, epsilon=1.0, steps=20, generator=seeded()).x
+    spread = run.mean((run.x - run.mean()).square())
+    sizes = spread.sqrt()
+    assert float(((run.mean() - answer).abs() / sizes).max()) < 0.15  # 5 standard errors and more
+    # Without weights the law is too wide by a third and more.
+    assert bool((alone.var(0) / spread > 1.2).any())
+    assert run.least_ess > 1_000
+
+
+@pytest.mark.parametrize("end", ["start", "end"])
+def test_a_network_that_fails_is_told(end):
+    """NaN at some times is no result, neither of weights nor of states."""
+    exact = tpf.oracle(PROCESSES["linear"], FIRST)
+
+    def velocity(t, x):
+        bad = t < 0.1 if end == "start" else t > 0.9
+        return torch.where(bad[:, None], torch.nan, exact.velocity(t, x))
+
+    field = tpf.Velocity(velocity, PROCESSES["linear"])
+    with pytest.raises(ArithmeticError):
+        G.sample_weighted(G.Power(field, 2.0), 50, steps=20, generator=seeded())
+
+
 # ----------------------------------------------------------------- resampling and the solution
 
 

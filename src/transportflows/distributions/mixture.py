@@ -123,24 +123,49 @@ class GaussianMixture(Distribution):
             >>> two.posterior(seen).means[1].tolist()
             [2.0, 1.0]
         """
+        log_weights, means, covariances = self._posterior(observation)
+        return GaussianMixture(
+            means.view(-1, *self.shape),
+            weights=torch.softmax(log_weights, 0),
+            covariances=covariances,
+            singular=self.singular or observation.noise == 0,
+        ).to(self.means.device)
+
+    def log_evidence(self, observation: LinearObservation) -> float:
+        """``log p(y)``, the log-density of what was seen.
+
+        It is of the part of y that the operator reaches: of the numbers that a mask keeps, of all
+        numbers of a blur that can be undone.
+
+        Args:
+            observation: as for :meth:`posterior`.
+
+        Raises:
+            ValueError: as for :meth:`posterior`.
+
+        Example:
+            >>> from transportflows.inverse import LinearObservation, Mask
+            >>> one = GaussianMixture(torch.zeros(1, 2))
+            >>> seen = LinearObservation(Mask(torch.tensor([1, 0])), torch.zeros(2))
+            >>> round(one.log_evidence(seen), 4)  # -log √2π
+            -0.9189
+        """
+        return float(torch.logsumexp(self._posterior(observation)[0], 0))
+
+    def _posterior(self, observation: LinearObservation) -> tuple[Tensor, Tensor, Tensor]:
+        """Unnormalised log-weights, means and covariances of the components of the posterior."""
         if observation.shape != self.shape:
             raise ValueError(
                 f"the observation is of events of shape {tuple(observation.shape)}, and this"
                 f" mixture has {tuple(self.shape)}"
             )
         there = self.weights > 0
-        weights, means, covariances = posterior_components(
+        return posterior_components(
             wide(self.weights[there]),
             wide(self.means[there].flatten(1)),
             wide(self.covariances[there]),
             observation,
         )
-        return GaussianMixture(
-            means.view(-1, *self.shape),
-            weights=weights,
-            covariances=covariances,
-            singular=self.singular or observation.noise == 0,
-        ).to(self.means.device)
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_events(x, self.shape, "x", f"this {type(self).__name__}")

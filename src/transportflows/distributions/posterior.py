@@ -12,21 +12,22 @@ positive definite without noise too, as for a mask.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from .._core.precision import wide
 from ..observations import LinearObservation
 
 __all__ = ["posterior_components"]
-
-_RANK = 1e-10  # of the largest singular value: below it a direction is not reached
 
 
 def posterior_components(
     weights: Tensor, means: Tensor, covariances: Tensor, observation: LinearObservation
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights ``(K,)``, means ``(K, d)`` and covariances ``(K, d, d)`` of the posterior, float64.
+    """Log-weights ``(K,)``, means ``(K, d)``, covariances ``(K, d, d)`` of the posterior, float64.
+
+    The weights are ``w N(y; A m, G)``, whose sum is the evidence.
 
     Args:
         weights: of the prior, ``(K,)``.
@@ -37,23 +38,8 @@ def posterior_components(
     Raises:
         ValueError: if there are several y, or a y without noise that no x gives.
     """
-    if len(observation.y) != 1:
-        raise ValueError(
-            f"the observation has {len(observation.y)} rows of y, and each has a posterior of its"
-            " own; make one of each row"
-        )
-    a = observation.matrix().to(means)
-    y, noise = wide(observation.y).to(means).flatten(), observation.noise
-    u, s, _ = torch.linalg.svd(a, full_matrices=False)
-    reached = u[:, s > _RANK * s[:1].clamp(min=1e-300)]
-    rest = y - reached @ (reached.mT @ y)
-    if noise == 0 and float(rest.norm()) > 1e-5 * max(float(y.norm()), 1e-300):
-        raise ValueError(
-            "no x gives this y without noise: a part of it lies outside of what the operator"
-            f" reaches ({float(rest.norm()):.2g} of {float(y.norm()):.2g}); give noise > 0, or a y"
-            " that is A x"
-        )
-    a, y = reached.mT @ a, reached.mT @ y  # (r, d), (r,)
+    a, y = (value.to(means) for value in observation.reached())  # (r, d), (r,)
+    noise = observation.noise
     through = a @ covariances  # (K, r, d)
     eye = torch.eye(len(y), dtype=means.dtype, device=means.device)
     factor = torch.linalg.cholesky(through @ a.mT + noise**2 * eye)
@@ -66,4 +52,5 @@ def posterior_components(
     white = torch.linalg.solve_triangular(factor, off[..., None], upper=False)[..., 0]
     log_det = factor.diagonal(dim1=1, dim2=2).log().sum(1)
     log_weight = weights.log() - 0.5 * white.square().sum(1) - log_det
-    return torch.softmax(log_weight, 0), new, 0.5 * (spread + spread.mT)
+    log_weight = log_weight - 0.5 * len(y) * math.log(2 * math.pi)
+    return log_weight, new, 0.5 * (spread + spread.mT)

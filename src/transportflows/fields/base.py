@@ -281,6 +281,14 @@ class Field(Storable, nn.Module):
         return null_conditions(self.networks, self.conditions, n, like, self.reference())
 
     @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """Times inside (0, 1) at which it is not smooth in t, which every grid meets.
+
+        Those of the path; a guided field has those of its intervals too.
+        """
+        return self.process.interpolant.breakpoints
+
+    @property
     def start(self) -> Distribution:
         """The law at t = 0, where sampling starts by default, in the units of the data.
 

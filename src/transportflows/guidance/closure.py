@@ -26,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import shown
+from .._core.checks import check_finite_rows, shown
 from .._core.precision import wide
 from ..distributions import Gaussian, GaussianMixture
 from ..gaussian_part import GaussianPart
 from ..transforms import Standardize
 
-__all__ = ["Affine", "closure_split", "moments_of"]
+__all__ = ["Affine", "closure_split", "moments_of", "standardized"]
 
 Law = Gaussian | GaussianMixture | Tensor
 
@@ -68,6 +68,7 @@ def moments_of(law: Any) -> tuple[Tensor, Tensor]:
                 f"a covariance of {rows.shape[1]} numbers needs more rows than that, got"
                 f" {len(rows)}; give Gaussian.fit(x1), or more rows"
             )
+        check_finite_rows(rows, "the rows of a law")
         return rows.mean(0), torch.cov(rows.mT).reshape(rows.shape[1], rows.shape[1])
     raise TypeError(
         "closure holds the law of the data of each field, for its mean and covariance: a Gaussian,"
@@ -105,7 +106,7 @@ def closure_split(
     d = torch.Size(shape).numel()
     if any(len(mean) != d for mean, _ in found):
         raise ValueError(f"the laws of a closure must be of states of shape {tuple(shape)}")
-    found = [_standardized(mean, cov, transform, shape) for mean, cov in found]
+    found = [standardized(mean, cov, transform, shape) for mean, cov in found]
     t = times
     beta, beta_dot = part.path.beta(t)[:, None], part.path.beta_dot(t)[:, None]
     square, square_dot = part.scale_sq(t)[:, None, None], part.scale_sq_dot(t)[:, None, None]
@@ -145,7 +146,7 @@ def _apply(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.expand(len(matrix), -1)[..., None])[..., 0]
 
 
-def _standardized(
+def standardized(
     mean: Tensor, cov: Tensor, transform: Standardize | None, shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Moments in the units of the fields."""

@@ -41,6 +41,11 @@ class Cloud:
             [effective_size(log_weights)],
         )
 
+    def weighed(self, change: Tensor) -> Cloud:
+        """The cloud with this added to its log-weights, ``(n,)``, and the effective size then."""
+        logs = self.log_weights + change.to(self.log_weights)
+        return replace(self, log_weights=logs, sizes=[*self.sizes, effective_size(logs)])
+
     def resampled(self, x: Tensor, threshold: float, u: Tensor) -> tuple[Tensor, Cloud]:
         """States and cloud, drawn again where the effective size is below ``threshold · n``."""
         logs, n = self.log_weights, len(self.log_weights)

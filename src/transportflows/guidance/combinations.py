@@ -106,14 +106,15 @@ class ClassifierFree(_Average):
             value for all rows. By default those of ``fit(..., drop_cond=)``, or of the network.
         unconditional: a field of its own in the place of the null; it is given no conditions.
         interval: times (low, high) within which to guide; w = 1 outside (Kynkäänniemi et al. 2024).
-            Put the two times on the grid of a solve.
+            The two times are breakpoints of the field, which every grid meets.
 
     Raises:
         ValueError: if no null is known and no unconditional field given, or a scale is not finite;
             at sampling if the condition is missing, or the field was not trained with
             the null.
 
-    A call costs two calls of the network; where w is the number 1 or 0 it costs one.
+    A call costs two calls of the network; where w is the number 1 or 0 it costs one, and so it does
+    outside of the interval where the time is one number on a CPU, as it is in a solve there.
 
     Example:
         >>> import torch, transportflows as tpf

@@ -16,12 +16,14 @@ from torch import Tensor
 
 from .._core.checks import number
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import widest
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
 from ..combination import Combination
 from ..fields.base import Field
 from .combinations import Strength, conditional_parts
 from .geometric import Guided
+from .parts import Part
 from .scales import Scale
 
 __all__ = ["ProjectedClassifierFree", "RescaledClassifierFree"]
@@ -55,12 +57,31 @@ class _OfData(Guided):
         """The guided data prediction."""
         if needed is not None and not needed[0]:
             return (None,)
-        without, given = (part.predict(("data",), t, x, cond, (True,))[0] for part in self._parts)
-        assert without is not None
-        assert given is not None
         w = self._scales[0].at(t, cond)
+        alone = isinstance(w, float) and w == 1  # both forms are the conditional one then
+        given, *rest = self._data(self._parts[:0:-1] if alone else self._parts[::-1], t, x, cond)
+        if not rest:
+            return (given,)
+        (without,) = rest
         w = w if isinstance(w, float) else expand_time(w.to(x), x)
         return (self._guided(without, given, w),)
+
+    def _data(
+        self, parts: Sequence[Part], t: Tensor, x: Tensor, cond: Mapping[str, Any]
+    ) -> list[Tensor]:
+        """The data prediction of each, whose conversion is made once where it is the same."""
+        fields = [part.field for part in parts]
+        kinds = {(field.outputs, type(field).weights, field.power) for field in fields}
+        if len(kinds) > 1 or "data" in fields[0].outputs:
+            found = [part.predict(("data",), t, x, cond, (True,))[0] for part in parts]
+            return [value for value in found if value is not None]
+        weights = fields[0].weights("data", widest(t)).map(lambda w: w.to(x))
+        mean = self.process.noise_part.base_mean
+        mean = None if mean is None else mean.to(x)
+        return [
+            weights.of(x, mean, part.predict(part.field.outputs, t, x, cond, weights.needed))
+            for part in parts
+        ]
 
     def _guided(self, without: Tensor, given: Tensor, w: float | Tensor) -> Tensor:
         raise NotImplementedError

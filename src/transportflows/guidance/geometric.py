@@ -76,6 +76,13 @@ class Guided(Field):
         return found
 
     @property
+    def breakpoints(self) -> tuple[float, ...]:
+        """Those of its fields, and the ends of the intervals in which it guides."""
+        found = {point for part in self._parts for point in part.field.breakpoints}
+        ends = {end for scale in self._scales for end in scale.interval or ()}
+        return tuple(sorted(found | {end for end in ends if 0 < end < 1}))
+
+    @property
     def networks(self) -> tuple[Network, ...]:
         of_all = [net for field in self.fields for net in field.networks]  # type: ignore[union-attr]
         return tuple({id(net): net for net in of_all}.values())

@@ -119,9 +119,18 @@ class Scale:
         return {self.column: value}
 
     def at(self, t: Tensor, cond: Mapping[str, Any]) -> float | Tensor:
-        """W, a number or a tensor ``()`` or ``(B,)`` of the dtype and device of t."""
+        """W, a number or a tensor ``()`` or ``(B,)`` of the dtype and device of t.
+
+        It is the neutral number outside of the interval, where t is one time that can be looked at
+        without waiting for a device: then what guidance compares with is not called there.
+        """
         if self.constant is not None:
             return self.constant
+        if self.interval is not None and _can_look(t):
+            if not self.interval[0] <= float(t) <= self.interval[1]:
+                return self.neutral
+            if self.number is not None:
+                return self.number
         if self.column is not None:
             if self.column not in cond:
                 self.taken(cond, t.shape[0] if t.ndim else 1)
@@ -141,3 +150,9 @@ class Scale:
         if self.number is not None:
             return f"{self.number:g}"
         return getattr(self.function, "__name__", type(self.function).__name__)
+
+
+def _can_look(t: Tensor) -> bool:
+    """Whether t is one time on the CPU, outside of compilation and of transforms of functions."""
+    plain = t.ndim == 0 and t.device.type == "cpu" and not torch.compiler.is_compiling()
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(t)

@@ -124,8 +124,8 @@ class Tilt(Guided):
         times = t.expand(len(x))
         own = {name: value for name, value in cond.items() if self._for_reward(name)}
         if self.of == "data":
-            part = self._parts[0]
-            x = part.field.quantity("data", t, x, part.given(cond, len(x), x), checked=False)
+            part, near = self._parts[0], t.clamp(min=_BESIDE)
+            x = part.field.quantity("data", near, x, part.given(cond, len(x), x), checked=False)
         seen = x if self.transform is None else self.transform.invert(x)
         found = returned("reward(t, x)", self.reward(times, seen, **own), (len(x),))
         w = self._scales[0].at(t, cond)
@@ -154,6 +154,8 @@ class Tilt(Guided):
             v: velocities, ``(B, *)``.
             cond: conditions by name.
         """
+        if self.of == "data":  # at an end the conversion has a value, and may have no derivative
+            t = t.clamp(_BESIDE, 1 - 0.1 * _BESIDE)
         zero = torch.zeros((), dtype=x.dtype, device=x.device)
         return jvp(lambda h: self.value(t + h, x + h * v, cond), zero, torch.ones_like(zero))[1]
 

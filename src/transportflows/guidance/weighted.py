@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,17 +20,16 @@ from ..solve.grid import Spacing, time_grid
 from ..solve.hooks import Hook, in_units_of
 from ..solve.loop import march
 from ..solve.rows import default_chunk
-from ..solve.solution import NonFiniteStateError, Solution, check_finite
+from ..solve.solution import check_finite
 from .closure import Law
-from .cloud import Cloud
-from .resampling import log_mean, standard_error
+from .gathering import gathered, tell_collapse
 from .target import Target
 from .tilts import Tilt
-from .weighted_solution import CollapsedWeightsWarning, WeightedSolution
+from .weighted_solution import WeightedSolution
 from .weighted_start import check_start, starting, starting_weights
 from .weighted_stepper import Shift, WeightedStepper
 
-__all__ = ["sample_weighted"]
+__all__ = ["check_one_target", "sample_weighted"]
 
 
 @torch.no_grad()
@@ -118,12 +116,12 @@ def sample_weighted(
         raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
     check_start(field, target)
     key = draw_key(generator)
-    breakpoints = field.process.interpolant.breakpoints
-    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=breakpoints)
+    points = field.breakpoints
+    grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=points)
     with evaluating(field):
         x = starting_states(starting(field, target), n, None, 0.0, dtype, key)
         given = field.check_conditions(cond, n, rows="particles", device=x.device)
-        _check_one_target(given)
+        check_one_target(given)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         logs, log_start = starting_weights(field, target, x, given, rows)
         stepper = WeightedStepper(
@@ -135,13 +133,17 @@ def sample_weighted(
             cond=given, chunk=rows, max_nfe=max_nfe, progress=progress,
         )  # fmt: skip
     check_finite(solution, x.ndim - 1)
-    found = _solution(field, target, solution, cloud, log_start, stepper.split)
-    _warn(found, closed=closure is not None and stepper.split == "plain")
+    transform = field.transform
+    if transform is not None:  # a density in the units of the data is divided by the scales
+        log_start -= (1 - target.total) * float(transform.log_abs_det(x.shape[1:]))
+    found = gathered(solution, cloud, log_start, stepper.split, transform)
+    _tell_plain(closed=closure is not None and stepper.split == "plain")
+    tell_collapse(found, "a larger epsilon with more steps, closure=, or a weaker target")
     return found
 
 
-def _warn(found: WeightedSolution, *, closed: bool) -> None:
-    """Tell that there was no closure split, and that weights have collapsed."""
+def _tell_plain(*, closed: bool) -> None:
+    """Tell that there was no closure split, where one was asked for."""
     if closed:
         warnings.warn(
             "the moment-matched Gaussians have no product of these powers (its precision is not"
@@ -149,22 +151,12 @@ def _warn(found: WeightedSolution, *, closed: bool) -> None:
             " was used; take a scale nearer to 1",
             stacklevel=3,
         )
-    if found.collapsed:
-        warnings.warn(
-            f"the weights have collapsed: the effective sample size fell to {found.least_ess:.3g}"
-            f" of {len(found.x)}, {found.ancestors_left} of the start rows are left, and the"
-            f" standard error of the log-evidence is {found.log_evidence_error:.2g}; neither states"
-            " nor evidence can be trusted. Take more particles, a larger epsilon with more steps,"
-            " closure=, or a weaker target",
-            CollapsedWeightsWarning,
-            stacklevel=3,
-        )
 
 
 # ------------------------------------------------------------------------------ what is asked
 
 
-def _check_one_target(cond: Mapping[str, Any]) -> None:
+def check_one_target(cond: Mapping[str, Any]) -> None:
     """Refuse conditions that differ from row to row: particles are drawn across rows."""
     for name, value in cond.items():
         if isinstance(value, Tensor) and value.ndim > 0 and not bool((value == value[:1]).all()):
@@ -214,39 +206,3 @@ def _shift(
 def _of_reward(tilt: Tilt, t: Tensor, x: Tensor) -> Tensor:
     """``Δ/β``, by which the velocity shifts with ∇r."""
     return tilt._shift("velocity", tilt._near(t), x)
-
-
-# -------------------------------------------------------------------------------------- the end
-
-
-def _solution(
-    field: Field, target: Target, solution: Solution, cloud: Cloud, log_start: float, split: str
-) -> WeightedSolution:
-    """The weighted solution, in the units of the data."""
-    logs, transform, x = cloud.log_weights, field.transform, solution.x
-    total = torch.logsumexp(logs, 0)
-    if not bool(torch.isfinite(total)):
-        why = "one is NaN or infinite" if bool((logs > -torch.inf).any()) else "all are zero"
-        raise NonFiniteStateError(
-            f"the weights are of no use: {why}. A reward of -inf everywhere, or scores that are not"
-            " finite, do that; the states are in error.solution",
-            solution,
-        )
-    log_evidence = float(cloud.log_evidence + log_mean(logs)) + log_start
-    if transform is not None:  # a density in the units of the data is divided by the scales
-        log_evidence -= (1 - target.total) * float(transform.log_abs_det(x.shape[1:]))
-        x = transform.invert(x)
-    flags = torch.zeros(len(cloud.sizes) - 1, dtype=torch.bool, device=x.device)
-    if cloud.drawn:
-        flags[: len(cloud.drawn)] = torch.stack(list(cloud.drawn))
-    told = {f.name: getattr(solution, f.name) for f in dataclasses.fields(Solution)}
-    return WeightedSolution(
-        **{**told, "x": x},
-        log_weights=logs - total,
-        ess=torch.stack(list(cloud.sizes)),
-        resampled=flags,
-        ancestors=cloud.ancestors,
-        log_evidence=log_evidence,
-        log_evidence_error=float(standard_error(logs, cloud.ancestors)),
-        split=split,
-    )

@@ -36,10 +36,11 @@ class WeightedSolution(Solution):
         resampled: for each step, whether the rows were drawn again before it, ``(steps,)``.
         ancestors: the start row that each particle descends from, ``(n,)``.
         log_evidence: the logarithm of ``∫ q_1``, in the units of the data: of ``∫ p^β``, of
-            ``∫ p1 p2``, of ``E_p[e^r]``, as the target is.
+            ``∫ p1 p2``, of ``E_p[e^r]``, of ``p(y)``, as the target is.
         log_evidence_error: its standard error, estimated from this one run; no estimate, but a
             sign of collapse, where it is not small beside 1.
-        split: ``"closure"`` or ``"plain"``, the transport that was used.
+        split: ``"closure"`` or ``"plain"``, the transport that was used; of a posterior what its
+            proposal was, ``"conjugate"`` or the name of a guided field.
     """
 
     log_weights: Tensor

@@ -30,7 +30,7 @@ has fallen below a share of N. No value is read from the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,6 @@ from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .closure import Affine, Law, closure_split
 from .cloud import Cloud
-from .resampling import effective_size
 from .target import Target
 
 __all__ = ["WeightedStepper"]
@@ -104,11 +103,10 @@ class WeightedStepper(Stepper):
 
     @torch.no_grad()
     def prepare(self, times: Tensor, like: Tensor) -> _Tables:
-        process = self.field.process
         on_device = times.to(table_device(like.device))
         widths = on_device.diff()
         stages = torch.stack([on_device[:-1], on_device[1:]], 1)
-        stages = on_their_side(stages, widths, process.interpolant.breakpoints, like.dtype)
+        stages = on_their_side(stages, widths, self.field.breakpoints, like.dtype)
         stages, margin = self._off_poles(stages, widths)
         epsilon, shares, stretches = self._strengths(stages, widths)
         flat = stages.reshape(-1)
@@ -227,9 +225,8 @@ class WeightedStepper(Stepper):
         second, late = rows.map(partial(self._slopes, prepared, place + 1), guess)
         x = torch.add(x, first + second, alpha=0.5 * h)
         x = x if n is None else x + n
-        weights = memory.log_weights + (0.5 * h * (early + late)).to(memory.log_weights) + logs
-        sizes = [*memory.sizes, effective_size(weights)]
-        return x, replace(memory, log_weights=weights, sizes=sizes)
+        rate = 0.5 * h * (early + late)
+        return x, memory.weighed(rate.to(memory.log_weights) + logs)
 
     def _proposed(
         self, prepared: _Tables, place: int, x: Tensor, n: Tensor, variance: float, rows: Chunks

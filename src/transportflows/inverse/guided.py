@@ -49,8 +49,7 @@ _ROWS = "observed"  # the condition by which observations of each row go with th
 class GuidedField(Field):
     """A field whose data prediction is shifted towards an observation.
 
-    It is a :class:`Field`: ``sample`` takes it with any scheme and any ε. Conditions are those of
-    the field in it.
+    It is a :class:`Field`: ``sample`` takes it with any scheme, any ε and the field's conditions.
 
     Args:
         field: of a process with a Gaussian part whose signal grows with t.
@@ -73,12 +72,15 @@ class GuidedField(Field):
                 f"the observation is of events of shape {tuple(observation.shape)}, and the process"
                 f" has {tuple(shape or ())}"
             )
-        self.field, self.observation = field, observation
+        self.field, self.observation, self.conditions = field, observation, field.conditions
         self.process, self.transform = field.process, field.transform
-        self.conditions = field.conditions
         self._inside = observation
         if isinstance(observation, LinearObservation):
             self._inside = observation.in_units_of(field.transform)
+
+    @property
+    def breakpoints(self) -> tuple[float, ...]:
+        return self.field.breakpoints
 
     @property
     def networks(self) -> tuple[Network, ...]:

@@ -186,7 +186,7 @@ class Solver(nn.Module):
     def _in_steps(self, state: Tensor, start: float, stop: float) -> Tensor:
         """By a fixed-step scheme, in the clock; the stretch at a pole is a step of its own."""
         clock = self.flow.clock
-        kinks = [clock.of(b) for b in self.field.process.interpolant.breakpoints]
+        kinks = [clock.of(b) for b in self.field.breakpoints]
         grid = time_grid(
             self.steps, start=clock.of(start), stop=clock.of(stop), breakpoints=kinks
         ).tolist()

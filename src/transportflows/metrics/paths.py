@@ -87,7 +87,7 @@ def path_geometry(
     """
     if steps < 2 or steps % 2:
         raise ValueError(f"steps must be even and at least 2, for Simpson's rule; got {steps}")
-    grid = time_grid(steps, breakpoints=field.process.interpolant.breakpoints)
+    grid = time_grid(steps, breakpoints=field.breakpoints)
     how: dict[str, Any] = {
         "scheme": scheme,
         "t": grid,

@@ -16,6 +16,8 @@ from .operators import LinearOperator, Mask, Operator, adjoint_error, as_operato
 
 __all__ = ["LinearObservation", "Observation"]
 
+_RANK = 1e-10  # of the largest singular value: below it a direction is not reached
+
 
 @checked
 class Observation:
@@ -112,14 +114,19 @@ class LinearObservation(Observation):
                 f"y has shape {tuple(y.shape)}, and the operator gives {tuple(self.seen)} for an"
                 f" event of shape {tuple(self.shape)}; give y of that shape, or one a row"
             )
-        check_finite_rows(rows, "y")
-        if isinstance(self.operator, Mask):
+        if isinstance(self.operator, Mask):  # what it hides may be NaN
             rows = self.operator.apply(rows)
+        check_finite_rows(rows, "y")
         self.y = rows.detach()
         self._check_adjoint()
 
     def _check_adjoint(self) -> None:
         error = adjoint_error(self.operator, self.shape, self.y)
+        if not math.isfinite(error):
+            raise ValueError(
+                "the operator, or its adjoint, gives NaN or infinite values for finite states; look"
+                " at the numbers of its matrix, kernel or function"
+            )
         if not error < 50 * math.sqrt(self.shape.numel()) * torch.finfo(self.y.dtype).eps:
             raise ValueError(
                 "the adjoint is not that of the operator: ⟨A x, y⟩ and ⟨x, A* y⟩ differ by"
@@ -159,6 +166,32 @@ class LinearObservation(Observation):
         except RuntimeError:  # an operator that holds tensors of its own dtype
             columns = self.operator.apply(eye.view(d, *self.shape).to(self.y))
         return wide(columns.flatten(1).mT.contiguous())
+
+    def reached(self) -> tuple[Tensor, Tensor]:
+        """A as ``(r, d)`` and y as ``(r,)`` in a basis of what A reaches, of rank r, float64.
+
+        What A does not reach of y is noise alone, and says nothing of x.
+
+        Raises:
+            ValueError: if there are several y, or a y without noise that no x gives.
+        """
+        if len(self.y) != 1:
+            raise ValueError(
+                f"the observation has {len(self.y)} rows of y, and each has a posterior of its"
+                " own; make one of each row"
+            )
+        a = self.matrix()
+        y = wide(self.y).to(a).flatten()
+        u, s, _ = torch.linalg.svd(a, full_matrices=False)
+        basis = u[:, s > _RANK * s[:1].clamp(min=1e-300)]
+        rest = y - basis @ (basis.mT @ y)
+        if self.noise == 0 and float(rest.norm()) > 1e-5 * max(float(y.norm()), 1e-300):
+            raise ValueError(
+                "no x gives this y without noise: a part of it lies outside of what the operator"
+                f" reaches ({float(rest.norm()):.2g} of {float(y.norm()):.2g}); give noise > 0, or"
+                " a y that is A x"
+            )
+        return basis.mT @ a, basis.mT @ y
 
     def in_units_of(self, transform: Any) -> LinearObservation:
         """The same observation of a standardised state, ``x = mean + scale z``; None for no change.

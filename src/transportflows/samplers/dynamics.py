@@ -153,7 +153,7 @@ class FieldDynamics(Dynamics):
         self.field = field
         self.epsilons = [as_epsilon(epsilon) for epsilon in epsilons]
         self.given_margin = margin
-        self.breakpoints = field.process.interpolant.breakpoints
+        self.breakpoints = field.breakpoints
         self.groups = len(self.epsilons)
         self.ode = all(epsilon.is_zero for epsilon in self.epsilons)
 

@@ -172,6 +172,7 @@ class ExponentialIntegrator(Multistep):
             corrector=self.corrector,
             variable=VARIABLES[own] if isinstance(own, str) else own,
             midpoint=self.rule == "midpoint",
+            kinks=field.breakpoints,
         )
 
     __repr__ = summary

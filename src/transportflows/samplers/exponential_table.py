@@ -36,6 +36,7 @@ class Tabulation:
         corrector: whether each step is corrected.
         variable: what predictions are a polynomial of.
         midpoint: whether its value in the middle of a step stands for all of it.
+        kinks: times at which predictions are not smooth.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Tabulation:
         corrector: bool,
         variable: Variable,
         midpoint: bool,
+        kinks: Sequence[float] = (),
     ) -> None:
         self.part, self.times, self.variable = part, times, variable
         self.order, self.prediction = order, prediction
@@ -61,7 +63,7 @@ class Tabulation:
         self.steps = len(times) - 1
         self.place = self._integrated(schedules)  # of each step: the integrals, and its row in them
         self.forms = self._forms()
-        starts, kinks = times.tolist()[:-1], part.path.breakpoints
+        starts = times.tolist()[:-1]
         self.anew = [
             i == 0 or any(abs(t - b) < 1e-9 for b in kinks) for i, t in enumerate(starts)
         ]  # whether the predictions before it are of no use

@@ -140,7 +140,7 @@ class LinearStepper(Stepper):
         self, times: Tensor, like: Tensor, counts: dict[str, list[int]]
     ) -> tuple[Tensor, tuple[float, float], dict[str, list[Combination]]]:
         """Times off a pole at the start, how far, and how each form is made of the outputs."""
-        kinks = self.field.process.interpolant.breakpoints
+        kinks = self.field.breakpoints
         nodes = on_their_side(times[:-1, None], times.diff(), kinks, like.dtype)[:, 0].clone()
         low, high = self.given_margin or (0.0, 0.0)
         if self.given_margin is None:

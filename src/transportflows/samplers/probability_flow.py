@@ -99,7 +99,7 @@ class ProbabilityFlow:
         """The pieces of a solve from one time to another, in its order."""
         low, high = min(start, stop), max(start, stop)
         eps = torch.finfo(self.dtype).eps
-        aside = {float(b): 2 * eps * b for b in self.field.process.interpolant.breakpoints}
+        aside = {float(b): 2 * eps * b for b in self.field.breakpoints}
         edges = {low, high, *(b for b, d in aside.items() if low + d < b < high - d)}
         short = {}
         for end, near in enumerate(self.margin if self.given is None else ()):
