@@ -111,7 +111,7 @@ def first_order(steps=STEPS, **options):
 
 def integrated(steps=STEPS, **options):
     grid = torch.linspace(0, 1, steps + 1, dtype=DOUBLE)
-    return tpf.integrate(lambda t, x: -x, X, grid, generator=seeded(), **options)
+    return tpf.integrate(lambda t, x: -x, X, grid, **{"generator": seeded(), **options})
 
 
 FREE = [
@@ -526,3 +526,46 @@ def test_a_hook_that_writes_into_the_states_is_refused(scheme, transform):
             tpf.langevin.langevin(
                 lambda x: -x, torch.ones(3, 2), step_size=0.1, steps=2, hooks=[hook]
             )
+
+
+@every([*FREE, likelihood])
+@pytest.mark.parametrize("given", [3, "clip"])
+def test_what_cannot_be_called_after_a_step_is_no_hook(solve, given):
+    with pytest.raises(TypeError, match=r"a hook is a function of a Moment, .*got"):
+        solve(hooks=[given])
+
+
+def test_a_log_density_refuses_hooks_that_are_made_to_change_states():
+    seen = tpf.inverse.LinearObservation(torch.eye(2), torch.zeros(2), 0.1)
+    with pytest.raises(ValueError, match=r"DPS changes the states.* use it with sample"):
+        likelihood(hooks=[tpf.inverse.DPS(ORACLE, seen)])
+
+
+class Walk(tpf.solve.SolveHook):
+    """Adds noise that the seed of the solve determines."""
+
+    def begin(self, times, x, chunks, noise, key):
+        noise.begin(key, x, 0.0)
+        return Walking(noise)
+
+
+class Walking(tpf.solve.BegunHook):
+    name, most = "walk", 0
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def __call__(self, moment):
+        z = self.noise.normal(moment.step)
+        return moment.x + 0.1 * z.expand_as(moment.x)
+
+
+@every([chain, annealed, flow, sampled, first_order, integrated])
+def test_the_seed_of_every_solve_is_that_of_its_hooks(solve):
+    hook = Walk()
+    first = solve(hooks=[hook])
+    assert torch.equal(solve(hooks=[hook]).x, first.x)
+    assert torch.equal(solve(hooks=[lambda moment: None, Walk()]).x, first.x)
+    assert not torch.equal(solve(hooks=[Walk()], generator=seeded(1)).x, first.x)
+    assert not torch.equal(solve(hooks=[]).x, first.x)
+    assert first.scheme.endswith("+ walk")

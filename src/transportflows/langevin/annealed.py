@@ -46,7 +46,7 @@ from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..samplers.starts import evaluating, starting_states
-from ..solve.hooks import Hook, in_units_of
+from ..solve.hooks import Hooks, in_units_of
 from ..solve.loop import march
 from ..solve.rows import Chunks, default_chunk
 from ..solve.solution import Solution
@@ -71,7 +71,7 @@ def annealed_langevin(
     start: Distribution | Tensor | Any | None = None,
     save_levels: bool = False,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     dtype: torch.dtype | None = None,
     max_nfe: int | None = None,

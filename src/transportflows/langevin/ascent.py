@@ -24,7 +24,7 @@ from .._core.conditions import check_conditions
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
-from ..solve.hooks import Hook
+from ..solve.hooks import Hooks
 from ..solve.loop import march
 from ..solve.rows import Chunks
 from ..solve.solution import Solution
@@ -66,7 +66,7 @@ def ascend(
     tolerance: float = 1e-4,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     max_nfe: int | None = None,
     progress: bool = False,

@@ -38,7 +38,7 @@ from .._core.precision import table_device
 from .._core.random import draw_key, mix
 from .._core.reprs import summary
 from .._core.signatures import checked
-from ..solve.hooks import Hook
+from ..solve.hooks import Hooks
 from ..solve.loop import march
 from ..solve.solution import Solution
 from ..solve.stepper import Stepper
@@ -83,7 +83,7 @@ def langevin(
     warmup: int = 0,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     max_nfe: int | None = None,
     progress: bool = False,

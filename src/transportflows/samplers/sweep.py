@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,18 @@ __all__ = ["gathered", "shared_rows", "stops_together", "sweep", "together"]
 
 def shared_rows(
     team: World, x: Tensor, cond: Mapping[str, Any], noise: NoiseSource | None
-) -> tuple[Tensor, dict[str, Any], NoiseSource, NoiseSource]:
-    """What this process solves of a shared solve: rows, conditions, their noise, other normals."""
-    source, normals, n = Increments() if noise is None else noise, Increments(), len(x)
+) -> tuple[Tensor, dict[str, Any], NoiseSource, Callable[[], NoiseSource]]:
+    """What this process solves of a shared solve: rows, conditions, noise, sources of normals."""
+    source, n = Increments() if noise is None else noise, len(x)
     if team.size == 1:
-        return x, dict(cond), source, normals
+        return x, dict(cond), source, Increments
     low, high = team.slice(n)
     given = map_rows(cond, lambda rows: rows[low:high])
-    own = [NoiseOfRows(each, low, high, n) for each in (source, normals)]
-    return x[low:high], given, own[0], own[1]
+
+    def normals() -> NoiseSource:
+        return NoiseOfRows(Increments(), low, high, n)
+
+    return x[low:high], given, NoiseOfRows(source, low, high, n), normals
 
 
 def stops_together(team: World) -> Hook:
