@@ -569,3 +569,62 @@ def test_the_seed_of_every_solve_is_that_of_its_hooks(solve):
     assert not torch.equal(solve(hooks=[Walk()], generator=seeded(1)).x, first.x)
     assert not torch.equal(solve(hooks=[]).x, first.x)
     assert first.scheme.endswith("+ walk")
+
+
+@every(FREE)
+def test_a_moment_is_not_written_to(solve):
+    """It changed nothing, silently."""
+
+    def assigns(moment):
+        moment.x = moment.x.clamp(-0.1, 0.1)
+
+    def ends(moment):
+        moment.stopped = True
+
+    with pytest.raises(AttributeError, match=r"moment\.x = .* return the states to go on with"):
+        solve(hooks=[assigns])
+    with pytest.raises(AttributeError, match=r"moment\.stopped = .* call moment\.stop\(\)"):
+        solve(hooks=[ends])
+
+
+def test_a_moment_is_short():
+    moment = tpf.solve.Moment(1, 4, 0.25, normal(100, 3), {"label": torch.arange(100)})
+    assert repr(moment).startswith("Moment(step=1, steps=4, t=0.25, x=<")
+    assert len(repr(moment)) < 200
+
+
+@every(FREE)
+@pytest.mark.parametrize("transform", [False, True])
+def test_a_hook_that_returns_nan_is_named(solve, transform):
+    """The step was blamed, and more steps were the cure."""
+
+    def looks(moment):
+        return moment.x.clone()
+
+    def spoils(moment):
+        return moment.x * (float("nan") if moment.step == 4 else 1.0)
+
+    if transform and solve is not sampled:
+        pytest.skip("in the units of the field")
+    if transform:
+        process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+        field = tpf.NoisePredictor(lambda t, x: x, process, transform=tpf.Standardize(1.0, 2.0))
+        solve = lambda hooks: tpf.sample(field, 5, epsilon=[0.5, 0.0], steps=9, hooks=hooks)  # noqa: E731
+    if solve is integrated:
+        assert solve(hooks=[looks, spoils, looks]).bad_hook == "spoils"
+        assert solve(hooks=[looks]).bad_hook is None
+        return
+    with pytest.raises(
+        tpf.solve.NonFiniteStateError, match="the hook spoils returned states that are not finite"
+    ) as caught:
+        solve(hooks=[looks, spoils, looks])
+    assert "after step 4," in str(caught.value)
+    assert caught.value.solution.bad_hook == "spoils"
+
+
+def test_a_step_that_spoils_the_states_is_told_as_before():
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="gradient ascent diverged"):
+        L.ascend(
+            lambda x: x.square() * 1e300, X, step_size=1.0, steps=9,
+            hooks=[lambda moment: moment.x.clone()],
+        )  # fmt: skip

@@ -135,8 +135,8 @@ def sample_weighted(
             cond=given, chunk=rows, max_nfe=max_nfe, progress=progress,
         )  # fmt: skip
     check_finite(solution, x.ndim - 1)
-    found = _solution(field, target, solution, cloud, log_start, stepper.split)
-    _warn(found, closed=closure is not None and stepper.split == "plain")
+    found = _solution(field, target, solution, cloud, log_start, cloud.split)
+    _warn(found, closed=closure is not None and cloud.split == "plain")
     return found
 
 

@@ -49,7 +49,7 @@ from ..samplers.starts import evaluating, starting_states
 from ..solve.hooks import Hooks, in_units_of
 from ..solve.loop import march
 from ..solve.rows import Chunks, default_chunk
-from ..solve.solution import Solution
+from ..solve.solution import Solution, check_hooks_finite
 from .annealed_steps import AnnealedSteps
 from .levels import as_levels
 from .scores import FieldTable
@@ -164,6 +164,7 @@ def annealed_langevin(
             path = None if path is None else field.transform.invert(path)
         told = replace(solution, x=states, t=levels[:reached], nfe=nfe, trajectory=path)
         if solution.first_bad_step is not None:
+            check_hooks_finite(told)
             raise stepper.diverged(solution, good, rows, told)
     return told
 

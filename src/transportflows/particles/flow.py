@@ -33,7 +33,7 @@ from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..solve.hooks import Hooks, Moment
 from ..solve.loop import march
-from ..solve.solution import NonFiniteStateError, Solution
+from ..solve.solution import NonFiniteStateError, Solution, check_hooks_finite
 from .directions import Direction
 from .flow_plan import FAR, FlowPlan
 from .flow_stepper import Carried, FlowStepper
@@ -157,6 +157,7 @@ def flow_along(
         progress=progress,
     )
     if solution.first_bad_step is not None:
+        check_hooks_finite(solution)
         raise _diverged(plan, solution, carried)
     return solution, carried
 

@@ -72,7 +72,8 @@ def together(
     still = moving[0] if any(schedule.is_zero for schedule in schedules) else None
     rest = iter(moving if still is None else moving[1:])
     parts = [still if e.is_zero and still is not None else next(rest) for e in schedules]
-    bad = [s.first_bad_step for s in solutions if s.first_bad_step is not None]
+    bad = [s for s in solutions if s.first_bad_step is not None]
+    first = min(bad, key=lambda s: s.first_bad_step or 0, default=sde)
     paths = None
     if sde.trajectory is not None:
         paths = torch.stack(
@@ -84,7 +85,8 @@ def together(
         x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
         trajectory=paths,
         limited=next((s.limited for s in solutions if s.limited), None),
-        first_bad_step=min(bad) if bad else None,
+        first_bad_step=first.first_bad_step,
+        bad_hook=first.bad_hook,
     )
 
 
@@ -93,11 +95,14 @@ def gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
     if team.size == 1:
         return solution
     path = solution.trajectory
-    bad = [step for step in team.all_values(solution.first_bad_step) if step is not None]
+    told = team.all_values((solution.first_bad_step, solution.bad_hook))
+    bad = [pair for pair in told if pair[0] is not None]
+    first, hook = min(bad, key=lambda pair: pair[0] or 0, default=(None, None))
     return replace(
         solution,
         x=team.gather(solution.x, n, solution.x.ndim - ndim),
         trajectory=None if path is None else team.gather(path, n, path.ndim - ndim),
         nfe=max(team.all_values(solution.nfe)),
-        first_bad_step=min(bad) if bad else None,
+        first_bad_step=first,
+        bad_hook=hook,
     )

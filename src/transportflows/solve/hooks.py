@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .._core.arguments import shown
 from .._core.distributed import World
-from .._core.reprs import call
+from .._core.reprs import call, summary
 from .._core.signatures import checked
 from .noise import NoiseSource
 from .rows import Chunks
@@ -41,6 +41,7 @@ __all__ = [
     "SolveHook",
     "check_hook",
     "in_units_of",
+    "name_of",
 ]
 
 
@@ -68,9 +69,19 @@ class Moment:
     cond: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "stopped" in vars(self):  # the last that the constructor sets
+            cure = "call moment.stop()"
+            if name != "stopped":
+                cure = "return the states to go on with, return moment.x.clamp(-1, 1)"
+            raise AttributeError(f"moment.{name} = ... would change nothing in the solve; {cure}")
+        super().__setattr__(name, value)
+
+    __repr__ = summary
+
     def stop(self) -> None:
         """End the solve here."""
-        self.stopped = True
+        vars(self)["stopped"] = True
 
     def shown_to(self, hook: Hook) -> Tensor | None:
         """What a hook returns that was shown these states, which it must not write into.
@@ -82,10 +93,9 @@ class Moment:
         version = None if x.is_inference() else x._version
         changed = hook(self)
         if version is not None and x._version != version:
-            name = getattr(hook, "__name__", type(hook).__name__)
             raise ValueError(
-                f"the hook {name} writes into moment.x; return other states instead, such as"
-                " moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
+                f"the hook {name_of(hook)} writes into moment.x; return other states instead, such"
+                " as moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
             )
         return changed
 
@@ -170,6 +180,15 @@ class Corrector(ABC):
         """
 
 
+def name_of(hook: Any) -> str:
+    """What a hook is called in messages."""
+    return str(
+        hook.name
+        if isinstance(hook, BegunHook)
+        else getattr(hook, "__name__", None) or type(hook).__name__
+    )
+
+
 def check_hook(hook: Any) -> None:
     """Refuse what cannot be called after a step.
 
@@ -193,9 +212,11 @@ def in_units_of(transform: Any, hooks: Hooks) -> list[Hook | SolveHook]:
         def look(moment: Moment) -> Tensor | None:
             seen = replace(moment, x=transform.invert(moment.x))
             changed = seen.shown_to(hook)
-            moment.stopped = seen.stopped
+            if seen.stopped:
+                moment.stop()
             return None if changed is None else transform(changed)
 
+        look.__name__ = name_of(hook)
         return look
 
     return [hook if isinstance(hook, SolveHook) else wrapped(hook) for hook in hooks]

@@ -23,7 +23,7 @@ from .._core.random import draw_key, mix
 from .._core.signatures import check_call
 from .._core.tensor import widened
 from .._core.untouched import out_of_inference_mode
-from .hooks import BegunHook, Hook, Hooks, Moment, SolveHook, check_hook
+from .hooks import BegunHook, Hook, Hooks, Moment, SolveHook, check_hook, name_of
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
 from .solution import Solution
@@ -99,7 +99,7 @@ def march(
     finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
     trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
-    done, stopped = 0, False
+    done, stopped, spoilt = 0, False, _Spoilt()
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
             draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
@@ -119,13 +119,12 @@ def march(
             done, time = done + 1, steps[done][1]
             if looks:
                 moment = Moment(done, len(steps), time, state, chunks.cond)
-                state = _hooked(stepper, looks, moment)
-                stopped = moment.stopped
+                state, stopped = _hooked(stepper, looks, moment, spoilt)
             finite[done - 1] = stepper.fine(prepared, state.detach())
             if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    solved = _solution(stepper, prepared, looks, times[: done + 1], state, finite[:done])
+    solved = _solution(stepper, prepared, looks, times[: done + 1], state, finite[:done], spoilt)
     return _with_path(solved, trajectory, wanted), memories
 
 
@@ -192,11 +191,18 @@ def _of(draws: Tensor, pick: slice | Tensor, rows: Rows, groups: int) -> Tensor:
     return draws[pick] if groups == 1 and isinstance(pick, slice) else draws[rows.sample]
 
 
-def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
-    """The states after the hooks."""
+_Spoilt = dict[int, list[tuple[str, Tensor]]]
+"""By step, the hooks that returned states, and whether those were the first not to be finite."""
+
+
+def _hooked(
+    stepper: Stepper, hooks: Sequence[Hook], moment: Moment, spoilt: _Spoilt
+) -> tuple[Tensor, bool]:
+    """The states after the hooks, and whether one has ended the solve."""
     state, groups = moment.x, stepper.groups
     for hook in hooks:
-        moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
+        view = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
+        moment = replace(moment, x=view)
         changed = moment.shown_to(hook)
         if changed is None:
             continue
@@ -213,9 +219,11 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             )
         if not changed.is_floating_point():
             raise TypeError(f"a hook must return floating-point states, got {changed.dtype}")
+        before = torch.isfinite(state).all()
         state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
-    moment.x = state
-    return state
+        flag = before & ~torch.isfinite(state).all()
+        spoilt.setdefault(moment.step - 1, []).append((name_of(hook), flag))
+    return state, moment.stopped
 
 
 def _solution(
@@ -225,7 +233,10 @@ def _solution(
     times: Tensor,
     state: Tensor,
     finite: Tensor,
+    spoilt: _Spoilt,
 ) -> Solution:
+    bad = None if bool(finite.all()) else int((~finite).nonzero()[0])
+    names = [] if bad is None else [name for name, flag in spoilt.get(bad, ()) if bool(flag)]
     own = [hook for hook in hooks if isinstance(hook, BegunHook)]
     return Solution(
         x=state,
@@ -234,5 +245,6 @@ def _solution(
         scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
         limited=prepared.limited,
         margin=prepared.margin,
-        first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
+        first_bad_step=bad,
+        bad_hook=names[0] if names else None,
     )
