@@ -67,12 +67,14 @@ class Field(Storable, nn.Module):
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
             it was not trained by one. Whoever calls a trained field gives these, of the same kind,
             and no others: an embedding that was not trained gives numbers too. None forgets it.
+        trainable: whether a :class:`Trainer` takes it; False for what is made of other fields.
         power: W, where the velocity and the score are those of a product of W densities of x_t, as
             a field of :mod:`transportflows.guidance` may be; 1 for all others.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
     outputs: tuple[str, ...] = ()
+    trainable: ClassVar[bool] = True
     net: Network
     conditions: Mapping[str, Condition] | None = None
     power: float = 1.0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .._core.autodiff import value_and_gradient
 from .._core.precision import Movable
+from .._core.reprs import call
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -110,6 +111,8 @@ class SampleData(Movable, nn.Module):
     def __init__(self, rows: Tensor) -> None:
         super().__init__()
         self.register_buffer("rows", rows.detach(), persistent=False)
+
+    __repr__ = call
 
     def forward(self, z: Tensor, sigma: float) -> Tensor:
         """``E[x | x + σ ε = z]``, ``(B, *)``."""

@@ -95,7 +95,7 @@ class Moment:
         if version is not None and x._version != version:
             raise ValueError(
                 f"the hook {name_of(hook)} writes into moment.x; return other states instead, such"
-                " as moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
+                " as moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or clone the states first"
             )
         return changed
 

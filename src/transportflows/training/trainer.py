@@ -117,6 +117,11 @@ class Trainer(Run):
         autocast: torch.dtype | None = None,
         compile: bool | Mapping[str, Any] = False,
     ) -> None:
+        if isinstance(field, Field) and not field.trainable:
+            raise TypeError(
+                f"a {type(field).__name__} is made of fields and has nothing of its own to train;"
+                " train those, Trainer(field).fit(...), and make it of what was trained"
+            )
         made = as_optimizer(optimizer, field, lr)
         schedule = as_scheduler(scheduler, made, warmup)
         if clip is not None:
