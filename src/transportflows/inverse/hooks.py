@@ -166,7 +166,7 @@ class Replacement(_Drawn):
 
     def begin(
         self, times: Tensor, x: Tensor, chunks: Chunks, noise: NoiseSource, key: int
-    ) -> _Replacing:
+    ) -> BegunHook:
         transform, seen = self.field.transform, self.observation
         y = seen.y.to(x)
         grid = self._grid(times, x, chunks, y if transform is None else transform(y))
@@ -253,7 +253,7 @@ class DPS(_Drawn):
 
     def begin(
         self, times: Tensor, x: Tensor, chunks: Chunks, noise: NoiseSource, key: int
-    ) -> _Descending:
+    ) -> BegunHook:
         inside = self.observation.in_units_of(self.field.transform)
         grid = self._grid(times, x, chunks, inside.y.to(x))
         return _Descending(grid, inside, self.scale, x)

@@ -128,7 +128,7 @@ class LangevinCorrection(SolveHook):
     @torch.no_grad()
     def begin(
         self, times: Tensor, x: Tensor, chunks: Chunks, noise: NoiseSource, key: int
-    ) -> _Corrections:
+    ) -> BegunHook:
         part, after, rule = self.field.process.noise_part, times[1:], self.rule
         part.check("score")
         table = FieldTable(self.field, "score", after)
