@@ -179,7 +179,7 @@ class Field(Saved, Conditioned):
 
         Raises:
             ConversionError: if the predictions do not determine the target, or not at these times.
-            ValueError: if conditions do not fit; see :meth:`check_conditions`.
+            ValueError: if conditions do not fit; see ``check_conditions``.
         """
         check_state(t, x)
         if checked:

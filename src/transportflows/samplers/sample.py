@@ -160,7 +160,7 @@ def sample(
         looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
-        solutions = []
+        solutions, bar = [], progress and team.first
         for members in sweep(schedules, apart=isinstance(scheme, Multistep) and scheme.apart):
             if isinstance(scheme, str):
                 told = (margins, saved, rtol, atol)
@@ -168,9 +168,8 @@ def sample(
             else:
                 stepper = _stepper(field, [schedules[k] for k in members], scheme, margins, saved)
                 states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
-                limits.update(saved=saved, key=mix(key, 1), progress=progress and team.first)
-                limits.update(hooks=looks, normals=normals)
-                solution, _ = march(stepper, states, grid, noise=source, **limits)
+                limits.update(saved=saved, key=mix(key, 1), hooks=looks, normals=normals)
+                solution, _ = march(stepper, states, grid, noise=source, progress=bar, **limits)
             solutions.append(solution)
         solution = together(solutions, schedules, len(x)) if many else solutions[0]
         solution = gathered(solution, mates, total, event_dims + 1)

@@ -9,7 +9,7 @@ from .epsilon import (
     NoiseVarianceEpsilon,
 )
 from .grid import SPACINGS, time_grid
-from .hooks import BegunHook, Corrector, Hook, Hooks, Moment, SolveHook
+from .hooks import BegunHook, Corrector, Hook, Moment, SolveHook
 from .limit import UnlimitedEpsilon
 from .loop import march
 from .noise import BrownianPath, Increments, NoiseSource
@@ -30,7 +30,6 @@ __all__ = [
     "Corrector",
     "EpsilonSchedule",
     "Hook",
-    "Hooks",
     "Increments",
     "Moment",
     "NoiseScaleEpsilon",

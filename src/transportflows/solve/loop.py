@@ -84,12 +84,9 @@ def march(
     n, x = _check_rows(x, groups), widened(ordinary(x))
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
-    if key is None and (prepared.noisy or any(isinstance(hook, SolveHook) for hook in hooks)):
-        key = draw_key(generator)
-    if prepared.noisy and key is not None:
-        noise.begin(key, x.detach()[:n], float(times[0]))
+    key = _seeded(key, generator, prepared, hooks, noise, x.detach()[:n], float(times[0]))
     chunks = Chunks(x, chunk, check_conditions(cond, n), groups)
-    looks = _begun(hooks, times, x.detach()[:n], chunks, normals, key or 0)
+    looks = _begun(hooks, times, x.detach()[:n], chunks, normals, key)
     _check_bound(prepared, looks, len(steps), max_nfe)
 
     parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
@@ -154,6 +151,24 @@ def _check_rows(x: Any, groups: int) -> int:
     if x.shape[0] == 0 or x.shape[0] % groups:
         raise ValueError(f"got {x.shape[0]} rows for {groups} groups; give as many rows to each")
     return x.shape[0] // groups
+
+
+def _seeded(
+    key: int | None,
+    generator: torch.Generator | None,
+    prepared: Prepared,
+    hooks: Hooks,
+    noise: NoiseSource,
+    x: Tensor,
+    start: float,
+) -> int:
+    """The key of a solve, drawn where something is drawn by it, and its noise begun."""
+    drawn = prepared.noisy or any(isinstance(hook, SolveHook) for hook in hooks)
+    if key is None:
+        key = draw_key(generator) if drawn else 0
+    if prepared.noisy:
+        noise.begin(key, x, start)
+    return key
 
 
 def _begun(
