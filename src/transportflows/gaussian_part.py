@@ -193,6 +193,7 @@ class NoisePart:
     __repr__ = summary
 
 
+@checked
 def tweedie(beta: Tensor, scale_sq: Tensor) -> Tensor:
     """``σ̂²/β``, by β and σ̂² at some times; infinite where β = 0.
 
