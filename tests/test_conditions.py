@@ -288,3 +288,25 @@ def test_a_state_dict_of_other_entries_is_refused(told):
     with pytest.raises(ValueError, match="is not what a trained field has written"):
         field.load_state_dict(state)
     assert field.conditions is None
+
+
+@pytest.mark.parametrize("kind", ["coo", "csr"])
+def test_a_sparse_condition_is_refused_by_its_name(kind):
+    """The message spoke of the rows of a chunk."""
+    cond = {"y": torch.eye(6).to_sparse() if kind == "coo" else torch.eye(6).to_sparse_csr()}
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(lambda t, x, y: x, process)
+    x = torch.zeros(6, 2)
+    for call in (
+        lambda: tpf.sample(field, 6, steps=2, cond=cond, chunk=4),
+        lambda: tpf.integrate(lambda t, x, y: x, x, [0.0, 1.0], cond=cond),
+        lambda: tpf.log_likelihood(field, x, scheme="heun", steps=2, cond=cond),
+        lambda: tpf.langevin.langevin(lambda x, y: -x, x, step_size=0.1, steps=2, cond=cond),
+        lambda: process.sample(x, cond=cond),
+        lambda: field.velocity(torch.tensor(0.5), x, cond),
+        lambda: tpf.Trainer(tpf.Velocity(tpf.networks.MLP(2, 8, 1), process)).fit(
+            x, cond=cond, steps=1, progress=False
+        ),
+    ):
+        with pytest.raises(TypeError, match=r"condition 'y' is a sparse .*write y.to_dense\(\)"):
+            call()

@@ -78,3 +78,33 @@ def test_no_property_is_read_as_a_type():
                 assert ":" not in plain, (
                     f"{path.name}, {node.name}: write {first!r} without a colon"
                 )
+
+
+FORMULAS = {
+    "Anderson": "solve/epsilon.py",
+    "l'Hôpital": "gaussian_part.py",
+    "Hutchinson": "_core/autodiff.py",
+    "Tweedie": "gaussian_part.py",
+    "time features": "networks/embedding.py",
+    "MMD": "metrics/mmd.py",
+    "energy distance": "metrics/energy.py",
+    "Fréchet": "metrics/features.py",
+    "characteristic functions": "metrics/characteristic.py",
+    "resampling": "guidance/resampling.py",
+    "EDM": "fields/edm.py",
+    "DDIM": "samplers/ancestral.py",
+    "replacement": "inverse/hooks.py",
+}
+
+
+def test_a_formula_is_found_by_its_name():
+    """In the table of docs/design.md, whose files are there."""
+    source = DOCS.parent / "src" / "transportflows"
+    lines = (DOCS / "design.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|") and ".py`" in line]
+    files = {file for row in rows for file in re.findall(r"`([\w/]+\.py)`", row)}
+    assert not {file for file in files if not (source / file).exists()}
+    for name, file in FORMULAS.items():
+        assert any(name in row and f"`{file}`" in row for row in rows), name
+    rooms = {"metrics", "fields", "inverse", "guidance", "networks"}
+    assert rooms <= {file.partition("/")[0] for file in files}

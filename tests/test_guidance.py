@@ -588,3 +588,18 @@ def test_the_null_of_a_training_is_the_default():
     tpf.Trainer(never).fit(x1, steps=1, cond={"label": label}, progress=False)
     with pytest.raises(ValueError, match="drop_cond"):
         tpf.guidance.ClassifierFree(never, 2.0)
+
+
+def test_what_is_made_of_fields_is_not_trained():
+    """``conditions`` has no setter, said a raw AttributeError after the fit."""
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1), process)
+    seen = tpf.inverse.LinearObservation(torch.eye(2), torch.zeros(2), 0.1)
+    for made in (
+        tpf.guidance.Power(field, 2.0),
+        tpf.guidance.Tilt(field, lambda t, x: x[:, 0]),
+        tpf.inverse.PseudoInverse(field, seen),
+    ):
+        with pytest.raises(TypeError, match=r"made of fields .*train those, Trainer\(field\)"):
+            tpf.Trainer(made)
+    assert tpf.Trainer(field).field is field

@@ -111,7 +111,7 @@ def first_order(steps=STEPS, **options):
 
 def integrated(steps=STEPS, **options):
     grid = torch.linspace(0, 1, steps + 1, dtype=DOUBLE)
-    return tpf.integrate(lambda t, x: -x, X, grid, generator=seeded(), **options)
+    return tpf.integrate(lambda t, x: -x, X, grid, **{"generator": seeded(), **options})
 
 
 FREE = [
@@ -526,3 +526,105 @@ def test_a_hook_that_writes_into_the_states_is_refused(scheme, transform):
             tpf.langevin.langevin(
                 lambda x: -x, torch.ones(3, 2), step_size=0.1, steps=2, hooks=[hook]
             )
+
+
+@every([*FREE, likelihood])
+@pytest.mark.parametrize("given", [3, "clip"])
+def test_what_cannot_be_called_after_a_step_is_no_hook(solve, given):
+    with pytest.raises(TypeError, match=r"a hook is a function of a Moment, .*got"):
+        solve(hooks=[given])
+
+
+def test_a_log_density_refuses_hooks_that_are_made_to_change_states():
+    seen = tpf.inverse.LinearObservation(torch.eye(2), torch.zeros(2), 0.1)
+    with pytest.raises(ValueError, match=r"DPS changes the states.* use it with sample"):
+        likelihood(hooks=[tpf.inverse.DPS(ORACLE, seen)])
+
+
+class Walk(tpf.solve.SolveHook):
+    """Adds noise that the seed of the solve determines."""
+
+    def begin(self, times, x, chunks, noise, key):
+        noise.begin(key, x, 0.0)
+        return Walking(noise)
+
+
+class Walking(tpf.solve.BegunHook):
+    name, most = "walk", 0
+
+    def __init__(self, noise):
+        self.noise = noise
+
+    def __call__(self, moment):
+        z = self.noise.normal(moment.step)
+        return moment.x + 0.1 * z.expand_as(moment.x)
+
+
+@every([chain, annealed, flow, sampled, first_order, integrated])
+def test_the_seed_of_every_solve_is_that_of_its_hooks(solve):
+    hook = Walk()
+    first = solve(hooks=[hook])
+    assert torch.equal(solve(hooks=[hook]).x, first.x)
+    assert torch.equal(solve(hooks=[lambda moment: None, Walk()]).x, first.x)
+    assert not torch.equal(solve(hooks=[Walk()], generator=seeded(1)).x, first.x)
+    assert not torch.equal(solve(hooks=[]).x, first.x)
+    assert first.scheme.endswith("+ walk")
+
+
+@every(FREE)
+def test_a_moment_is_not_written_to(solve):
+    """It changed nothing, silently."""
+
+    def assigns(moment):
+        moment.x = moment.x.clamp(-0.1, 0.1)
+
+    def ends(moment):
+        moment.stopped = True
+
+    with pytest.raises(AttributeError, match=r"moment\.x = .* return the states to go on with"):
+        solve(hooks=[assigns])
+    with pytest.raises(AttributeError, match=r"moment\.stopped = .* call moment\.stop\(\)"):
+        solve(hooks=[ends])
+
+
+def test_a_moment_is_short():
+    moment = tpf.solve.Moment(1, 4, 0.25, normal(100, 3), {"label": torch.arange(100)})
+    assert repr(moment).startswith("Moment(step=1, steps=4, t=0.25, x=<")
+    assert len(repr(moment)) < 200
+
+
+@every(FREE)
+@pytest.mark.parametrize("transform", [False, True])
+def test_a_hook_that_returns_nan_is_named(solve, transform):
+    """The step was blamed, and more steps were the cure."""
+
+    def looks(moment):
+        return moment.x.clone()
+
+    def spoils(moment):
+        return moment.x * (float("nan") if moment.step == 4 else 1.0)
+
+    if transform and solve is not sampled:
+        pytest.skip("in the units of the field")
+    if transform:
+        process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+        field = tpf.NoisePredictor(lambda t, x: x, process, transform=tpf.Standardize(1.0, 2.0))
+        solve = lambda hooks: tpf.sample(field, 5, epsilon=[0.5, 0.0], steps=9, hooks=hooks)  # noqa: E731
+    if solve is integrated:
+        assert solve(hooks=[looks, spoils, looks]).bad_hook == "spoils"
+        assert solve(hooks=[looks]).bad_hook is None
+        return
+    with pytest.raises(
+        tpf.solve.NonFiniteStateError, match="the hook spoils returned states that are not finite"
+    ) as caught:
+        solve(hooks=[looks, spoils, looks])
+    assert "after step 4," in str(caught.value)
+    assert caught.value.solution.bad_hook == "spoils"
+
+
+def test_a_step_that_spoils_the_states_is_told_as_before():
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="gradient ascent diverged"):
+        L.ascend(
+            lambda x: x.square() * 1e300, X, step_size=1.0, steps=9,
+            hooks=[lambda moment: moment.x.clone()],
+        )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from transportflows.inverse import (
     PseudoInverse,
     Replacement,
 )
+from transportflows.samplers.sweep import shared_rows
 
 D = torch.float64
 GEN = torch.Generator().manual_seed(0)
@@ -456,8 +458,10 @@ def test_what_was_seen_is_put_back():
 class Blind(Replacement):
     """Repaints and puts nothing back."""
 
-    def _put(self, step, x, k):
-        return x
+    def begin(self, *given):
+        begun = super().begin(*given)
+        begun.put = lambda step, x, k: x
+        return begun
 
 
 def test_repainting_alone_leaves_the_law():
@@ -465,8 +469,8 @@ def test_repainting_alone_leaves_the_law():
     law = tpf.distributions.GaussianMixture(torch.tensor([[-2.0], [1.0]], dtype=D), scale=0.5)
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,), mean=0.7, scale=1.2))
     field = tpf.oracle(process, law)
-    hook = Blind(field, LinearObservation(Mask(torch.ones(1)), torch.zeros(1)), repeats=2)
-    hook.generator = key()
+    seen = LinearObservation(Mask(torch.ones(1)), torch.zeros(1))
+    hook = Blind(field, seen, repeats=2, generator=key())
     n = 8_000
     x = tpf.sample(field, n, steps=100, hooks=[hook], generator=key(), dtype=D).x
     exact = law.sample(n, generator=key(1), dtype=D)
@@ -480,20 +484,105 @@ def test_a_repainted_step_keeps_the_law_exactly_where_the_prediction_is():
     law = tpf.distributions.GaussianMixture(torch.tensor([[1.5]], dtype=D), scale=1e-6)
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,), mean=0.7, scale=1.2))
     seen = LinearObservation(Mask(torch.ones(1)), torch.zeros(1, dtype=D))
-    hook = Replacement(tpf.oracle(process, law), seen, generator=key())
+    hook = Replacement(tpf.oracle(process, law), seen, repeats=1)
     n, times = 40_000, torch.linspace(0, 1, 5, dtype=D)
     z = torch.randn(n, 1, generator=key(1), dtype=D)
     for step in (1, 2, 3):
         t = float(times[step])
         mean, scale = (1 - t) * 0.7 + t * 1.5, (1 - t) * 1.2
         x = mean + scale * z
-        hook.begin(times, x, tpf.solve.Chunks(x, 9_000))
-        new = (hook._again(step, x, 1) - mean) / scale
+        begun = hook.begin(times, x, tpf.solve.Chunks(x, 9_000), tpf.solve.Increments(), 3)
+        new = (begun.again(step, x, 1) - mean) / scale
         assert abs(float(new.mean())) < 4.5 / math.sqrt(n)
         assert abs(float(new.var()) - 1) < 4.5 * math.sqrt(2 / n)
         s = float(times[step - 1])
         wanted = (s * scale / (t * (1 - s) * 1.2)) ** 2  # by the noise that was kept, twice
         assert abs(float((new * z).mean()) - wanted) < 4.5 / math.sqrt(n)
+
+
+def solved_with(hook, steps=20, seed=0, **options):
+    field = tpf.oracle(PROCESSES["ve"], MIXTURE)
+    given = {"hooks": [hook], "generator": key(seed), "dtype": D, **options}
+    return tpf.sample(field, 9, steps=steps, **given).x
+
+
+def replacement(**options):
+    return Replacement(
+        tpf.oracle(PROCESSES["ve"], MIXTURE), OBSERVATIONS["mask"], repeats=1, **options
+    )
+
+
+def descent():
+    return DPS(tpf.oracle(PROCESSES["ve"], MIXTURE), OBSERVATIONS["mask"], 0.3)
+
+
+@pytest.mark.parametrize("make", [replacement, descent])
+def test_one_hook_serves_several_solves(make):
+    """Four threads, of other steps and chunks, and one after another: what a fresh hook gives."""
+    hook, options = make(), [{"steps": 20}, {"steps": 7, "chunk": 4}] * 2
+    expected = [solved_with(make(), **more) for more in options]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda more: solved_with(hook, **more), options))
+    for x, wanted in zip(found, expected, strict=True):
+        assert torch.equal(x, wanted)
+    assert torch.equal(solved_with(hook), expected[0])
+
+
+@pytest.mark.parametrize("make", [replacement, descent])
+def test_solves_within_one_another_keep_apart(make):
+    """A step of one between the steps of another."""
+    hook, inner = make(), []
+
+    def nested(moment):
+        if moment.step == 3:
+            inner.append(solved_with(hook, steps=7))
+
+    field = tpf.oracle(PROCESSES["ve"], MIXTURE)
+    x = tpf.sample(field, 9, steps=20, hooks=[hook, nested], generator=key(), dtype=D).x
+    assert torch.equal(x, solved_with(make()))
+    assert torch.equal(inner[0], solved_with(make(), steps=7))
+
+
+def test_the_seed_of_a_solve_is_that_of_its_hooks():
+    first = solved_with(replacement())
+    assert torch.equal(solved_with(replacement()), first)
+    hook = replacement()
+    assert torch.equal(solved_with(hook), first)
+    assert torch.equal(solved_with(hook), first)
+    assert not torch.equal(solved_with(hook, seed=1)[:, 1], first[:, 1])
+    torch.testing.assert_close(solved_with(hook, chunk=4), first, rtol=0, atol=1e-10)
+    own = [solved_with(replacement(generator=key(seed))) for seed in (1, 1, 2)]
+    assert torch.equal(own[0], own[1])
+    assert not torch.equal(own[0], own[2])
+    both = tpf.sample(
+        tpf.oracle(PROCESSES["ve"], MIXTURE), 9, steps=20, generator=key(), dtype=D,
+        hooks=[replacement(), replacement()],
+    ).x  # fmt: skip
+    assert not torch.equal(both, first)  # each hook has a key of its own
+
+
+def test_processes_that_share_a_solve_put_other_noise_into_their_rows():
+    """A hook's normals are cut from those of all rows, as the noise of the solve is."""
+    x, times = torch.zeros(10, DIM, dtype=D), torch.linspace(0, 1, 3, dtype=D)
+
+    class Half:
+        size = 2
+
+        def __init__(self, low):
+            self.low = low
+
+        def slice(self, n):
+            return self.low, self.low + 5
+
+    hook = Replacement(tpf.oracle(PROCESSES["ve"], MIXTURE), LinearObservation(MASK, SEEN, 0.3))
+    whole = hook.begin(times, x, tpf.solve.Chunks(x), tpf.solve.Increments(), 3)(
+        tpf.solve.Moment(1, 2, 0.5, x)
+    )
+    for low in (0, 5):
+        rows, _, _, normals = shared_rows(Half(low), x, {}, None)
+        begun = hook.begin(times, rows, tpf.solve.Chunks(rows), normals(), 3)
+        part = begun(tpf.solve.Moment(1, 2, 0.5, rows))
+        assert torch.equal(part, whole[low : low + 5])
 
 
 def test_nothing_is_repeated_where_what_was_seen_is_no_longer_put_back():

@@ -854,7 +854,7 @@ BAD = [
     ({"save_at": [6]}, "in 0 .. 5"),
     ({"save_at": [0.5]}, "must be an integer, got 0.5"),
     ({"chunk": 0}, "chunk must be positive"),
-    ({"cond": {"y": torch.zeros(2)}}, "2 rows for 3 states"),
+    ({"score": lambda x, y: -x, "cond": {"y": torch.zeros(2)}}, "2 rows for 3 states"),
     ({"x": torch.zeros(3)}, "at least 2 dimensions"),
     ({"x": torch.full((3, 2), float("nan"))}, "NaN or infinite"),
     ({"score": lambda x: x.sum(1)}, "shape of x"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -462,3 +463,22 @@ def test_bfloat16_keeps_its_phases():
     fine = net.embed_t(torch.tensor([0.4, 0.405]), torch.float32)
     rough = net.to(torch.bfloat16).embed_t(torch.tensor([0.4, 0.405]), torch.bfloat16)
     assert torch.allclose(rough.float(), fine, atol=0.05)
+
+
+def test_time_features_are_those_of_the_formula():
+    """Cosines and sines of 2π ω t, by numpy: ω = 1 .. K in an MLP, 1/8 to 64 cycles in a U-Net."""
+    t = torch.tensor([0.0, 0.1, 0.37, 1.0], dtype=torch.float64)
+    seen = []
+    mlp = N.MLP(2, 8, 1, frequencies=3).double()
+    mlp.embed_t.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    mlp(t, torch.zeros(4, 2, dtype=torch.float64))
+    net = N.UNet((1, 8, 8), width=8, multipliers=(1,), blocks=1, head_channels=4).double()
+    (embedding,) = (part for part in net.modules() if isinstance(part, N.embedding.TimeEmbedding))
+    embedding.first.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    net(t, torch.zeros(4, 1, 8, 8, dtype=torch.float64))
+    cycles = np.arange(1, 4), np.geomspace(1 / 8, 64, embedding.frequencies)
+    for found, omega in zip((seen[0][:, 1:], seen[1]), cycles, strict=True):
+        phase = 2 * np.pi * np.outer(t.numpy(), omega)
+        expected = np.concatenate([np.cos(phase), np.sin(phase)], 1)
+        np.testing.assert_allclose(found.detach().numpy(), expected, atol=3e-6)
+    assert torch.equal(seen[0][:, 0], t)

@@ -112,6 +112,30 @@ def mlp(**how: int) -> tpf.networks.MLP:
     return tpf.networks.MLP(2, 8, 1, **how)
 
 
+def log_prob(x: torch.Tensor) -> torch.Tensor:
+    return -x.square().sum(1)
+
+
+def pull(t: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return -x
+
+
+class Items(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, k: int) -> torch.Tensor:
+        return X[k, :2].float()
+
+
+def oracle_of_vp() -> tpf.oracles.GaussianMixtureOracle:
+    return tpf.oracle(tpf.Process(tpf.VP(), shape=(2,)), LAW)
+
+
+def seen() -> tpf.inverse.LinearObservation:
+    return tpf.inverse.LinearObservation(tpf.inverse.Mask(torch.ones(2)), torch.zeros(2), 0.1)
+
+
 class Swapped(torch.nn.Linear):
     """A network of another library's order of arguments."""
 
@@ -172,6 +196,19 @@ NOUNS: dict[str, Callable[[], Any]] = {
     "LogSNRTimes": tpf.times.LogSNRTimes,
     "SigmaTimes": lambda: tpf.times.SigmaTimes([0.1, 0.2]),
     "EarlyStop": lambda: tpf.training.EarlyStop(3),
+    "Callback": tpf.training.Callback,
+    "TensorBoardLog": lambda: tpf.training.TensorBoardLog("runs"),
+    "DataRows": lambda: tpf.training.DataRows(X, Y, {"label": LABELS}),
+    "Moment": lambda: tpf.solve.Moment(1, 4, 0.25, X, {"label": LABELS}),
+    "LogProbScore": lambda: tpf.langevin.score_of(log_prob),
+    "FunctionDynamics": lambda: tpf.samplers.FunctionDynamics(pull, 0.5),
+    "DataDifference": lambda: tpf.particles.DataDifference(X),
+    "DataDifference of fields": lambda: tpf.particles.DataDifference(denoiser(), "sample"),
+    "DataDifference of laws": lambda: tpf.particles.DataDifference(LAW, LAW),
+    "ScoreDifference": lambda: tpf.particles.ScoreDifference(LAW),
+    "LangevinCorrector": lambda: tpf.langevin.LangevinCorrector(snr=0.2),
+    "DPS": lambda: tpf.inverse.DPS(oracle_of_vp(), seen(), 0.3),
+    "Replacement": lambda: tpf.inverse.Replacement(oracle_of_vp(), seen(), repeats=2),
     "EMA": lambda: tpf.training.EMA([torch.ones(2)], 0.9),
     "bound times": lambda: tpf.times.EDMTimes().bind(PLAIN),
 }
@@ -266,6 +303,39 @@ def drawn(noun: Any) -> Any:
         field = tpf.oracle(PLAIN, tpf.Gaussian((2,), 1.0, 0.5))
         return tpf.sample(field, scheme=noun, steps=3, start=x, generator=seeded()).x.tolist()
     return content(noun)
+
+
+def test_what_a_run_is_made_of_is_shown() -> None:
+    trainer = tpf.Trainer(tpf.Velocity(mlp(), PLAIN))
+    trainer.fit(X[:, :2].float(), steps=2, batch_size=8, generator=seeded(), progress=False)
+    assert repr(trainer.source) == "Epochs(1000 rows, batch_size=8)"
+    assert repr(trainer.recorder) == "Recorder(2 steps read, 0 waiting)"
+    trainer.fit(Items(), steps=1, batch_size=8, generator=seeded(), progress=False)
+    assert repr(trainer.source).startswith("MapStyle(")
+    assert " at 0x" not in repr(trainer.source)
+
+
+def test_what_is_written_by_hand_is_shown_by_its_class() -> None:
+    """A bound method by its object, an object of no repr by its class: never by an address."""
+
+    class Silent:
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0]
+
+        def score(self, z: torch.Tensor, sigma: float) -> torch.Tensor:
+            return -z
+
+    direction = tpf.particles.ScoreDifference(Silent().score, Silent().score)
+    assert repr(direction) == "ScoreDifference(target=<Silent>.score, source=<Silent>.score)"
+    score = tpf.langevin.LogProbScore(Silent())
+    assert repr(score) == "LogProbScore(log_prob=<Silent>)"
+    assert repr(tpf.training.CSVLog("runs/log.csv")) == "CSVLog(path=PosixPath('runs/log.csv'))"
+
+
+@pytest.mark.parametrize("kind", [tpf.guidance.Geometric, tpf.guidance.Guided])
+def test_what_guided_fields_share_is_not_made_itself(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"is not made itself; write Power\(field, w\)"):
+        kind(mlp(), PLAIN)
 
 
 def test_what_a_notebook_shows() -> None:

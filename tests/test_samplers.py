@@ -767,3 +767,28 @@ def test_numpy_numbers_and_arrays_serve_as_epsilon():
 
     assert tpf.sample(velocity(), 3, epsilon=np.linspace(0, 1, 4), steps=3).x.shape[0] == 4
     assert tpf.sample(velocity(), 3, epsilon=np.float32(0.5), steps=3).x.shape == (3, 2)
+
+
+class OneByOne(tpf.solve.NoiseSource):
+    """Row 1 has a unit increment, row 2 a unit area, row 0 none: a linear step shows its parts."""
+
+    def increment(self, step, t0, t1, *, area):
+        h, unit = abs(t1 - t0), torch.eye(3, dtype=torch.float64)
+        levy = (h / 12) ** 0.5 * unit[2][:, None]
+        return h**0.5 * unit[1][:, None], levy if area else None
+
+
+@pytest.mark.parametrize("epsilon", [lambda t: 0.05 + 1.5 * t, lambda t: 1.5 - 1.5 * t])
+@pytest.mark.parametrize("path", [tpf.OneSidedLinear(), tpf.VP()])
+def test_a_step_of_rk4_with_its_area_has_the_variance_of_the_law(path, epsilon):
+    """A unit Gaussian, one long step: x -> R x + A ΔW + B H, and R² V_0 + A² + B² is V_1."""
+    process, times = tpf.Process(path, shape=(1,)), torch.tensor([0.3, 0.5], dtype=torch.float64)
+    run = tpf.sample(
+        tpf.oracle(process, tpf.Gaussian((1,))), t=(0.3, 0.5), steps=1, scheme="rk4",
+        start=torch.eye(3, dtype=torch.float64)[:, :1], epsilon=epsilon, noise=OneByOne(),
+    )  # fmt: skip
+    assert run.limited is None
+    r, a, b = run.x[:, 0].tolist()
+    before, after = process.part.scale_sq(times) + process.part.path.beta(times).square()
+    assert r**2 * before + a**2 + b**2 == pytest.approx(float(after), rel=1e-12)
+    assert b**2 > 1e-6 * float(after)  # the area has a part in it

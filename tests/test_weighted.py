@@ -78,9 +78,11 @@ def test_the_rate_is_that_of_the_path_of_densities(process, name, split):
         threshold=0.5, closure=laws, shift=None, key=0,
     )  # fmt: skip
     times = torch.tensor([0.1, 0.35, 0.6, 0.8], dtype=F64)
+    kept = dict(vars(stepper))
     tables = stepper.prepare(times, X[:1])
+    assert vars(stepper) == kept  # a stepper holds nothing of a solve
     if split == "closure" and name in ("power", "product", "uneven"):
-        assert stepper.split == "closure"
+        assert stepper.memory(tables, X, None).split == "closure"
 
     def log_q(t, x):
         total = sum(w * one.log_prob(t, x) for one, w in powers)

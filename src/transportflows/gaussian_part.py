@@ -39,7 +39,7 @@ from ._core.reprs import summary
 from ._core.signatures import checked
 from .interpolants import AffineInterpolant, Interpolant
 
-__all__ = ["ConversionError", "GaussianPart", "NoisePart"]
+__all__ = ["ConversionError", "GaussianPart", "NoisePart", "tweedie"]
 
 _ZERO_SQ = 1e-24  # σ̂² below this is zero: cos(π/2)² is 4e-33
 _TINY = 1e-60
@@ -191,6 +191,17 @@ class NoisePart:
         return torch.where(finite, ratio, torch.where(scale_dot == 0, 0.0, scale_dot))
 
     __repr__ = summary
+
+
+@checked
+def tweedie(beta: Tensor, scale_sq: Tensor) -> Tensor:
+    """``σ̂²/β``, by β and σ̂² at some times; infinite where β = 0.
+
+    By Tweedie's formulas ``d = (x' + σ̂² s) / β`` and ``Cov(x1 | x_t) = (σ̂²/β) ∂d/∂x``: what is
+    added to the score is added to the data prediction times this, and to the velocity times
+    ``g²/2`` (:meth:`GaussianPart.half_diffusion_sq`).
+    """
+    return scale_sq / beta
 
 
 @checked

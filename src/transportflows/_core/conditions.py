@@ -65,6 +65,12 @@ def check_conditions(
             )
         if not isinstance(value, Tensor) or value.ndim == 0:
             continue
+        if value.layout != torch.strided:
+            kind = str(value.layout).removeprefix("torch.").replace("_", " ")
+            raise TypeError(
+                f"the condition {name!r} is a {kind} tensor, which is not cut into rows; write"
+                f" {name}.to_dense()"
+            )
         if value.shape[0] != n:
             raise ValueError(
                 f"the condition {name!r} has {value.shape[0]} rows for {n} {rows}; give one a row"

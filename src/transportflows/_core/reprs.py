@@ -38,8 +38,11 @@ def brief(value: Any, *, ranges: bool = True, shapes: bool = True) -> str:
         return "{" + ", ".join(items) + "}"
     if isinstance(value, FunctionType):
         return value.__name__
+    if inspect.ismethod(value):
+        return f"{brief(value.__self__)}.{value.__name__}"
     text = repr(value)
-    return text if len(text) <= 72 and "\n" not in text else f"<{type(value).__name__}>"
+    short = len(text) <= 72 and "\n" not in text and " at 0x" not in text
+    return text if short else f"<{type(value).__name__}>"
 
 
 def call_lines(name: str, parts: Iterable[str]) -> str:

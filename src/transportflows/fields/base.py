@@ -13,22 +13,16 @@ not an independent Gaussian it is the papers' ``η = E[z | x_t]``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._core import container
 from .._core.checks import check_events, check_state, shown
-from .._core.condition import STATE_NAME, Condition, from_bytes, to_bytes, to_storable, weights_of
-from .._core.conditions import NO_CONDITIONS, check_conditions
+from .._core.conditions import NO_CONDITIONS
 from .._core.precision import wide, widest
-from .._core.registry import Storable, encode, told
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
-from .._core.trained import check_trained, filled
 from ..combination import Combination
 from ..conversions import conversion
 from ..distributions import Distribution
@@ -36,17 +30,16 @@ from ..gaussian_part import ConversionError
 from ..process import Process
 from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
-from .null_conditions import as_cond_transforms, given_transforms, null_conditions
+from .conditioned import Conditioned
+from .null_conditions import as_cond_transforms, given_transforms
+from .saving import Saved
 from .units import check_units, outer_start
 
-__all__ = ["FILE_FORMAT", "FILE_KIND", "Field", "check_field"]
-
-FILE_KIND = "transportflows field"
-FILE_FORMAT = 1
+__all__ = ["Field", "check_field"]
 
 
 @checked
-class Field(Storable, nn.Module):
+class Field(Saved, Conditioned):
     """A network whose prediction has a meaning under a process.
 
     Subclasses name what the network predicts in ``outputs``.
@@ -67,14 +60,15 @@ class Field(Storable, nn.Module):
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
             it was not trained by one. Whoever calls a trained field gives these, of the same kind,
             and no others: an embedding that was not trained gives numbers too. None forgets it.
+        trainable: whether a :class:`Trainer` takes it; False for what is made of other fields.
         power: W, where the velocity and the score are those of a product of W densities of x_t, as
             a field of :mod:`transportflows.guidance` may be; 1 for all others.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
     outputs: tuple[str, ...] = ()
+    trainable: ClassVar[bool] = True
     net: Network
-    conditions: Mapping[str, Condition] | None = None
     power: float = 1.0
 
     def __init__(
@@ -187,7 +181,7 @@ class Field(Storable, nn.Module):
 
         Raises:
             ConversionError: if the predictions do not determine the target, or not at these times.
-            ValueError: if conditions do not fit; see :meth:`check_conditions`.
+            ValueError: if conditions do not fit; see ``check_conditions``.
         """
         check_state(t, x)
         if checked:
@@ -218,68 +212,6 @@ class Field(Storable, nn.Module):
             f" {target.replace('_', ' ')} itself (sample() steps around such ends by itself)"
         )
 
-    def check_conditions(
-        self,
-        cond: Mapping[str, Any] | None,
-        n: int,
-        *,
-        rows: str = "states",
-        ranges: bool = True,
-        device: torch.device | None = None,
-    ) -> dict[str, Any]:
-        """Conditions as they go to the network, if they fit n rows and what it was trained with.
-
-        One number stands for all rows where training had one a row.
-
-        Args:
-            cond: by name; None for none.
-            n: number of rows.
-            rows: what the rows are, for messages.
-            ranges: see that integers are among those of the training, which waits for a device.
-            device: where tensors with rows must be; None for anywhere.
-
-        Raises:
-            TypeError: if it is no mapping of names, or holds lists or arrays.
-            ValueError: if there is one that has other rows, was not trained with, or is missing.
-        """
-        if self.conditions and (cond is None or isinstance(cond, Mapping)):
-            cond = filled(cond or {}, self.conditions, n, self.reference())
-        found = check_conditions(cond, n, rows=rows, device=device)
-        whose = f"this {type(self).__name__}"
-        start = {}
-        if self.process.coupling.condition_on_start:  # which is given in training too
-            if "x0" not in found:
-                raise ValueError(
-                    f"{whose} is told of the start of its path, and the condition 'x0' is missing:"
-                    " sample(field, start=x0) gives it; elsewhere write cond={'x0': x0}, in the"
-                    " units of the process"
-                )
-            start = {"x0": found.pop("x0")}
-        trained = self.conditions
-        known = check_trained(found, trained, n, whose=whose, ranges=ranges, device=device)
-        return {**known, **start}
-
-    def null_cond(self, n: int, like: Mapping[str, Any] = NO_CONDITIONS) -> dict[str, Any]:
-        """Conditions that say none, for n rows: for ``sample``, and for guidance without a class.
-
-        Args:
-            n: number of rows.
-            like: conditions of these rows. Those that were never dropped in training are taken
-                from there, and the shape of one whose length is free.
-
-        Raises:
-            ValueError: if the field was never trained without its conditions (``drop_cond=`` of
-                ``fit``), or one that cannot be left out is not in ``like``.
-
-        Example:
-            >>> import transportflows as tpf
-            >>> net = tpf.networks.MLP(2, width=8, labels=3)
-            >>> field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
-            >>> field.null_cond(2)
-            {'label': tensor([-1, -1])}
-        """
-        return null_conditions(self.networks, self.conditions, n, like, self.reference())
-
     @property
     def breakpoints(self) -> tuple[float, ...]:
         """Times inside (0, 1) at which it is not smooth in t, which every grid meets.
@@ -309,15 +241,6 @@ class Field(Storable, nn.Module):
         """The networks, without repetition."""
         return (self.net,)
 
-    def reference(self) -> Tensor:
-        """A scalar of the dtype and device that the networks expect."""
-        for net in self.networks:
-            if isinstance(net, nn.Module):
-                for tensor in (*net.parameters(), *net.buffers()):
-                    if tensor.is_floating_point():
-                        return tensor.detach().new_zeros(())
-        return torch.zeros((), device=self.process.device)
-
     def config(self) -> dict[str, Any]:
         return {
             "net": self.net,
@@ -325,76 +248,6 @@ class Field(Storable, nn.Module):
             "transform": self.transform,
             **given_transforms(self),
         }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, process and transform to a file, for inference; see :func:`load_field`.
-
-        The file is replaced atomically. Objects of the library, and of your own classes that have a
-        ``config()``, are stored by name and arguments; others by name only, to be given to
-        ``load_field``.
-
-        Raises:
-            ValueError: if the field has no networks, if its class takes arguments and does not
-                tell them by ``config()``, or if it holds NaN or infinite weights, with which
-                :func:`load_field` would refuse it.
-            TypeError: if ``config()`` or ``state_dict()`` hold what a file without code cannot.
-            OSError: if the file cannot be written.
-        """
-        described, heads = encode(self), self.networks
-        if not heads or "custom" in described:
-            raise ValueError(
-                f"a {type(self).__name__} cannot be saved: files hold fields that have networks and"
-                " whose config() gives their constructor arguments; save its parts, or use"
-                " torch.save(field.state_dict(), path)"
-            )
-        self.check_finite()
-        given = self.config().items()
-        header = {
-            "kind": FILE_KIND,
-            "format": FILE_FORMAT,
-            "class": described["class"],
-            "outputs": list(self.outputs),
-            "networks": [told(net) for net in heads],
-            "parameters": sum(p.numel() for p in self.parameters()),
-            "process": told(self.process),
-            "transform": told(self.transform),
-            "conditions": {name: str(known) for name, known in (self.conditions or {}).items()},
-        }
-        tree = {
-            "field": described,
-            "networks": [name for name, value in given if any(value is net for net in heads)],
-            "outputs": list(self.outputs),
-            "state": weights_of(self),
-            "conditions": to_storable(self.conditions),
-        }
-        container.write(path, header, tree)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if vars(self).get("conditions"):
-            destination[prefix + STATE_NAME] = to_bytes(vars(self)["conditions"])
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        told = state_dict.pop(prefix + STATE_NAME, None)
-        if told is not None:
-            self.conditions = from_bytes(told)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-    def check_finite(self) -> None:
-        """Refuse weights that are no numbers any more.
-
-        Raises:
-            ValueError: for NaN in what is saved, or infinite parameters.
-        """
-        tensors = [(k, x) for k, x in self.state_dict().items() if isinstance(x, Tensor)]
-        bad = [name for name, tensor in tensors if bool(tensor.isnan().any())]
-        bad += [name for name, p in self.named_parameters() if not bool(p.isfinite().all())]
-        if bad:
-            raise ValueError(
-                f"{bad[0]} of the {type(self).__name__} holds NaN or infinite values, and a file of"
-                " it would be refused; go on from an earlier checkpoint, or use"
-                " torch.save(field.state_dict(), path)"
-            )
 
     def __repr__(self) -> str:
         nets, parts = self.networks, []

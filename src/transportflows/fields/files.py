@@ -25,7 +25,8 @@ from .._core.shared import kept_generators
 from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
-from .base import FILE_FORMAT, FILE_KIND, Field
+from .base import Field
+from .saving import FILE_FORMAT, FILE_KIND
 
 __all__ = ["load_field"]
 

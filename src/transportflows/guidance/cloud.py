@@ -23,6 +23,7 @@ class Cloud:
         log_evidence: what the weights were worth that are spent, ``()``.
         sizes: the effective size at the start and after each step, each ``()``.
         drawn: for each step, whether the rows were drawn again before it, each ``()``.
+        split: the transport that moves them, ``"plain"`` or ``"closure"``.
     """
 
     log_weights: Tensor
@@ -30,6 +31,7 @@ class Cloud:
     log_evidence: Tensor
     sizes: Sequence[Tensor]
     drawn: Sequence[Tensor] = ()
+    split: str = "plain"
 
     @classmethod
     def new(cls, log_weights: Tensor) -> Cloud:

@@ -52,8 +52,15 @@ class Guided(Field):
         fields: those that it is made of.
     """
 
+    trainable = False
     _scales: tuple[Scale, ...] = ()
     _parts: tuple[Part, ...] = ()
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        raise TypeError(
+            f"{type(self).__name__} is what guided fields share, and is not made itself; write"
+            " Power(field, w), Product([first, second]), ClassifierFree(field, w) or another one"
+        )
 
     def _build(self, parts: Sequence[Part], scales: Sequence[Scale]) -> None:
         nn.Module.__init__(self)

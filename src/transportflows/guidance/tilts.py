@@ -32,7 +32,7 @@ from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..combination import Combination
 from ..fields.base import Field
-from ..gaussian_part import ConversionError, GaussianPart
+from ..gaussian_part import ConversionError, GaussianPart, tweedie
 from .combinations import Strength
 from .geometric import Guided
 from .parts import Part, conditions_of
@@ -205,9 +205,10 @@ class Tilt(Guided):
             shift = torch.ones_like(time) if name == "score" else -noise.scale(time)
         else:
             part = self._part()
-            beta = part.path.beta(time)
-            of_data = name == "data"
-            shift = part.scale_sq(time) / beta if of_data else part.half_diffusion_sq(time)
+            if name == "data":
+                shift = tweedie(part.path.beta(time), part.scale_sq(time))
+            else:
+                shift = part.half_diffusion_sq(time)
             if name == "mean_velocity":
                 shift = shift + 0.5 * part.path.gamma_sq_dot(time)
         shift = torch.where(shift.abs() <= _FARTHEST, shift, 0.0)  # NaN is not <=

@@ -136,8 +136,8 @@ def sample_weighted(
     transform = field.transform
     if transform is not None:  # a density in the units of the data is divided by the scales
         log_start -= (1 - target.total) * float(transform.log_abs_det(x.shape[1:]))
-    found = gathered(solution, cloud, log_start, stepper.split, transform)
-    _tell_plain(closed=closure is not None and stepper.split == "plain")
+    found = gathered(solution, cloud, log_start, cloud.split, transform)
+    _tell_plain(closed=closure is not None and cloud.split == "plain")
     tell_collapse(found, "a larger epsilon with more steps, closure=, or a weaker target")
     return found
 

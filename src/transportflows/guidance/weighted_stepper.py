@@ -30,7 +30,7 @@ has fallen below a share of N. No value is read from the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -74,9 +74,6 @@ class WeightedStepper(Stepper):
         shift: δ of the proposal, in the units of the field, of (t, x, cond, share of ε that is left
             by its limit); None for none.
         key: for the uniform numbers of resampling.
-
-    Attributes:
-        split: ``"closure"`` or ``"plain"``, once prepared.
     """
 
     name = "weighted heun"
@@ -97,7 +94,6 @@ class WeightedStepper(Stepper):
     ) -> None:
         self.field, self.target, self.epsilon, self.start = field, target, epsilon, start
         self.threshold, self.closure, self.shift, self.key = threshold, closure, shift, key
-        self.split = "plain"
 
     # ---------------------------------------------------------------------------- the tables
 
@@ -187,11 +183,11 @@ class WeightedStepper(Stepper):
         )
         if split is None:
             return None
-        self.split = "closure"
         return Affine(split.matrix.to(like), split.shift.to(like), split.trace.to(like))
 
     def memory(self, prepared: Any, x: Tensor, rows: Any) -> Cloud:
-        return Cloud.new(widest(self.start))
+        split = "plain" if prepared.affine is None else "closure"
+        return replace(Cloud.new(widest(self.start)), split=split)
 
     def draw(
         self, prepared: Any, step: int, t0: float, t1: float, noise: NoiseSource

@@ -34,6 +34,7 @@ from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields.base import Field, check_field
 from ..fields.calls import Network
+from ..gaussian_part import tweedie
 from ..observations import LinearObservation, Observation
 from .conjugate import carried_gradients, conjugate_gradients
 
@@ -60,7 +61,7 @@ class GuidedField(Field):
         ValueError: if its signal does not always grow, or the observation is of other events.
     """
 
-    outputs = ("data",)
+    outputs, trainable = ("data",), False
 
     def __init__(self, field: Field, observation: Observation) -> None:
         nn.Module.__init__(self)
@@ -159,8 +160,7 @@ class GuidedField(Field):
 class LikelihoodGuidance(GuidedField):
     r"""Guided by the likelihood at the prediction: ``d' = d + w (σ̂²/β) ∇_x log p(y | d(t, x))``.
 
-    It takes the law of x1 given x_t for a point, as diffusion posterior sampling does (whose own
-    steps are :class:`DPS`): too sure of y early, and stiff, the more so the less noise y has.
+    The law of x1 given x_t is a point, as for :class:`DPS`: too sure of y early, and stiff.
 
     Args:
         field: see :class:`GuidedField`.
@@ -190,7 +190,7 @@ class LikelihoodGuidance(GuidedField):
             slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
         else:
             slope = value_and_gradient(self._of_standardised, d)[1]
-        return d + expand_time((self.scale * square / beta).to(x), x) * pull(slope)
+        return d + expand_time((self.scale * tweedie(beta, square)).to(x), x) * pull(slope)
 
     def _of_standardised(self, d: Tensor) -> Tensor:
         transform = self.transform

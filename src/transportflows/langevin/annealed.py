@@ -46,10 +46,10 @@ from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..fields.base import Field
 from ..samplers.starts import evaluating, starting_states
-from ..solve.hooks import Hook, in_units_of
+from ..solve.hooks import Hooks, in_units_of
 from ..solve.loop import march
 from ..solve.rows import Chunks, default_chunk
-from ..solve.solution import Solution
+from ..solve.solution import Solution, check_hooks_finite
 from .annealed_steps import AnnealedSteps
 from .levels import as_levels
 from .scores import FieldTable
@@ -71,7 +71,7 @@ def annealed_langevin(
     start: Distribution | Tensor | Any | None = None,
     save_levels: bool = False,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     dtype: torch.dtype | None = None,
     max_nfe: int | None = None,
@@ -164,6 +164,7 @@ def annealed_langevin(
             path = None if path is None else field.transform.invert(path)
         told = replace(solution, x=states, t=levels[:reached], nfe=nfe, trajectory=path)
         if solution.first_bad_step is not None:
+            check_hooks_finite(told)
             raise stepper.diverged(solution, good, rows, told)
     return told
 

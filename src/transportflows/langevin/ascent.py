@@ -24,10 +24,10 @@ from .._core.conditions import check_conditions
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
-from ..solve.hooks import Hook
+from ..solve.hooks import Hooks
 from ..solve.loop import march
 from ..solve.rows import Chunks
-from ..solve.solution import Solution
+from ..solve.solution import Solution, check_hooks_finite
 from ..solve.stepper import Prepared, Stepper
 from .curvature import diverged
 from .langevin import as_step_size
@@ -66,7 +66,7 @@ def ascend(
     tolerance: float = 1e-4,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     max_nfe: int | None = None,
     progress: bool = False,
@@ -120,6 +120,7 @@ def ascend(
     residual = sum_events((h * rows.map(score, solution.x)).square()).sqrt()
     solution = AscentSolution(**vars(solution), residual=residual, converged=residual <= tolerance)
     if solution.first_bad_step is not None:
+        check_hooks_finite(solution)
         raise diverged("gradient ascent", score, x, solution, cond, size, 0.0)
     return solution
 

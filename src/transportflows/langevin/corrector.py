@@ -58,7 +58,7 @@ from .._core.tensor import sum_events
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
 from ..samplers.ends import BOUND
-from ..solve.hooks import Corrector, Moment, SolveHook
+from ..solve.hooks import BegunHook, Corrector, Moment, SolveHook
 from ..solve.noise import NoiseSource
 from ..solve.rows import Chunks
 from .scores import FieldTable
@@ -107,40 +107,40 @@ class LangevinCorrector(Corrector):
         return LangevinCorrection(self, field, noise, key, team)
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class LangevinCorrection(SolveHook):
-    """The corrections of one solve.
+    """The corrections of one call of ``sample``.
 
     Args:
         rule: what the user asked for.
         field: the field that is sampled.
-        noise: source of standard normals: of increments over times of length 1.
-        key: its key.
+        normals: source of standard normals: of increments over times of length 1.
+        seed: its key.
         team: the processes that share the solve.
     """
 
-    name = "langevin"
-
-    def __init__(
-        self, rule: LangevinCorrector, field: Field, noise: NoiseSource, key: int, team: World
-    ) -> None:
-        self.rule, self.field, self.noise, self.key, self.team = rule, field, noise, key, team
+    rule: LangevinCorrector
+    field: Field
+    normals: NoiseSource
+    seed: int
+    team: World
 
     @torch.no_grad()
-    def begin(self, times: Tensor, x: Tensor, chunks: Chunks) -> None:
-        part, after = self.field.process.noise_part, times[1:]
+    def begin(
+        self, times: Tensor, x: Tensor, chunks: Chunks, noise: NoiseSource, key: int
+    ) -> BegunHook:
+        part, after, rule = self.field.process.noise_part, times[1:], self.rule
         part.check("score")
-        self.table = FieldTable(self.field, "score", after)
+        table = FieldTable(self.field, "score", after)
         scale = part.scale(after.to(part.device)).cpu()
-        active = (scale > 0) & (self.table.largest <= BOUND)  # NaN is not <=
-        self.active: list[bool] = active.tolist()
-        if not any(self.active):
+        active = (scale > 0) & (table.largest <= BOUND)  # NaN is not <=
+        if not bool(active.any()):
             raise ConversionError(
                 "the score is singular at every time of this grid but the first, so there is"
                 " nothing to correct by; take more steps, or leave the corrector out"
             )
-        self.n, self.ndim, self.chunks, self.nfe = len(x), x.ndim - 1, chunks, 0
-        everywhere = torch.tensor([self.n], dtype=torch.float64, device=table_device(x.device))
-        if self.rule.norm == "batch":
+        if rule.norm == "batch":
+            everywhere = torch.tensor([len(x)], dtype=torch.float64, device=table_device(x.device))
             self.team.sum_(everywhere)
             if int(everywhere) == 1:
                 raise ValueError(
@@ -149,24 +149,63 @@ class LangevinCorrection(SolveHook):
                     " LangevinCorrector(norm='nominal')"
                 )
         size = x[0].numel()
-        self.length = math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
-        self.nominal: list[float] = (2 * self.rule.snr**2 * scale.square()).tolist()
-        self.most = self.rule.steps * sum(self.active)
-        self.noise.begin(self.key, x, 0.0)
+        length = math.sqrt(2) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
+        self.normals.begin(self.seed, x, 0.0)
+        return _Corrections(
+            rule, table, self.normals, self.team, chunks,
+            events=x.shape[1:], length=length, active=active.tolist(),
+            nominal=(2 * rule.snr**2 * scale.square()).tolist(),
+        )  # fmt: skip
+
+
+class _Corrections(BegunHook):
+    """The corrections of one solve.
+
+    Args:
+        rule: what the user asked for.
+        table: the score at each time of the grid but the first.
+        normals: begun.
+        team: the processes that share the solve.
+        chunks: how the rows are divided.
+        events: shape of an event.
+        length: ``E|z|`` of standard normals of that shape.
+        active: at which steps to correct.
+        nominal: their step sizes by ``norm="nominal"``.
+    """
+
+    name = "langevin"
+
+    def __init__(
+        self,
+        rule: LangevinCorrector,
+        table: FieldTable,
+        normals: NoiseSource,
+        team: World,
+        chunks: Chunks,
+        *,
+        events: torch.Size,
+        length: float,
+        active: list[bool],
+        nominal: list[float],
+    ) -> None:
+        self.rule, self.table, self.normals, self.team = rule, table, normals, team
+        self.chunks, self.events, self.length = chunks, events, length
+        self.active, self.nominal = active, nominal
+        self.most = rule.steps * sum(active)
 
     def __call__(self, moment: Moment, /) -> Tensor | None:
-        step = moment.step - 1
+        step, chunks = moment.step - 1, self.chunks
         if not self.active[step]:
             return None
-        state = moment.x.reshape(self.chunks.total, *moment.x.shape[moment.x.ndim - self.ndim :])
+        state = moment.x.reshape(chunks.total, *self.events)
         for k in range(self.rule.steps):
-            z, _ = self.noise.increment(step * self.rule.steps + k, 0.0, 1.0, area=False)
+            z, _ = self.normals.increment(step * self.rule.steps + k, 0.0, 1.0, area=False)
             # All scores before any step: the step size must not depend on the chunks.
-            s = self.chunks.map(partial(self.table, step), state)
+            s = chunks.map(partial(self.table, step), state)
             h = self._step_size(step, s)
-            if self.chunks.groups > 1:
-                z = z.repeat(self.chunks.groups, *(1,) * (z.ndim - 1))
-                h = h.repeat_interleave(self.n) if h.ndim else h
+            if chunks.groups > 1:
+                z = z.repeat(chunks.groups, *(1,) * (z.ndim - 1))
+                h = h.repeat_interleave(chunks.n) if h.ndim else h
             state = langevin_step(state, s, h, z)
         self.nfe += self.rule.steps
         return state.view(moment.x.shape)
@@ -176,7 +215,7 @@ class LangevinCorrection(SolveHook):
         like = scores
         if self.rule.norm == "nominal":
             return torch.full((), self.nominal[step], dtype=like.dtype, device=like.device)
-        lengths = sum_events(widest(scores.detach()).square()).sqrt().view(-1, self.n)
+        lengths = sum_events(widest(scores.detach()).square()).sqrt().view(-1, self.chunks.n)
         there = torch.isfinite(lengths)  # a row that is lost must not take the others along
         total = torch.where(there, lengths, 0.0).sum(1)
         count = there.sum(1).to(total)

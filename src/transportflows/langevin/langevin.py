@@ -38,9 +38,9 @@ from .._core.precision import table_device
 from .._core.random import draw_key, mix
 from .._core.reprs import summary
 from .._core.signatures import checked
-from ..solve.hooks import Hook
+from ..solve.hooks import Hooks
 from ..solve.loop import march
-from ..solve.solution import Solution
+from ..solve.solution import Solution, check_hooks_finite
 from ..solve.stepper import Stepper
 from .curvature import diverged
 from .scores import ScoreFunction, check_callable_score
@@ -83,7 +83,7 @@ def langevin(
     warmup: int = 0,
     save_at: Sequence[int] | None = None,
     cond: Mapping[str, Any] | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     max_nfe: int | None = None,
     progress: bool = False,
@@ -167,6 +167,7 @@ def langevin(
         acceptance=chain.accepted / counted if metropolis else x.new_ones(len(x)),
     )
     if solution.first_bad_step is not None:
+        check_hooks_finite(solution)
         raise diverged("Langevin steps", score, x, solution, cond, size, temperature)
     return solution
 

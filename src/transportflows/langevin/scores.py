@@ -19,6 +19,7 @@ from .._core.autodiff import value_and_gradient
 from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device, wide
+from .._core.reprs import call
 from .._core.signatures import checked
 from ..fields.base import Field
 from ..gaussian_part import ConversionError
@@ -59,6 +60,8 @@ class LogProbScore:
 
     def __init__(self, log_prob: Callable[..., Tensor]) -> None:
         self.log_prob = log_prob
+
+    __repr__ = call
 
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""

@@ -35,7 +35,7 @@ from ..samplers.probability_flow import Piece, ProbabilityFlow
 from ..samplers.schemes import ELSEWHERE, SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
-from ..solve.hooks import Hook, Moment
+from ..solve.hooks import Hook, Moment, SolveHook, check_hook
 from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
 
@@ -143,6 +143,12 @@ class Solver(nn.Module):
 
     def _looking(self, hook: Hook) -> Hook:
         """A hook that is shown the states without the integrals, in the units of the data."""
+        check_hook(hook)
+        if isinstance(hook, SolveHook):
+            raise ValueError(
+                f"{type(hook).__name__} changes the states, and hooks of a log-density may look at"
+                " them only: the density of changed ones is not known; use it with sample"
+            )
 
         def look(moment: Moment) -> None:
             x = moment.x[:, : self.shape.numel()].reshape(-1, *self.shape)

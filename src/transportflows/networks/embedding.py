@@ -21,9 +21,32 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LabelTable", "TimeEmbedding", "VectorEmbedding", "draw_weights"]
+__all__ = [
+    "LabelTable",
+    "TimeEmbedding",
+    "VectorEmbedding",
+    "draw_weights",
+    "per_cycle",
+    "time_features",
+]
 
 _SLOWEST, _FASTEST = 1 / 8, 64.0  # cycles in a unit of time
+
+
+def per_cycle(cycles: Tensor) -> Tensor:
+    """``2π ω``: phases in a unit of time of frequencies ω in cycles."""
+    return 2 * math.pi * cycles
+
+
+def time_features(t: Tensor, omega: Tensor) -> Tensor:
+    """``cos(ω t), sin(ω t)``, ``(B, 2 K)``.
+
+    Args:
+        t: times, ``(B,)`` or ``()``.
+        omega: phases in a unit of time, ``(K,)``.
+    """
+    phase = t.unsqueeze(-1) * omega
+    return torch.cat([torch.cos(phase), torch.sin(phase)], dim=-1)
 
 
 class TimeEmbedding(nn.Module):
@@ -46,8 +69,7 @@ class TimeEmbedding(nn.Module):
         octaves = torch.linspace(
             math.log(_SLOWEST), math.log(_FASTEST), self.frequencies, dtype=wide, device=t.device
         )
-        phase = t.reshape(-1, 1).to(wide) * (2 * math.pi * octaves.exp())
-        features = torch.cat([phase.cos(), phase.sin()], dim=-1).to(kind)
+        features = time_features(t.reshape(-1).to(wide), per_cycle(octaves.exp())).to(kind)
         embedded: Tensor = self.second(nn.functional.silu(self.first(features)))
         return embedded
 

@@ -15,7 +15,13 @@ from .._core.registry import register
 from .._core.shared import kept_generators
 from .._core.signatures import as_is, checked
 from .conditioned import sizes_by_name
-from .embedding import LabelTable, VectorEmbedding, draw_weights
+from .embedding import (
+    LabelTable,
+    VectorEmbedding,
+    draw_weights,
+    per_cycle,
+    time_features,
+)
 from .layers import check_states, layer_count, zeroed
 
 __all__ = ["MLP"]
@@ -116,7 +122,7 @@ class MLP(nn.Module):
         if self.residual:
             zeroed(layers[-1])
         self.body = nn.Sequential(*layers)
-        omega = 2 * math.pi * torch.arange(1, frequencies + 1, dtype=torch.float32)
+        omega = per_cycle(torch.arange(1, frequencies + 1, dtype=torch.float32))
         self.register_buffer("omega", omega, persistent=False)
         self.omega: Tensor
 
@@ -140,11 +146,9 @@ class MLP(nn.Module):
                 f"this MLP was made for events of shape {tuple(self.shape)}, got x of shape"
                 f" {tuple(x.shape)}; write MLP({tuple(x.shape[1:])})"
             )
-        t = t.to(x.dtype).unsqueeze(-1)
-        phase = t * self.omega
-        h = self.embed_x(x.flatten(1)) + self.embed_t(
-            torch.cat([t, torch.cos(phase), torch.sin(phase)], dim=-1)
-        )
+        t = t.to(x.dtype)
+        told = torch.cat([t.unsqueeze(-1), time_features(t, self.omega)], dim=-1)
+        h = self.embed_x(x.flatten(1)) + self.embed_t(told)
         if self.embed_label is not None:
             h = h + self.embed_label.look_up(label, x, "MLP")
         elif label is not None:

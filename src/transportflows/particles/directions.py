@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from .._core.built import Built
 from .._core.precision import Movable
+from .._core.reprs import brief, call, call_lines
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -154,6 +155,8 @@ class DataDifference(Direction):
         self.of_source: Any = of_source if plain else as_data(of_source)
         self._parts = _modules(self.data, self.of_source)
 
+    __repr__ = call
+
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         return self.data(z, swarm.sigma) - self._behind(z, swarm)
 
@@ -192,6 +195,12 @@ class ScoreDifference(Direction):
         self.of_target = _score(target)
         self.of_source = None if source == "gaussian" else _score(source)
         self._parts = _modules(self.of_target, self.of_source)
+
+    def __repr__(self) -> str:
+        source = "'gaussian'" if self.of_source is None else brief(self.of_source)
+        return call_lines(
+            "ScoreDifference", [f"target={brief(self.of_target)}", f"source={source}"]
+        )
 
     def forward(self, z: Tensor, swarm: Swarm) -> Tensor:
         sigma = swarm.sigma

@@ -31,9 +31,9 @@ from .._core.checks import number
 from .._core.precision import as_wide
 from .._core.signatures import checked
 from ..distributions.base import Distribution
-from ..solve.hooks import Hook, Moment
+from ..solve.hooks import Hooks, Moment
 from ..solve.loop import march
-from ..solve.solution import NonFiniteStateError, Solution
+from ..solve.solution import NonFiniteStateError, Solution, check_hooks_finite
 from .directions import Direction
 from .flow_plan import FAR, FlowPlan
 from .flow_stepper import Carried, FlowStepper
@@ -61,7 +61,7 @@ def particle_flow(
     move_all: bool = False,
     moves: str = "source",
     save_at: Sequence[float] | Tensor | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     tolerance: float | None = None,
     max_nfe: int | None = None,
     progress: bool = False,
@@ -135,7 +135,7 @@ def flow_along(
     stepper: FlowStepper,
     *,
     saved: Sequence[int] = (),
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     tolerance: float | None = None,
     max_nfe: int | None = None,
     progress: bool = False,
@@ -152,10 +152,12 @@ def flow_along(
         torch.linspace(0, 1, plan.steps + 1, dtype=torch.float64),
         saved=saved,
         hooks=[*hooks, _Watch(plan, tolerance)],
+        key=plan.key,
         max_nfe=max_nfe,
         progress=progress,
     )
     if solution.first_bad_step is not None:
+        check_hooks_finite(solution)
         raise _diverged(plan, solution, carried)
     return solution, carried
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from .._core.autodiff import value_and_gradient
 from .._core.checks import check_finite_rows
 from .._core.precision import Movable
+from .._core.reprs import call
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -116,6 +117,8 @@ class SampleData(Movable, nn.Module):
         super().__init__()
         check_finite_rows(rows, "data")
         self.register_buffer("rows", rows.detach(), persistent=False)
+
+    __repr__ = call
 
     def forward(self, z: Tensor, sigma: float) -> Tensor:
         """``E[x | x + σ ε = z]``, ``(B, *)``."""

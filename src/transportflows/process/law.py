@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core.checks import event_shape, unit_times
 from .._core.conditions import check_conditions, map_rows, with_start
@@ -22,10 +22,9 @@ from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
-from ..distributions.transformed import Transformed
 from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
-from ..interpolants import AffineInterpolant, Interpolant, OneSided
+from ..interpolants import AffineInterpolant, Interpolant
 from ..times.base import Margin, TimeSampler, UniformTimes
 from .checks import (
     check_data,
@@ -35,12 +34,13 @@ from .checks import (
     check_times,
     check_told_start,
 )
+from .starting import Starting
 
 __all__ = ["Process"]
 
 
 @checked
-class Process(Storable, nn.Module):
+class Process(Storable, Starting):
     """The law of ``x_t``: interpolant, base and coupling.
 
     Args:
@@ -59,7 +59,6 @@ class Process(Storable, nn.Module):
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("interpolant", "coupling", "shape")
-    base: Distribution | None
 
     def __init__(
         self,
@@ -94,7 +93,6 @@ class Process(Storable, nn.Module):
         check_told_start(interpolant, self.coupling)
         self._noise_part: tuple[Written, NoisePart] | None = None
         self._margin: tuple[Written, Margin] | None = None
-        self._start: tuple[torch.Size, float, Distribution] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
         check_times(on_table_device(interpolant), table_device(self.device))
         if interpolant.affine:
@@ -167,12 +165,6 @@ class Process(Storable, nn.Module):
         return self.noise_part.whole
 
     @property
-    def device(self) -> torch.device:
-        """Where the parameters and buffers of the process are."""
-        tensors = (*self.parameters(), *self.buffers())
-        return tensors[0].device if tensors else torch.device("cpu")
-
-    @property
     def target_margin(self) -> Margin:
         """Time margins that a regression on ``ẋ`` needs, 1e-4 at an end where it is infinite."""
         written, kept = self._written(), self._margin
@@ -190,48 +182,6 @@ class Process(Storable, nn.Module):
         bad = ~torch.stack([torch.isfinite(rate) for rate in rates]).all(0)
         low, high = bad.tolist()
         return (1e-4 if low else 0.0, 1e-4 if high else 0.0)
-
-    @property
-    def start(self) -> Distribution:
-        """The law at t = 0, where sampling starts by default.
-
-        Raises:
-            ValueError: if the process does not know it.
-        """
-        if self.base is not None:
-            return self.base
-        if self.interpolant.uses_base or not self._starts_gaussian:
-            raise ValueError(
-                f"this process ({type(self.interpolant).__name__}, no base) does not know the law"
-                " at t = 0; give sample(..., start=...) a Distribution or a tensor of states"
-            )
-        if self.shape is None:
-            raise ValueError(
-                "the event shape is unknown; write Process(..., shape=(2,)), or give"
-                " sample(..., start=...) a tensor of states"
-            )
-        scale = self._start_scale
-        if self._start is None or self._start[:2] != (self.shape, scale):
-            self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
-        return self._start[2]
-
-    def own_law(self, law: Any) -> bool:
-        """Whether a law is the base or the start of this process: the object, not an equal one."""
-        base = self.base
-        if base is not None and (law is base or law is getattr(base, "law", None)):
-            return not isinstance(base, Transformed) or law is base
-        return self._start is not None and law is self._start[2]
-
-    @property
-    def _start_scale(self) -> float:
-        if isinstance(self.interpolant, OneSided):
-            return self.interpolant.prior_scale
-        zero = torch.zeros((), dtype=torch.float64, device=table_device(self.device))
-        return abs(float(on_table_device(self.interpolant).gamma(zero)))
-
-    @property
-    def _starts_gaussian(self) -> bool:
-        return not self.interpolant.uses_base and self._start_scale > 0
 
     # ----------------------------------------------------------------------------- sampling it
 

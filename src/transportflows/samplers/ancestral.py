@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +30,41 @@ from ..solve.epsilon import EpsilonSchedule
 from .exponential import ExponentialIntegrator
 from .multistep import Multistep, Table
 
-__all__ = ["DDIM", "FEW_STEP", "Ancestral"]
+__all__ = ["DDIM", "FEW_STEP", "Ancestral", "ChainSteps", "chain_steps"]
+
+
+class ChainSteps(NamedTuple):
+    """The chain's steps between neighbouring times, s the noisier and t the cleaner one.
+
+    Attributes:
+        back: ``β_s/β_t``, by which noising multiplies ``x'_t``.
+        forward: the variance ``σ_s² τ`` that it adds.
+        state: what the step towards the data multiplies ``x'_s`` by.
+        weight: and the data prediction.
+        posterior: the variance ``σ_t² τ`` of x_t given x_s and x1, of which the step takes η².
+    """
+
+    back: Tensor
+    forward: Tensor
+    state: Tensor
+    weight: Tensor
+    posterior: Tensor
+
+
+def chain_steps(beta: Tensor, sigma: Tensor, eta: float = 1.0) -> ChainSteps:
+    """The steps of a grid from β and σ̂ at its times, ``(steps + 1,)``; see the module.
+
+    Where σ̂/β grows there is no such chain, and τ is negative.
+    """
+    back = beta[:-1] / beta[1:]
+    ratio = back * (sigma[1:] / sigma[:-1])  # u_t / u_s
+    added = (1 - ratio) * (1 + ratio)
+    posterior = sigma[1:].square() * added
+    kept = (sigma[1:].square() - eta**2 * posterior).clamp(min=0).sqrt()
+    state = kept / sigma[:-1]
+    return ChainSteps(
+        back, sigma[:-1].square() * added, state, beta[1:] - state * beta[:-1], posterior
+    )
 
 
 @checked
@@ -63,25 +98,21 @@ class _Chain(Multistep):
             )
         own = field.process.part
         beta, sigma = own.path.beta(times), own.scale(times)
-        ratio = (beta[:-1] / beta[1:]) * (sigma[1:] / sigma[:-1])  # u_t / u_s
-        if not bool((ratio <= 1).all()):
-            worst = int((~(ratio <= 1)).nonzero()[0])
+        steps = chain_steps(beta, sigma, self.eta)
+        grows = ~(steps.posterior >= 0)
+        if bool(grows.any()):
+            worst = int(grows.nonzero()[0])
             raise ValueError(
                 f"{self.name} needs a forward chain, and σ̂/β of this process does not decrease"
                 f" from t = {float(times[worst]):g} to {float(times[worst + 1]):g}; use"
                 " ExponentialIntegrator(1) with an epsilon"
             )
-        added = (1 - ratio) * (1 + ratio)
-        posterior, forward = sigma[1:].square() * added, sigma[:-1].square() * added
-        kept = (sigma[1:].square() - self.eta**2 * posterior).clamp(min=0).sqrt()
-        state = kept / sigma[:-1]
-        weight = beta[1:] - state * beta[:-1]
-        noise = self._added(posterior, forward).sqrt()
+        noise = self._added(steps.posterior, steps.forward).sqrt()
         groups = len(schedules)
         return Table(
             ["data"] * (len(times) - 1),
-            list(state[:, None].expand(-1, groups)),
-            list(weight[:, None, None].expand(-1, -1, groups)),
+            list(steps.state[:, None].expand(-1, groups)),
+            list(steps.weight[:, None, None].expand(-1, -1, groups)),
             list(noise[:, None].expand(-1, groups)),
         )
 

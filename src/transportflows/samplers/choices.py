@@ -7,7 +7,7 @@ from typing import Any
 
 from .._core.checks import choice
 from ..solve.epsilon import EpsilonSchedule
-from ..solve.hooks import Corrector, Hook
+from ..solve.hooks import Corrector, Hooks
 from .adaptive import ADAPTIVE
 from .ancestral import FEW_STEP
 from .multistep import Multistep
@@ -17,7 +17,7 @@ __all__ = ["as_scheme"]
 
 
 def as_scheme(
-    scheme: Any, schedules: Sequence[EpsilonSchedule], corrector: Any, hooks: Sequence[Hook]
+    scheme: Any, schedules: Sequence[EpsilonSchedule], corrector: Any, hooks: Hooks
 ) -> str | Scheme | Multistep:
     """A scheme that can do what is asked of it; adaptive ones stay names."""
     noisy = any(not e.is_zero for e in schedules)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .._core.precision import table_device
+from .._core.reprs import call
 from .._core.signatures import checked
 from .._core.untouched import untouched
 from ..combination import Combination
@@ -107,6 +108,8 @@ class FunctionDynamics(Dynamics):
         self.function, self.breakpoints = function, breakpoints
         self.epsilon = as_epsilon(epsilon)
         self.ode = self.epsilon.is_zero
+
+    __repr__ = call
 
     def prepare(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> Drift:
         drift = _FunctionDrift(self.function, times.to(like))

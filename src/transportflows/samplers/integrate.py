@@ -12,7 +12,7 @@ from .._core.checks import check_finite_rows
 from .._core.signatures import checked
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.grid import check_grid, with_times
-from ..solve.hooks import Hook
+from ..solve.hooks import Hooks
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
 from ..solve.solution import Solution
@@ -32,7 +32,7 @@ def integrate(
     scheme: str | Scheme = "heun",
     epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule = 0.0,
     noise: NoiseSource | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
     save_at: int | Sequence[float] | Tensor | None = None,

@@ -19,7 +19,7 @@ from ..distributions import Distribution
 from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.grid import Spacing, as_margin, own_grid, save_times, time_grid, with_times
-from ..solve.hooks import Corrector, Hook, in_units_of
+from ..solve.hooks import Corrector, Hook, Hooks, SolveHook, in_units_of
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
@@ -54,7 +54,7 @@ def sample(
     cond: Mapping[str, Any] | None = None,
     noise: NoiseSource | None = None,
     corrector: Corrector | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
     chunk: int | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -157,10 +157,10 @@ def sample(
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
-        looks = _looks(field, hooks, corrector, normals, mix(key, 2), mates)
+        looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
         limits: dict[str, Any] = {"cond": given, "chunk": rows, "max_nfe": max_nfe}
-        solutions = []
+        solutions, bar = [], progress and team.first
         for members in sweep(schedules, apart=isinstance(scheme, Multistep) and scheme.apart):
             if isinstance(scheme, str):
                 told = (margins, saved, rtol, atol)
@@ -168,8 +168,8 @@ def sample(
             else:
                 stepper = _stepper(field, [schedules[k] for k in members], scheme, margins, saved)
                 states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
-                limits.update(saved=saved, key=mix(key, 1), progress=progress and team.first)
-                solution, _ = march(stepper, states, grid, noise=source, hooks=looks, **limits)
+                limits.update(saved=saved, key=mix(key, 1), hooks=looks, normals=normals)
+                solution, _ = march(stepper, states, grid, noise=source, progress=bar, **limits)
             solutions.append(solution)
         solution = together(solutions, schedules, len(x)) if many else solutions[0]
         solution = gathered(solution, mates, total, event_dims + 1)
@@ -231,12 +231,12 @@ def _as_grid(
 
 def _looks(
     field: Field,
-    hooks: Sequence[Hook],
+    hooks: Hooks,
     corrector: Corrector | None,
     normals: NoiseSource,
     key: int,
     mates: World,
-) -> list[Hook]:
+) -> list[Hook | SolveHook]:
     """What is called after each step: the corrections, then the hooks, in the data's units."""
     looks = in_units_of(field.transform, hooks)
     if looks and mates.size > 1:

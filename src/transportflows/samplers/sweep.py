@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,15 +21,18 @@ __all__ = ["gathered", "shared_rows", "stops_together", "sweep", "together"]
 
 def shared_rows(
     team: World, x: Tensor, cond: Mapping[str, Any], noise: NoiseSource | None
-) -> tuple[Tensor, dict[str, Any], NoiseSource, NoiseSource]:
-    """What this process solves of a shared solve: rows, conditions, their noise, other normals."""
-    source, normals, n = Increments() if noise is None else noise, Increments(), len(x)
+) -> tuple[Tensor, dict[str, Any], NoiseSource, Callable[[], NoiseSource]]:
+    """What this process solves of a shared solve: rows, conditions, noise, sources of normals."""
+    source, n = Increments() if noise is None else noise, len(x)
     if team.size == 1:
-        return x, dict(cond), source, normals
+        return x, dict(cond), source, Increments
     low, high = team.slice(n)
     given = map_rows(cond, lambda rows: rows[low:high])
-    own = [NoiseOfRows(each, low, high, n) for each in (source, normals)]
-    return x[low:high], given, own[0], own[1]
+
+    def normals() -> NoiseSource:
+        return NoiseOfRows(Increments(), low, high, n)
+
+    return x[low:high], given, NoiseOfRows(source, low, high, n), normals
 
 
 def stops_together(team: World) -> Hook:
@@ -69,7 +72,8 @@ def together(
     still = moving[0] if any(schedule.is_zero for schedule in schedules) else None
     rest = iter(moving if still is None else moving[1:])
     parts = [still if e.is_zero and still is not None else next(rest) for e in schedules]
-    bad = [s.first_bad_step for s in solutions if s.first_bad_step is not None]
+    bad = [s for s in solutions if s.first_bad_step is not None]
+    first = min(bad, key=lambda s: s.first_bad_step or 0, default=sde)
     paths = None
     if sde.trajectory is not None:
         paths = torch.stack(
@@ -81,7 +85,8 @@ def together(
         x=torch.stack([s.x[j * n : (j + 1) * n] for s, j in parts]),
         trajectory=paths,
         limited=next((s.limited for s in solutions if s.limited), None),
-        first_bad_step=min(bad) if bad else None,
+        first_bad_step=first.first_bad_step,
+        bad_hook=first.bad_hook,
     )
 
 
@@ -90,11 +95,14 @@ def gathered(solution: Solution, team: World, n: int, ndim: int) -> Solution:
     if team.size == 1:
         return solution
     path = solution.trajectory
-    bad = [step for step in team.all_values(solution.first_bad_step) if step is not None]
+    told = team.all_values((solution.first_bad_step, solution.bad_hook))
+    bad = [pair for pair in told if pair[0] is not None]
+    first, hook = min(bad, key=lambda pair: pair[0] or 0, default=(None, None))
     return replace(
         solution,
         x=team.gather(solution.x, n, solution.x.ndim - ndim),
         trajectory=None if path is None else team.gather(path, n, path.ndim - ndim),
         nfe=max(team.all_values(solution.nfe)),
-        first_bad_step=min(bad) if bad else None,
+        first_bad_step=first,
+        bad_hook=hook,
     )

@@ -121,7 +121,11 @@ class ForwardSDE(OneSided):
         return self.a_dot(tau) / self.a(tau)
 
     def diffusion_sq(self, tau: Tensor) -> Tensor:
-        """``g²(τ) = dσ²/dτ - 2 (ȧ/a) σ²``, the variance of the noise per unit of τ."""
+        """``g²(τ) = dσ²/dτ - 2 (ȧ/a) σ²``, the variance of the noise per unit of τ.
+
+        It is ``2 Δ/β`` of :class:`GaussianPart` at t = 1 - τ, and is written here too, in τ:
+        :meth:`sigma_sq_dot`, of which that is made, is made of it for an SDE written by f and g.
+        """
         if self._has("diffusion"):
             return self.diffusion(tau).square()
         if not self._has("sigma_sq") and not self._has("sigma"):

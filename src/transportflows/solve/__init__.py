@@ -9,7 +9,7 @@ from .epsilon import (
     NoiseVarianceEpsilon,
 )
 from .grid import SPACINGS, time_grid
-from .hooks import Corrector, Hook, Moment, SolveHook
+from .hooks import BegunHook, Corrector, Hook, Moment, SolveHook
 from .limit import UnlimitedEpsilon
 from .loop import march
 from .noise import BrownianPath, Increments, NoiseSource
@@ -22,6 +22,7 @@ __all__ = [
     "NOISE_SPACINGS",
     "SPACINGS",
     "AndersonEpsilon",
+    "BegunHook",
     "BrownianPath",
     "Chunks",
     "ChurnEpsilon",

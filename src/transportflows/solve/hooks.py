@@ -21,16 +21,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
+from .._core.arguments import shown
 from .._core.distributed import World
+from .._core.reprs import call, summary
 from .._core.signatures import checked
 from .noise import NoiseSource
 from .rows import Chunks
 
-__all__ = ["Corrector", "Hook", "Moment", "SolveHook", "in_units_of"]
+__all__ = [
+    "BegunHook",
+    "Corrector",
+    "Hook",
+    "Hooks",
+    "Moment",
+    "SolveHook",
+    "check_hook",
+    "in_units_of",
+    "name_of",
+]
 
 
 @checked
@@ -57,9 +69,19 @@ class Moment:
     cond: Mapping[str, Any] = field(default_factory=dict)
     stopped: bool = False
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "stopped" in vars(self):  # the last that the constructor sets
+            cure = "call moment.stop()"
+            if name != "stopped":
+                cure = "return the states to go on with, return moment.x.clamp(-1, 1)"
+            raise AttributeError(f"moment.{name} = ... would change nothing in the solve; {cure}")
+        super().__setattr__(name, value)
+
+    __repr__ = summary
+
     def stop(self) -> None:
         """End the solve here."""
-        self.stopped = True
+        vars(self)["stopped"] = True
 
     def shown_to(self, hook: Hook) -> Tensor | None:
         """What a hook returns that was shown these states, which it must not write into.
@@ -71,10 +93,9 @@ class Moment:
         version = None if x.is_inference() else x._version
         changed = hook(self)
         if version is not None and x._version != version:
-            name = getattr(hook, "__name__", type(hook).__name__)
             raise ValueError(
-                f"the hook {name} writes into moment.x; return other states instead, such as"
-                " moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or x = moment.x.clone() first"
+                f"the hook {name_of(hook)} writes into moment.x; return other states instead, such"
+                " as moment.x.clamp(-1, 1) for moment.x.clamp_(-1, 1), or clone the states first"
             )
         return changed
 
@@ -87,34 +108,60 @@ class Hook(Protocol):
 
 
 @checked
-class SolveHook:
-    """A hook that is made ready for a solve, such as a corrector.
+class BegunHook(ABC):
+    """What a :class:`SolveHook` does in one solve, made by its ``begin``.
+
+    It is of that solve alone, so it may keep what it likes from step to step. It works in the units
+    of the solve, those of the field, where other hooks are given those of the data.
 
     Attributes:
         name: told in ``Solution.scheme``.
         nfe: evaluations of the field for each row, so far.
-        most: how many they will be at most, once begun.
-
-    It works in the units of the solve, those of the field, where other hooks are given those of
-    the data.
+        most: how many they will be at most.
     """
 
     name: str = "hook"
     nfe: int = 0
     most: int = 0
 
-    def begin(self, times: Tensor, x: Tensor, chunks: Chunks) -> None:
-        """Make ready.
+    @abstractmethod
+    def __call__(self, moment: Moment, /) -> Tensor | None:
+        """Look at the states, and return None; or return others."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, nfe={self.nfe}, most={self.most})"
+
+
+@checked
+class SolveHook(ABC):
+    """A hook that is made ready for each solve, such as a corrector.
+
+    It holds what the user asked for and nothing of a solve, so that one may serve several solves,
+    in several threads too: what it tabulates and keeps is in the :class:`BegunHook` that
+    :meth:`begin` gives.
+    """
+
+    @abstractmethod
+    def begin(
+        self, times: Tensor, x: Tensor, chunks: Chunks, noise: NoiseSource, key: int
+    ) -> BegunHook:
+        """What acts in a solve, made ready for it.
 
         Args:
             times: the grid, float64, ``(steps + 1,)``.
             x: the starting states of one group, ``(n, *)``.
             chunks: how the rows of all groups are divided.
+            noise: source of standard normals for these rows, the hook's own and not begun: write
+                ``noise.begin(key, x, 0.0)``, then ``noise.normal(step)``.
+            key: its key, which the solve's seed determines.
         """
 
-    def __call__(self, moment: Moment, /) -> Tensor | None:
-        """Look at the states, or return others."""
-        return None
+    def __repr__(self) -> str:
+        return call(self)
+
+
+Hooks: TypeAlias = Sequence[Hook | SolveHook]
+"""What a solve is given: functions of a :class:`Moment`, and hooks made ready for each solve."""
 
 
 @checked
@@ -123,7 +170,7 @@ class Corrector(ABC):
 
     @abstractmethod
     def bound(self, field: Any, noise: NoiseSource, key: int, team: World) -> SolveHook:
-        """The hook of one solve.
+        """The hook of one call of ``sample``.
 
         Args:
             field: the field that is sampled.
@@ -133,18 +180,43 @@ class Corrector(ABC):
         """
 
 
-def in_units_of(transform: Any, hooks: Sequence[Hook]) -> list[Hook]:
+def name_of(hook: Any) -> str:
+    """What a hook is called in messages."""
+    return str(
+        hook.name
+        if isinstance(hook, BegunHook)
+        else getattr(hook, "__name__", None) or type(hook).__name__
+    )
+
+
+def check_hook(hook: Any) -> None:
+    """Refuse what cannot be called after a step.
+
+    Raises:
+        TypeError: if it is neither a function of a moment nor a :class:`SolveHook`.
+    """
+    if not (callable(hook) or isinstance(hook, SolveHook)):
+        raise TypeError(
+            f"a hook is a function of a Moment, def look(moment): ..., got {shown(hook)}"
+        )
+
+
+def in_units_of(transform: Any, hooks: Hooks) -> list[Hook | SolveHook]:
     """Hooks of states in the units of the data, for a solve in those of a transform."""
     if transform is None:
         return list(hooks)
 
     def wrapped(hook: Hook) -> Hook:
+        check_hook(hook)
+
         def look(moment: Moment) -> Tensor | None:
             seen = replace(moment, x=transform.invert(moment.x))
             changed = seen.shown_to(hook)
-            moment.stopped = seen.stopped
+            if seen.stopped:
+                moment.stop()
             return None if changed is None else transform(changed)
 
+        look.__name__ = name_of(hook)
         return look
 
     return [hook if isinstance(hook, SolveHook) else wrapped(hook) for hook in hooks]

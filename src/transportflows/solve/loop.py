@@ -9,7 +9,7 @@ each step and looked at once, at the end.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,17 +19,19 @@ from tqdm import tqdm
 
 from .._core.autodiff import ordinary
 from .._core.conditions import check_conditions
-from .._core.random import draw_key
+from .._core.random import draw_key, mix
 from .._core.signatures import check_call
 from .._core.tensor import widened
 from .._core.untouched import out_of_inference_mode
-from .hooks import Hook, Moment, SolveHook
+from .hooks import BegunHook, Hook, Hooks, Moment, SolveHook, check_hook, name_of
 from .noise import Increments, NoiseSource
 from .rows import Chunks, Rows
 from .solution import Solution
 from .stepper import Prepared, Stepper
 
 __all__ = ["march"]
+
+_HOOKS = 3  # the branch of the key that hooks have
 
 
 @out_of_inference_mode()
@@ -40,7 +42,8 @@ def march(
     *,
     saved: Sequence[int] | Sequence[float] = (),
     noise: NoiseSource | None = None,
-    hooks: Sequence[Hook] = (),
+    hooks: Hooks = (),
+    normals: Callable[[], NoiseSource] = Increments,
     key: int | None = None,
     cond: Mapping[str, Any] | None = None,
     chunk: int | None = None,
@@ -61,7 +64,8 @@ def march(
             grid and those inside steps at which the stepper gives states (``Prepared.inside``).
         noise: source of increments; :class:`Increments` by default.
         hooks: called after each step; see :mod:`transportflows.solve.hooks`.
-        key: key of the noise; drawn from ``generator`` if not given.
+        normals: makes the source of normals of each :class:`SolveHook`, those of these rows.
+        key: key of the noise, and of hooks; drawn from ``generator`` if not given.
         cond: conditions; tensors with n rows go with their rows.
         chunk: rows in a call of the network; all at once if None.
         max_nfe: most evaluations of the field for a row; None for no bound.
@@ -80,11 +84,10 @@ def march(
     n, x = _check_rows(x, groups), widened(ordinary(x))
     prepared = stepper.prepare(times, x.detach()[:1])
     noise = Increments() if noise is None else noise
-    if prepared.noisy:
-        noise.begin(draw_key(generator) if key is None else key, x.detach()[:n], float(times[0]))
+    key = _seeded(key, generator, prepared, hooks, noise, x.detach()[:n], float(times[0]))
     chunks = Chunks(x, chunk, check_conditions(cond, n), groups)
-    _begin(hooks, times, x.detach()[:n], chunks)
-    _check_bound(prepared, hooks, len(steps), max_nfe)
+    looks = _begun(hooks, times, x.detach()[:n], chunks, normals, key)
+    _check_bound(prepared, looks, len(steps), max_nfe)
 
     parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
     state = x.clone()
@@ -93,7 +96,7 @@ def march(
     finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
     trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
-    done, stopped = 0, False
+    done, stopped, spoilt = 0, False, _Spoilt()
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
             draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
@@ -111,15 +114,14 @@ def march(
             pieces = map(torch.cat, zip(*between, strict=True))
             trajectory.update(zip(prepared.inside.get(done, ()), pieces, strict=True))
             done, time = done + 1, steps[done][1]
-            if hooks:
+            if looks:
                 moment = Moment(done, len(steps), time, state, chunks.cond)
-                state = _hooked(stepper, hooks, moment)
-                stopped = moment.stopped
+                state, stopped = _hooked(stepper, looks, moment, spoilt)
             finite[done - 1] = stepper.fine(prepared, state.detach())
             if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    solved = _solution(stepper, prepared, hooks, times[: done + 1], state, finite[:done])
+    solved = _solution(stepper, prepared, looks, times[: done + 1], state, finite[:done], spoilt)
     return _with_path(solved, trajectory, wanted), memories
 
 
@@ -151,16 +153,46 @@ def _check_rows(x: Any, groups: int) -> int:
     return x.shape[0] // groups
 
 
-def _begin(hooks: Sequence[Hook], times: Tensor, x: Tensor, chunks: Chunks) -> None:
+def _seeded(
+    key: int | None,
+    generator: torch.Generator | None,
+    prepared: Prepared,
+    hooks: Hooks,
+    noise: NoiseSource,
+    x: Tensor,
+    start: float,
+) -> int:
+    """The key of a solve, drawn where something is drawn by it, and its noise begun."""
+    drawn = prepared.noisy or any(isinstance(hook, SolveHook) for hook in hooks)
+    if key is None:
+        key = draw_key(generator) if drawn else 0
+    if prepared.noisy:
+        noise.begin(key, x, start)
+    return key
+
+
+def _begun(
+    hooks: Hooks,
+    times: Tensor,
+    x: Tensor,
+    chunks: Chunks,
+    normals: Callable[[], NoiseSource],
+    key: int,
+) -> list[Hook]:
+    """What acts after each step of this solve; each SolveHook has a key of its own."""
     for hook in hooks:
-        if isinstance(hook, SolveHook):
-            hook.begin(times, x, chunks)
+        check_hook(hook)
+    keys = (mix(key, _HOOKS, place) for place in itertools.count())
+    return [
+        hook.begin(times, x, chunks, normals(), next(keys)) if isinstance(hook, SolveHook) else hook
+        for hook in hooks
+    ]
 
 
 def _check_bound(
     prepared: Prepared, hooks: Sequence[Hook], steps: int, max_nfe: int | None
 ) -> None:
-    most = sum(hook.most for hook in hooks if isinstance(hook, SolveHook))
+    most = sum(hook.most for hook in hooks if isinstance(hook, BegunHook))
     nfe = prepared.before + prepared.calls * steps + most
     if max_nfe is not None and nfe > max_nfe:
         raise ValueError(
@@ -174,11 +206,18 @@ def _of(draws: Tensor, pick: slice | Tensor, rows: Rows, groups: int) -> Tensor:
     return draws[pick] if groups == 1 and isinstance(pick, slice) else draws[rows.sample]
 
 
-def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
-    """The states after the hooks."""
+_Spoilt = dict[int, list[tuple[str, Tensor]]]
+"""By step, the hooks that returned states, and whether those were the first not to be finite."""
+
+
+def _hooked(
+    stepper: Stepper, hooks: Sequence[Hook], moment: Moment, spoilt: _Spoilt
+) -> tuple[Tensor, bool]:
+    """The states after the hooks, and whether one has ended the solve."""
     state, groups = moment.x, stepper.groups
     for hook in hooks:
-        moment.x = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
+        view = state if groups == 1 else state.view(groups, -1, *state.shape[1:])
+        moment = replace(moment, x=view)
         changed = moment.shown_to(hook)
         if changed is None:
             continue
@@ -195,9 +234,11 @@ def _hooked(stepper: Stepper, hooks: Sequence[Hook], moment: Moment) -> Tensor:
             )
         if not changed.is_floating_point():
             raise TypeError(f"a hook must return floating-point states, got {changed.dtype}")
+        before = torch.isfinite(state).all()
         state = changed.to(state).reshape(state.shape).clone()  # the user's own stays as it is
-    moment.x = state
-    return state
+        flag = before & ~torch.isfinite(state).all()
+        spoilt.setdefault(moment.step - 1, []).append((name_of(hook), flag))
+    return state, moment.stopped
 
 
 def _solution(
@@ -207,8 +248,11 @@ def _solution(
     times: Tensor,
     state: Tensor,
     finite: Tensor,
+    spoilt: _Spoilt,
 ) -> Solution:
-    own = [hook for hook in hooks if isinstance(hook, SolveHook)]
+    bad = None if bool(finite.all()) else int((~finite).nonzero()[0])
+    names = [] if bad is None else [name for name, flag in spoilt.get(bad, ()) if bool(flag)]
+    own = [hook for hook in hooks if isinstance(hook, BegunHook)]
     return Solution(
         x=state,
         t=times,
@@ -216,5 +260,6 @@ def _solution(
         scheme=" + ".join([stepper.name, *(hook.name for hook in own)]),
         limited=prepared.limited,
         margin=prepared.margin,
-        first_bad_step=None if bool(finite.all()) else int((~finite).nonzero()[0]),
+        first_bad_step=bad,
+        bad_hook=names[0] if names else None,
     )

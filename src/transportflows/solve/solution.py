@@ -10,7 +10,13 @@ from torch import Tensor
 from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 
-__all__ = ["NonFiniteStateError", "Solution", "TooManyEvaluationsError", "check_finite"]
+__all__ = [
+    "NonFiniteStateError",
+    "Solution",
+    "TooManyEvaluationsError",
+    "check_finite",
+    "check_hooks_finite",
+]
 
 
 @checked
@@ -31,6 +37,7 @@ class Solution:
         margin: distances from t = 0 and t = 1 within which the field was evaluated at the margin,
             because its velocity is singular nearer to the end.
         first_bad_step: the first step after which a state was not finite; None if all were.
+        bad_hook: the hook that returned the states that were not finite then, where one did.
     """
 
     x: Tensor
@@ -42,6 +49,7 @@ class Solution:
     limited: tuple[tuple[float, float], ...] | None = None
     margin: tuple[float, float] = (0.0, 0.0)
     first_bad_step: int | None = None
+    bad_hook: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep the short repr in dataclasses below, which would get one with all numbers."""
@@ -58,6 +66,7 @@ class Solution:
             "limited": self.limited,
             "margin": self.margin if any(self.margin) else None,
             "first_bad_step": self.first_bad_step,
+            "bad_hook": self.bad_hook,
         }
         parts = (f"{name}={brief(value)}" for name, value in told.items() if value is not None)
         return call_lines(type(self).__name__, parts)
@@ -89,11 +98,27 @@ class TooManyEvaluationsError(ArithmeticError):
         self.solution = solution
 
 
+def check_hooks_finite(solution: Solution) -> None:
+    """Refuse a solution in which a hook returned states that are not finite.
+
+    Raises:
+        NonFiniteStateError: if one did.
+    """
+    if solution.bad_hook is not None:
+        raise NonFiniteStateError(
+            f"the hook {solution.bad_hook} returned states that are not finite after step"
+            f" {(solution.first_bad_step or 0) + 1}, where they were finite; look at what it"
+            " computes there; the rest is in error.solution",
+            solution,
+        )
+
+
 def check_finite(solution: Solution, event_dims: int) -> Solution:
     """Return the solution, or raise if a state stopped being finite."""
     step = solution.first_bad_step
     if step is None:
         return solution
+    check_hooks_finite(solution)
     flat = solution.x.reshape(-1, *solution.x.shape[-event_dims:]).flatten(1)
     bad = int((~flat.isfinite()).any(1).sum())
     corrector = "a corrector of half the snr, " if " + " in solution.scheme else ""

@@ -70,6 +70,11 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 
 def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
     """An optimizer of the networks' parameters: the one given, one made, or the default."""
+    if not field.trainable:
+        raise TypeError(
+            f"a {type(field).__name__} is made of fields and has nothing of its own to train; train"
+            " those, Trainer(field).fit(...), and make it of what was trained"
+        )
     in_process = {id(p) for p in field.process.parameters()}
     parameters = [p for p in trainable(field) if id(p) not in in_process]
     if isinstance(given, Optimizer):

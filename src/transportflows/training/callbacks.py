@@ -34,6 +34,9 @@ class Callback:
 
     every: int | None = None
 
+    def __repr__(self) -> str:
+        return call(self)
+
     def check(self) -> None:
         """Refuse a callback whose methods would never be called.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from .._core import container, files
 from .._core.checks import positive_integer
 from .._core.signatures import checked
-from ..fields.base import FILE_KIND
+from ..fields.saving import FILE_KIND
 from .differences import differences
 from .states import check_state
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import map_rows
+from .._core.reprs import summary
 from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
@@ -39,6 +40,8 @@ class DataRows:
     x0: Tensor | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
     device: torch.device | None = None
+
+    __repr__ = summary
 
     def __len__(self) -> int:
         return self.x1.shape[0]

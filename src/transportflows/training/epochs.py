@@ -89,6 +89,10 @@ class Epochs(Source):
         self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
         self.open(key)
 
+    def __repr__(self) -> str:
+        names = f", conditions {sorted(self.rows.cond)}" if self.rows.cond else ""
+        return f"Epochs({len(self.rows)} rows, batch_size={self.batch_size}{names})"
+
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
         self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
         self._first, self._batches = 0, list[Batch]()

@@ -50,6 +50,10 @@ class FromItems(Source):
         self.device = target_device(field, torch.empty(0))
         self._kind: Any = None  # of the batches that were checked
 
+    def __repr__(self) -> str:
+        names = f", conditions {list(self.names)}" if self.names else ""
+        return f"{type(self).__name__}({self.what}, batch_size={self.batch_size}{names})"
+
     def ready(self, given: Any) -> Batch:
         """The batch that some collated items make, checked, standardised and sent to the field."""
         batch = _as_batch(given, self.names, self.paired, self.what)

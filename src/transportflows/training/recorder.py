@@ -50,6 +50,10 @@ class Recorder:
         self._profile_step = array("q")
         self._profile_sums: list[Floats] = []  # (2, BINS) a window: sums of losses, counts
 
+    def __repr__(self) -> str:
+        names = f", terms {list(self.names)}" if self.names else ""
+        return f"Recorder({len(self._columns['step'])} steps read, {self.waiting} waiting{names})"
+
     # --------------------------------------------------------------------------------- writing
 
     def add(

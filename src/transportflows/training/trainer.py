@@ -56,23 +56,22 @@ class Trainer(Run):
             (:func:`~transportflows.losses.default_loss`).
         optimizer: a torch optimizer, or a function that makes one from a list of parameters. By
             default Adam, fused where torch can. The default and the function
-            are given the trainable parameters of the networks (``requires_grad``) and *not* those
-            of the process: minimised over a learnable interpolant too, a regression loss shrinks
-            the variance of its own target and collapses the path. To train them, put them in an
-            optimizer of your own; otherwise neither they nor their ``grad`` are touched.
+            get the trainable parameters of the networks (``requires_grad``) and *not* those of the
+            process: over a learnable interpolant a regression loss shrinks the variance of its own
+            target and collapses the path. To train them, put them in an optimizer of your own.
         scheduler: ``"cosine"``, ``"step"`` (half every 1,500 steps), ``"constant"``, or a
-            :class:`RateSchedule` such as ``CosineRate(floor=0.1)``; or a torch learning rate
-            scheduler of the optimizer, or a function that makes one from it, stepped after every
-            step (``ReduceLROnPlateau``: after every validation).
+            :class:`RateSchedule` such as ``CosineRate(floor=0.1)``; or a torch scheduler of the
+            optimizer, or a function that makes one from it, stepped after every step
+            (``ReduceLROnPlateau``: after every validation).
         warmup: steps over which the rate of a scheduler given by name, or of none, rises.
         lr: learning rate of the default optimizer.
         ema: decay of moving averages of the trained parameters, such as 0.999, with the warm-up
             of :class:`EMA`; None for none. Buffers (running statistics) are not averaged.
         clip: largest norm of the whole gradient; None for no limit.
-        accumulate: parts into which the rows of a batch are divided, evaluated one after another
-            to save memory. The step is the same, to rounding.
-        autocast: ``torch.bfloat16`` for networks whose matrix products are made in it, with
-            parameters, losses and averages in their own dtype; None for none.
+        accumulate: parts of a batch that are evaluated one after another, to save memory; to
+            rounding the step is the same.
+        autocast: ``torch.bfloat16`` for matrix products in it, with parameters, losses and averages
+            in their own dtype; None for none.
         compile: have ``torch.compile`` compile the networks in place; or its arguments as a dict.
 
     Attributes:
@@ -85,9 +84,9 @@ class Trainer(Run):
         resuming: whether it was asked to resume.
 
     Raises:
-        TypeError: if an argument is of the wrong kind.
-        ValueError: if nothing is to be trained, if an output of a pair has no loss, or if a number
-            is out of its range.
+        TypeError: if an argument is of the wrong kind, or the field is made of others.
+        ValueError: if nothing is to be trained, an output of a pair has no loss, or a number is out
+            of its range.
 
     Example:
         >>> import transportflows as tpf
