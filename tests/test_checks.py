@@ -125,6 +125,7 @@ UNCHECKED = {
     "local_device",  # of nothing
     "sample",  # at its head, to add no frame to a call
     "sample_weighted",
+    "sample_posterior",
     "march",
     "Batch",  # made in every step of a fit, of rows that were checked
     "PathSample",

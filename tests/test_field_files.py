@@ -354,7 +354,7 @@ def made(name, **arguments):
         (put(*BASE, "arguments", "shape", value="ab"), "cannot be built"),
         # what asks for all memory, or all time
         (put(*NET, "arguments", "width", value=10**8), "more than|memory"),
-        (put(*NET, "arguments", "depth", value=10**9), "more than|memory"),
+        (put(*NET, "arguments", "depth", value=10**9), "1 to 10,000"),
         (put(*NET, "arguments", "labels", value=10**11), "more than|memory"),
         (put(*NET, "arguments", "shape", value=[10**6, 10**6]), "cannot be built"),
         (put(*NET, "arguments", "frequencies", value=10**10), "more than|memory"),

@@ -127,7 +127,7 @@ def test_the_relaxation_weighs_two_predictions():
             return 0.25 * torch.ones_like(t)
 
     part = tpf.gaussian_part.GaussianPart(Still(), "a level that stays")
-    field = SimpleNamespace(process=SimpleNamespace(part=part))
+    field = SimpleNamespace(process=SimpleNamespace(part=part), breakpoints=())
     grid = torch.tensor([0.2, 0.5, 0.6, 0.8], dtype=F64)
     schedule = tpf.solve.ConstantEpsilon(0.8)
     for scheme in (

@@ -240,11 +240,11 @@ def test_the_title_and_the_reference_are_drawn(tmp_path, monkeypatch):
         ({"every": 0}, "every must be a positive integer, got 0"),
         ({"every": 2.5}, r"every must be an? (positive )?integer, got 2.5"),
         ({"n": 0}, "n must be a positive integer, got 0"),
-        ({"n": "9"}, r"n must be an? (positive )?integer, got '9'"),
+        ({"n": "9"}, r"n must be an? (positive )?integer, got '9'; write it without quotes"),
     ],
 )
 def test_refuses_bad_numbers(given, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         SamplePictures(tmp_path / "unmade", **given)
     assert not (tmp_path / "unmade").exists()
 

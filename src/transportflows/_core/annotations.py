@@ -150,10 +150,7 @@ def _protocol(cls: type) -> Kind:
 
     def check(name: str, value: Any) -> Any:
         kind = type(value)  # asked first: a property of the value itself may refuse to be read
-        whole = all(
-            callable(value) if m == "__call__" else hasattr(kind, m) or hasattr(value, m)
-            for m in members
-        )
+        whole = all(hasattr(kind, m) or hasattr(value, m) for m in members)
         if isinstance(value, type) or not whole:
             raise TypeError(f"{name} must be {article(cls.__name__)}, got {shown(value)}")
         return value

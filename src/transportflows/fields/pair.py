@@ -104,12 +104,7 @@ class FieldPair(Field):
         self.cond_transforms = as_cond_transforms(cond_transforms)
         self._two_headed = heads is not None
         if heads is not None:
-            if isinstance(heads, Field):
-                raise TypeError(
-                    f"heads is one network of two predictions, got a {type(heads).__name__};"
-                    " write heads=field.net"
-                )
-            check_network(heads)
+            _check_heads(heads)
             self.heads = heads
         else:
             self.first, self.second = given[names[0]], given[names[1]]
@@ -157,6 +152,15 @@ def _accepted_pair(both: Any, field: object, net: Network, x: Tensor) -> tuple[T
             f" of shape {(x.shape[0], 2, *x.shape[1:])}; it gave {got}"
         )
     return tuple(accepted(head, field, net, x) for head in both)
+
+
+def _check_heads(heads: Any) -> None:
+    if isinstance(heads, Field):
+        raise TypeError(
+            f"heads is one network of two predictions, got a {type(heads).__name__};"
+            " write heads=field.net"
+        )
+    check_network(heads)
 
 
 def _shared(

@@ -13,7 +13,7 @@ from typing import Any
 
 from .._core.checks import names, number
 from .._core.reprs import call
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from .history import History
 from .run import Run
 
@@ -122,6 +122,7 @@ class EarlyStop(Callback):
         if not trainer.resuming:
             self.best, self.waited = float("inf"), 0
 
+    @as_is
     def on_validation(self, trainer: Run, loss: float) -> None:
         if loss < self.best - self.least:
             self.best, self.waited = loss, 0
