@@ -82,3 +82,12 @@ def test_a_number_of_layers_is_one_that_can_be_built(depth) -> None:
         tpf.networks.MLP(2, 8, depth)
     with pytest.raises(ValueError, match=r"depth must be a number of layers, 1 to 10,000"):
         tpf.networks.DiT((1, 4, 4), width=8, depth=depth, attention_heads=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_any_integers_are_those_of_int64(dtype) -> None:
+    net = tpf.networks.MLP(2, 8, 1, labels=3, generator=torch.Generator().manual_seed(0))
+    label, t = torch.tensor([0, 1, 2, 1]), torch.full((4,), 0.5)
+    assert torch.equal(net(t, X[:4], label=label.to(dtype)), net(t, X[:4], label=label))
+    with pytest.raises(ValueError, match="label holds 3"):
+        net(t, X[:4], label=(label + 1).to(dtype))

@@ -69,8 +69,16 @@ class WeightedSolution(Solution):
 
     @property
     def collapsed(self) -> bool:
-        """Whether the standard error is above 0.5, or fewer than ten start rows are left."""
-        return not self.log_evidence_error <= 0.5 or self.ancestors_left < min(10, len(self.x))
+        """Whether the standard error is above 0.5, or fewer than ten rows ever carried the weight.
+
+        Those that are left of the start rows, and the effective size at each step.
+        """
+        few = min(10, len(self.x))
+        return (
+            not self.log_evidence_error <= 0.5
+            or self.ancestors_left < few
+            or self.least_ess < 0.999 * few
+        )
 
     def mean(self, values: Tensor | None = None) -> Tensor:
         """The weighted mean of rows of values ``(n, *)``, of the states themselves by default."""

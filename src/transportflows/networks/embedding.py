@@ -94,6 +94,8 @@ class LabelTable(nn.Embedding):
         given = label = torch.as_tensor(label, device=x.device)
         if label.ndim > 1:
             raise ValueError(f"label is (B,) or (), got shape {tuple(label.shape)}")
+        if not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool):
+            label = label.long()  # which every kind of integer fits
         # Out of range stays out of range, and is refused: labels + 1 for the index of "none".
         label = torch.where(label == self.labels, self.labels + 1, label)
         index = torch.where(label == -1, self.labels, label)
