@@ -1,5 +1,6 @@
 """Weighted particles: rates against autodiff, Gaussians exactly, mixtures within their errors."""
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -506,3 +507,15 @@ def test_what_has_no_weights_is_refused():
     pair = tpf.FieldPair(velocity=lambda t, x: x, noise=lambda t, x: x, process=of_rows)
     with pytest.raises(ValueError, match="base's log-density"):
         sample(G.Power(pair, 2.0), 10)
+
+
+def test_a_small_effective_size_on_the_way_is_a_collapse():
+    """Though the end looks healthy, and many start rows are left."""
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    run = G.sample_weighted(
+        G.Power(tpf.oracle(process, FIRST), 2.0), 200, steps=5, generator=seeded()
+    )
+    assert not run.collapsed
+    for least, collapsed in ((8.0, True), (12.0, False)):
+        sizes = torch.tensor([200.0, least, 150.0], dtype=run.ess.dtype)
+        assert dataclasses.replace(run, ess=sizes).collapsed is collapsed

@@ -94,7 +94,8 @@ def sample_weighted(
             or if all weights are zero or one is NaN.
 
     Warns:
-        CollapsedWeightsWarning: if the standard error is above 0.5 or few ancestors are left.
+        CollapsedWeightsWarning: if the standard error is above 0.5, or few ancestors are left, or
+            the effective size fell below ten.
 
     Example:
         >>> import math, torch, transportflows as tpf

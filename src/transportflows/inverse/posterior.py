@@ -96,7 +96,8 @@ def sample_posterior(
             proposal do not fit, or if conditions differ from row to row.
 
     Warns:
-        CollapsedWeightsWarning: if the standard error is above 0.5 or few ancestors are left.
+        CollapsedWeightsWarning: if the standard error is above 0.5, or few ancestors are left, or
+            the effective size fell below ten.
 
     Source: Wu et al. (2023); the chain and its twist are this library's.
 

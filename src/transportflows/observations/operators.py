@@ -109,10 +109,8 @@ class Matrix(LinearOperator):
         self.matrix = matrix.detach()
         self.shape = event_shape("shape", matrix.shape[1] if shape is None else shape)
         if self.shape.numel() != matrix.shape[1]:
-            raise ValueError(
-                f"the matrix has {matrix.shape[1]} columns, and events of shape"
-                f" {tuple(self.shape)} have {self.shape.numel()} numbers"
-            )
+            given = f"events of shape {tuple(self.shape)} have {self.shape.numel()} numbers"
+            raise ValueError(f"the matrix has {matrix.shape[1]} columns, and {given}")
 
     def apply(self, x: Tensor) -> Tensor:
         return x.flatten(1) @ self.matrix.to(x).mT
