@@ -76,7 +76,7 @@ def test_the_rate_is_that_of_the_path_of_densities(process, name, split):
     laws = [one.rho1 for one, _ in powers] if split == "closure" else None
     stepper = WeightedStepper(
         field, Target.of(field), as_epsilon(0.0), torch.zeros(5, dtype=F64),
-        threshold=0.5, closure=laws, shift=None, key=0,
+        threshold=0.5, closure=laws, most=math.inf, shift=None, key=0,
     )  # fmt: skip
     times = torch.tensor([0.1, 0.35, 0.6, 0.8], dtype=F64)
     kept = dict(vars(stepper))
@@ -103,6 +103,88 @@ def test_the_rate_is_that_of_the_path_of_densities(process, name, split):
         divergence = torch.einsum("kiki->k", jacobian)
         exact = per_row + (v * score).sum(1) + divergence
         torch.testing.assert_close(rate, exact, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["power", "product", "uneven", "classifier-free", "tilt"])
+@pytest.mark.parametrize("process", ["linear", "off centre", "VP"])
+def test_what_amplified_predictions_are_left_out_of_is_small(process, name):
+    """Late rates are exact but for ``(Δ/β)(|S|² - Σ w |s|²)``, and Δ vanishes at t = 1."""
+    process = PROCESSES[process]
+    field, powers, r = targets(process)[name]
+    stepper = WeightedStepper(
+        field, Target.of(field), as_epsilon(0.0), torch.zeros(5, dtype=F64),
+        threshold=0.5, closure=None, most=0.01, shift=None, key=0,
+    )  # fmt: skip
+    tables = stepper.prepare(torch.tensor([0.7, 0.9, 0.97, 0.999], dtype=F64), X[:1])
+    for place in range(2 * 3):
+        assert tables.scaling[place] is not None
+        t, part = tables.times[place].clone(), process.part
+        v, rate = stepper._slopes(tables, place, X)
+        time = t.clone().requires_grad_()
+
+        def log_q(time, x):
+            total = sum(w * one.log_prob(time, x) for one, w in powers)
+            return total + r * reward(time.expand(len(x)), x)
+
+        per_row = torch.stack(
+            [torch.autograd.grad(log_q(time, X[k : k + 1]).sum(), time)[0] for k in range(5)]
+        )
+        x = X.clone().requires_grad_()
+        (score,) = torch.autograd.grad(log_q(t, x).sum(), x)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda y, place=place: stepper._slopes(tables, place, y)[0], X
+        )
+        exact = per_row + (v * score).sum(1) + torch.einsum("kiki->k", jacobian)
+        scores = [w * one.score(t, X) for one, w in powers]
+        squares = sum(w * one.score(t, X).square().sum(1) for one, w in powers)
+        gone = part.half_diffusion_sq(t) * (sum(scores).square().sum(1) - squares)
+        torch.testing.assert_close(rate + gone, exact, rtol=1e-8, atol=1e-8)
+
+
+def wrong_at_the_end(exact, kind, seed, size):
+    """A field whose output has a smooth error, of ``size`` in the root mean square near t = 1."""
+    way = torch.randn(2, 3, generator=seeded(seed), dtype=F64)
+
+    def net(t, x):
+        ripple = torch.sin(1.5 * (x.to(F64) @ way) + way[0] + 2 * t[:, None].to(F64))
+        error = size * 2**0.5 * t[:, None] * ripple[:, :2]
+        return exact.quantity(kind, t, x) + error.to(x)
+
+    made = {"velocity": tpf.Velocity, "data": tpf.DataPredictor, "noise": tpf.NoisePredictor}
+    return made[kind](net, exact.process)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("velocity", 0.1), ("data", 0.04), ("noise", 0.1)])
+def test_weights_do_not_reward_the_errors_of_a_network(kind, size):
+    """An error e of a prediction is e/σ̂ of the score, and log Z once grew with the steps."""
+    whole, one = (tpf.oracle(PROCESSES["linear"], law) for law in (BOTH, FIRST))
+    first, second = (wrong_at_the_end(f, kind, k, size) for k, f in enumerate((one, whole)))
+    guided = G.ClassifierFree(first, 2.0, unconditional=second)
+
+    def evidence(field, steps, **options):
+        return G.sample_weighted(
+            field, 4000, steps=steps, generator=seeded(5), **options
+        ).log_evidence
+
+    truth = evidence(G.ClassifierFree(one, 2.0, unconditional=whole), 100)
+    few, many = evidence(guided, 40), evidence(guided, 250)
+    assert abs(few - many) < 0.06
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blind = evidence(guided, 250, most_amplified=math.inf)
+    assert abs(many - truth) < 0.6 * abs(blind - truth)
+
+
+def test_a_learned_power_of_a_gaussian_has_its_evidence_though_its_end_is_left_out():
+    law, process = tpf.Gaussian((2,), 0.7, 0.8), PROCESSES["off centre"]
+    exact = tpf.oracle(process, law)
+    learned = tpf.Velocity(lambda t, x: exact.velocity(t, x), process)
+    z = -math.log(2 * math.pi * 0.8**2) - math.log(2)  # ∫ N(0.7, 0.8²)²
+    for closure in (None, [law]):
+        run = G.sample_weighted(
+            G.Power(learned, 2.0), 8000, steps=200, closure=closure, generator=seeded(1)
+        )
+        assert abs(run.log_evidence - z) < 3 * float(run.log_evidence_error) + 0.01
 
 
 def test_heun_on_states_and_weights_is_of_order_two():
@@ -460,6 +542,9 @@ def test_a_wild_proposal_collapses_and_is_told():
 
 
 def test_what_has_no_weights_is_refused():
+    power = targets(PROCESSES["linear"])["power"][0]
+    with pytest.raises(ValueError, match="most_amplified must be at least 1"):
+        G.sample_weighted(power, 4, most_amplified=0.5)
     process = PROCESSES["linear"]
     first, second, both = (tpf.oracle(process, law) for law in (FIRST, SECOND, BOTH))
     sample = G.sample_weighted

@@ -39,11 +39,12 @@ Law = Gaussian | GaussianMixture | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """``Ā - Σ w_i A_i = G x + g`` at T times, and the trace of G."""
+    """``Ā - Σ w_i A_i = G x + g`` at T times, the trace of G, and the rate for these Gaussians."""
 
     matrix: Tensor  # (T, d, d)
     shift: Tensor  # (T, d)
     trace: Tensor  # (T,)
+    rate: Tensor  # (T,), of the log-integral of the product of the Gaussians
 
 
 def moments_of(law: Any) -> tuple[Tensor, Tensor]:
@@ -117,6 +118,7 @@ def closure_split(
     eye = torch.eye(d, dtype=torch.float64, device=t.device)
     zero = torch.zeros(len(t), d, d, dtype=torch.float64, device=t.device)
     inner, inner_shift = zero, zero[..., 0]  # Σ w A
+    each = []
     p, p_dot, h, h_dot = zero, zero, zero[..., 0], zero[..., 0]
     for (mean, cov), w in zip(found, powers, strict=True):
         mean, cov = mean.to(t), cov.to(t)
@@ -127,6 +129,7 @@ def closure_split(
         rate = 0.5 * sigma_dot @ inverse
         inner = inner + w * rate
         inner_shift = inner_shift + w * (speed - _apply(rate, middle))
+        each.append((w, middle, speed, rate, inverse))
         inverse_dot = -inverse @ sigma_dot @ inverse
         p, p_dot = p + w * inverse, p_dot + w * inverse_dot
         h = h + w * _apply(inverse, middle)
@@ -139,7 +142,14 @@ def closure_split(
     rate = -0.5 * torch.linalg.solve(p, p_dot)
     matrix = rate - inner
     shift = speed - _apply(rate, middle) - inner_shift
-    return Affine(matrix, shift, matrix.diagonal(dim1=1, dim2=2).sum(1))
+    trace = matrix.diagonal(dim1=1, dim2=2).sum(1)
+    # For Gaussians the rate is the same at all x. At m̄ the score of their product is 0, so that
+    # - Σ w_i A_i·s_i is left beside the trace.
+    lost = torch.zeros_like(trace)
+    for w, m, m_dot, half, inverse in each:
+        apart = middle - m
+        lost = lost + w * ((m_dot + _apply(half, apart)) * _apply(inverse, apart)).sum(1)
+    return Affine(matrix, shift, trace, trace + lost)
 
 
 def _apply(matrix: Tensor, x: Tensor) -> Tensor:

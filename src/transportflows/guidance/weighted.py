@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from .._core.checks import choice, number, positive_integer
 from .._core.random import draw_key, mix
 from .._core.signatures import check_call
 from ..fields.base import Field, check_field
+from ..oracles.base import ExactField
 from ..samplers.dynamics import Epsilon
 from ..samplers.starts import evaluating, starting_states
 from ..solve.epsilon import as_epsilon
@@ -31,6 +33,8 @@ from .weighted_stepper import Shift, WeightedStepper
 
 __all__ = ["check_one_target", "sample_weighted"]
 
+_MOST_AMPLIFIED = 20.0  # an error of a learned prediction in the weights
+
 
 @torch.no_grad()
 def sample_weighted(
@@ -42,6 +46,7 @@ def sample_weighted(
     spacing: str | Spacing = "uniform",
     closure: Sequence[Law] | None = None,
     proposal: str | Callable[..., Tensor] | None = None,
+    most_amplified: float | None = None,
     threshold: float = 0.5,
     cond: Mapping[str, Any] | None = None,
     hooks: Sequence[Hook] = (),
@@ -76,6 +81,12 @@ def sample_weighted(
         proposal: a drift added to the motion, made up for by the weights exactly: ``"guided"`` for
             what guidance by a gradient adds, ``(Δ/β) ∇r``, or ``proposal(t, x, **cond)``, in the
             units of the data, which is lowered where ε is limited. It needs ε > 0.
+        most_amplified: near the ends of time an error of a prediction is multiplied without bound
+            in the score (``1/(1-t)`` times for the velocity of a linear path), and the weights
+            would come to reward it. Where it is multiplied by more than this they no longer look at
+            predictions. By default 20 for learned fields, at ``σ̂ = β/20`` for a velocity, and
+            without bound (``math.inf``) for exact ones. What is left out of log w is of order σ̂²
+            there, for densities that are smooth on the scale σ̂/β.
         threshold: rows are drawn again where the effective sample size is below this share of n; 0
             for never.
         cond: conditions: one value for all particles, which share one target.
@@ -113,6 +124,7 @@ def sample_weighted(
     positive_integer("n", n)
     number("threshold", threshold, "in [0, 1]", least=0.0, most=1.0)
     schedule, target = as_epsilon(epsilon), Target.of(field)
+    most = _most_amplified(target, most_amplified)
     if proposal is not None and schedule.is_zero:
         raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
     check_start(field, target)
@@ -127,7 +139,7 @@ def sample_weighted(
         logs, log_start = starting_weights(field, target, x, given, rows)
         stepper = WeightedStepper(
             field, target, schedule, logs, threshold=threshold, closure=closure,
-            shift=_shift(field, target, proposal), key=mix(key, 2),
+            most=most, shift=_shift(field, target, proposal), key=mix(key, 2),
         )  # fmt: skip
         solution, (cloud,) = march(
             stepper, x, grid, hooks=in_units_of(field.transform, hooks), key=mix(key, 1),
@@ -141,6 +153,15 @@ def sample_weighted(
     _tell_plain(closed=closure is not None and cloud.split == "plain")
     tell_collapse(found, "a larger epsilon with more steps, closure=, or a weaker target")
     return found
+
+
+def _most_amplified(target: Target, given: float | None) -> float:
+    """The bound asked for, or that of the kind of fields."""
+    if given is not None:
+        what = "at least 1; math.inf for no bound"
+        return float(number("most_amplified", given, what, least=1.0, finite=False))
+    exact = all(isinstance(factor.field, ExactField) for factor in target.factors)
+    return math.inf if exact else _MOST_AMPLIFIED
 
 
 def _tell_plain(*, closed: bool) -> None:
