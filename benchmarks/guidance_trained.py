@@ -2,9 +2,9 @@
 
 Two classes N(m_c, 0.7²) in d = 2, m = (-1, 0) and (1.2, 0.5); an MLP of 3 x 64 learns the velocity,
 the data or the noise of the linear path from 20,000 rows in 3,000 steps of 512, a fifth of them
-without a label. Asked: the second class at w = 2, whose law p(x)^-1 p(x given c)^2 / Z is integrated
-on a grid of 0.02. 4,000 states, ε = 1. *ess* is the least effective size of the weights, *told*
-whether a `CollapsedWeightsWarning` was given. *unbounded* is log Z with
+without a label. Asked: the second class at w = 2, whose law p(x)^-1 p(x given c)^2 / Z is
+integrated on a grid of 0.02. 4,000 states, ε = 1. *ess* is the least effective size of the
+weights, *told* whether a `CollapsedWeightsWarning` was given. *unbounded* is log Z with
 ``most_amplified=math.inf``, where the weights look at predictions up to the ends of time, and
 reward their errors. Exact fields stand beside.
 

@@ -3,7 +3,8 @@
 - *results*: 589 entries (``sample``, ``integrate``, ``fit`` with each loss and source,
   likelihoods, Langevin, particles, metrics, conversions, SDEs, data), in float64, on fixed seeds,
   one thread; each reduced to a few numbers and compared with the record, relative to the largest
-  number of each tensor. What differs by more than 1e-12 is listed.
+  number of each tensor. What differs by more than 5e-12 is listed
+  (1e-12 on one machine; other processors round a network's sums otherwise, by up to 1.3e-12).
 - *structure*: counts over the source and of what runs; each is defined in ``_house_structure.py``.
 - *cost*: CPU time beside that of the tree given with ``--before``, in workers that take turns; the
   training step (4 x 64, batch 256, EMA, history) also over forward, backward and fused Adam.
@@ -61,7 +62,7 @@ __all__ = [
 
 HERE = Path(__file__).resolve().parent
 BEFORE = HERE / "results" / "house_before.json"
-TOLERANCE = 1e-12
+TOLERANCE = 5e-12
 QUICK = 0.3  # seconds
 
 # What is not as it was asked for, and why: told in the table, and not tested.

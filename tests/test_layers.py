@@ -27,7 +27,7 @@ HOUSE = """
     oracles losses solve
     samplers
     training
-    langevin likelihood particles guidance
+    langevin likelihood particles guidance bridges
     inverse
     metrics networks datasets plots testing
 """

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import (
+    bridges,
     couplings,
     distributions,
     fields,
@@ -111,6 +112,7 @@ __all__ = [
     "Trigonometric",
     "Velocity",
     "VelocityLoss",
+    "bridges",
     "couplings",
     "datasets",
     "distributions",

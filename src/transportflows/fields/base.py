@@ -159,6 +159,25 @@ class Field(Saved, Conditioned):
         """
         return conversion(self.process.noise_part, self.outputs, target, t)
 
+    def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination | None:
+        """How ``b ± ε s`` is made from x and ``outputs``, where that is no sum of two conversions.
+
+        A field overrides it whose outputs are drifts of SDEs themselves, of which there may be a
+        drift and no velocity.
+
+        Args:
+            t: times, ``(S,)``, float64.
+            epsilon: ε there, ``(S, G)``, one column for each ε of a solve.
+            sign: 1 forward in time and -1 backward, ``(S, 1)``.
+
+        Returns:
+            Weights ``(S, G)``; None for the sum of velocity and score.
+
+        Raises:
+            ConversionError: if its outputs do not give the drift of this ε.
+        """
+        return None
+
     def quantity(
         self,
         target: str,

@@ -35,7 +35,8 @@ There the split is ``A_i = Ā = A``, the motion of the mean scale,
           + \frac{\Delta}{\beta} \Big( |S|^2 - \sum_i w_i |s_i|^2 \Big) ,
 
 and the second term is dropped: of order σ̂² in all, where p_i is smooth on the scale σ̂/β. (With
-the closure split the rate is that of its Gaussians there.) For W = 1 the same is done in a stretch from t = 0, where the noise prediction is divided by β.
+the closure split the rate is that of its Gaussians there.) For W = 1 the same is done in a stretch
+from t = 0, where the noise prediction is divided by β.
 
 Before a step in which there is noise to part copies, rows are drawn again where the effective size
 has fallen below a share of N. No value is read from the device.

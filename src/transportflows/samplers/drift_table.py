@@ -15,7 +15,7 @@ from torch import Tensor
 from .._core.precision import wide
 from ..combination import Combination
 from ..fields.base import Field
-from ..gaussian_part import ConversionError, GaussianPart
+from ..gaussian_part import ConversionError, GaussianPart, NoisePart
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.limit import UnlimitedEpsilon, limited, limited_times
 from .ends import BOUND, extrapolation, integration, kind_of_end, looks, rooted
@@ -57,6 +57,9 @@ class DriftTable:
     ) -> None:
         self.field, self.part, self.scheme = field, field.process.noise_part, scheme
         self.of_score = "score" in field.outputs
+        self.own_drift = type(field).drift_weights is not Field.drift_weights
+        if self.own_drift:  # the noise is that of the path between both ends
+            self.part = NoisePart(self.part.path, self.part.owner)
         self.schedules = limited(epsilons, scheme.limit, growth=True)
         self.may_close = not self.of_score and isinstance(self.part, GaussianPart)
         self.may_close &= not any(isinstance(e, UnlimitedEpsilon) for e in epsilons)
@@ -109,8 +112,8 @@ class DriftTable:
         def weights_at(t: Tensor) -> Combination:
             return self._weights(t.to(self.times)[None], slice(step, step + 1))[0]
 
-        kind = kind_of_end(weights_at, end)
-        if kind == "regular" and self.noisy and not (self.of_score or bool(self.still[step])):
+        kind, of_drift = kind_of_end(weights_at, end), self.of_score or self.own_drift
+        if kind == "regular" and self.noisy and not (of_drift or bool(self.still[step])):
             t = self.times.new_tensor(end)
             if bool((self.part.scale(t) == 0) & (self.part.scale_sq_dot(t) != 0)):
                 return "root"  # of ε/σ̂
@@ -162,20 +165,24 @@ class DriftTable:
         be infinite where the ratio ε/σ̂ is not. Of the two the one within bounds is taken.
         """
         t, widths = stages.reshape(-1), self.widths[steps]
-        velocity = self.field.weights("velocity", t).map(lambda w: wide(w).unsqueeze(-1))
-        if not self.noisy:
-            return velocity, None
-        scale = self.part.scale(t)
-        bound = [schedule.bound(self.part, stages, widths) for schedule in self.schedules]
-        epsilon = torch.stack([schedule.value(t, scale) for schedule in bound], -1)
-        ratio = torch.stack([schedule.over_noise_scale(t, scale) for schedule in bound], -1)
-        by_score = self.field.weights("score", t).map(lambda w: wide(w).unsqueeze(-1) * epsilon)
-        by_noise = self.field.weights("noise", t).map(lambda w: wide(w).unsqueeze(-1) * -ratio)
 
         def each(of_step: Tensor) -> Tensor:
             return of_step[:, None].expand(stages.shape).reshape(-1, 1)
 
-        still, sign = each(self.still[steps]), each(widths.sign())
+        scale = self.part.scale(t)
+        bound = [schedule.bound(self.part, stages, widths) for schedule in self.schedules]
+        epsilon = torch.stack([schedule.value(t, scale) for schedule in bound], -1)
+        sign = each(widths.sign())
+        own = self.field.drift_weights(t, epsilon, sign)
+        if own is not None:
+            return own, epsilon if self.noisy else None
+        velocity = self.field.weights("velocity", t).map(lambda w: wide(w).unsqueeze(-1))
+        if not self.noisy:
+            return velocity, None
+        ratio = torch.stack([schedule.over_noise_scale(t, scale) for schedule in bound], -1)
+        by_score = self.field.weights("score", t).map(lambda w: wide(w).unsqueeze(-1) * epsilon)
+        by_noise = self.field.weights("noise", t).map(lambda w: wide(w).unsqueeze(-1) * -ratio)
+        still = each(self.still[steps])
         relaxation = by_score.where(by_score.within(BOUND), by_noise).map(
             lambda w: torch.where(still, 0.0, sign * w)
         )
