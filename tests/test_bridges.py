@@ -1,6 +1,7 @@
 """Bridges: exact ones against theory, simulation and solvers; fields of drifts; what is refused."""
 
 import math
+import warnings
 from functools import partial
 
 import pytest
@@ -233,6 +234,7 @@ def test_both_drifts_give_all_quantities():
         torch.testing.assert_close(field.data(t, x), ahead)
 
 
+@pytest.mark.filterwarnings("ignore::transportflows.bridges.PathLawWarning")
 @pytest.mark.parametrize("scheme", ["euler_maruyama", "heun"])
 @pytest.mark.parametrize("epsilon", [0.0, 0.25, 0.6])
 @pytest.mark.parametrize("times", [(0.0, 1.0), (1.0, 0.0)])
@@ -247,6 +249,16 @@ def test_drifts_are_sampled_like_the_exact_field(epsilon, times, scheme):
     ).x
     torch.testing.assert_close(x.mean(0), end.mean(0), rtol=0, atol=0.08)
     torch.testing.assert_close(torch.cov(x.mT), torch.cov(end.mT), rtol=0, atol=0.12)
+
+
+def test_another_epsilon_is_told():
+    field, _ = drifts(PAIRS["mixtures"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epsilon in (0.0, 0.25):
+            tpf.sample(field, 3, epsilon=epsilon, steps=2)
+    with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the bridge"):
+        tpf.sample(field, 3, epsilon=0.3, steps=2)
 
 
 def test_one_drift_goes_its_own_way_and_no_other():

@@ -1,7 +1,8 @@
 """Bridges: Schrödinger's, exact and learned, and what else moves one law to another by pairs."""
 
-from .drifts import BridgeDrift
+from .drifts import BridgeDrift, PathLawWarning
 from .exact import ExactBridge
+from .iterate import Round, iterate
 from .light import LightLoss, LightPotential
 from .pairs import GaussianPairs, gaussian_bridge, potential_bridge
 from .regression import BackwardDriftLoss, ForwardDriftLoss
@@ -14,6 +15,9 @@ __all__ = [
     "GaussianPairs",
     "LightLoss",
     "LightPotential",
+    "PathLawWarning",
+    "Round",
     "gaussian_bridge",
+    "iterate",
     "potential_bridge",
 ]

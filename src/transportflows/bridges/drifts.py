@@ -20,6 +20,7 @@ One alone gives its own direction, with the bridge's ε, and nothing else.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,9 +39,17 @@ from ..interpolants import Brownian, Linear
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["BridgeDrift", "bridge_variance"]
+__all__ = ["BridgeDrift", "PathLawWarning", "bridge_variance"]
 
 _SAME = 1e-9  # of ε and a/2
+_OTHER = (
+    "this ε is not the bridge's own, a/2 = {half:g}: the law of each x_t is the same, the law of"
+    " paths, and so of the pairs (x0, x1), is another; write epsilon={half:g} for the bridge"
+)
+
+
+class PathLawWarning(UserWarning):
+    """A bridge is sampled with another ε than its own, so that its paths are not the bridge's."""
 
 
 @checked
@@ -60,6 +69,9 @@ class BridgeDrift(Field):
 
     Raises:
         ValueError: if there is no network, or the path is another.
+
+    Warns:
+        PathLawWarning: when it is sampled with an ε > 0 that is not a/2.
 
     Example:
         >>> import transportflows as tpf
@@ -162,6 +174,8 @@ class BridgeDrift(Field):
         a = bridge_variance(self.process).to(epsilon)
         share = sign * epsilon / a
         share = torch.where((share.abs() - 0.5).abs() < _SAME, 0.5 * sign.expand_as(share), share)
+        if bool(((share != 0) & (share.abs() != 0.5)).any()):
+            warnings.warn(_OTHER.format(half=float(a) / 2), PathLawWarning, stacklevel=2)
         both = {"forward_drift": 0.5 + share, "backward_drift": 0.5 - share}
         missing = [name for name in both if name not in self.outputs and bool(both[name].any())]
         if missing:
