@@ -16,6 +16,7 @@ from transportflows.bridges import (
     LightLoss,
     LightPotential,
     gaussian_bridge,
+    path_divergence,
     potential_bridge,
 )
 from transportflows.bridges.drifts import bridge_variance
@@ -356,6 +357,36 @@ def test_a_field_of_drifts_is_saved_and_loaded(tmp_path):
         field.predict(torch.tensor(0.3), x), other.predict(torch.tensor(0.3), x), strict=True
     ):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", ["drifts", "forward", "pair"])
+def test_the_divergence_of_paths_is_girsanovs(kind):
+    """A drift that is off by a constant c has |c|²/2a, whatever the field is made of."""
+    pairs = PAIRS["mixtures"]
+    a, c = pairs.variance, torch.tensor([0.3, -0.2])
+    exact = ExactBridge(pairs)
+
+    def forward(t, x):
+        return exact.velocity(t, x) + 0.5 * a * exact.score(t, x) + c
+
+    nets = {
+        "drifts": lambda: BridgeDrift(
+            forward=forward, backward=lambda t, x: 0 * x, process=exact.process
+        ),
+        "forward": lambda: BridgeDrift(forward=forward, process=exact.process),
+        "pair": lambda: tpf.FieldPair(
+            velocity=lambda t, x: exact.velocity(t, x) + c, score=exact.score,
+            process=exact.process,
+        ),
+    }  # fmt: skip
+    found = path_divergence(nets[kind](), pairs, 2000, generator=seeded(1))
+    asked = float(c.square().sum()) / (2 * a)
+    assert found.value == pytest.approx(asked, rel=1e-3)
+    assert float(found.by_time.sum()) == pytest.approx(found.value, rel=1e-6)
+    assert found.standard_error < 1e-3
+    other = gaussian_bridge(tpf.Gaussian((2,)), tpf.Gaussian((2,)), 0.7)
+    with pytest.raises(ValueError, match=r"variance 0\.5, and the pairs of 0\.7"):
+        path_divergence(nets[kind](), other)
 
 
 # ------------------------------------------------------------------------------ the light bridge

@@ -1,5 +1,6 @@
 """Bridges: Schrödinger's, exact and learned, and what else moves one law to another by pairs."""
 
+from .divergence import PathDivergence, path_divergence
 from .drifts import BridgeDrift, PathLawWarning
 from .exact import ExactBridge
 from .iterate import Round, iterate
@@ -15,9 +16,11 @@ __all__ = [
     "GaussianPairs",
     "LightLoss",
     "LightPotential",
+    "PathDivergence",
     "PathLawWarning",
     "Round",
     "gaussian_bridge",
     "iterate",
+    "path_divergence",
     "potential_bridge",
 ]
