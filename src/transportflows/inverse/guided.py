@@ -37,7 +37,8 @@ from ..fields.base import Field, check_field
 from ..fields.calls import Network
 from ..gaussian_part import tweedie
 from ..observations import LinearObservation, Observation
-from .conjugate import carried_gradients, conjugate_gradients
+from .conjugate import conjugate_gradients
+from .residuals import least_residual
 
 __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
 
@@ -259,21 +260,27 @@ class PseudoInverse(GuidedField):
 class MomentMatched(GuidedField):
     r"""x1 given x_t as a Gaussian with the mean and covariance that it has.
 
-    ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
+    ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by least residuals, and
     ``d' = d + Jᵀ Aᵀ u``. The network is called once, and its graph is gone back ``iterations``
     times. It takes observations without noise too.
+
+    The J of a learned field is not quite symmetric, and early on no more than its errors, which
+    conjugate gradients multiply without bound; the residual that is left here is never longer than
+    ``y - A d``, however many iterations are made.
 
     Args:
         field: see :class:`GuidedField`.
         observation: a linear one.
-        iterations: of conjugate gradients. As many as there are numbers in y are exact for an exact
-            field; for a learned one, whose J is not quite symmetric, few are safer.
+        iterations: of conjugate residuals. As many as there are numbers in y are exact for an exact
+            field; 3 do nearly as well (``benchmarks/results/inverse.md``,
+            ``benchmarks/results/inverse_trained.md``).
 
-    Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2.
+    Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2, by conjugate
+        gradients.
     """
 
     def __init__(
-        self, field: Field, observation: LinearObservation, *, iterations: int = 5
+        self, field: Field, observation: LinearObservation, *, iterations: int = 3
     ) -> None:
         super().__init__(field, observation)
         self.iterations = _enough(iterations, observation)
@@ -295,7 +302,7 @@ class MomentMatched(GuidedField):
             return pull(operator.adjoint(u))
 
         residual = self._residual(d, rows)
-        return d + carried_gradients(back, operator.apply, residual, ridge.to(x), self.iterations)
+        return d + least_residual(back, operator.apply, residual, ridge.to(x), self.iterations)
 
 
 def _enough(iterations: int, observation: LinearObservation) -> int:
