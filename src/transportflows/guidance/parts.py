@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.nulls import constant_rows
 from .._core.precision import table_device
 from ..combination import Combination
 from ..fields.base import Field
@@ -131,7 +132,7 @@ def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
     if not rows or value is None or isinstance(value, str):
         return value
     if not isinstance(value, Tensor):
-        return torch.full_like(instead_of, value)
+        return constant_rows(instead_of, value)
     there = value.to(instead_of.device if like is None else like.device)
     event = instead_of.shape[1:]
     if there.shape == (n, *event) and there.ndim == instead_of.ndim:

@@ -21,6 +21,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._core.tensor import integer_ends
+
 __all__ = [
     "LabelTable",
     "TimeEmbedding",
@@ -110,7 +112,7 @@ class LabelTable(nn.Embedding):
         """What is wrong with labels that could not be looked up."""
         if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
             return TypeError(f"label holds integers, got {label.dtype}; write label.long()")
-        low, high = (int(end) for end in torch.aminmax(label))
+        low, high = integer_ends(label)
         return ValueError(
             f"label holds {low if low < -1 else high}, and this {whose} has the classes 0 to"
             f" {self.labels - 1} (and -1 for none); write {whose}(..., labels={high + 1})"
