@@ -189,8 +189,11 @@ def test_an_adjoint_of_another_shape_is_refused():
 
 @pytest.mark.parametrize(
     "operator",
-    [torch.tensor([[math.nan, 1.0]]), Blur(torch.tensor([math.inf, 1.0]), 2)],
-    ids=["matrix", "blur"],
+    [
+        torch.tensor([[math.nan, 1.0]]),
+        Operator(lambda x: x * math.inf, lambda y: y * math.inf, (2,)),
+    ],
+    ids=["matrix", "functions"],
 )
 def test_an_operator_that_is_not_finite_is_refused(operator):
     y = torch.zeros(1 if isinstance(operator, torch.Tensor) else 2)
@@ -228,6 +231,12 @@ def test_operators_of_deepinv():
         (lambda: Matrix(torch.ones(2, 4), (5,)), ValueError, "4 columns"),
         (lambda: Matrix(torch.ones(4)), ValueError, r"a matrix is \(m, d\)"),
         (lambda: Blur(torch.ones(5), (4,)), ValueError, "not larger"),
+        (lambda: Blur(torch.zeros(3), (4,)), ValueError, "kernel is 0 everywhere"),
+        (lambda: Blur(torch.ones(0), (4,)), ValueError, "kernel is 0 everywhere"),
+        (lambda: Blur(torch.tensor([math.nan, 1.0]), (4,)), ValueError, "kernel holds NaN"),
+        (lambda: Blur(torch.tensor([1j, 1.0]), (4,)), ValueError, "kernel holds complex"),
+        (lambda: Matrix(torch.zeros(2, 4)), ValueError, "matrix is 0 everywhere"),
+        (lambda: Matrix(torch.full((2, 4), math.inf)), ValueError, "matrix holds NaN or inf"),
         (lambda: Downsample(2, (3, 4)), ValueError, "no multiples of factor=2"),
         (lambda: Downsample(2, (4,)), ValueError, "dims is 1 to 1"),
         (lambda: LinearObservation("blur", Y), TypeError, "an operator is a Mask"),
@@ -237,7 +246,11 @@ def test_operators_of_deepinv():
         (lambda: LinearObservation(MATRIX, Y, math.nan), ValueError, "noise must be"),
         (lambda: LinearObservation(MATRIX, Y.long()), TypeError, r"write y.float\(\)"),
         (lambda: LinearObservation(MASK, SEEN, shape=(5,)), ValueError, r"takes events of shape"),
-        (lambda: LinearObservation(MASK, SEEN).log_likelihood(X), ValueError, "no likelihood"),
+        (
+            lambda: LinearObservation(MASK, SEEN).log_likelihood(X),
+            ValueError,
+            "no likelihood.*PseudoInverse, MomentMatched,",
+        ),
         (lambda: Observation(lambda x: x).log_likelihood(X), ValueError, "one value a row"),
         (lambda: OBSERVATIONS["mask"].residual(X).shape, None, ""),
     ],
@@ -540,6 +553,27 @@ def test_what_was_seen_is_put_back():
         seen = solution.x[..., [0, 2]]
         assert torch.equal(seen, SEEN[[0, 2]].expand_as(seen))
     assert "replacement" in solution.scheme
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+@pytest.mark.parametrize("name", [*PROCESSES, "standardised"])
+def test_what_was_seen_without_noise_is_y_itself_on_every_process(name, repeats):
+    """VE has noise of its least σ left at t = 1, which was put on y."""
+    if name == "standardised":
+        exact = tpf.oracle(PROCESSES["ve"], MIXTURE)
+        transform = tpf.Standardize(
+            torch.full((DIM,), 3.0, dtype=D), torch.full((DIM,), 2.0, dtype=D)
+        )
+        field = tpf.DataPredictor(
+            lambda t, x: exact.data(t, x), PROCESSES["ve"], transform=transform
+        )
+    else:
+        field = tpf.oracle(PROCESSES[name], MIXTURE)
+    hook = Replacement(field, OBSERVATIONS["mask"], repeats=repeats, generator=key())
+    x = tpf.sample(field, 7, steps=6, hooks=[hook], generator=key(), dtype=D).x
+    assert torch.allclose(x[:, [0, 2]], SEEN[[0, 2]].expand(7, 2), atol=1e-14, rtol=0)
+    early = tpf.sample(field, 7, t=(0.0, 0.9), steps=6, hooks=[hook], generator=key(), dtype=D).x
+    assert float(early[:, 0].std()) > 1e-3  # before t = 1 it is on its path
 
 
 class Blind(Replacement):

@@ -101,8 +101,8 @@ def check_names(cond: Mapping[str, Any]) -> None:
             raise TypeError(f"names of conditions are texts, got a {type(name).__name__}")
         if name in _TAKEN:
             raise ValueError(
-                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
-                " and s is a second time; give it another name"
+                f"a condition cannot be called {name!r}, which is another argument of networks,"
+                " net(t, x, **cond), or s, a second time; give it another name"
             )
 
 

@@ -24,7 +24,7 @@ from .._core.signatures import checked
 from ..fields.base import Field
 from ..fields.null_conditions import nulls_by_name
 from .geometric import Geometric
-from .parts import Part
+from .parts import Part, check_nulls, check_scale
 from .scales import Scale
 
 __all__ = ["AutoGuidance", "ClassifierFree", "Power", "Product", "conditional_parts"]
@@ -69,6 +69,7 @@ def conditional_parts(
             f"null has {unknown[0]!r}, and the field was trained with"
             f" {', '.join(map(repr, known)) or 'no conditions'}"
         )
+    check_nulls(null, field)
     return Part(field, null), Part(field)
 
 
@@ -83,6 +84,7 @@ class _Average(Geometric):
                 f"the fields of a {type(self).__name__} are of densities of a power of {first:g}"
                 f" and of {second:g}, and are compared only where these are equal"
             )
+        check_scale(scale, parts)
         self._of(parts, (scale,))
         self.power = first
 

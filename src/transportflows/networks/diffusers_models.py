@@ -187,8 +187,8 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
         flow or hasattr(scheduler, "alphas_cumprod")
     ):
         raise TypeError(
-            f"a {type(scheduler).__name__} has no alphas_cumprod and is not of flow matching, or has"
-            f" no set_timesteps; leave times out: tpf.sample(field, n, steps={steps})"
+            f"a {type(scheduler).__name__} has no alphas_cumprod and is not of flow matching, or"
+            f" has no set_timesteps; leave times out: tpf.sample(field, n, steps={steps})"
         )
     scheduler.set_timesteps(steps)
     if not hasattr(scheduler, "alphas_cumprod"):
