@@ -490,6 +490,34 @@ def test_a_null_of_numbers_is_nan_or_of_the_shape_of_a_row():
         G.ClassifierFree(field, 2.0, null={"c": torch.zeros(2)})
 
 
+class OfMask(torch.nn.Module):
+    """Of states and a mask with a flag."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 2)
+
+    def forward(self, t, x, m):
+        return self.layer(torch.cat([x, m], 1))
+
+
+@pytest.mark.parametrize("null", [None, {"m": float("nan")}])
+def test_the_null_of_a_mask_of_booleans_is_none_and_not_true_everywhere(null):
+    """NaN is True as a boolean: the unconditional field was given a mask of ones."""
+    mask = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)) > 0.5
+    net = tpf.networks.Nullable(OfMask(), m="flag")
+    field = tpf.Velocity(net, PROCESSES["linear"])
+    how = {"steps": 2, "batch_size": 10, "drop_cond": 0.3, "progress": False}
+    tpf.Trainer(field).fit(torch.randn(20, 2), cond={"m": mask}, **how)
+    t, x, cond = torch.full((4,), 0.5), torch.randn(4, 2), {"m": mask[:4]}
+    without = G.ClassifierFree(field, 0.0, null=null).velocity(t, x, cond)
+    assert torch.equal(without, field.velocity(t, x))
+    both = G.ClassifierFree(field, 2.0, null=null).velocity(t, x, cond)
+    assert torch.allclose(both, 2 * field.velocity(t, x, cond) - field.velocity(t, x))
+    drawn = tpf.sample(G.ClassifierFree(field, 0.0, null=null), start=x, steps=3, cond=cond).x
+    assert torch.equal(drawn, tpf.sample(field, start=x, steps=3).x)
+
+
 def test_a_strength_is_not_a_condition_of_the_field():
     """``scale="label"`` guided class 2 twice as much as class 1."""
     field = trained(True)

@@ -105,9 +105,17 @@ def with_nulls(value: Tensor, rows: Tensor, null: Null, dtype: torch.dtype) -> T
     return value.masked_fill(expand_time(rows, value), null)
 
 
-def constant_rows(like: Tensor, value: Any) -> Tensor:
-    """One number in the shape, and if it can hold it in the dtype, of a condition."""
+def constant_rows(like: Tensor, value: Any, numbers: torch.dtype) -> Tensor:
+    """One number in the shape, and if it can hold it in the dtype, of a condition.
+
+    Args:
+        like: the condition.
+        value: the number.
+        numbers: dtype of NaN in the place of booleans, which have none.
+    """
     dtype = like.dtype if _holds(like.dtype, value) else torch.int64
+    if like.dtype == torch.bool and value != value:
+        dtype = numbers
     return torch.full(like.shape, value, dtype=dtype, device=like.device)
 
 

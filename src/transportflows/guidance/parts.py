@@ -215,7 +215,8 @@ def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
     if not rows or value is None or isinstance(value, str):
         return value
     if not isinstance(value, Tensor):
-        return constant_rows(instead_of, value)
+        numbers = torch.get_default_dtype() if like is None else like.dtype
+        return constant_rows(instead_of, value, numbers)
     there = value.to(instead_of.device if like is None else like.device)
     event = instead_of.shape[1:]
     if there.shape == (n, *event) and there.ndim == instead_of.ndim:
