@@ -111,9 +111,10 @@ class ClassifierFree(_Average):
             The two times are breakpoints of the field, which every grid meets.
 
     Raises:
-        ValueError: if no null is known and no unconditional field given, or a scale is not finite;
-            at sampling if the condition is missing, or the field was not trained with
-            the null.
+        ValueError: if no null is known and no unconditional field given, the null is of another
+            kind than its condition, or nothing that the field was trained with, or a scale is not
+            finite, or named as a condition of the field; at sampling if the condition is missing.
+        TypeError: if a null is a list, or a scale of rows no number.
 
     A call costs two calls of the network; where w is the number 1 or 0 it costs one, and so it does
     outside of the interval where the time is one number on a CPU, as it is in a solve there.

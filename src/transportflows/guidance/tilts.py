@@ -60,8 +60,9 @@ class Tilt(Guided):
         interval: times within which to guide.
 
     Raises:
+        TypeError: if the reward does not take (t, x).
         ValueError: if a scale is not finite or ``of`` unknown; at the first call if autograd does
-            not follow the reward.
+            not follow the reward, or it, or its gradient, is NaN there.
         ConversionError: where a velocity is asked for and the process has no Gaussian part.
 
     Example:
