@@ -176,7 +176,7 @@ def check_scale(scale: Scale, parts: Sequence[Part], more: Collection[str] = ())
         parts: the fields.
         more: names of conditions that are taken otherwise.
     """
-    for part in parts:
+    for part in parts if scale.column is not None else ():
         scale.check_apart({*_names_and_nulls(part.field), *part.null, *more})
 
 
