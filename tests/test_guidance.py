@@ -632,7 +632,7 @@ def test_a_reward_that_gives_nan_is_named(of):
         (lambda t, x: (0 * x[:, 0]).square().sqrt(), "gradient of the reward is NaN in 6 of 6"),
     ):
         tilt = G.Tilt(first, reward, of=of)
-        with pytest.raises(ValueError, match=f"the .*{what}.*write x.clamp"):
+        with pytest.raises(ValueError, match=rf"the .*{what}.*write x\.clamp"):
             tpf.sample(tilt, start=X, steps=2)
 
 

@@ -303,6 +303,14 @@ def test_the_shift_is_the_gradient_of_the_likelihood_at_the_prediction():
             assert torch.allclose(shift[:, k], wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_a_likelihood_that_gives_nan_is_named():
+    field = tpf.oracle(PROCESSES["linear"], MIXTURE)
+    for likelihood in (lambda x: x[:, 0] * math.nan, lambda x: (x[:, 0].abs() + 1.0).neg().log()):
+        guided = LikelihoodGuidance(field, Observation(likelihood))
+        with pytest.raises(ValueError, match=r"the .*log_likelihood is NaN.*write x\.clamp"):
+            tpf.sample(guided, 4, steps=2)
+
+
 def linear_field(matrix):
     """A learned field of the linear path, with the prediction ``d = M x`` at all times."""
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((DIM,)))

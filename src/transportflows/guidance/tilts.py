@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import jvp, ordinary, value_and_gradient
-from .._core.checks import check_callable, choice, returned
+from .._core.checks import check_callable, check_gradient, choice, returned
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import widest
 from .._core.signatures import checked
@@ -144,23 +144,9 @@ class Tilt(Guided):
                 return self.gradient(ordinary(t), ordinary(x), cond)
         total, pull = torch.func.vjp(lambda y: self.value(t, y, cond).sum(), x)  # type: ignore[misc]
         found: Tensor = pull(torch.ones((), dtype=x.dtype, device=x.device))[0]
-        if first and not torch.compiler.is_compiling():
-            self._check_number(total, found, t)
+        if first:
+            check_gradient("reward", total, found)
         return found
-
-    def _check_number(self, total: Tensor, gradient: Tensor, t: Tensor) -> None:
-        """Refuse a reward that is NaN, or its gradient, at the first states it is asked of."""
-        if torch._C._functorch.is_functorch_wrapped_tensor(gradient):
-            return
-        bad = gradient.isnan().flatten(1).any(1)
-        if bool(bad.any() | total.isnan()):
-            rows = f" in {int(bad.sum())} of {len(bad)} rows" if bool(bad.any()) else ""
-            raise ValueError(
-                f"the {'gradient of the ' if rows else ''}reward is NaN{rows} at t ="
-                f" {float(t.flatten()[0]):.3g}; a root or a logarithm at 0, or of negative numbers,"
-                " does that: write x.clamp(min=1e-6).sqrt(), and torch.where on what goes into it,"
-                " not on what comes out"
-            )
 
     def rate(
         self, t: Tensor, x: Tensor, v: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS

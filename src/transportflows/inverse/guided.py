@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.autodiff import pullback, value_and_gradient
-from .._core.checks import number, positive_integer, positive_number
+from .._core.checks import check_gradient, number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
 from .._core.signatures import checked
@@ -169,6 +169,9 @@ class LikelihoodGuidance(GuidedField):
         observation: any, with a likelihood that autograd follows.
         scale: w ≥ 0; 1 is the likelihood's own.
 
+    Raises:
+        ValueError: at the first call, if the likelihood or its gradient is NaN.
+
     Source: Chung et al. (2023), section 3.2.
     """
 
@@ -177,6 +180,7 @@ class LikelihoodGuidance(GuidedField):
         if isinstance(observation, LinearObservation) and observation.noise == 0:
             observation.log_likelihood(observation.y.new_zeros(1, *observation.shape))
         self.scale = number("scale", scale, "a weight, 0 or positive", least=0)
+        self._seen = False
 
     def _guided(
         self,
@@ -191,7 +195,10 @@ class LikelihoodGuidance(GuidedField):
             residual = self._residual(d, rows)
             slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
         else:
-            slope = value_and_gradient(self._of_standardised, d)[1]
+            value, slope = value_and_gradient(self._of_standardised, d)
+            if not self._seen:
+                self._seen = True
+                check_gradient("log_likelihood", value, slope)
         return d + expand_time((self.scale * tweedie(beta, square)).to(x), x) * pull(slope)
 
     def _of_standardised(self, d: Tensor) -> Tensor:
