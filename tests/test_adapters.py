@@ -198,17 +198,21 @@ def _sampled(net, made, steps, x, label=None):
     ],
 )
 def test_diffusers_ddim_and_ours_give_the_same_samples(diffusers, kind, options, dtype):
-    """1e-9 in float64 and 1e-4 in float32, of the size of the samples."""
+    """1e-9 in float64 and 1e-4 in float32, of the size of the samples.
+
+    A scheduler as it is made has float32 roots in its steps in float64 too: 1e-8 to 5e-7.
+    """
     make = {"unet": _unet, "labelled": lambda d: _unet(d, 4), "dit": _dit}[kind]
     net = make(diffusers).to(dtype)
     made = diffusers.DDIMScheduler(clip_sample=False, **options)
+    z = torch.randn(2, 3, 8, 8, generator=gen(), dtype=torch.float64).to(dtype)
+    label = None if kind == "unet" else torch.tensor([0, 3])
+    rounded = _sampled(net, made, 20, z, label)
     if dtype == torch.float64:  # its table is float32: both take the same one in full
         made.alphas_cumprod = made.alphas_cumprod.double()
         made.final_alpha_cumprod = made.final_alpha_cumprod.double()
         if not made.config.set_alpha_to_one:
             made.final_alpha_cumprod = made.alphas_cumprod[0]
-    z = torch.randn(2, 3, 8, 8, generator=gen(), dtype=torch.float64).to(dtype)
-    label = None if kind == "unet" else torch.tensor([0, 3])
     theirs = _sampled(net, made, 20, z, label)
     field = N.from_diffusers(net, made)
     assert field.process.shape == (3, 8, 8)
@@ -219,6 +223,34 @@ def test_diffusers_ddim_and_ours_give_the_same_samples(diffusers, kind, options,
     assert theirs.std() > 0.1
     error = (ours - theirs).abs().max().item()
     assert error <= (1e-9 if dtype == torch.float64 else 1e-4) * max(size, 1.0)
+    if dtype == torch.float64:
+        left = (ours - rounded).abs().max().item() / max(size, 1.0)
+        assert 1e-9 < left < 2e-6
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_flow_matching_of_diffusers_gives_the_same_samples(diffusers, shift):
+    """Their Euler steps, which are in float32, at times 1 - σ."""
+    net = _unet(diffusers)
+    made = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    z = torch.randn(2, 3, 8, 8, generator=gen())
+    field = N.from_diffusers(net, made)
+    times = N.diffusers_times(made, 10)
+    assert float(times[0]) == 0
+    assert float(times[-1]) == 1
+    ours = tpf.sample(field, start=z, t=times, scheme="euler").x
+    theirs = _sampled(net, made, 10, z)
+    assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+
+
+def test_times_of_flow_matching_are_one_less_sigma():
+    made = SimpleNamespace(
+        config={"shift": 2.0}, set_timesteps=lambda n: None, sigmas=torch.tensor([1.0, 0.4, 0.0])
+    )
+    assert torch.allclose(N.diffusers_times(made, 2), torch.tensor([0, 0.6, 1.0]).double())
+    other = SimpleNamespace(config={"sigma_data": 0.5}, set_timesteps=lambda n: None)
+    with pytest.raises(TypeError, match=r"no alphas_cumprod.*write|leave times out"):
+        N.diffusers_times(other, 2)
 
 
 def test_a_dit_of_diffusers_knows_no_class(diffusers):

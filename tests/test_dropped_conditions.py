@@ -2,11 +2,13 @@
 
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import transportflows as tpf
+from transportflows._core.nulls import is_null, with_nulls
 
 FLOW = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
 GEN = torch.Generator().manual_seed(0)
@@ -432,3 +434,73 @@ def test_the_flag_tells_zeros_from_none():
     column = tpf.networks.Nullable(lambda t, x, c: c, c="flag")
     c = torch.tensor([5.0, NAN])
     assert column(torch.zeros(2), torch.zeros(2, 1), c=c).tolist() == [[5.0, 1.0], [0.0, 0.0]]
+
+
+# ------------------------------------------------------------------------- labels of any integers
+
+INTEGERS = [
+    getattr(torch, name)
+    for name in ("uint8", "int8", "int16", "int32", "uint16", "uint32", "uint64")
+    if hasattr(torch, name)
+]
+
+
+def draws_of(dtype, source="rows", process=FLOW):
+    """Samples by guidance, with labels and without, of a field trained on labels of a dtype."""
+    net = tpf.networks.MLP(2, 8, 1, labels=3, generator=key())
+    field, labels = tpf.Velocity(net, process), LABELS.to(dtype)
+    how = {"steps": 5, "batch_size": 20, "drop_cond": 0.3, "generator": key(1), "progress": False}
+    if source == "rows":
+        tpf.Trainer(field).fit(X, cond={"label": labels}, **how)
+    else:
+        items = torch.utils.data.TensorDataset(X, labels)
+        tpf.Trainer(field).fit(items, cond=("label",), **how)
+    asked = {"label": (torch.arange(6) % 3).to(dtype)}
+    told = [(tpf.guidance.ClassifierFree(field, 2.0), asked), (field, asked), (field, {})]
+    told.append((tpf.guidance.ClassifierFree(field, 2.0, null={"label": -1}), asked))
+    return [tpf.sample(f, 6, steps=3, cond=cond, generator=key(2)).x for f, cond in told]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+@pytest.mark.parametrize("source", ["rows", "items"])
+def test_labels_of_every_integer_dtype_are_those_of_int64(dtype, source):
+    """-1 is no uint8, where it was written as the class 255, and torch has no least uint16."""
+    for found, wanted in zip(draws_of(dtype, source), draws_of(torch.int64, source), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_transport_within_labels_takes_every_integer_dtype(dtype):
+    process = tpf.Process(tpf.Linear(), tpf.Gaussian((2,)), tpf.MinibatchOT())
+    both = draws_of(dtype, process=process), draws_of(torch.int64, process=process)
+    for found, wanted in zip(*both, strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_a_class_is_not_none_because_its_bits_are():
+    """255 in uint8 has the bits of -1, and 200 those of -56 in int8."""
+    labels = torch.tensor([255, 0], dtype=torch.uint8)
+    assert not is_null(labels, -1).any()
+    rows = torch.tensor([False, True])
+    assert with_nulls(labels, rows, -1, torch.float32).tolist() == [255, -1]
+    small = torch.tensor([-56, 3], dtype=torch.int8)
+    assert not is_null(small, 200).any()
+    assert with_nulls(small, rows, 200, torch.float32).tolist() == [-56, 200]
+    net = tpf.networks.from_sit(
+        OfTwoHundredClasses(), tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+    )
+    x, t = torch.zeros(2, 2), torch.full((2,), 0.5)
+    assert net.velocity(t, x, {"label": labels})[:, 0].tolist() == [255, 0]
+    with pytest.raises(ValueError, match=r"'label' holds \d+, which no int64 does"):
+        tpf.sample(net, 2, cond={"label": torch.tensor([2**63, 0], dtype=torch.uint64)}, steps=2)
+
+
+class OfTwoHundredClasses(torch.nn.Module):
+    """A network as SiT's are called, that gives the label it was told."""
+
+    def __init__(self):
+        super().__init__()
+        self.y_embedder = SimpleNamespace(num_classes=300, dropout_prob=0.1)
+
+    def forward(self, x, t, y):
+        return y[:, None].to(x).expand_as(x)

@@ -440,11 +440,17 @@ def trained(drop):
     return field
 
 
-def test_a_null_that_was_not_trained_is_refused_at_sampling():
+def test_a_null_that_was_not_trained_is_refused():
     G_null = {"label": 3}
     good = G.ClassifierFree(trained(True), 2.0, null=G_null)
     assert tpf.sample(good, 4, steps=2, cond={"label": 1}).x.shape == (4, 2)
-    bad = G.ClassifierFree(trained(False), 2.0, null=G_null)
+    for guide in (G.ClassifierFree, G.RescaledClassifierFree, G.ProjectedClassifierFree):
+        with pytest.raises(ValueError, match=r"null=.*nothing that the field was trained with"):
+            guide(trained(False), 2.0, null=G_null)
+    later = trained(False)
+    known, later.conditions = later.conditions, None
+    bad = G.ClassifierFree(later, 2.0, null=G_null)
+    later.conditions = known
     with pytest.raises(ValueError, match=r"null=.*nothing that the field was trained with"):
         tpf.sample(bad, 4, steps=2, cond={"label": 1})
     with pytest.raises(ValueError, match="holds 7"):
@@ -455,6 +461,80 @@ def test_a_null_that_was_not_trained_is_refused_at_sampling():
         tpf.sample(good, 4, steps=2, cond={"label": 1, "colour": 2})
     with pytest.raises(ValueError, match="null has 'colour'"):
         G.ClassifierFree(trained(True), 2.0, null={"colour": 0})
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["trained", "not trained"])
+def test_nulls_of_another_kind_are_refused_where_they_are_given(known):
+    field = trained(True)
+    field = field if known else tpf.Velocity(field.net, field.process)
+    for null, error, words in (
+        ({"label": float("nan")}, ValueError, r"null\['label'\] is nan.*is integers; write"),
+        ({"label": 0.5}, ValueError, r"null\['label'\] is 0.5.*is integers; write"),
+        ({"label": [-1]}, TypeError, r"null\['label'\] is one value for all rows.*got \[-1\]"),
+        ({"label": {}}, TypeError, r"null\['label'\] is one value for all rows"),
+    ):
+        with pytest.raises(error, match=words):
+            G.ClassifierFree(field, 2.0, null=null)
+    assert G.ClassifierFree(field, 2.0, null={"label": torch.tensor(3)})
+
+
+def test_a_null_of_numbers_is_nan_or_of_the_shape_of_a_row():
+    process, c = PROCESSES["linear"], torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    field = tpf.Velocity(tpf.networks.MLP(2, 8, 1, vectors={"c": 3}), process)
+    how = {"steps": 2, "batch_size": 10, "drop_cond": 0.2, "progress": False}
+    tpf.Trainer(field).fit(torch.randn(20, 2), cond={"c": c}, **how)
+    for null in (float("nan"), 0.0, torch.zeros(3)):
+        guided = G.ClassifierFree(field, 2.0, null={"c": null})
+        assert tpf.sample(guided, 4, steps=2, cond={"c": c[:4]}).x.shape == (4, 2)
+    with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+        G.ClassifierFree(field, 2.0, null={"c": torch.zeros(2)})
+
+
+class OfMask(torch.nn.Module):
+    """Of states and a mask with a flag."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 2)
+
+    def forward(self, t, x, m):
+        return self.layer(torch.cat([x, m], 1))
+
+
+@pytest.mark.parametrize("null", [None, {"m": float("nan")}])
+def test_the_null_of_a_mask_of_booleans_is_none_and_not_true_everywhere(null):
+    """NaN is True as a boolean: the unconditional field was given a mask of ones."""
+    mask = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)) > 0.5
+    net = tpf.networks.Nullable(OfMask(), m="flag")
+    field = tpf.Velocity(net, PROCESSES["linear"])
+    how = {"steps": 2, "batch_size": 10, "drop_cond": 0.3, "progress": False}
+    tpf.Trainer(field).fit(torch.randn(20, 2), cond={"m": mask}, **how)
+    t, x, cond = torch.full((4,), 0.5), torch.randn(4, 2), {"m": mask[:4]}
+    without = G.ClassifierFree(field, 0.0, null=null).velocity(t, x, cond)
+    assert torch.equal(without, field.velocity(t, x))
+    both = G.ClassifierFree(field, 2.0, null=null).velocity(t, x, cond)
+    assert torch.allclose(both, 2 * field.velocity(t, x, cond) - field.velocity(t, x))
+    drawn = tpf.sample(G.ClassifierFree(field, 0.0, null=null), start=x, steps=3, cond=cond).x
+    assert torch.equal(drawn, tpf.sample(field, start=x, steps=3).x)
+
+
+def test_a_strength_is_not_a_condition_of_the_field():
+    """``scale="label"`` guided class 2 twice as much as class 1."""
+    field = trained(True)
+    plain = tpf.Velocity(lambda t, x, label: x, field.process)
+    exact = tpf.oracle(field.process, FIRST)
+    null = {"null": {"label": 3}}
+    for make in (
+        lambda: G.ClassifierFree(field, "label", **null),
+        lambda: G.ClassifierFree(tpf.Velocity(field.net, field.process), "label"),
+        lambda: G.ClassifierFree(plain, "label", **null),
+        lambda: G.RescaledClassifierFree(field, "label", **null),
+        lambda: G.AutoGuidance(field, field, "label"),
+        lambda: G.Tilt(field, lambda t, x: x[:, 0], "label"),
+        lambda: G.Classifier(exact, lambda t, x, label: x[:, 0], "label"),
+    ):
+        with pytest.raises(ValueError, match=r"scale='label'.*a name of its own, scale='guidance'"):
+            make()
 
 
 def test_scales_that_cannot_be_are_refused():
@@ -481,6 +561,8 @@ def test_scales_that_cannot_be_are_refused():
         tpf.sample(by_row, start=X, cond={"label": LABEL})
     with pytest.raises(ValueError, match="must be finite"):
         tpf.sample(by_row, start=X, cond={"label": LABEL, "guidance": torch.full((6,), torch.nan)})
+    with pytest.raises(TypeError, match=r"'guidance' is scale.*got '3'; write cond=.*2\.0"):
+        tpf.sample(by_row, start=X, cond={"label": LABEL, "guidance": "3"})
     with pytest.raises(ValueError, match=r"one real number, or one a row"):
         tpf.sample(by_row, start=X, cond={"label": LABEL, "guidance": torch.ones(6, 2)})
 
@@ -530,6 +612,28 @@ def test_rewards_that_cannot_be_are_refused():
         G.Tilt(first, lambda t, x: x).score(t, X)
     with pytest.raises(ValueError, match="unknown of"):
         G.Tilt(first, lambda t, x: x[:, 0], of="noise")
+    for reward in (lambda x: x[:, 0], lambda: 0.0, torch.nn.Linear(2, 1)):
+        with pytest.raises(TypeError, match=r"reward must be a function of \(t, x\), got .*write"):
+            G.Tilt(first, reward)
+    with pytest.raises(TypeError, match=r"log_prob must be a function of \(t, x\), got"):
+        G.Classifier(first, lambda x: x[:, 0])
+    for reward in (lambda t, x, *rest: x[:, 0], lambda *both: both[1][:, 0]):
+        assert torch.isfinite(G.Tilt(first, reward).score(t, X)).all()
+    labelled = G.Tilt(first, lambda t, x, label: x[:, 0] * label)
+    assert torch.isfinite(labelled.score(t, X, {"label": LABEL})).all()
+
+
+@pytest.mark.parametrize("of", ["state", "data"])
+def test_a_reward_that_gives_nan_is_named(of):
+    first = oracles(PROCESSES["linear"])[0]
+    for reward, what in (
+        (lambda t, x: x[:, 0] * float("nan"), "reward is NaN in 6 of 6 rows"),
+        (lambda t, x: (x[:, 0].abs() + 1.0).neg().log(), "reward is NaN"),
+        (lambda t, x: (0 * x[:, 0]).square().sqrt(), "gradient of the reward is NaN in 6 of 6"),
+    ):
+        tilt = G.Tilt(first, reward, of=of)
+        with pytest.raises(ValueError, match=rf"the .*{what}.*write x\.clamp"):
+            tpf.sample(tilt, start=X, steps=2)
 
 
 def test_the_repr_tells_what_it_is_made_of():

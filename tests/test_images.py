@@ -151,6 +151,17 @@ def test_broken_files_are_all_named_and_skipped_on_demand(folder):
     ]
 
 
+def test_links_to_nothing_are_broken_files(folder):
+    (folder / "cat" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "dog" / "round.png").symlink_to("round.png")
+    (folder / "dog" / "folder.png").mkdir()
+    with pytest.raises(ValueError, match=r"2 of 7 files.*\n.*cat/gone.png: .*link.*nowhere.png"):
+        image_folder(folder)
+    images = image_folder(folder, skip_broken=True)
+    assert len(images) == 5
+    assert [line.split(":")[0] for line in images.skipped] == ["cat/gone.png", "dog/round.png"]
+
+
 def test_only_broken_files_are_no_data(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="all 1 files"):
@@ -208,6 +219,7 @@ def test_images_of_sixteen_bits_are_refused(tmp_path):
         ("file,kind\na.png,x\n", None, r"4 of 5 files have no kind.*cat/b.png"),
         ("file,kind\na.png,x,y\n", None, r"row 1.*3 entries for 2 columns"),
         ("file,kind\n", None, "no rows"),
+        ("file,kind\na.png,x\nb.png,x\na.png,y\n", None, r"a\.png twice, as 'x' and as 'y'"),
         ("file\na.png\n", None, "1 column"),
         ("file,kind\na.png,x\n", "sort", "no column 'sort'; its columns are 'kind'"),
     ],
@@ -227,6 +239,67 @@ def test_classes_of_a_table_are_in_the_order_of_numbers(folder):
     images = image_folder(folder, labels=table)
     assert images.classes == ("-1", "9", "10")
     assert images.labels.tolist() == [2, 1, 2, 0, 1]
+
+
+AGES = "file,age,mark\na.png,10,1.5\nb.png,9,2\nc.PNG,10,1e-1\nd.png,-1,2\ndog/e/f.png,9,2.0\n"
+
+
+def test_a_column_of_numbers_that_are_not_whole_is_kept_as_numbers(folder):
+    """What a regression is on: 1.5 is no name of a class."""
+    table = folder / "labels.csv"
+    table.write_text(AGES)
+    images = image_folder(folder, labels=table, column="mark")
+    assert images.labels is None
+    assert images.classes == ()
+    assert images.values.tolist() == torch.tensor([1.5, 2, 0.1, 2, 2]).tolist()
+    assert images.cond.keys() == images[0].keys() - {"x1"} == {"value"}
+    assert images.take(slice(1, 3)).values.tolist() == images.values[1:3].tolist()
+    (batch,) = images.loader(5)
+    assert sorted(batch.cond["value"].tolist()) == sorted(images.values.tolist())
+    ages = image_folder(folder, labels=table, numbers=True)
+    assert ages.values.tolist() == [10.0, 9.0, 10.0, -1.0, 9.0]
+    marks = image_folder(folder, labels=table, column="mark", numbers=False)
+    assert marks.classes == ("1e-1", "1.5", "2")
+    assert marks.labels.tolist() == [1, 2, 0, 2, 2]
+    net = tpf.networks.UNet((3, 6, 8), 4, (1,), 1, attention=(), vectors={"value": 1})
+    field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((3, 6, 8))))
+    for source in (ages, ages.loader(5)):
+        how = {} if source is not ages else {"batch_size": 5}
+        tpf.Trainer(field).fit(source, steps=1, drop_cond=0.2, progress=False, **how)
+    assert tpf.sample(field, 2, steps=1, cond={"value": 9.5}).x.shape == (2, 3, 6, 8)
+
+
+def test_whole_numbers_written_as_floats_are_classes(folder):
+    """As pandas writes a column that once had a gap."""
+    table = folder / "labels.csv"
+    table.write_text("file,kind\na.png,1.0\nb.png,2.0\nc.PNG,1.0\nd.png,1\nf.png,2.0\n")
+    images = image_folder(folder, labels=table)
+    assert images.classes == ("1", "2")
+    assert images.labels.tolist() == [0, 1, 0, 0, 1]
+
+
+def test_numbers_that_are_none_are_refused(folder):
+    table = folder / "labels.csv"
+    table.write_text("file,age\na.png,1.5\nb.png,nan\nc.PNG,1\nd.png,-1\nf.png,9\n")
+    with pytest.raises(ValueError, match=r"cat/b\.png is nan, which is not finite"):
+        image_folder(folder, labels=table)
+    table.write_text("file,age\na.png,1.5\nb.png,old\nc.PNG,1\nd.png,-1\nf.png,9\n")
+    with pytest.raises(ValueError, match=r"cat/b\.png is 'old', which is no number"):
+        image_folder(folder, labels=table, numbers=True)
+    assert image_folder(folder, labels=table).classes == ("-1", "1", "1.5", "9", "old")
+    for how in ({}, {"labels": "folders"}):
+        with pytest.raises(ValueError, match="numbers=True is of a table"):
+            image_folder(folder, numbers=True, **how)
+
+
+def test_a_name_that_two_files_have_is_of_neither(folder):
+    write(folder / "dog" / "a.png", pixels(6, 8))
+    table = folder / "labels.csv"
+    table.write_text("file,kind\na.png,x\nb.png,x\nc.PNG,y\nd.png,y\nf.png,y\n")
+    with pytest.raises(ValueError, match=r"a\.png.* is cat/a\.png and dog/a\.png.*folders"):
+        image_folder(folder, labels=table)
+    table.write_text(table.read_text().replace("a.png,x", "cat/a.png,x\ndog/a.png,y"))
+    assert image_folder(folder, labels=table).labels.tolist() == [0, 0, 1, 1, 1, 1]
 
 
 def test_without_pillow_the_extra_is_named(folder, monkeypatch):
@@ -357,6 +430,8 @@ def test_a_split_shares_no_image_and_its_test_set_is_not_mirrored():
             "0 to 1, got 2",
         ),
         (lambda: Images(pixels(4, 4)[None], torch.tensor([-1])), "got -1"),
+        (lambda: Images(pixels(4, 4)[None], values=torch.tensor([1])), r"floating.*\(1,\)"),
+        (lambda: Images(pixels(4, 4)[None], values=torch.tensor([np.nan])), "NaN"),
         (lambda: made().loader(0), "batch_size"),
     ],
 )

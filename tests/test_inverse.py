@@ -22,6 +22,7 @@ from transportflows.inverse import (
     PseudoInverse,
     Replacement,
 )
+from transportflows.inverse.residuals import least_residual
 from transportflows.samplers.sweep import shared_rows
 
 D = torch.float64
@@ -188,8 +189,11 @@ def test_an_adjoint_of_another_shape_is_refused():
 
 @pytest.mark.parametrize(
     "operator",
-    [torch.tensor([[math.nan, 1.0]]), Blur(torch.tensor([math.inf, 1.0]), 2)],
-    ids=["matrix", "blur"],
+    [
+        torch.tensor([[math.nan, 1.0]]),
+        Operator(lambda x: x * math.inf, lambda y: y * math.inf, (2,)),
+    ],
+    ids=["matrix", "functions"],
 )
 def test_an_operator_that_is_not_finite_is_refused(operator):
     y = torch.zeros(1 if isinstance(operator, torch.Tensor) else 2)
@@ -227,6 +231,12 @@ def test_operators_of_deepinv():
         (lambda: Matrix(torch.ones(2, 4), (5,)), ValueError, "4 columns"),
         (lambda: Matrix(torch.ones(4)), ValueError, r"a matrix is \(m, d\)"),
         (lambda: Blur(torch.ones(5), (4,)), ValueError, "not larger"),
+        (lambda: Blur(torch.zeros(3), (4,)), ValueError, "kernel is 0 everywhere"),
+        (lambda: Blur(torch.ones(0), (4,)), ValueError, "kernel is 0 everywhere"),
+        (lambda: Blur(torch.tensor([math.nan, 1.0]), (4,)), ValueError, "kernel holds NaN"),
+        (lambda: Blur(torch.tensor([1j, 1.0]), (4,)), ValueError, "kernel holds complex"),
+        (lambda: Matrix(torch.zeros(2, 4)), ValueError, "matrix is 0 everywhere"),
+        (lambda: Matrix(torch.full((2, 4), math.inf)), ValueError, "matrix holds NaN or inf"),
         (lambda: Downsample(2, (3, 4)), ValueError, "no multiples of factor=2"),
         (lambda: Downsample(2, (4,)), ValueError, "dims is 1 to 1"),
         (lambda: LinearObservation("blur", Y), TypeError, "an operator is a Mask"),
@@ -236,7 +246,11 @@ def test_operators_of_deepinv():
         (lambda: LinearObservation(MATRIX, Y, math.nan), ValueError, "noise must be"),
         (lambda: LinearObservation(MATRIX, Y.long()), TypeError, r"write y.float\(\)"),
         (lambda: LinearObservation(MASK, SEEN, shape=(5,)), ValueError, r"takes events of shape"),
-        (lambda: LinearObservation(MASK, SEEN).log_likelihood(X), ValueError, "no likelihood"),
+        (
+            lambda: LinearObservation(MASK, SEEN).log_likelihood(X),
+            ValueError,
+            "no likelihood.*PseudoInverse, MomentMatched,",
+        ),
         (lambda: Observation(lambda x: x).log_likelihood(X), ValueError, "one value a row"),
         (lambda: OBSERVATIONS["mask"].residual(X).shape, None, ""),
     ],
@@ -289,6 +303,14 @@ def test_the_shift_is_the_gradient_of_the_likelihood_at_the_prediction():
             assert torch.allclose(shift[:, k], wanted, rtol=1e-6, atol=1e-6)
 
 
+def test_a_likelihood_that_gives_nan_is_named():
+    field = tpf.oracle(PROCESSES["linear"], MIXTURE)
+    for likelihood in (lambda x: x[:, 0] * math.nan, lambda x: (x[:, 0].abs() + 1.0).neg().log()):
+        guided = LikelihoodGuidance(field, Observation(likelihood))
+        with pytest.raises(ValueError, match=r"the .*log_likelihood is NaN.*write x\.clamp"):
+            tpf.sample(guided, 4, steps=2)
+
+
 def linear_field(matrix):
     """A learned field of the linear path, with the prediction ``d = M x`` at all times."""
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((DIM,)))
@@ -321,6 +343,92 @@ def test_errors_of_a_learned_jacobian_are_not_multiplied_without_bound_early_on(
         most = delta * total / (2 * (1e-3 * v * square) ** 0.5)
         assert (left.norm(dim=1) <= most * field.data(t, X).norm(dim=1) * (1 + 1e-9)).all(), time
     assert left.norm() > 1e-2
+
+
+def test_least_residuals_solve_what_is_symmetric_and_positive():
+    root = torch.randn(5, 7, 7, generator=key(), dtype=D)
+    matrix = root @ root.mT / 7 + 0.05 * torch.eye(7, dtype=D)
+    right = torch.randn(5, 7, generator=key(1), dtype=D)
+    for ridge in (0.0, 0.3, 40.0):
+        wanted = torch.linalg.solve(matrix + ridge * torch.eye(7, dtype=D), right)
+        given = torch.tensor(ridge, dtype=D)
+        found = least_residual(
+            lambda u: u, lambda u: (matrix @ u[..., None])[..., 0], right, given, 7
+        )
+        assert torch.allclose(found, wanted, atol=1e-9), ridge
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_residuals_never_grow_whatever_the_operator(dtype):
+    """What conjugate gradients have no bound for: neither symmetric nor definite, or singular."""
+    n, d = 200, 6
+    matrix = torch.randn(n, d, d, generator=key(), dtype=dtype)
+    matrix[::3] = matrix[::3] - matrix[::3].mT  # r · A r = 0
+    matrix[::5, :, 0] = 0.0
+    matrix[::7] = 0.0
+    right = torch.randn(n, d, generator=key(1), dtype=dtype)
+    right[4] = 0.0
+    for ridge in (0.0, 0.1, 1e12):
+        given = torch.tensor(ridge, dtype=dtype)
+        for k in (1, 2, 4, 8):
+
+            def product(u):
+                return (matrix @ u[..., None])[..., 0]
+
+            u = least_residual(lambda u: u, product, right, given, k)
+            left = (right - ridge * u - product(u)).norm(dim=1)
+            assert (left <= right.norm(dim=1) * (1 + 1e-3)).all(), (ridge, k)
+            assert torch.isfinite(u).all()
+
+
+def test_errors_of_a_learned_jacobian_do_not_grow_with_iterations():
+    """An exact field of Gaussian data and a small linear error: draws stay where the data are."""
+    d = 24
+    roots = torch.randn(d, 4, generator=key(), dtype=D)
+    law = tpf.distributions.GaussianMixture(
+        torch.zeros(1, d, dtype=D),
+        covariances=(roots @ roots.mT / 4 + 0.01 * torch.eye(d, dtype=D))[None],
+    )
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((d,)))
+    exact = tpf.oracle(process, law)
+    error = 0.05 * torch.randn(d, d, generator=key(1), dtype=D) / d**0.5
+
+    def data(t, x):
+        return exact.data(t, x) + (1 - t[:, None]) * (x @ error)
+
+    mask = Mask(torch.arange(d) % 2 == 0)
+    y = law.sample(40, generator=key(2), dtype=D)
+    for noise in (0.0, 0.05):
+        seen = LinearObservation(mask, y, noise)
+        for iterations in (1, 3, 5, 12):
+            guided = MomentMatched(tpf.DataPredictor(data, process), seen, iterations=iterations)
+            x = tpf.sample(guided, 40, steps=10, scheme="ancestral", dtype=D, generator=key()).x
+            size = float((x.square().mean() / y.square().mean()).sqrt())
+            assert size < 2, (noise, iterations, size)
+
+
+def test_moment_matching_of_a_trained_network_stays_where_the_data_are():
+    """Images of a few patterns; conjugate gradients gave rms of tens to thousands at 3 and 5."""
+    patterns = torch.randn(6, 1, 8, 8, generator=key())
+    patterns = torch.nn.functional.avg_pool2d(patterns, 3, 1, 1)
+    weights = torch.randn(1_000, 6, generator=key(1))
+    images = torch.tanh(torch.einsum("nk,kchw->nchw", weights, patterns))
+    net = tpf.networks.MLP((1, 8, 8), width=96, depth=2, generator=key(2))
+    field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((1, 8, 8))))
+    tpf.Trainer(field, lr=3e-3).fit(
+        images, steps=500, batch_size=64, progress=False, generator=key(3)
+    )
+    mask = torch.ones(1, 8, 8)
+    mask[:, 2:6, 2:6] = 0
+    plain = tpf.sample(field, 64, steps=10, scheme="ancestral", generator=key(4)).x
+    for noise in (0.0, 0.05):
+        seen = LinearObservation(Mask(mask), images[:64], noise)
+        for iterations in (1, 3, 5, 10):
+            guided = MomentMatched(field, seen, iterations=iterations)
+            for steps in (10, 40):
+                x = tpf.sample(guided, 64, steps=steps, scheme="ancestral", generator=key(4)).x
+                worst = float(x.abs().max() / plain.abs().max())
+                assert worst < 1.5, (noise, iterations, steps, worst)
 
 
 def standardised():
@@ -453,6 +561,27 @@ def test_what_was_seen_is_put_back():
         seen = solution.x[..., [0, 2]]
         assert torch.equal(seen, SEEN[[0, 2]].expand_as(seen))
     assert "replacement" in solution.scheme
+
+
+@pytest.mark.parametrize("repeats", [0, 2])
+@pytest.mark.parametrize("name", [*PROCESSES, "standardised"])
+def test_what_was_seen_without_noise_is_y_itself_on_every_process(name, repeats):
+    """VE has noise of its least σ left at t = 1, which was put on y."""
+    if name == "standardised":
+        exact = tpf.oracle(PROCESSES["ve"], MIXTURE)
+        transform = tpf.Standardize(
+            torch.full((DIM,), 3.0, dtype=D), torch.full((DIM,), 2.0, dtype=D)
+        )
+        field = tpf.DataPredictor(
+            lambda t, x: exact.data(t, x), PROCESSES["ve"], transform=transform
+        )
+    else:
+        field = tpf.oracle(PROCESSES[name], MIXTURE)
+    hook = Replacement(field, OBSERVATIONS["mask"], repeats=repeats, generator=key())
+    x = tpf.sample(field, 7, steps=6, hooks=[hook], generator=key(), dtype=D).x
+    assert torch.allclose(x[:, [0, 2]], SEEN[[0, 2]].expand(7, 2), atol=1e-14, rtol=0)
+    early = tpf.sample(field, 7, t=(0.0, 0.9), steps=6, hooks=[hook], generator=key(), dtype=D).x
+    assert float(early[:, 0].std()) > 1e-3  # before t = 1 it is on its path
 
 
 class Blind(Replacement):

@@ -207,7 +207,7 @@ def test_none_in_a_row_gives_gradients_that_are_numbers(net):
         ({"label": torch.tensor([0, 1, 3, 0])}, r"holds 3.*classes 0 to 2.*labels=4"),
         ({"label": torch.tensor([0, 1, -2, 0])}, r"holds -2"),
         ({"label": torch.zeros(4)}, r"label.long\(\)"),
-        ({"label": torch.zeros(4, 1, dtype=torch.long)}, r"\(B,\) or \(\)"),
+        ({"label": torch.zeros(4, 1, dtype=torch.long)}, r"label is \(4,\), one a row"),
         ({"place": torch.zeros(4, 3).double()}, r"'place'.*\(B, 2\).*got shape \(4, 3\)"),
         ({"plaze": torch.zeros(4, 2)}, r"'plaze'"),
     ],
@@ -288,6 +288,53 @@ def test_a_set_has_no_order_and_a_sequence_has():
         t, x, cond = given(net)
         moved, out = net(t, x[:, other], **cond), net(t, x, **cond)[:, other]
         assert torch.allclose(moved, out, atol=1e-12) is (order == "set")
+
+
+@pytest.mark.parametrize("bad", [0.5, 2.0, -1.0, math.nan])
+def test_a_mask_holds_booleans_or_0_and_1(bad):
+    net, x, t = sequence(), torch.randn(4, 5, 2, generator=gen()), torch.rand(4, generator=gen(1))
+    mask = torch.arange(5) < torch.tensor([5, 3, 1, 4])[:, None]
+    with torch.no_grad():
+        for kind in (torch.float32, torch.int64, torch.uint8):
+            assert torch.equal(net(t, x, mask=mask.to(kind)), net(t, x, mask=mask))
+    wrong = mask.float()
+    wrong[1, 2] = bad
+    with pytest.raises(ValueError, match=rf"this one holds {bad:g}; write mask > 0\.5"):
+        net(t, x, mask=wrong)
+    if bad == 2:
+        with pytest.raises(ValueError, match="this one holds 2"):
+            net(t, x, mask=wrong.long())
+
+
+@pytest.mark.parametrize("make", [mlp, unet, dit], ids=lambda make: make.__name__)
+def test_conditions_of_other_rows_are_refused(make):
+    net = make()
+    size = (8, 6) if make is dit else (9, 7)
+    x, t = torch.randn(3, 2, *size, generator=gen()), torch.rand(3, generator=gen(1))
+    with pytest.raises(ValueError, match=r"label is \(3,\), one a row of x.*got shape \(2,\)"):
+        net(t, x, label=torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=r"'place' has 2 rows for 3 of x; give one a row"):
+        net(t, x, place=torch.zeros(2, 2))
+    with pytest.raises(ValueError, match=r"'angle' has 2 rows for 3 of x"):
+        net(t, x, angle=torch.zeros(2))
+    one = net(t, x, label=torch.tensor([1]), place=torch.ones(1, 2))
+    assert torch.equal(one, net(t, x, label=torch.ones(3).long(), place=torch.ones(3, 2)))
+
+
+def test_a_name_that_networks_have_is_refused_with_the_argument():
+    for name in ("x", "t", "s"):
+        with pytest.raises(
+            ValueError, match=rf"vectors=\{{'{name}': 2\}} cannot be.*vectors=\{{'c'"
+        ):
+            N.MLP(2, 8, 1, vectors={name: 2})
+    with pytest.raises(ValueError, match=r"images=\{'x': 1\} cannot be"):
+        unet(images={"x": 1})
+
+
+def test_a_vector_that_is_called_label_is_a_vector():
+    net = N.MLP(2, 8, 1, vectors={"label": 2})
+    assert math.isnan(net.nulls["label"])
+    assert N.MLP(2, 8, 1, labels=2).nulls == {"label": -1}
 
 
 def test_a_mask_of_another_length_is_refused():

@@ -32,6 +32,7 @@ __all__ = [
     "check_callable",
     "check_events",
     "check_finite_rows",
+    "check_gradient",
     "check_same_kind",
     "check_state",
     "choice",
@@ -243,4 +244,29 @@ def check_finite_rows(x: Tensor, name: str) -> None:
         raise ValueError(
             f"{name} holds NaN or infinite values in {bad.numel()} of {x.shape[0]} rows"
             f" (rows {shown}{more}); drop them: x[torch.isfinite(x).flatten(1).all(1)]"
+        )
+
+
+def check_gradient(name: str, value: Tensor, gradient: Tensor) -> None:
+    """Refuse a user's function of states that is NaN, or its gradient; it waits for a device.
+
+    Args:
+        name: of the function.
+        value: what it gave, of any shape.
+        gradient: of its sum, ``(B, *)``.
+
+    Raises:
+        ValueError: if one of them holds NaN.
+    """
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(gradient)
+    if wrapped or torch.compiler.is_compiling():
+        return
+    bad = gradient.isnan().flatten(1).any(1)
+    if bool(bad.any() | value.isnan().any()):
+        which = f"gradient of the {name}" if bool(bad.any()) else name
+        rows = f" in {int(bad.sum())} of {len(bad)} rows" if bool(bad.any()) else ""
+        raise ValueError(
+            f"the {which} is NaN{rows}; a root or a logarithm at 0, or of negative numbers, does"
+            " that: write x.clamp(min=1e-6).sqrt(), and torch.where on what goes into it, not on"
+            " what comes out"
         )

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .tensor import signed_integers
+
 __all__ = [
     "NO_CONDITIONS",
     "check_conditions",
@@ -34,7 +36,7 @@ def check_conditions(
     rows: str = "states",
     device: torch.device | None = None,
 ) -> dict[str, Any]:
-    """Return conditions as a dict, if they can go with n rows.
+    """Return conditions as a dict, if they can go with n rows; uint16 to uint64 become int64.
 
     Args:
         cond: by name; None for none.
@@ -55,6 +57,7 @@ def check_conditions(
             " cond={'label': labels}"
         )
     check_names(cond)
+    found = dict(cond)
     for name, value in cond.items():
         if isinstance(value, (list, tuple, Mapping)) or (
             hasattr(value, "__array__") and not isinstance(value, Tensor)
@@ -81,7 +84,14 @@ def check_conditions(
                 f"the condition {name!r} is on {value.device} and the {rows} are on {device}; write"
                 f" {name}.to({str(device)!r})"
             )
-    return dict(cond)
+        if (signed := signed_integers(value)) is not value:
+            if value.dtype.itemsize == 8 and bool((signed < 0).any()):
+                raise ValueError(
+                    f"the condition {name!r} holds {int(signed.amin()) + 2**64}, which no int64"
+                    f" does; give classes that are numbered from 0 on, or {name}.double()"
+                )
+            found[name] = signed
+    return found
 
 
 def check_names(cond: Mapping[str, Any]) -> None:
@@ -91,8 +101,8 @@ def check_names(cond: Mapping[str, Any]) -> None:
             raise TypeError(f"names of conditions are texts, got a {type(name).__name__}")
         if name in _TAKEN:
             raise ValueError(
-                f"a condition cannot be called {name!r}: networks are called as net(t, x, **cond),"
-                " and s is a second time; give it another name"
+                f"a condition cannot be called {name!r}, which is another argument of networks,"
+                " net(t, x, **cond), or s, a second time; give it another name"
             )
 
 

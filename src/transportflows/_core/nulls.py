@@ -15,9 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tensor import expand_time
+from .tensor import expand_time, signed_integers
 
-__all__ = ["Null", "check_null", "is_null", "null_rows", "nulls_of", "same_null", "with_nulls"]
+__all__ = [
+    "Null",
+    "check_null",
+    "constant_rows",
+    "is_null",
+    "null_rows",
+    "nulls_of",
+    "same_null",
+    "with_nulls",
+]
 
 Null = int | float
 
@@ -74,12 +83,13 @@ def is_null(value: Tensor, null: Null) -> Tensor:
     if isinstance(null, float):
         same = value.isnan() if value.is_floating_point() else torch.zeros_like(value).bool()
     else:
-        same = value == null
+        # Not ``==`` alone: the bits of -1 are those of 255 in uint8, and equal to it for torch.
+        same = value == null if _holds(value.dtype, null) else torch.zeros_like(value).bool()
     return same.flatten(1).all(1) if value.ndim > 1 else same
 
 
 def with_nulls(value: Tensor, rows: Tensor, null: Null, dtype: torch.dtype) -> Tensor:
-    """A condition whose rows ``rows`` ``(n,)`` are null.
+    """A condition whose rows ``rows`` ``(n,)`` are null, in int64 where its dtype has no such null.
 
     Args:
         value: ``(n, *)``.
@@ -89,7 +99,32 @@ def with_nulls(value: Tensor, rows: Tensor, null: Null, dtype: torch.dtype) -> T
     """
     if isinstance(null, float) and value.dtype == torch.bool:
         value = value.to(dtype)
+    value = signed_integers(value)
+    if not _holds(value.dtype, null):
+        value = value.long()
     return value.masked_fill(expand_time(rows, value), null)
+
+
+def constant_rows(like: Tensor, value: Any, numbers: torch.dtype) -> Tensor:
+    """One number in the shape, and if it can hold it in the dtype, of a condition.
+
+    Args:
+        like: the condition.
+        value: the number.
+        numbers: dtype of NaN in the place of booleans, which have none.
+    """
+    dtype = like.dtype if _holds(like.dtype, value) else torch.int64
+    if like.dtype == torch.bool and value != value:
+        dtype = numbers
+    return torch.full(like.shape, value, dtype=dtype, device=like.device)
+
+
+def _holds(dtype: torch.dtype, value: Any) -> bool:
+    """Whether numbers of a dtype can be this one; only integers in integers are asked about."""
+    if dtype.is_floating_point or dtype.is_complex or dtype == torch.bool or type(value) is not int:
+        return True
+    limits = torch.iinfo(dtype)
+    return bool(limits.min <= value <= limits.max)
 
 
 def null_rows(n: int, shape: Iterable[int | None], null: Null, like: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from .arguments import floating_dtype
 __all__ = [
     "as_time",
     "expand_time",
+    "integer_ends",
     "own_dtype",
+    "signed_integers",
     "solving_dtype",
     "state_dtype",
     "sum_events",
@@ -49,6 +51,22 @@ def expand_time(t: Tensor, x: Tensor) -> Tensor:
     if t.ndim == 1 and x.ndim == 2:
         return t.unsqueeze(1)  # the common case, at a fifth of the cost of a reshape
     return t if t.ndim in (0, x.ndim) else t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+_FEW = tuple(
+    getattr(torch, f"uint{bits}") for bits in (16, 32, 64) if hasattr(torch, f"uint{bits}")
+)
+
+
+def signed_integers(value: Tensor) -> Tensor:
+    """uint16, uint32 and uint64, for which torch has few operations, as int64; others as is."""
+    return value.long() if value.dtype in _FEW else value
+
+
+def integer_ends(value: Tensor) -> tuple[int, int]:
+    """The smallest and the largest of integers of any dtype; it waits for a device."""
+    low, high = torch.aminmax(signed_integers(value))
+    return int(low), int(high)
 
 
 def own_dtype(function: Any) -> torch.dtype | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .condition import Condition, kind_of_numbers
 from .nulls import is_null, null_rows
+from .tensor import integer_ends
 
 __all__ = ["check_trained", "filled", "seen_in", "seen_together"]
 
@@ -34,7 +35,7 @@ def seen_in(cond: Mapping[str, Any], *, ranges: bool = True) -> dict[str, Condit
             continue
         kind, low, high = kind_of_numbers(value), None, None
         if kind == "integer" and ranges and value.numel() > 0:
-            low, high = (int(end) for end in torch.aminmax(value))
+            low, high = integer_ends(value)
         found[name] = Condition(kind, tuple(value.shape[1:]), low, high)
     return found
 
@@ -191,7 +192,7 @@ def _wrong_values(value: Tensor, known: Condition) -> str:
     value = value if null is None else value[~is_null(value, null)]
     if value.numel() == 0:
         return ""
-    low, high = (int(end) for end in torch.aminmax(value))
+    low, high = integer_ends(value)
     return str(low if low < known.low else high) if low < known.low or high > known.high else ""
 
 

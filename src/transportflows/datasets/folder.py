@@ -37,6 +37,7 @@ def image_folder(
     colour: str | None = None,
     labels: str | os.PathLike[str] | None = None,
     column: str | None = None,
+    numbers: bool | None = None,
     flip: bool = False,
     limit: int | None = None,
     skip_broken: bool = False,
@@ -60,6 +61,9 @@ def image_folder(
             with a first line of names and a first column of file names, or the text files of
             CelebA. Classes are numbered in the order of their names, or values.
         column: of the table, with the labels; its second if None.
+        numbers: whether the column is kept as float32 numbers, ``Images.values``, the condition
+            ``"value"``, or made classes, ``Images.labels``, the condition ``"label"``. None takes a
+            column of numbers of which one is not whole for numbers, and all others for classes.
         flip: mirror every other image, by chance, whenever it is taken.
         limit: read the first so many files alone.
         skip_broken: leave out files that cannot be decoded, and tell them in ``Images.skipped``.
@@ -73,12 +77,16 @@ def image_folder(
         OSError: if there is no such folder or table.
         ValueError: if there are no images in it; for broken files, all of them named; for files of
             several sizes or modes, unless ``size`` and ``colour`` make them alike; for files that
-            are smaller than ``crop``, or have no label.
+            are smaller than ``crop``, have no label, or two.
     """
     root = Path(path)
     if colour is not None:
         choice("colour", colour, _COLOURS, {"grey": "'L'", "gray": "'L'", "color": "'RGB'"})
     integer("workers", workers, "a number of threads, 0 or more", least=0)
+    if numbers and (labels is None or str(labels) == "folders"):
+        raise ValueError(
+            "numbers=True is of a table: give its path, labels='table.csv', or leave numbers out"
+        )
     target, cut = _pair("size", size), _pair("crop", crop)
     pillow = _pillow()
     files = _found(root, None if limit is None else positive_integer("limit", limit))
@@ -97,15 +105,17 @@ def image_folder(
     names, images, skipped = _sorted_out(root, files, decoded, skip_broken)
     del decoded  # which holds them too
     _check_alike(images, names)
-    numbers: Tensor | None = None
+    found: Tensor | None = None
     classes: tuple[str, ...] = ()
     if labels is not None and str(labels) == "folders":
-        numbers, classes = labels_of_folders(names)
+        found, classes = labels_of_folders(names)
     elif labels is not None:
-        numbers, classes = labels_of_table(Path(labels), column, names)
+        found, classes = labels_of_table(Path(labels), column, names, numbers)
+    whole = found is None or not found.is_floating_point()
     return Images(
         stacked(images),
-        numbers,
+        found if whole else None,
+        values=None if whole else found,
         classes=classes,
         files=tuple(names),
         skipped=tuple(skipped),
@@ -145,7 +155,8 @@ def _found(root: Path, limit: int | None) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {root}; give the path of one with images")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; give the folder that it is in")
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in _ENDINGS)
+    found = (file for file in root.rglob("*") if file.suffix.lower() in _ENDINGS)
+    files = sorted(file for file in found if not _is_folder(file))
     if not files:
         others = sorted({file.suffix for file in root.rglob("*") if file.is_file()})
         told = f"; it has files that end in {', '.join(others[:5])}" if others else "; it is empty"
@@ -167,8 +178,7 @@ def _decoded(
             image = ops.exif_transpose(opened)  # upright, as the camera says
             image.load()
     except (OSError, SyntaxError, ValueError, EOFError, images.DecompressionBombError) as error:
-        reason = "it is empty" if file.stat().st_size == 0 else str(error) or type(error).__name__
-        raise _BrokenError(reason) from error
+        raise _BrokenError(_why(file, error)) from error
     mode = _PLAIN.get(image.mode)
     if mode is None and (colour is None or image.mode.startswith(("I", "F"))):
         cure = (
@@ -192,6 +202,24 @@ def _decoded(
             image = image.resize(size[::-1], images.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _is_folder(file: Path) -> bool:
+    try:
+        return file.is_dir()
+    except OSError:  # a link that leads round in a circle
+        return False
+
+
+def _why(file: Path, error: Exception) -> str:
+    """What is wrong with a file that was not decoded."""
+    try:
+        if file.stat().st_size == 0:
+            return "it is empty"
+    except OSError:
+        if file.is_symlink():
+            return f"it is a link to {os.readlink(file)}, which is not there"
+    return str(error) or type(error).__name__
 
 
 def _middle(image: Any, height: int, width: int) -> Any:

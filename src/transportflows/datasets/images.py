@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_integer, shown
+from .._core.checks import check_finite_rows, positive_integer, shown
 from .._core.random import local
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -51,13 +51,14 @@ def to_bytes(x: Tensor) -> Tensor:
 class Images:
     """N images as bytes, with labels where there are any: a dataset for ``Trainer.fit``.
 
-    ``images[i]`` is ``{"x1": image}`` with an image ``(C, H, W)`` in [-1, 1], and ``"label"`` where
-    there are labels, so that ``fit(images, steps=..., workers=2)`` takes it as it is. With
-    :meth:`loader` bytes are sent to the device, and made numbers there.
+    ``images[i]`` is ``{"x1": image}`` with an image ``(C, H, W)`` in [-1, 1], and ``"label"`` or
+    ``"value"`` where there are any, so that ``fit(images, steps=..., workers=2)`` takes it as it
+    is. With :meth:`loader` bytes are sent to the device, and made numbers there.
 
     Attributes:
         pixels: uint8, ``(N, C, H, W)``.
-        labels: int64, ``(N,)``; None for none.
+        labels: int64, ``(N,)``, the condition ``"label"``; None for none.
+        values: floating-point numbers, ``(N,)``, the condition ``"value"``; None for none.
         classes: names of the classes 0, 1, ...
         files: where each image is from.
         skipped: broken files that were left out, with what is wrong with them.
@@ -70,6 +71,7 @@ class Images:
     files: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     flip: bool = False
+    values: Tensor | None = None
 
     def __post_init__(self) -> None:
         _bytes(self.pixels)
@@ -78,6 +80,13 @@ class Images:
                 f"pixels are (N, C, H, W), got {tuple(self.pixels.shape)}; write"
                 " pixels.unsqueeze(1) for grey images (N, H, W)"
             )
+        if self.values is not None:
+            if self.values.shape != self.pixels.shape[:1] or not self.values.is_floating_point():
+                raise ValueError(
+                    f"values are floating-point numbers ({len(self.pixels)},), got"
+                    f" {shown(self.values)}; write values.float()"
+                )
+            check_finite_rows(self.values.unsqueeze(1), "values")
         if self.labels is None:
             return
         if self.labels.shape != self.pixels.shape[:1] or self.labels.dtype != torch.int64:
@@ -97,7 +106,7 @@ class Images:
         x = to_floats(self.pixels[i])
         if self.flip and bool(torch.rand(()) < 0.5):
             x = x.flip(-1)
-        return {"x1": x} if self.labels is None else {"x1": x, "label": self.labels[i]}
+        return {"x1": x, **{name: rows[i] for name, rows in self.cond.items()}}
 
     @property
     def shape(self) -> torch.Size:
@@ -106,8 +115,9 @@ class Images:
 
     @property
     def cond(self) -> dict[str, Tensor]:
-        """Conditions for ``fit``, the labels under ``"label"``, or nothing."""
-        return {} if self.labels is None else {"label": self.labels}
+        """Conditions for ``fit``, ``"label"`` and ``"value"``, those that there are."""
+        both = {"label": self.labels, "value": self.values}
+        return {name: rows for name, rows in both.items() if rows is not None}
 
     def floats(self, dtype: torch.dtype | None = None) -> Tensor:
         """All images in [-1, 1], ``(N, C, H, W)``, for data sets that are small."""
@@ -120,13 +130,14 @@ class Images:
             self,
             pixels=self.pixels[index],
             labels=None if self.labels is None else self.labels[index],
+            values=None if self.values is None else self.values[index],
             files=tuple(self.files[k] for k in found) if self.files else (),
         )
 
     def to(self, device: torch.device | str) -> Images:
         """The same with bytes and labels on a device, where they are few enough to stay."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return replace(self, pixels=self.pixels.to(device), labels=labels)
+        labels, values = (None if v is None else v.to(device) for v in (self.labels, self.values))
+        return replace(self, pixels=self.pixels.to(device), labels=labels, values=values)
 
     def split(
         self, test_fraction: float = 0.2, *, generator: torch.Generator | None = None
@@ -211,9 +222,10 @@ class ImageLoader:
         x = to_floats(pixels, self.dtype)
         if data.flip:
             x = torch.where(mirrored.to(self.device).view(-1, 1, 1, 1), x.flip(-1), x)
-        cond = {}
-        if data.labels is not None:
-            cond["label"] = data.labels.index_select(0, rows).to(self.device, non_blocking=True)
+        cond = {
+            name: of_all.index_select(0, rows).to(self.device, non_blocking=True)
+            for name, of_all in data.cond.items()
+        }
         return Batch(x, None, cond)
 
     def state_dict(self) -> dict[str, int]:

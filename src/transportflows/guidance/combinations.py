@@ -24,7 +24,7 @@ from .._core.signatures import checked
 from ..fields.base import Field
 from ..fields.null_conditions import nulls_by_name
 from .geometric import Geometric
-from .parts import Part
+from .parts import Part, check_nulls, check_scale
 from .scales import Scale
 
 __all__ = ["AutoGuidance", "ClassifierFree", "Power", "Product", "conditional_parts"]
@@ -69,6 +69,7 @@ def conditional_parts(
             f"null has {unknown[0]!r}, and the field was trained with"
             f" {', '.join(map(repr, known)) or 'no conditions'}"
         )
+    check_nulls(null, field)
     return Part(field, null), Part(field)
 
 
@@ -83,6 +84,7 @@ class _Average(Geometric):
                 f"the fields of a {type(self).__name__} are of densities of a power of {first:g}"
                 f" and of {second:g}, and are compared only where these are equal"
             )
+        check_scale(scale, parts)
         self._of(parts, (scale,))
         self.power = first
 
@@ -109,9 +111,10 @@ class ClassifierFree(_Average):
             The two times are breakpoints of the field, which every grid meets.
 
     Raises:
-        ValueError: if no null is known and no unconditional field given, or a scale is not finite;
-            at sampling if the condition is missing, or the field was not trained with
-            the null.
+        ValueError: if no null is known and no unconditional field given, the null is of another
+            kind than its condition, or nothing that the field was trained with, or a scale is not
+            finite, or named as a condition of the field; at sampling if the condition is missing.
+        TypeError: if a null is a list, or a scale of rows no number.
 
     A call costs two calls of the network; where w is the number 1 or 0 it costs one, and so it does
     outside of the interval where the time is one number on a CPU, as it is in a solve there.

@@ -23,7 +23,7 @@ from ..combination import Combination
 from ..fields.base import Field
 from .combinations import Strength, conditional_parts
 from .geometric import Guided
-from .parts import Part
+from .parts import Part, check_scale
 from .scales import Scale
 
 __all__ = ["ProjectedClassifierFree", "RescaledClassifierFree"]
@@ -43,7 +43,9 @@ class _OfData(Guided):
         interval: tuple[float, float] | None,
     ) -> None:
         parts = conditional_parts(field, null, unconditional, type(self).__name__)
-        self._build(parts, (Scale(scale, interval, neutral=1.0),))
+        strength = Scale(scale, interval, neutral=1.0)
+        check_scale(strength, parts)
+        self._build(parts, (strength,))
         for part in parts:  # it refuses what has no data prediction
             part.field.weights("data", torch.full((1,), 0.5, dtype=torch.float64))
 

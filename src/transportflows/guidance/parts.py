@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.checks import shown
+from .._core.condition import Condition
+from .._core.nulls import constant_rows
 from .._core.precision import table_device
+from .._core.trained import check_trained
 from ..combination import Combination
 from ..fields.base import Field
+from ..fields.null_conditions import nulls_by_name
 from ..gaussian_part import ConversionError
 from ..oracles.base import ExactField
 from ..process import Process
 from ..transforms import Standardize
+from .scales import Scale
 
-__all__ = ["Part", "common_outputs", "conditions_of", "shared_law"]
+__all__ = [
+    "Part",
+    "check_nulls",
+    "check_scale",
+    "common_outputs",
+    "conditions_of",
+    "shared_law",
+]
 
 _GRID = 17  # times at which conversions between predictions must be finite
 
@@ -86,11 +100,7 @@ class Part:
                 raise
             plain = {name: value for name, value in cond.items() if self.takes(name)}
             self.field.check_conditions(plain, n, **how)  # is it the caller's own?
-            raise ValueError(
-                f"null={self.null} is nothing that the field was trained with, so what it predicts"
-                f" there means nothing ({error}). Train it with the null in the place of the"
-                " condition in some rows, or give a field of its own: unconditional="
-            ) from error
+            raise _untrained(self.null, error) from error
         return {name: value for name, value in found.items() if name not in self.null}
 
     def predict(
@@ -113,6 +123,80 @@ class Part:
         )
 
 
+def check_nulls(null: Mapping[str, Any], field: Field) -> None:
+    """Refuse values that cannot stand for none, as far as it is known what the field has seen.
+
+    Args:
+        null: by name of the condition.
+        field: that is given them.
+
+    Raises:
+        TypeError: if one is no number, tensor or text.
+        ValueError: if one is NaN for integers, or nothing that the field was trained with.
+    """
+    trained, own = field.conditions or {}, _names_and_nulls(field)
+    for name, value in null.items():
+        if isinstance(value, str) or value is None:
+            continue
+        if not isinstance(value, (Real, Tensor)):
+            raise TypeError(
+                f"null[{name!r}] is one value for all rows, a number or a tensor of the shape of a"
+                f" row, got {shown(value)}; write null={{{name!r}: -1}}"
+            )
+        known = trained.get(name)
+        integers = known.kind == "integer" if known is not None else type(own.get(name)) is int
+        if integers and not isinstance(value, Tensor) and float(value) % 1 != 0:
+            raise ValueError(
+                f"null[{name!r}] is {float(value):g}, and the condition {name!r} of this"
+                f" {type(field).__name__} is integers; write the one that stood for none in"
+                " training, such as -1"
+            )
+        if known is None or known.shape is None:
+            continue
+        try:
+            check_trained({name: _one_row(value, known)}, {name: known}, 1, whose="the field")
+        except ValueError as error:
+            raise _untrained(null, error) from error
+
+
+def _one_row(value: Any, known: Condition) -> Tensor:
+    """A null as one row of a condition."""
+    if isinstance(value, Tensor):
+        return value.detach()[None]
+    dtype = {"integer": torch.int64, "boolean": torch.bool}.get(known.kind, torch.float32)
+    sizes = [1 if size is None else size for size in known.shape or ()]
+    return torch.full((1, *sizes), value, dtype=torch.float32 if value != value else dtype)
+
+
+def check_scale(scale: Scale, parts: Sequence[Part], more: Collection[str] = ()) -> None:
+    """Refuse a strength that is taken from a condition which a field has for itself.
+
+    Args:
+        scale: the strength.
+        parts: the fields.
+        more: names of conditions that are taken otherwise.
+    """
+    for part in parts if scale.column is not None else ():
+        scale.check_apart({*_names_and_nulls(part.field), *part.null, *more})
+
+
+def _names_and_nulls(field: Field) -> dict[str, Any]:
+    """The names of conditions of a field, as far as they are known, and what stands for none."""
+    found: dict[str, Any] = dict.fromkeys(field.conditions or {})
+    if field.conditions is None:
+        for net in field.networks:
+            found.update(dict.fromkeys(conditions_of(net) or ()))
+    return {**found, **nulls_by_name(field.networks, field.conditions)}
+
+
+def _untrained(null: Mapping[str, Any], error: ValueError) -> ValueError:
+    return ValueError(
+        f"null={dict(null)} is nothing that the field was trained with, so what it predicts there"
+        f" means nothing ({error}). Train it with the null in the place of the condition in some"
+        " rows, or give a field of its own: unconditional="
+    )
+
+
 def conditions_of(function: Any) -> set[str] | None:
     """The names that a function of (t, x) takes beside these; None for any."""
     try:
@@ -122,7 +206,7 @@ def conditions_of(function: Any) -> set[str] | None:
         return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return {p.name for p in parameters[2:]}
+    return {p.name for p in parameters[2:] if p.kind is not p.VAR_POSITIONAL}
 
 
 def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
@@ -131,7 +215,8 @@ def _in_rows(value: Any, instead_of: Any, n: int, like: Tensor | None) -> Any:
     if not rows or value is None or isinstance(value, str):
         return value
     if not isinstance(value, Tensor):
-        return torch.full_like(instead_of, value)
+        numbers = torch.get_default_dtype() if like is None else like.dtype
+        return constant_rows(instead_of, value, numbers)
     there = value.to(instead_of.device if like is None else like.device)
     event = instead_of.shape[1:]
     if there.shape == (n, *event) and there.ndim == instead_of.ndim:

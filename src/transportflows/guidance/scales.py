@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from numbers import Real
 from typing import Any
 
@@ -90,6 +90,16 @@ class Scale:
                 f" t = {float(t[bad][0]):g}"
             )
 
+    def check_apart(self, taken: Collection[str]) -> None:
+        """Refuse the name of a condition that is a field's: its values would be strengths."""
+        if self.column is not None and self.column in taken:
+            raise ValueError(
+                f"{self.label}={self.column!r} takes {self.label} from the condition"
+                f" {self.column!r}, which its field has for another purpose: labels, say, would be"
+                f" strengths. Write a number, {self.label}=2.0, or a name of its own,"
+                f" {self.label}='guidance' with cond={{'guidance': numbers}}"
+            )
+
     @property
     def constant(self) -> float | None:
         """The number, where it is one at all times; else None."""
@@ -108,7 +118,13 @@ class Scale:
                 f"{self.label} is taken from the condition {self.column!r}, which is missing; write"
                 f" cond={{{self.column!r}: numbers}} with a tensor ({n},), or one number for all"
             )
-        value = torch.as_tensor(cond[self.column])
+        given = cond[self.column]
+        if not isinstance(given, (Real, Tensor)):
+            raise TypeError(
+                f"the condition {self.column!r} is {self.label}, one real number or a tensor of one"
+                f" a row, ({n},), got {shown(given)}; write cond={{{self.column!r}: 2.0}}"
+            )
+        value = torch.as_tensor(given)
         if value.shape not in (torch.Size(), torch.Size((n,))) or value.is_complex():
             raise ValueError(
                 f"the condition {self.column!r} is {self.label}: one real number, or one a row,"

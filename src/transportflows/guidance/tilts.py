@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import jvp, ordinary, value_and_gradient
-from .._core.checks import choice, returned
+from .._core.checks import check_callable, check_gradient, choice, returned
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.precision import widest
 from .._core.signatures import checked
@@ -35,7 +35,7 @@ from ..fields.base import Field
 from ..gaussian_part import ConversionError, GaussianPart, tweedie
 from .combinations import Strength
 from .geometric import Guided
-from .parts import Part, conditions_of
+from .parts import Part, check_scale, conditions_of
 from .scales import Scale
 
 __all__ = ["Classifier", "Tilt"]
@@ -60,8 +60,9 @@ class Tilt(Guided):
         interval: times within which to guide.
 
     Raises:
+        TypeError: if the reward does not take (t, x).
         ValueError: if a scale is not finite or ``of`` unknown; at the first call if autograd does
-            not follow the reward.
+            not follow the reward, or it, or its gradient, is NaN there.
         ConversionError: where a velocity is asked for and the process has no Gaussian part.
 
     Example:
@@ -83,7 +84,9 @@ class Tilt(Guided):
         interval: tuple[float, float] | None = None,
     ) -> None:
         choice("of", of, ("state", "data"))
+        _check_function("reward", reward)
         factor = Scale(scale, interval, neutral=0.0)
+        check_scale(factor, [Part(field)], conditions_of(reward) or ())
         self._build([Part(field)], (factor,))
         self.reward, self.of = reward, of
         self.outputs, self.power = field.outputs, field.power
@@ -133,14 +136,16 @@ class Tilt(Guided):
 
     def gradient(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``w ∇r_t``, ``(B, *)``, in the units of the field; differentiable in forward mode."""
-        if not self._seen:
-            self._seen = True
+        first, self._seen = not self._seen, True
+        if first:
             self._look(x, cond)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
                 return self.gradient(ordinary(t), ordinary(x), cond)
-        _, pull = torch.func.vjp(lambda y: self.value(t, y, cond).sum(), x)  # type: ignore[misc]
+        total, pull = torch.func.vjp(lambda y: self.value(t, y, cond).sum(), x)  # type: ignore[misc]
         found: Tensor = pull(torch.ones((), dtype=x.dtype, device=x.device))[0]
+        if first:
+            check_gradient("reward", total, found)
         return found
 
     def rate(
@@ -258,4 +263,10 @@ class Classifier(Tilt):
         *,
         interval: tuple[float, float] | None = None,
     ) -> None:
+        _check_function("log_prob", log_prob)
         super().__init__(field, log_prob, scale, interval=interval)
+
+
+def _check_function(name: str, function: Any) -> None:
+    """Refuse what cannot be called with (t, x) and the conditions that it names."""
+    check_callable(name, function, ("t", "x"), sorted(conditions_of(function) or ()))

@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core.autodiff import pullback, value_and_gradient
-from .._core.checks import number, positive_integer, positive_number
+from .._core.checks import check_gradient, number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
 from .._core.signatures import checked
@@ -37,7 +37,8 @@ from ..fields.base import Field, check_field
 from ..fields.calls import Network
 from ..gaussian_part import tweedie
 from ..observations import LinearObservation, Observation
-from .conjugate import carried_gradients, conjugate_gradients
+from .conjugate import conjugate_gradients
+from .residuals import least_residual
 
 __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"]
 
@@ -168,6 +169,9 @@ class LikelihoodGuidance(GuidedField):
         observation: any, with a likelihood that autograd follows.
         scale: w ≥ 0; 1 is the likelihood's own.
 
+    Raises:
+        ValueError: at the first call, if the likelihood or its gradient is NaN.
+
     Source: Chung et al. (2023), section 3.2.
     """
 
@@ -176,6 +180,7 @@ class LikelihoodGuidance(GuidedField):
         if isinstance(observation, LinearObservation) and observation.noise == 0:
             observation.log_likelihood(observation.y.new_zeros(1, *observation.shape))
         self.scale = number("scale", scale, "a weight, 0 or positive", least=0)
+        self._seen = False
 
     def _guided(
         self,
@@ -190,7 +195,10 @@ class LikelihoodGuidance(GuidedField):
             residual = self._residual(d, rows)
             slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
         else:
-            slope = value_and_gradient(self._of_standardised, d)[1]
+            value, slope = value_and_gradient(self._of_standardised, d)
+            if not self._seen:
+                self._seen = True
+                check_gradient("log_likelihood", value, slope)
         return d + expand_time((self.scale * tweedie(beta, square)).to(x), x) * pull(slope)
 
     def _of_standardised(self, d: Tensor) -> Tensor:
@@ -259,21 +267,27 @@ class PseudoInverse(GuidedField):
 class MomentMatched(GuidedField):
     r"""x1 given x_t as a Gaussian with the mean and covariance that it has.
 
-    ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by conjugate gradients, and
+    ``(λ Id + A Jᵀ Aᵀ) u = y - A d`` with ``λ = σ² β/σ̂²`` is solved by least residuals, and
     ``d' = d + Jᵀ Aᵀ u``. The network is called once, and its graph is gone back ``iterations``
     times. It takes observations without noise too.
+
+    The J of a learned field is not quite symmetric, and early on no more than its errors, which
+    conjugate gradients multiply without bound; the residual that is left here is never longer than
+    ``y - A d``, however many iterations are made.
 
     Args:
         field: see :class:`GuidedField`.
         observation: a linear one.
-        iterations: of conjugate gradients. As many as there are numbers in y are exact for an exact
-            field; for a learned one, whose J is not quite symmetric, few are safer.
+        iterations: of conjugate residuals. As many as there are numbers in y are exact for an exact
+            field; 3 do nearly as well (``benchmarks/results/inverse.md``,
+            ``benchmarks/results/inverse_trained.md``).
 
-    Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2.
+    Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2, by conjugate
+        gradients.
     """
 
     def __init__(
-        self, field: Field, observation: LinearObservation, *, iterations: int = 5
+        self, field: Field, observation: LinearObservation, *, iterations: int = 3
     ) -> None:
         super().__init__(field, observation)
         self.iterations = _enough(iterations, observation)
@@ -295,7 +309,7 @@ class MomentMatched(GuidedField):
             return pull(operator.adjoint(u))
 
         residual = self._residual(d, rows)
-        return d + carried_gradients(back, operator.apply, residual, ridge.to(x), self.iterations)
+        return d + least_residual(back, operator.apply, residual, ridge.to(x), self.iterations)
 
 
 def _enough(iterations: int, observation: LinearObservation) -> int:

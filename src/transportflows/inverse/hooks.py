@@ -131,7 +131,8 @@ class Replacement(_Drawn):
     """Puts what a mask sees back after each step: ``sample(field, n, hooks=[Replacement(...)])``.
 
     A seen number with noise σ is put back while the path has more noise than it, ``σ̂ ≥ β σ``; from
-    then on nothing is repeated, which would forget it.
+    then on nothing is repeated, which would forget it. Without noise it is y itself at t = 1, also
+    where the path has some noise left there, as that of VE has.
 
     Args:
         field: that is sampled, of a process with a Gaussian part.
@@ -210,6 +211,8 @@ class _Replacing(BegunHook):
         """States with what was seen in its place."""
         grid = self.grid
         left = grid.scale_sq[step] - grid.beta[step] ** 2 * self.noise_sq
+        if grid.times[step] == 1:  # what was seen without noise is the data, and they are asked for
+            left = torch.where(self.noise_sq > 0, left, 0.0)
         drawn = left.clamp(min=0).sqrt() * self._normal(step, k, 0)
         known = grid.shifts[step] + grid.beta[step] * grid.y + drawn
         return torch.where(self.mask & (left >= 0), known, x)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import choice, positive_number
+from .._core.nulls import is_null
 from .._core.precision import widest
 from .._core.signatures import checked
 from .._core.tensor import expand_time
@@ -59,7 +60,7 @@ class Foreign(nn.Module):
             return label
         if label is None:
             return torch.full((x.shape[0],), self.null, device=x.device)
-        return torch.where(label == -1, self.null, label)
+        return torch.where(is_null(label, -1), self.null, label.long())
 
 
 class _FromXT(nn.Module):

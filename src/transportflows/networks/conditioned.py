@@ -58,7 +58,7 @@ class ConditionedNetwork(nn.Module):
             twice = next(name for name in given if given.count(name) > 1)
             raise ValueError(f"the condition {twice!r} is there twice; give each its own name")
         self.nulls: Mapping[str, float] = {
-            name: -1 if name == "label" else math.nan for name in given
+            name: -1 if labels and name == "label" else math.nan for name in given
         }
 
     def _build_embeddings(self, width: int) -> None:
@@ -135,7 +135,10 @@ def sizes_by_name(name: str, given: Mapping[str, int] | None) -> dict[str, int]:
             f"{name} are sizes by the name of a condition, got {type(given).__name__}; write"
             f" {name}={{'name': 3}}"
         )
-    check_names(given)
+    try:
+        check_names(given)
+    except ValueError as error:
+        raise ValueError(f"{name}={dict(given)} cannot be: {error}, {name}={{'c': 2}}") from None
     for key in given:
         if not key.isidentifier():
             raise ValueError(

@@ -96,6 +96,11 @@ def from_diffusers(net: Callable[..., Any], scheduler: Any) -> Field:
     Labels are given as ``cond={"label": labels}``; for a DiT -1, or none, is the class that it was
     trained with for no class. Other conditions go to the model by name.
 
+    The table is the scheduler's own, float32 as diffusers makes it, and is computed with in
+    float64. Samples by DDIM are those of the scheduler to 1e-9 in float64 if its
+    ``alphas_cumprod`` is made float64; as it is, it takes its roots in float32 whatever the dtype
+    of the states, and 1e-8 to 5e-7 of their size is between the two.
+
     Args:
         net: a model that is called ``net(sample, timestep, class_labels=..., return_dict=False)``.
         scheduler: of any kind that has ``alphas_cumprod``, or of flow matching, or of EDM; of its
@@ -158,10 +163,12 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
 
     For the step of DDIM, whose timesteps are ``steps`` of equal length: ``timestep_spacing``
     ``"leading"`` and ``"trailing"``. A ``"leading"`` grid does not begin at t = 0, but at the level
-    that the scheduler begins at.
+    that the scheduler begins at. Of flow matching, whose step is that of ``scheme="euler"``, the
+    times are ``1 - σ`` of its ``sigmas``, with its shift.
 
     Args:
-        scheduler: with ``alphas_cumprod`` and ``set_timesteps``, which is called.
+        scheduler: with ``set_timesteps``, which is called, and ``alphas_cumprod``, or of flow
+            matching.
         steps: number of steps.
 
     Returns:
@@ -169,17 +176,23 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
         scheduler ends there (``set_alpha_to_one=False``).
 
     Raises:
+        TypeError: for a scheduler of another kind, whose clock is not that of levels.
         ValueError: for a spacing of unequal lengths, after which DDIM's own steps do not land on
             its timesteps.
     """
     config = _config(scheduler)
     positive_integer("steps", steps)
-    if not hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "set_timesteps"):
+    flow = "shift" in config and config.get("sigma_data") is None
+    if not hasattr(scheduler, "set_timesteps") or not (
+        flow or hasattr(scheduler, "alphas_cumprod")
+    ):
         raise TypeError(
-            f"a {type(scheduler).__name__} has no alphas_cumprod or no set_timesteps; write"
-            " field.process.interpolant.times(steps)"
+            f"a {type(scheduler).__name__} has no alphas_cumprod and is not of flow matching, or"
+            f" has no set_timesteps; leave times out: tpf.sample(field, n, steps={steps})"
         )
     scheduler.set_timesteps(steps)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return 1 - torch.as_tensor(scheduler.sigmas).cpu().double()
     levels = len(scheduler.alphas_cumprod)
     k = torch.as_tensor(scheduler.timesteps).cpu().double() + 1
     if k.numel() != steps or bool((k[:-1] - k[1:] != levels // steps).any()):

@@ -21,6 +21,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._core.tensor import integer_ends
+
 __all__ = [
     "LabelTable",
     "TimeEmbedding",
@@ -92,8 +94,11 @@ class LabelTable(nn.Embedding):
         if label is None:
             return self.weight[-1]
         given = label = torch.as_tensor(label, device=x.device)
-        if label.ndim > 1:
-            raise ValueError(f"label is (B,) or (), got shape {tuple(label.shape)}")
+        if label.ndim > 1 or (label.ndim == 1 and len(label) not in (1, len(x))):
+            raise ValueError(
+                f"label is ({len(x)},), one a row of x, or (), one for all, got shape"
+                f" {tuple(label.shape)}"
+            )
         if not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool):
             label = label.long()  # which every kind of integer fits
         # Out of range stays out of range, and is refused: labels + 1 for the index of "none".
@@ -110,7 +115,7 @@ class LabelTable(nn.Embedding):
         """What is wrong with labels that could not be looked up."""
         if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
             return TypeError(f"label holds integers, got {label.dtype}; write label.long()")
-        low, high = (int(end) for end in torch.aminmax(label))
+        low, high = integer_ends(label)
         return ValueError(
             f"label holds {low if low < -1 else high}, and this {whose} has the classes 0 to"
             f" {self.labels - 1} (and -1 for none); write {whose}(..., labels={high + 1})"
@@ -138,6 +143,11 @@ class VectorEmbedding(nn.Module):
         value = torch.as_tensor(value, device=x.device).to(x.dtype)
         if value.ndim <= 1 and self.size == 1:  # one number a row, or one for all
             value = value.unsqueeze(-1)
+        if value.ndim == 2 and len(value) not in (1, len(x)):
+            raise ValueError(
+                f"the condition {name!r} has {len(value)} rows for {len(x)} of x; give one a row,"
+                f" ({len(x)}, {self.size}), or one for all, (1, {self.size})"
+            )
         if value.ndim > 2 or value.ndim == 0 or value.shape[-1] != self.size:
             raise ValueError(
                 f"the condition {name!r} of this {whose} is (B, {self.size}), got shape"

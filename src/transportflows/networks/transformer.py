@@ -242,7 +242,7 @@ class SequenceDiT(_Transformer):
                     f"mask is {tuple(x.shape[:2])}, true where there is an element, got shape"
                     f" {tuple(mask.shape)}"
                 )
-            mask = mask > 0.5 if mask.is_floating_point() else mask.bool()
+            mask = _booleans(mask)
             # What is in the places of no elements may be anything, infinity too.
             x = torch.where(mask.unsqueeze(-1), x, torch.zeros_like(x))
         e = self._embedded(t, x, cond)
@@ -261,3 +261,18 @@ class SequenceDiT(_Transformer):
         given = {"features": self.features, "order": self.order, **self._conditions()}
         given.pop("images")
         return {**given, **self._sizes()}
+
+
+def _booleans(mask: Tensor) -> Tensor:
+    """A mask of booleans, or of 0 and 1; where it is on the CPU, all else is refused."""
+    if mask.dtype == torch.bool:
+        return mask
+    looked_at = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looked_at and not torch._C._functorch.is_functorch_wrapped_tensor(mask):
+        bad = (mask != 0) & (mask != 1)
+        if bool(bad.any()):
+            raise ValueError(
+                f"a mask is 1 where there is an element and 0 elsewhere, and this one holds"
+                f" {float(mask[bad][0]):g}; write mask > 0.5"
+            )
+    return mask > 0.5 if mask.is_floating_point() else mask.bool()

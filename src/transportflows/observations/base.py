@@ -152,7 +152,7 @@ class LinearObservation(Observation):
         if self.noise == 0:
             raise ValueError(
                 "an observation without noise has no likelihood: it is 0 almost everywhere; give"
-                " noise=0.01, or use what takes σ = 0 (Replacement, PseudoInverse, MomentMatching,"
+                " noise=0.01, or use what takes σ = 0 (Replacement, PseudoInverse, MomentMatched,"
                 " GaussianMixture.posterior)"
             )
         return -0.5 * (self.residual(x) / self.noise).square().flatten(1).sum(1)

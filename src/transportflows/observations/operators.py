@@ -3,6 +3,8 @@
 An operator maps rows ``(n, *shape)`` to rows ``(n, *seen)`` and its adjoint maps them back, with
 ``⟨A x, y⟩ = ⟨x, A* y⟩``. Any object with methods ``A(x)`` and ``A_adjoint(y)`` is taken as it is
 (deepinv's are such), and so is a pair of functions.
+
+(A little longer than other files: each operator stands beside its adjoint and its example.)
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, event_shape, positive_integer, shown
+from .._core.checks import event_shape, positive_integer, shown
 from .._core.signatures import as_is, checked
 
 __all__ = ["Blur", "Downsample", "LinearOperator", "Mask", "Matrix", "Operator", "as_operator"]
@@ -105,7 +107,7 @@ class Matrix(LinearOperator):
                 f"a matrix is (m, d) of floating-point numbers, got {tuple(matrix.shape)} of"
                 f" {matrix.dtype}"
             )
-        check_finite_rows(matrix, "matrix")
+        _check_numbers("matrix", matrix)
         self.matrix = matrix.detach()
         self.shape = event_shape("shape", matrix.shape[1] if shape is None else shape)
         if self.shape.numel() != matrix.shape[1]:
@@ -132,6 +134,9 @@ class Blur(LinearOperator):
             ``k // 2``, is what a point itself is multiplied by.
         shape: of an event, at least as large.
 
+    Raises:
+        ValueError: if the kernel is larger, not finite, or 0 everywhere.
+
     Example:
         >>> blur = Blur(torch.tensor([0.25, 0.5, 0.25]), (4,))
         >>> [round(v, 6) for v in blur.apply(torch.eye(4)[:1])[0].tolist()]
@@ -147,6 +152,7 @@ class Blur(LinearOperator):
                 f"the kernel has shape {tuple(kernel.shape)} and events have"
                 f" {tuple(self.shape)}; give one that is not larger"
             )
+        _check_numbers("kernel", kernel)
         self.kernel = kernel.detach()
         self.dims = tuple(range(-kernel.ndim, 0))
 
@@ -265,6 +271,15 @@ def as_operator(given: Any, shape: Sequence[int] | None = None) -> LinearOperato
         "an operator is a Mask, Blur, Downsample or Matrix, a matrix (m, d), a pair of functions"
         f" (A, A_adjoint), or an object with methods A and A_adjoint, got {shown(given)}"
     )
+
+
+def _check_numbers(name: str, value: Tensor) -> None:
+    """Refuse a kernel or matrix that is not finite, not real, or sees nothing."""
+    if value.is_complex() or not bool(value.isfinite().all()):
+        what = "complex numbers" if value.is_complex() else "NaN or infinite values"
+        raise ValueError(f"the {name} holds {what}; mend what it was computed from")
+    if not bool((value != 0).any()):
+        raise ValueError(f"the {name} is 0 everywhere, so nothing is seen; sample without it")
 
 
 def adjoint_error(operator: LinearOperator, shape: torch.Size, like: Tensor) -> float:
