@@ -1,0 +1,227 @@
+"""Couplings on planar tasks, by the recipe of Tong et al. (2024), beside torchcfm.
+
+A network of 3 x 64 SELU, AdamW at 1e-3, 20,000 steps of 512, Euler with 100 steps, for N → 8
+Gaussians (8g), moons → 8g, N → moons and N → S-curve, with the data of torchcfm (8g: eight
+Gaussians of variance √.1 on a circle of 5; moons of noise .2 times 3 less 1; the S-curve of
+scikit-learn, noise .05, seen from the side, times 1.5).
+
+- *W2 excess*: √(W2² - floor²), W2 of 4,000 samples from 4,000 draws, the floor that of two sets of
+  4,000 draws, the mean of three (0 where W2 is below it); *W2* and *floor* beside it;
+- *energy*: |E - W2²(ρ0, ρ1)| / W2²(ρ0, ρ1), with E the mean of Σ |v|² h along the paths and W2 that
+  of 4,000 draws of either end.
+
+Ours: *plan*, one exact plan of 10,000 draws of either end (`TransportPlan`), cosine, averages of
+.999; *bridge*, its entropic plan for `Linear(Brownian(a))`, a = .5, and a pair (v, η), sampled by
+the ODE. *torchcfm*: its exact minibatch matcher (OT-CFM), σ = .1, the same network, optimiser and
+steps, data made afresh; also with cosine and averages. Published (OT-CFM / SF2M, 10,000 points):
+W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016 .045 .053 .034.
+
+Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--peer FOLDER`` for the folder in
+which torchcfm's wheel was unpacked).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sklearn.datasets import make_moons, make_s_curve
+from torch import Tensor, nn
+
+import transportflows as tpf
+from _common import header, table
+
+OUT = Path(__file__).parent / "results" / "planar.md"
+HEAD = ("task", "method", "seeds", "W2", "floor", "W2 excess", "energy", "seconds")
+POOL, POINTS = 10_000, 4_000
+
+
+def normal(n: int, draws: torch.Generator) -> Tensor:
+    """N(0, Id)."""
+    return torch.randn(n, 2, generator=draws)
+
+
+def eight(n: int, draws: torch.Generator) -> Tensor:
+    """Eight Gaussians."""
+    angle = torch.randint(8, (n,), generator=draws) * (torch.pi / 4)
+    centre = 5 * torch.stack([angle.cos(), angle.sin()], 1)
+    return centre + 0.1**0.25 * torch.randn(n, 2, generator=draws)
+
+
+def number(draws: torch.Generator) -> int:
+    """A seed for scikit-learn."""
+    return int(torch.randint(2**31 - 1, (), generator=draws))
+
+
+def moons(n: int, draws: torch.Generator) -> Tensor:
+    """Two moons."""
+    x = make_moons(n, noise=0.2, random_state=number(draws))[0]
+    return torch.as_tensor(3 * x - 1, dtype=torch.float32)
+
+
+def curve(n: int, draws: torch.Generator) -> Tensor:
+    """The S-curve from the side."""
+    x = make_s_curve(n, noise=0.05, random_state=number(draws))[0][:, [0, 2]]
+    return torch.as_tensor(1.5 * x, dtype=torch.float32)
+
+
+Draw = Callable[[int, torch.Generator], Tensor]
+TASKS: dict[str, tuple[Draw, Draw]] = {
+    "N → 8g": (normal, eight),
+    "moons → 8g": (moons, eight),
+    "N → moons": (normal, moons),
+    "N → S-curve": (normal, curve),
+}
+
+
+class Net(nn.Module):
+    """3 x 64 SELU, of (x, t)."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            widths = [3, 64, 64, 64]
+            parts: list[nn.Module] = []
+            for a, b in zip(widths, widths[1:], strict=False):
+                parts += [nn.Linear(a, b), nn.SELU()]
+            self.layers = nn.Sequential(*parts, nn.Linear(64, 2))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """The prediction."""
+        return self.layers(torch.cat([x, t.expand(len(x))[:, None]], 1))
+
+
+def fit(field: tpf.Field, x1: Tensor, steps: int, draws: torch.Generator) -> None:
+    """Train, and leave the averages in the field."""
+    trainer = tpf.Trainer(
+        field, optimizer=torch.optim.AdamW(field.parameters(), lr=1e-3), scheduler="cosine",
+        ema=0.999,
+    )  # fmt: skip
+    trainer.fit(x1, steps=steps, batch_size=512, progress=False, generator=draws)
+    with torch.no_grad():
+        torch._foreach_copy_(trainer.ema.parameters, trainer.ema.averages)
+
+
+def by_plan(task: tuple[Draw, Draw], seed: int, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity of an exact plan of pools."""
+    draws = torch.Generator().manual_seed(seed)
+    x0, x1 = task[0](POOL, draws), task[1](POOL, draws)
+    plan = tpf.couplings.TransportPlan(x0, x1)
+    field = tpf.Velocity(Net(seed), tpf.Process(tpf.Linear(), coupling=plan, shape=(2,)))
+    fit(field, x1, steps, draws)
+    return field.velocity
+
+
+def by_bridge(task: tuple[Draw, Draw], seed: int, steps: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity of the bridge of pools."""
+    draws = torch.Generator().manual_seed(seed)
+    x0, x1 = task[0](POOL, draws), task[1](POOL, draws)
+    plan = tpf.couplings.TransportPlan(x0, x1)
+    process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan, shape=(2,))
+    field = tpf.FieldPair(mean_velocity=Net(seed), noise=Net(seed + 1_000), process=process)
+    fit(field, x1, steps, draws)
+    return lambda t, x: field.velocity(t.clamp(1e-3, 1 - 1e-3), x)
+
+
+def by_torchcfm(
+    task: tuple[Draw, Draw], seed: int, steps: int, better: bool
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """torchcfm's exact minibatch matcher, in the loop of its examples."""
+    from torchcfm.conditional_flow_matching import (
+        ExactOptimalTransportConditionalFlowMatcher as Matcher,
+    )
+
+    draws, net, matcher = torch.Generator().manual_seed(seed), Net(seed), Matcher(sigma=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    averages = [p.detach().clone() for p in net.parameters()]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x0, x1 = task[0](512, draws), task[1](512, draws)
+        t, x, target = matcher.sample_location_and_conditional_flow(x0, x1)
+        (net(t, x) - target).square().mean().backward()
+        optimizer.step()
+        if better:
+            schedule.step()
+            torch._foreach_lerp_(averages, list(net.parameters()), 1e-3)
+    if better:
+        with torch.no_grad():
+            torch._foreach_copy_(list(net.parameters()), averages)
+    return net
+
+
+@torch.no_grad()
+def measured(
+    velocity: Callable[[Tensor, Tensor], Tensor], task: tuple[Draw, Draw], seed: int
+) -> tuple[float, float, float]:
+    """W2 and its floor, squared, and the energy's error."""
+    draws = torch.Generator().manual_seed(10_000 + seed)
+    ends = [task[1](POINTS, draws) for _ in range(3)]
+    start = x = task[0](POINTS, draws)
+    energy = 0.0
+    for k in range(100):
+        v = velocity(torch.tensor(k / 100), x)
+        energy += float(v.square().sum(1).mean()) / 100
+        x = x + v / 100
+
+    def square(a: Tensor, b: Tensor) -> float:
+        return tpf.metrics.wasserstein2(a, b) ** 2
+
+    floor = statistics.mean([square(ends[0], ends[1]), square(ends[1], ends[2])])
+    moved = square(start, ends[2])
+    return square(x, ends[0]), floor, abs(energy - moved) / moved
+
+
+def main() -> None:
+    """Measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-seeds", type=int, default=1)
+    parser.add_argument("--peer")
+    options = parser.parse_args()
+    if options.peer:
+        sys.path.insert(0, options.peer)
+    torch.set_num_threads(1)
+    steps, seeds = (200, 1) if options.quick else (20_000, options.seeds)
+    methods: dict[str, tuple[Callable[..., Callable[[Tensor, Tensor], Tensor]], int]] = {
+        "plan": (by_plan, seeds),
+        "bridge": (by_bridge, seeds),
+    }
+    if options.peer:
+        peers = 1 if options.quick else options.peer_seeds
+        methods["torchcfm"] = (lambda *of: by_torchcfm(*of, better=False), peers)
+        methods["torchcfm, cosine, averages"] = (lambda *of: by_torchcfm(*of, better=True), peers)
+    rows, top = [], header(__doc__)
+    for name, (method, count) in methods.items():
+        for task, ends in TASKS.items():
+            found, seconds = [], []
+            for seed in range(count):
+                begin = time.perf_counter()
+                velocity = method(ends, seed, steps)
+                seconds.append(time.perf_counter() - begin)
+                found.append(measured(velocity, ends, seed))
+            squares, floors, energies = zip(*found, strict=True)
+            excess = [max(a - b, 0.0) ** 0.5 for a, b in zip(squares, floors, strict=True)]
+            spread = f" ± {statistics.stdev(excess):.3f}" if count > 1 else ""
+            rows.append(
+                [
+                    task, name, str(count), f"{statistics.mean(s**0.5 for s in squares):.3f}",
+                    f"{statistics.mean(f**0.5 for f in floors):.3f}",
+                    f"{statistics.mean(excess):.3f}{spread}",
+                    f"{statistics.mean(energies):.3f}", f"{statistics.median(seconds):.0f}",
+                ]
+            )  # fmt: skip
+            print(" | ".join(rows[-1]), flush=True)
+            if not options.quick:
+                OUT.write_text(top + "\n" + table(HEAD, rows) + "\n")
+
+
+if __name__ == "__main__":
+    main()
