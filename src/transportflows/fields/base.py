@@ -160,10 +160,7 @@ class Field(Saved, Conditioned):
         return conversion(self.process.noise_part, self.outputs, target, t)
 
     def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination | None:
-        """How ``b ± ε s`` is made from x and ``outputs``, where that is no sum of two conversions.
-
-        A field overrides it whose outputs are drifts of SDEs themselves, of which there may be a
-        drift and no velocity.
+        """How ``b ± ε s`` is made where outputs are drifts themselves, and there is no velocity.
 
         Args:
             t: times, ``(S,)``, float64.

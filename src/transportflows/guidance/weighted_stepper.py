@@ -23,20 +23,8 @@ and
 makes up for it exactly, whatever δ is, so that the order stays. On average that costs ``h|δ|²/4ε``
 of log w, so where ε is limited to less than was asked for, a function's δ is lowered with its root.
 
-**Learned fields at the ends.** An error e of a learned velocity is an error e/σ̂ of its score, so
-that the rate holds |e|²/σ̂, whose integral up to t = 1 has no bound, and resampling keeps the states
-where e is large. (With exact fields the same terms vanish there.) So where an error of a prediction
-is multiplied by more than a bound, in a stretch up to t = 1, predictions are left out of the rate.
-There the split is ``A_i = Ā = A``, the motion of the mean scale,
-
-.. math:: A = \dot\alpha m + \frac{\dot\beta}{\beta} (x - \alpha m), \qquad
-          b_i = A + \frac{\Delta}{\beta} s_i, \qquad
-          \mathrm{rate} = (1 - W)\, d\, \frac{\dot\beta}{\beta}
-          + \frac{\Delta}{\beta} \Big( |S|^2 - \sum_i w_i |s_i|^2 \Big) ,
-
-and the second term is dropped: of order σ̂² in all, where p_i is smooth on the scale σ̂/β. (With
-the closure split the rate is that of its Gaussians there.) For W = 1 the same is done in a stretch
-from t = 0, where the noise prediction is divided by β.
+Where the errors of learned predictions are multiplied too much, they are left out of the rate
+(:mod:`.left_out`).
 
 Before a step in which there is noise to part copies, rows are drawn again where the effective size
 has fallen below a share of N. No value is read from the device.
@@ -44,7 +32,6 @@ has fallen below a share of N. No value is read from the device.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -68,6 +55,7 @@ from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .closure import Affine, Law, closure_split
 from .cloud import Cloud
+from .left_out import Scaling, left_out
 from .target import Target
 
 __all__ = ["WeightedStepper"]
@@ -143,7 +131,9 @@ class WeightedStepper(Stepper):
             shares=shares.reshape(-1).tolist(),
             tables=tables,
             affine=self._affine(flat, like),
-            scaling=self._scaling(flat, tables),
+            scaling=left_out(
+                self.field.process.noise_part, flat, tables, self.most, 1 - self.target.total
+            ),
         )
 
     def _off_poles(self, stages: Tensor, widths: Tensor) -> tuple[Tensor, tuple[float, float]]:
@@ -204,28 +194,6 @@ class WeightedStepper(Stepper):
         if split is None:
             return None
         return Affine(*(table.to(like) for table in vars(split).values()))
-
-    def _scaling(
-        self, t: Tensor, tables: Sequence[tuple[list[Combination], list[Combination]]]
-    ) -> list[_Scaling | None]:
-        """``(1 - W) A`` at the stages where predictions are left out, None at the others."""
-        part, most, missing = self.field.process.noise_part, self.most, 1 - self.target.total
-        if math.isinf(most) or (missing != 0 and not isinstance(part, GaussianPart)):
-            return [None] * len(t)
-        of_b, of_s = (
-            [max(_loudness(pair[k][i]) for pair in tables) > most for i in range(len(t))]
-            for k in (0, 1)
-        )
-        small = (part.signal(t).abs() > most * part.scale(t)).tolist()
-        late = _run([a or b for a, b in zip(of_s, small, strict=True)][::-1])[::-1]
-        early = _run([a or b for a, b in zip(of_b, of_s, strict=True)]) if missing == 0 else late
-        rate = of_mean = torch.zeros_like(t)
-        if isinstance(part, GaussianPart) and missing != 0:
-            growth = part.path.beta_dot(t) / part.path.beta(t)
-            rate = missing * growth
-            of_mean = missing * (part.path.alpha_dot(t) - part.path.alpha(t) * growth)
-        found = zip(late, early, rate.tolist(), of_mean.tolist(), strict=True)
-        return [_Scaling(r, m) if out or also else None for out, also, r, m in found]
 
     def memory(self, prepared: Any, x: Tensor, rows: Any) -> Cloud:
         split = "plain" if prepared.affine is None else "closure"
@@ -314,14 +282,6 @@ class WeightedStepper(Stepper):
         return (torch.add(v, score, alpha=epsilon) if epsilon > 0 else v), rate
 
 
-@dataclass(frozen=True)
-class _Scaling:
-    """``(1 - W) A`` at a time: a rate of x, and of the base's mean."""
-
-    rate: float
-    of_mean: float
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Tables(Prepared):
     """Of a grid; stages two a step."""
@@ -332,14 +292,4 @@ class _Tables(Prepared):
     shares: list[float]
     tables: list[tuple[list[Combination], list[Combination]]]
     affine: Affine | None = field(default=None)
-    scaling: list[_Scaling | None]
-
-
-def _loudness(weights: Combination) -> float:
-    """By how much an error of a prediction is multiplied."""
-    return max((abs(w) for w in weights.outputs if w is not None), default=0.0)
-
-
-def _run(flags: Sequence[bool]) -> list[bool]:
-    """The flags up to the first that is not set."""
-    return [all(flags[: k + 1]) for k in range(len(flags))]
+    scaling: list[Scaling | None]
