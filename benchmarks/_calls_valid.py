@@ -407,7 +407,7 @@ particles.flow_with_log_density | source=tpf.Gaussian((2,)), target=Y(), steps=2
 particles.hamiltonian | score=tpf.langevin.score_of(log_prob), x=X(), step_size=0.1, steps=2, leapfrog=2, generator=G()
 particles.kernel_mean | z=X(), x=Y(), sigma=0.5
 plans.EntropicPlan | value=1.0, epsilon=0.1, upper=1.0, violation=0.0, converged=True, steps=3, x_potential=T(), y_potential=T()
-plans.TransportPlan | distance=1.0, rows=torch.arange(2), columns=torch.arange(2), mass=torch.ones(2) / 2
+plans.ExactPlan | distance=1.0, rows=torch.arange(2), columns=torch.arange(2), mass=torch.ones(2) / 2
 plans.best_permutation | scores=X(3, 3)
 plans.entropic_plan | x=X(3), y=Y(3), p=torch.ones(3) / 3, q=torch.ones(3) / 3, epsilon=0.5
 plans.entropic_self_plan | x=X(3), p=torch.ones(3) / 3, epsilon=0.5

@@ -16,6 +16,7 @@ from .._core.random import local
 from .._core.signatures import checked
 from ..plans import best_permutation, log_plan
 from .base import Coupling
+from .labels import is_label, of_one_label
 
 __all__ = ["MinibatchOT"]
 
@@ -122,7 +123,7 @@ class MinibatchOT(Coupling):
         labels, numbers = self._split(cond)
         if numbers and self.condition_weight == math.inf:
             return x0, x1
-        for rows in _of_one_label(labels, len(a)):
+        for rows in of_one_label(labels, len(a)):
             if len(rows) > 1:
                 at = rows.to(a.device)
                 seen = [value[rows] for value in numbers]
@@ -135,7 +136,7 @@ class MinibatchOT(Coupling):
         for name, value in cond.items():
             if not isinstance(value, Tensor) or value.ndim == 0:
                 continue  # the same for all rows
-            if not (value.is_floating_point() or value.is_complex()):
+            if is_label(value):
                 labels.append(value.detach().reshape(len(value), -1).long().cpu())
             elif self.condition_weight is None or value.is_complex():
                 raise ValueError(
@@ -206,16 +207,6 @@ class MinibatchOT(Coupling):
             "epsilon": self.epsilon,
             "condition_weight": self.condition_weight,
         }
-
-
-def _of_one_label(labels: list[Tensor], n: int) -> list[Tensor]:
-    """The rows of each label, or combination of labels, in their order; all rows without any."""
-    if not labels:
-        return [torch.arange(n)]
-    _, which, counts = torch.unique(
-        torch.cat(labels, 1), dim=0, return_inverse=True, return_counts=True
-    )
-    return list(torch.split(which.argsort(stable=True), counts.tolist()))
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ at most 1 first, and the plan is checked against Kantorovich's dual:
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,14 +24,14 @@ from torch import Tensor
 from .._core.reprs import summary
 from .._core.signatures import checked
 
-__all__ = ["TransportPlan", "best_permutation", "exact_plan"]
+__all__ = ["ExactPlan", "best_permutation", "exact_plan"]
 
 _MAX_GAP = 1e-6  # of the optimal cost, relative
 
 
 @checked
 @dataclass(frozen=True, eq=False)
-class TransportPlan:
+class ExactPlan:
     """An optimal plan, as the pairs that it moves.
 
     Attributes:
@@ -39,12 +39,14 @@ class TransportPlan:
         rows: which point of x, ``(L,)``; at most N + M - 1 pairs, N where N = M and no weights.
         columns: which point of y it goes to, ``(L,)``.
         mass: how much of it, ``(L,)``, of sum 1.
+        gap: how far the cost can be above the optimum, relative to it: at most 1e-6.
     """
 
     distance: float
     rows: Tensor
     columns: Tensor
     mass: Tensor
+    gap: float = field(default=0.0, repr=False)
 
     __repr__ = summary
 
@@ -74,7 +76,7 @@ def exact_plan(
     *,
     power: int = 2,
     max_iterations: int = 10_000_000,
-) -> TransportPlan:
+) -> ExactPlan:
     r"""Return an optimal plan between points of weights p and q, certified to be one.
 
     Args:
@@ -107,7 +109,7 @@ def exact_plan(
     if diameter == 0:
         plan = _corner_plan(p, q)
         rows, columns = plan.nonzero(as_tuple=True)
-        return TransportPlan(0.0, rows, columns, plan[rows, columns])
+        return ExactPlan(0.0, rows, columns, plan[rows, columns])
     cost = distances.div_(diameter)
     if power == 2:
         cost.square_()
@@ -131,7 +133,8 @@ def exact_plan(
     mass = torch.as_tensor(plan)
     rows, columns = mass.nonzero(as_tuple=True)
     distance = diameter * max(upper, 0.0) ** (1 / power)
-    return TransportPlan(distance, rows, columns, mass[rows, columns])
+    gap = (upper - max(lower, 0.0)) / upper if upper > 0 else 0.0
+    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0))
 
 
 @checked

@@ -76,8 +76,10 @@ class Process(Storable, Starting):
             given = getattr(coupling, "__name__", type(coupling).__name__)
             raise TypeError(f"coupling must be a Coupling such as MinibatchOT(), got {given}")
         self.interpolant = interpolant
-        self.base = None if base is None else as_distribution(base, shape)
-        self.coupling = Independent() if coupling is None else coupling
+        self.coupling = (Independent() if coupling is None else coupling).for_path(interpolant)
+        self.base = self.coupling.base if base is None else as_distribution(base, shape)
+        if self.base is not None and base is not None:
+            self.coupling.check_base(self.base)
         self.shape: torch.Size | None = None
         if self.base is not None:
             self.shape = self.base.shape
@@ -226,7 +228,13 @@ class Process(Storable, Starting):
         cond = check_conditions(cond, n, rows="rows of data")
         interpolant = self.interpolant
         if interpolant.uses_base:
-            if x0 is None:
+            if self.coupling.brings_start:
+                if x0 is not None:
+                    raise ValueError(
+                        f"{brief(self.coupling)} brings the x0 of each row itself; leave x0 out"
+                    )
+                x0 = x1
+            elif x0 is None:
                 x0 = self._draw_base(n, x1, generator)
             x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
             if self.coupling.condition_on_start:

@@ -1,0 +1,104 @@
+"""A plan of whole data, solved: what a batch draws from, and the report of all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .._core.reprs import summary
+from .._core.signatures import checked
+from .known_rows import KnownRows
+from .partners import SparsePartners, TablePartners
+
+__all__ = ["CellsOfLabel", "PlanReport", "Pool", "Solved", "spread"]
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class PlanReport:
+    """What is known of a plan of whole data: how good it is, and what it leaves.
+
+    Attributes:
+        kind: "exact", "entropic", "unbalanced" or "semidiscrete".
+        regularisation: of the cost |x0 - x1|²; 0 for none.
+        value: the minimum that the plan is of, a lower bound of it; with labels the mean over them.
+        gap: how far the cost of the plan can be above it. For a law, whose plan is judged by its
+            masses, the standard error of the value.
+        violation: L1 norm of what the marginal of x1 is off; with labels the largest. For a law an
+            estimate, and with its error.
+        violation_error: of that estimate, two standard errors; 0 for pools.
+        x0_mass: what the plan takes of each row of the pool, ``(N,)``; empty for a law.
+        x1_mass: what it brings to each row of x1, ``(M,)``.
+    """
+
+    kind: str
+    regularisation: float
+    value: float
+    gap: float
+    violation: float
+    violation_error: float
+    x0_mass: Tensor
+    x1_mass: Tensor
+
+    __repr__ = summary
+
+    @property
+    def left(self) -> tuple[float, float]:
+        """The mass left over on either side; (0, 0) unless the plan is unbalanced."""
+        taken = float(self.x0_mass.sum()) if len(self.x0_mass) else 1.0
+        return max(0.0, 1 - taken), max(0.0, 1 - float(self.x1_mass.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The rows of x0 of positive weight: ``at`` their places, ``points`` and weights p."""
+
+    at: Tensor
+    points: Tensor
+    p: Tensor
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class CellsOfLabel:
+    """A semidiscrete plan for one label: which rows, their points, potentials and weights."""
+
+    rows: Tensor
+    y: Tensor
+    g: Tensor
+    q: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A solved plan.
+
+    Attributes:
+        report: of it.
+        row_mass: what goes to each different row of x1, ``(U,)``, of sum 1.
+        partners: which x0 goes with a row; None for a law.
+        label_of: of each different row the place of its label in ``cells``.
+        cells: of a law, by label.
+        centre: what is taken off points before they are compared, ``(D,)``.
+    """
+
+    report: PlanReport
+    row_mass: Tensor
+    partners: TablePartners | SparsePartners | None
+    label_of: Tensor
+    cells: tuple[CellsOfLabel, ...]
+    centre: Tensor
+
+    @cached_property
+    def all_have_mass(self) -> bool:
+        """Whether something goes to every row."""
+        return bool((self.row_mass > 0).all())
+
+
+def spread(mass: Tensor, rows: KnownRows) -> Tensor:
+    """The mass of each row of x1: equal rows share what goes to them."""
+    copies = torch.bincount(rows.which, minlength=len(rows))
+    return (mass / copies)[rows.which]

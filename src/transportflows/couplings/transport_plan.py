@@ -1,0 +1,452 @@
+"""Optimal transport between whole data sets, as a coupling."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import check_finite_rows, check_same_kind, number, positive_integer
+from .._core.conditions import NO_CONDITIONS, check_conditions
+from .._core.precision import wide
+from .._core.random import local, stream
+from .._core.reprs import brief, call_lines
+from .._core.samples import rows_of
+from .._core.signatures import checked
+from .._core.tensor import widened
+from ..distributions import Distribution, Empirical, as_distribution
+from ..interpolants import Brownian, Interpolant, Linear
+from ..plans import cells
+from ..plans.entropic import least_epsilon
+from .base import Coupling
+from .known_rows import KnownRows
+from .from_law import solve_law
+from .from_pool import solve_pool
+from .labels import labels_of, of_one_label
+from .solved import PlanReport, Pool, Solved
+
+__all__ = ["TransportPlan"]
+
+_SEED = 0x7472616E7370
+_TOLERANCE, _OF_MASSES = 1e-3, 0.05
+_SOLVING = threading.RLock()
+
+
+@checked
+class TransportPlan(Coupling):
+    r"""Optimal transport between all of x0 and all of x1, for the cost ``|x0 - x1|²``.
+
+    .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
+              + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
+
+    Plans within batches are biased by the size of the batch. This one is of the whole data: it is
+    solved once, when pairs are first asked for, and costs a step nothing. A plan that did not
+    converge is refused, never used.
+
+    **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
+    one, of which every row of x1 has K partners (4,000,000 over the rows, between 16 and 4,096):
+    the quantiles of its conditional, drawn once. A batch then draws one of them for each of its
+    rows. The rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
+
+    **A law** ``x0`` that can be drawn from, such as a Gaussian, is paired by the semidiscrete plan:
+    each x0 that the process draws goes to the x1 of its cell, so x0 is exactly of its law, and the
+    rows of x1 that a batch gets are others, of the same labels, by their masses in the plan, which
+    are right to ``tolerance``. Each batch is compared with all of x1, for which a thread runs ahead
+    of the steps.
+
+    **Which row of x1 a row of a batch is** is found by its bits. So ``fit(x1)`` is given the same
+    numbers, in the same dtype, and rows that are none of x1 are refused. With weights of x1 (and
+    unbalanced plans) ``fit`` draws the rows of a tensor by them. The plan is in the units of the
+    process: where a field has a transform, of ``transform(x0)`` and ``transform(x1)``.
+
+    **Conditions.** Sampling starts each class from the whole base. So with labels, in ``cond``, the
+    plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
+    of the pool. Conditions of numbers, of which no two rows need agree, are refused.
+
+    **Unbalanced.** With ``unbalanced`` = ρ the marginals p and q are not constraints any more: what
+    is off costs ρ KL on either side, and mass that would travel further than some √(2ρ) is left.
+    ``report.left`` tells how much. The base of the process is then what the plan takes of x0.
+
+    Args:
+        x0: a pool ``(N, *)``; or a law, whose draws are the x0 of the process.
+        x1: data ``(M, *)``; N and M may differ.
+        regularisation: ε, in squared units of the process, of this cost (not the ε of an SDE); 0
+            for the exact plan. By default it is that of the path: ``2 a`` for
+            ``Linear(Brownian(a))``, whose law is then the Schrödinger bridge of a Brownian motion
+            of variance a at t = 1, and 0 for a path without a latent.
+        cond: labels of x1, by name: tensors of integers or booleans with M rows.
+        x0_weights: weights ``(N,)`` of sum 1; equal by default.
+        x1_weights: weights ``(M,)`` of sum 1; equal by default.
+        unbalanced: ρ > 0 in squared units; None to keep the marginals.
+        tolerance: of the marginals, an L1 norm: 1e-3 by default, of the masses of cells 0.05.
+        max_steps: bound on the steps of the solver; of a law, on the draws that are used.
+
+    Raises:
+        TypeError: if x0 or x1 is of the wrong kind.
+        ValueError: for rows that are not finite, events that differ, weights that are negative or
+            do not sum to 1, labels that are no integers, numbers out of their range. When it is
+            solved: if ε is too small for double precision, or an exact plan too large.
+        RuntimeError: when it is solved, if it did not converge.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> x0, x1 = torch.randn(50, 2), torch.randn(80, 2) + 4
+        >>> plan = TransportPlan(x0, x1)
+        >>> process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan)
+        >>> process.coupling.regularisation, process.coupling.report.kind
+        (1.0, 'entropic')
+        >>> process.sample(x1[:8]).x0.shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self,
+        x0: Tensor | Distribution | Any,
+        x1: Tensor,
+        *,
+        regularisation: float | None = None,
+        cond: Mapping[str, Any] | None = None,
+        x0_weights: Tensor | None = None,
+        x1_weights: Tensor | None = None,
+        unbalanced: float | None = None,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        check_finite_rows(x1, "x1")
+        self.x1 = widened(x1.detach())
+        self.labels = labels_of(check_conditions(cond, len(x1), rows="rows of x1"))
+        self.x0: Tensor | None = None
+        self.law: Distribution | None = None
+        if isinstance(x0, Tensor):
+            check_finite_rows(x0, "x0")
+            if x0.shape[1:] != x1.shape[1:]:
+                raise ValueError(
+                    f"x0 has events of shape {tuple(x0.shape[1:])} and x1 of"
+                    f" {tuple(x1.shape[1:])}; a plan is between rows of one shape"
+                )
+            self.x0 = widened(x0.detach())
+            check_same_kind(self.x0, self.x1, "x0", "x1")
+            rows_of(self.x0, "x0")
+        else:
+            self.law = as_distribution(x0, x1.shape[1:])
+            if self.law.shape != x1.shape[1:]:
+                raise ValueError(
+                    f"x0 is a law of events of shape {tuple(self.law.shape)} and x1 has"
+                    f" {tuple(x1.shape[1:])}; give a law of the shape of the data"
+                )
+            for name, given in (("x0_weights", x0_weights), ("unbalanced", unbalanced)):
+                if given is not None:
+                    raise ValueError(
+                        f"{name} is of a pool, and x0 is a law; give a pool,"
+                        " TransportPlan(base.sample(10_000), x1, ...), or leave it out"
+                    )
+        rows_of(self.x1, "x1")
+        self.brings_start = self.law is None
+        self.ahead = 0 if self.law is None else 2
+        self.x0_weights = None if self.x0 is None else _weights(x0_weights, self.x0, "x0")
+        self.x1_weights = _weights(x1_weights, self.x1, "x1")
+        self.regularisation = regularisation
+        if regularisation is not None:
+            what = "0 (exact) or positive, in squared units of x"
+            self.regularisation = number("regularisation", regularisation, what, least=0)
+        self.unbalanced = unbalanced
+        if unbalanced is not None:
+            self.unbalanced = number("unbalanced", unbalanced, "a positive penalty", above=0)
+            if self.regularisation == 0:
+                raise ValueError(
+                    "an unbalanced plan is entropic, and regularisation is 0; give a positive one"
+                )
+        self.tolerance = _TOLERANCE if self.law is None else _OF_MASSES
+        if tolerance is not None:
+            self.tolerance = number("tolerance", tolerance, "in (0, 2)", above=0, below=2)
+        self.max_steps = None if max_steps is None else positive_integer("max_steps", max_steps)
+        self._solved: Solved | None = None
+        self._rows: KnownRows | None = None
+        self._base: Distribution | None = None
+        self._kept: dict[torch.device, Tensor] = {}  # the rows that batches get, by device
+
+    # ------------------------------------------------------------------------ what a process asks
+
+    def for_path(self, path: Interpolant) -> Coupling:
+        """This plan; or, where its regularisation is left to the path, one with that of the path.
+
+        Raises:
+            ValueError: if the path has another latent than a Brownian one on a straight line.
+        """
+        if self.regularisation is not None:
+            return self
+        if path.has_latent:
+            brownian = isinstance(path, Linear) and type(path.latent) is Brownian
+            if not brownian or path.latent.a.requires_grad:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"the regularisation of a TransportPlan follows Linear(Brownian(a)), 2 a, or a"
+                    f" path without a latent, 0; for {brief(path)} give it as a number:"
+                    " TransportPlan(x0, x1, regularisation=...), 0 for the exact plan"
+                )
+            return self._with(2 * float(path.latent.a))  # type: ignore[union-attr, arg-type]
+        if self.unbalanced is not None:
+            raise ValueError(
+                "an unbalanced plan is entropic, and a path without a latent asks for an exact one;"
+                " give TransportPlan(x0, x1, unbalanced=..., regularisation=...)"
+            )
+        return self._with(0.0)
+
+    def _with(self, regularisation: float) -> TransportPlan:
+        """The same plan, not solved, at another regularisation."""
+        other: TransportPlan = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.regularisation, other._solved, other._base = regularisation, None, None
+        return other
+
+    @property
+    def base(self) -> Distribution:
+        """The law of x0 under the plan: the law itself, or that of the rows of the pool."""
+        if self._base is None:
+            if self.law is not None:
+                self._base = self.law
+            else:
+                assert self.x0 is not None
+                weights = self.x0_weights
+                if self.unbalanced is not None:
+                    weights = self.report.x0_mass
+                self._base = Empirical(self.x0, weights=weights)
+        return self._base
+
+    def check_base(self, base: Distribution) -> None:
+        """Refuse a base that is not the law of x0 under the plan.
+
+        A pool may be a sample of another law, which is then the base.
+        """
+        if base.shape != self.x1.shape[1:]:
+            raise ValueError(
+                f"the base has events of shape {tuple(base.shape)} and the plan"
+                f" {tuple(self.x1.shape[1:])}"
+            )
+        same = base is self.law or getattr(base, "law", base) is getattr(self.law, "law", None)
+        if self.law is not None and not same:
+            raise ValueError(
+                f"the plan is from {brief(self.law)} and the base is {brief(base)}; leave base out,"
+                " or give the same object to both"
+            )
+        if self.unbalanced is not None:
+            raise ValueError(
+                "an unbalanced plan takes some rows of x0 more than others, and sampling must"
+                " start from what it takes; leave base out"
+            )
+
+    # ------------------------------------------------------------------------------- what it gives
+
+    @property
+    def report(self) -> PlanReport:
+        """How good the plan is, and what it leaves; solves it if need be."""
+        return self.solve().report
+
+    def pair(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A batch of pairs, for rows of x1; see :meth:`Coupling.pair`.
+
+        Args:
+            x0: draws of the law; with a pool they are not used, since the plan brings its own.
+            x1: rows of the plan's x1, ``(B, *)``.
+            cond: their labels.
+            generator: source of randomness.
+
+        Raises:
+            ValueError: for rows or labels that are not of the plan.
+        """
+        plan = self.solve()
+        rows = self._find(x1, cond, plan)
+        if plan.partners is not None:
+            assert self.x0 is not None
+            pool = self._kept_on(x1.device, self.x0)
+            return pool[plan.partners.draw(rows, generator).to(x1.device)], x1
+        label = plan.label_of[rows.to(plan.label_of.device)]
+        drawn = x0.detach().flatten(1) - plan.centre.to(x0)
+        goes = torch.empty(len(x0), dtype=torch.int64, device=x0.device)
+        for k, part in enumerate(plan.cells):
+            at = (label == k).nonzero()[:, 0].to(x0.device)
+            y, g, q = (each.to(drawn) for each in (part.y, part.g, part.q))
+            if len(at):
+                random = local(generator, x0.device)
+                found = cells(drawn[at], y, g, q, plan.report.regularisation, generator=random)
+                goes[at] = part.rows.to(x0.device)[found]
+        first = self.rows.first
+        return x0, self._kept_on(x1.device, self.x1)[first.to(x1.device)[goes.to(x1.device)]]
+
+    def sample(
+        self, n: int, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
+        n, plan = positive_integer("n", n), self.solve()
+        home = plan.row_mass.device
+        ends = plan.row_mass.cumsum(0)
+        u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
+        rows = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
+        x1 = self.x1[self.rows.first[rows]]
+        cond = {name: label[self.rows.first[rows]] for name, label in self.labels.items()}
+        like = {"dtype": x1.dtype, "device": x1.device}
+        x0 = x1 if self.law is None else self.law.sample(n, generator=generator, **like)
+        return self.pair(x0, x1, cond, generator=generator)
+
+    def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        """With what weights the rows of a data set are to be drawn; see :class:`Coupling`."""
+        plan = self.solve()
+        rows = self._find(x1, cond, None)
+        copies = torch.bincount(rows, minlength=len(self.rows))
+        missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
+        if missing:
+            raise ValueError(
+                f"the data lack {missing} of the {len(self.rows)} different rows of the plan's x1,"
+                " and the x0 that go with them would never come; fit the same x1, or make the plan"
+                " of the rows that are fitted"
+            )
+        if self.law is not None:
+            return None
+        weights = (plan.row_mass.to(copies.device) / copies.clamp(min=1))[rows]
+        alike = float((weights * len(x1) - 1).abs().max()) < 1e-6
+        return None if alike else weights
+
+    # ---------------------------------------------------------------------------------- solving it
+
+    @property
+    def rows(self) -> KnownRows:
+        """The different rows of x1."""
+        if self._rows is None:
+            weights = self.x1_weights
+            if weights is None:
+                weights = torch.full((len(self.x1),), 1 / len(self.x1), dtype=torch.float64)
+            self._rows = KnownRows(self.x1, list(self.labels.values()), weights.to(self.x1.device))
+        return self._rows
+
+    def solve(self) -> Solved:
+        """Solve the plan, if it is not yet."""
+        if self._solved is None:
+            with _SOLVING:
+                if self._solved is None:
+                    self._solved = self._solve()
+        return self._solved
+
+    def _solve(self) -> Solved:
+        epsilon, rows = self.regularisation or 0.0, self.rows
+        y = rows_of(self.x1[rows.first], "x1")
+        labels = [label[rows.first] for label in self.labels.values()]
+        groups = [group.to(y.device) for group in of_one_label(labels, len(rows))]
+        if self.law is not None:
+            law, random = self.law, stream(_SEED, device=y.device)
+            most = max(4_000_000, int(16 * len(y) / self.tolerance**2))
+            return solve_law(
+                lambda n: law.sample(n, generator=random, dtype=y.dtype, device=y.device),
+                y,
+                rows,
+                groups,
+                epsilon=epsilon,
+                tolerance=self.tolerance,
+                max_draws=self.max_steps or most,
+            )
+        assert self.x0 is not None
+        x, p = rows_of(self.x0, "x0"), self.x0_weights
+        if p is None:
+            p = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
+        at = p.nonzero()[:, 0]
+        centre = 0.5 * (p @ x + rows.weights @ y)
+        pool, y = Pool(at, x[at] - centre, p[at], len(x)), y - centre
+        if epsilon > 0:
+            least, _ = least_epsilon(pool.points, y, self.tolerance)
+            if epsilon < least:
+                raise ValueError(
+                    f"regularisation={epsilon:g} is too small for these points: in double precision"
+                    f" marginals are known to {self.tolerance:g} from {least:.2g} on; give at least"
+                    " that, a larger tolerance, or 0 for the exact plan"
+                )
+        usual = 500 if self.unbalanced is None else 5_000
+        return solve_pool(
+            pool,
+            y,
+            rows,
+            groups,
+            epsilon=epsilon,
+            penalty=self.unbalanced,
+            tolerance=self.tolerance,
+            max_steps=self.max_steps or usual,
+        )
+
+    def _find(self, x1: Tensor, cond: Mapping[str, Any], plan: Solved | None) -> Tensor:
+        """Which of the plan's rows these are; of a plan that is given, rows with mass."""
+        labels = labels_of(cond)
+        if labels.keys() != self.labels.keys():
+            raise ValueError(
+                f"the plan was made with the labels {sorted(self.labels)} and is asked for pairs"
+                f" with {sorted(labels)}: a plan that does not see a label makes the base depend on"
+                " it, and one that does needs it. Write TransportPlan(x0, x1, cond={...}) with the"
+                " conditions of x1 that fit is given"
+            )
+        if x1.shape[1:] != self.x1.shape[1:] or x1.dtype != self.x1.dtype:
+            raise ValueError(
+                f"the plan is of rows {tuple(self.x1.shape[1:])} {self.x1.dtype} and is asked for"
+                f" pairs of rows {tuple(x1.shape[1:])} {x1.dtype}; make it of x1 as it is fitted"
+            )
+        rows, known = self.rows.find(x1, list(labels.values()))
+        if plan is not None and not plan.all_have_mass:
+            known = known & (plan.row_mass > 0).to(rows.device)[rows]
+        if not bool(known.all()):
+            raise ValueError(
+                f"{int((~known).sum())} of {len(x1)} rows are none of the plan's x1"
+                f"{' with their labels and a positive weight' if self.labels else ''}, which it"
+                " knows by their bits. Fit the x1 that the plan was made of, of the same dtype;"
+                " where the field has a transform, make it of transform(x0) and transform(x1);"
+                " held-out rows have no plan: leave validation out"
+            )
+        return rows
+
+    def _kept_on(self, device: torch.device, kept: Tensor) -> Tensor:
+        if kept.device == device:
+            return kept
+        if device not in self._kept:
+            self._kept[device] = kept.to(device)
+        return self._kept[device]
+
+    # ------------------------------------------------------------------------------------- telling
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TransportPlan:
+        return self  # of which nothing changes but that it is solved
+
+    def config(self) -> dict[str, Any]:
+        raise NotImplementedError("the data are not part of a file")
+
+    def __repr__(self) -> str:
+        x0 = brief(self.law) if self.x0 is None else f"<{len(self.x0):,} rows>"
+        parts = [x0, f"<{len(self.x1):,} rows of {tuple(self.x1.shape[1:])}>"]
+        if self.regularisation is not None:
+            parts.append(f"regularisation={self.regularisation:g}")
+        if self.unbalanced is not None:
+            parts.append(f"unbalanced={self.unbalanced:g}")
+        if self.labels:
+            parts.append(f"cond={sorted(self.labels)}")
+        return call_lines(type(self).__name__, parts)
+
+
+def _weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
+    """Weights in float64, of sum 1; None for equal ones."""
+    if given is None:
+        return None
+    count = len(points)
+    if not isinstance(given, Tensor) or given.shape != (count,):
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        raise ValueError(f"{name}_weights must be a tensor ({count},), one a row, got {got}")
+    weights = wide(given.detach()).to(points.device)
+    total = float(weights.sum())
+    if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:
+        raise ValueError(
+            f"{name}_weights must not be negative and must sum to 1, got a sum of {total:g} and a"
+            f" least weight of {float(weights.min()):g}; write weights / weights.sum()"
+        )
+    return weights / total
