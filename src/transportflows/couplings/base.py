@@ -31,8 +31,6 @@ class Coupling(Storable, ABC):
             :meth:`pair` is given x1 in its place.
         ahead: for how many batches the trainer may have a thread draw before they are needed; with
             any number the numbers are the same.
-        base: the law of x0 under the coupling, where it knows it: the base of a process without
-            one.
     """
 
     independent: bool = False
@@ -40,7 +38,6 @@ class Coupling(Storable, ABC):
     is_map: bool = False
     brings_start: bool = False
     ahead: int = 0
-    base: Distribution | None = None
 
     @abstractmethod
     def pair(
@@ -67,7 +64,12 @@ class Coupling(Storable, ABC):
         """This coupling, or what becomes of it for a path; a process asks when it is made."""
         return self
 
-    def check_base(self, base: Distribution) -> None:  # noqa: B027 (most go with any)
+    @property
+    def base(self) -> Distribution | None:
+        """The law of x0 under the coupling, where it knows it: the base of a process without one."""
+        return None
+
+    def check_base(self, base: Distribution) -> None:
         """Refuse a base that does not go with this coupling."""
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:

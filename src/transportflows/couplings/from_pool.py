@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..plans import ConvergenceWarning, entropic_plan, exact_plan, unbalanced_plan
+from ..plans import (
+    ConvergenceWarning,
+    EntropicPlan,
+    UnbalancedPlan,
+    entropic_plan,
+    exact_plan,
+    unbalanced_plan,
+)
 from .known_rows import KnownRows
 from .partners import SparsePartners, TablePartners, partner_count, quantiles
 from .solved import PlanReport, Pool, Solved, spread
@@ -76,7 +82,9 @@ def solve_pool(
         some = group[q[group] > 0]
         if float(share) == 0:
             continue
-        part = _of_label(pool, y[some], q[some] / share, kind, epsilon, penalty, tolerance, max_steps)
+        part = _of_label(
+            pool, y[some], q[some] / share, kind, epsilon, penalty, tolerance, max_steps
+        )
         x0_mass[pool.at] += share * part.x0_mass
         row_mass[some] = share * part.x1_mass
         sums = [sums[0] + float(share) * part.value, sums[1] + float(share) * part.gap]
@@ -123,18 +131,29 @@ def _of_label(
         plan = exact_plan(distances, p.cpu(), q.cpu(), max_iterations=_PIVOTS)
         pairs = plan.rows.to(y.device), plan.columns.to(y.device), plan.mass.to(y)
         cost = plan.distance**2
-        off = torch.zeros_like(q).index_add_(0, pairs[1], pairs[2]) - q
+        brought = torch.zeros_like(q).index_add_(0, pairs[1], pairs[2])
         taken = torch.zeros_like(p).index_add_(0, pairs[0], pairs[2])
-        off = float(off.abs().sum())
+        off = float((brought - q).abs().sum())
         return _Part(cost * (1 - plan.gap), cost * plan.gap, off, taken, q, pairs)
-    options = {"epsilon": epsilon, "tolerance": tolerance, "max_steps": max_steps}
+    found: EntropicPlan | UnbalancedPlan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # refused below instead
         if penalty is None:
-            found = entropic_plan(x, y, p, q, **options)
             taken, brought = p, q
+            found = entropic_plan(
+                x, y, p, q, epsilon=epsilon, tolerance=tolerance, max_steps=max_steps
+            )
         else:
-            found = unbalanced_plan(x, y, p, q, penalty=penalty, **options)
+            found = unbalanced_plan(
+                x,
+                y,
+                p,
+                q,
+                epsilon=epsilon,
+                penalty=penalty,
+                tolerance=tolerance,
+                max_steps=max_steps,
+            )
             taken, brought = found.x_mass, found.y_mass
     if not found.converged:
         raise RuntimeError(
@@ -143,6 +162,4 @@ def _of_label(
             " plan that has not converged is not used; give a larger regularisation, max_steps or"
             " tolerance"
         )
-    return _Part(
-        found.value, found.gap, found.violation, taken, brought, None, found.x_potential
-    )
+    return _Part(found.value, found.gap, found.violation, taken, brought, None, found.x_potential)

@@ -1,9 +1,9 @@
 """Rows of data that are found again: by their bits, whichever way they come back.
 
 A coupling of whole data must know which row of them a row of a batch is, and batches come from
-tensors, datasets, loaders, other processes and the user's own loops. So a row is known by a hash of
-its bits, 64 of them: the words of the row times odd random numbers, summed, which no two rows of one
-different word share, and others with a probability of 2^-63.
+tensors, datasets, loaders, other processes and the user's own loops. So a row is known by a hash
+of its bits, 64 of them: the words of the row times odd random numbers, summed. No two rows that
+differ in one word share it, and others with a probability of some 2^-63.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class KnownRows:
         """The hash of each row."""
         x = x.detach().flatten(1) + 0.0  # of -0.0 it makes 0.0
         narrow = x.shape[1] * x.element_size() % 8 != 0
-        words = x.contiguous().view(torch.int32).long() if narrow else x.contiguous().view(torch.int64)
+        words = (
+            x.contiguous().view(torch.int32).long() if narrow else x.contiguous().view(torch.int64)
+        )
         keys = (words * self._odd(x.device, words.shape[1], 0)).sum(1)
         for k, label in enumerate(labels):
             value = label.to(x.device).reshape(len(x), -1).long()

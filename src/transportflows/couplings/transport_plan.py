@@ -9,28 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, check_same_kind, number, positive_integer
-from .._core.conditions import NO_CONDITIONS, check_conditions
-from .._core.precision import wide
-from .._core.random import local, stream
+from .._core.checks import number, positive_integer
+from .._core.conditions import NO_CONDITIONS
+from .._core.random import local
 from .._core.reprs import brief, call_lines
-from .._core.samples import rows_of
 from .._core.signatures import checked
-from .._core.tensor import widened
-from ..distributions import Distribution, Empirical, as_distribution
+from ..distributions import Distribution, Empirical
 from ..interpolants import Brownian, Interpolant, Linear
 from ..plans import cells
-from ..plans.entropic import least_epsilon
 from .base import Coupling
-from .known_rows import KnownRows
-from .from_law import solve_law
-from .from_pool import solve_pool
-from .labels import labels_of, of_one_label
-from .solved import PlanReport, Pool, Solved
+from .plan_data import PlanData
+from .solved import PlanReport, Solved
 
 __all__ = ["TransportPlan"]
 
-_SEED = 0x7472616E7370
 _TOLERANCE, _OF_MASSES = 1e-3, 0.05
 _SOLVING = threading.RLock()
 
@@ -115,39 +107,9 @@ class TransportPlan(Coupling):
         tolerance: float | None = None,
         max_steps: int | None = None,
     ) -> None:
-        check_finite_rows(x1, "x1")
-        self.x1 = widened(x1.detach())
-        self.labels = labels_of(check_conditions(cond, len(x1), rows="rows of x1"))
-        self.x0: Tensor | None = None
-        self.law: Distribution | None = None
-        if isinstance(x0, Tensor):
-            check_finite_rows(x0, "x0")
-            if x0.shape[1:] != x1.shape[1:]:
-                raise ValueError(
-                    f"x0 has events of shape {tuple(x0.shape[1:])} and x1 of"
-                    f" {tuple(x1.shape[1:])}; a plan is between rows of one shape"
-                )
-            self.x0 = widened(x0.detach())
-            check_same_kind(self.x0, self.x1, "x0", "x1")
-            rows_of(self.x0, "x0")
-        else:
-            self.law = as_distribution(x0, x1.shape[1:])
-            if self.law.shape != x1.shape[1:]:
-                raise ValueError(
-                    f"x0 is a law of events of shape {tuple(self.law.shape)} and x1 has"
-                    f" {tuple(x1.shape[1:])}; give a law of the shape of the data"
-                )
-            for name, given in (("x0_weights", x0_weights), ("unbalanced", unbalanced)):
-                if given is not None:
-                    raise ValueError(
-                        f"{name} is of a pool, and x0 is a law; give a pool,"
-                        " TransportPlan(base.sample(10_000), x1, ...), or leave it out"
-                    )
-        rows_of(self.x1, "x1")
-        self.brings_start = self.law is None
-        self.ahead = 0 if self.law is None else 2
-        self.x0_weights = None if self.x0 is None else _weights(x0_weights, self.x0, "x0")
-        self.x1_weights = _weights(x1_weights, self.x1, "x1")
+        self.data = data = PlanData(x0, x1, cond, x0_weights, x1_weights)
+        self.brings_start = data.law is None
+        self.ahead = 0 if data.law is None else 2
         self.regularisation = regularisation
         if regularisation is not None:
             what = "0 (exact) or positive, in squared units of x"
@@ -155,18 +117,21 @@ class TransportPlan(Coupling):
         self.unbalanced = unbalanced
         if unbalanced is not None:
             self.unbalanced = number("unbalanced", unbalanced, "a positive penalty", above=0)
+            if data.law is not None:
+                raise ValueError(
+                    "an unbalanced plan is from a pool, and x0 is a law; give a pool,"
+                    " TransportPlan(base.sample(10_000), x1, unbalanced=...)"
+                )
             if self.regularisation == 0:
                 raise ValueError(
                     "an unbalanced plan is entropic, and regularisation is 0; give a positive one"
                 )
-        self.tolerance = _TOLERANCE if self.law is None else _OF_MASSES
+        self.tolerance = _TOLERANCE if data.law is None else _OF_MASSES
         if tolerance is not None:
             self.tolerance = number("tolerance", tolerance, "in (0, 2)", above=0, below=2)
         self.max_steps = None if max_steps is None else positive_integer("max_steps", max_steps)
         self._solved: Solved | None = None
-        self._rows: KnownRows | None = None
         self._base: Distribution | None = None
-        self._kept: dict[torch.device, Tensor] = {}  # the rows that batches get, by device
 
     # ------------------------------------------------------------------------ what a process asks
 
@@ -205,14 +170,12 @@ class TransportPlan(Coupling):
     def base(self) -> Distribution:
         """The law of x0 under the plan: the law itself, or that of the rows of the pool."""
         if self._base is None:
-            if self.law is not None:
-                self._base = self.law
-            else:
-                assert self.x0 is not None
-                weights = self.x0_weights
-                if self.unbalanced is not None:
-                    weights = self.report.x0_mass
-                self._base = Empirical(self.x0, weights=weights)
+            self._base, x0 = self.data.law, self.data.x0
+            if x0 is not None:
+                balanced = self.unbalanced is None
+                weights = self.data.x0_weights if balanced else self.report.x0_mass
+                self._base = Empirical(x0, weights=weights)
+        assert self._base is not None
         return self._base
 
     def check_base(self, base: Distribution) -> None:
@@ -220,17 +183,19 @@ class TransportPlan(Coupling):
 
         A pool may be a sample of another law, which is then the base.
         """
-        if base.shape != self.x1.shape[1:]:
+        law, x1 = self.data.law, self.data.x1
+        if base.shape != x1.shape[1:]:
             raise ValueError(
                 f"the base has events of shape {tuple(base.shape)} and the plan"
-                f" {tuple(self.x1.shape[1:])}"
+                f" {tuple(x1.shape[1:])}"
             )
-        same = base is self.law or getattr(base, "law", base) is getattr(self.law, "law", None)
-        if self.law is not None and not same:
-            raise ValueError(
-                f"the plan is from {brief(self.law)} and the base is {brief(base)}; leave base out,"
-                " or give the same object to both"
-            )
+        if law is not None and base is not law:
+            inner = getattr(law, "law", None)
+            if inner is None or getattr(base, "law", None) is not inner:
+                raise ValueError(
+                    f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out,"
+                    " or give the same object to both"
+                )
         if self.unbalanced is not None:
             raise ValueError(
                 "an unbalanced plan takes some rows of x0 more than others, and sampling must"
@@ -263,156 +228,67 @@ class TransportPlan(Coupling):
         Raises:
             ValueError: for rows or labels that are not of the plan.
         """
-        plan = self.solve()
-        rows = self._find(x1, cond, plan)
+        plan, data = self.solve(), self.data
+        rows = data.find(x1, cond, plan)
         if plan.partners is not None:
-            assert self.x0 is not None
-            pool = self._kept_on(x1.device, self.x0)
+            pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
             return pool[plan.partners.draw(rows, generator).to(x1.device)], x1
         label = plan.label_of[rows.to(plan.label_of.device)]
         drawn = x0.detach().flatten(1) - plan.centre.to(x0)
-        goes = torch.empty(len(x0), dtype=torch.int64, device=x0.device)
+        goes = torch.empty(len(x0), dtype=torch.int64, device=x1.device)
+        random = local(generator, x0.device)
         for k, part in enumerate(plan.cells):
             at = (label == k).nonzero()[:, 0].to(x0.device)
-            y, g, q = (each.to(drawn) for each in (part.y, part.g, part.q))
             if len(at):
-                random = local(generator, x0.device)
-                found = cells(drawn[at], y, g, q, plan.report.regularisation, generator=random)
-                goes[at] = part.rows.to(x0.device)[found]
-        first = self.rows.first
-        return x0, self._kept_on(x1.device, self.x1)[first.to(x1.device)[goes.to(x1.device)]]
+                y, g, q = (each.to(drawn) for each in (part.y, part.g, part.q))
+                epsilon = plan.report.regularisation
+                found = cells(drawn[at], y, g, q, epsilon, generator=random)
+                goes[at] = part.rows.to(x1.device)[found]
+        return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[goes]]
 
-    def sample(
-        self, n: int, *, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
-        n, plan = positive_integer("n", n), self.solve()
+        n, plan, data = positive_integer("n", n), self.solve(), self.data
         home = plan.row_mass.device
         ends = plan.row_mass.cumsum(0)
         u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
         rows = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
-        x1 = self.x1[self.rows.first[rows]]
-        cond = {name: label[self.rows.first[rows]] for name, label in self.labels.items()}
-        like = {"dtype": x1.dtype, "device": x1.device}
-        x0 = x1 if self.law is None else self.law.sample(n, generator=generator, **like)
+        rows = data.rows.first[rows]
+        x1 = data.x1[rows]
+        cond = {name: label[rows.to(label.device)] for name, label in data.labels.items()}
+        x0, law = x1, data.law
+        if law is not None:
+            x0 = law.sample(n, generator=generator, dtype=x1.dtype, device=x1.device)
         return self.pair(x0, x1, cond, generator=generator)
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
         """With what weights the rows of a data set are to be drawn; see :class:`Coupling`."""
         plan = self.solve()
-        rows = self._find(x1, cond, None)
-        copies = torch.bincount(rows, minlength=len(self.rows))
+        rows = self.data.find(x1, cond)
+        copies = torch.bincount(rows, minlength=len(self.data.rows))
         missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
         if missing:
             raise ValueError(
-                f"the data lack {missing} of the {len(self.rows)} different rows of the plan's x1,"
-                " and the x0 that go with them would never come; fit the same x1, or make the plan"
-                " of the rows that are fitted"
+                f"the data lack {missing} of the {len(self.data.rows)} different rows of the"
+                " plan's x1, and the x0 that go with them would never come; fit the same x1, or"
+                " make the plan of the rows that are fitted"
             )
-        if self.law is not None:
+        if self.data.law is not None:
             return None
         weights = (plan.row_mass.to(copies.device) / copies.clamp(min=1))[rows]
         alike = float((weights * len(x1) - 1).abs().max()) < 1e-6
         return None if alike else weights
-
-    # ---------------------------------------------------------------------------------- solving it
-
-    @property
-    def rows(self) -> KnownRows:
-        """The different rows of x1."""
-        if self._rows is None:
-            weights = self.x1_weights
-            if weights is None:
-                weights = torch.full((len(self.x1),), 1 / len(self.x1), dtype=torch.float64)
-            self._rows = KnownRows(self.x1, list(self.labels.values()), weights.to(self.x1.device))
-        return self._rows
 
     def solve(self) -> Solved:
         """Solve the plan, if it is not yet."""
         if self._solved is None:
             with _SOLVING:
                 if self._solved is None:
-                    self._solved = self._solve()
+                    epsilon = self.regularisation or 0.0
+                    self._solved = self.data.solve(
+                        epsilon, self.unbalanced, self.tolerance, self.max_steps
+                    )
         return self._solved
-
-    def _solve(self) -> Solved:
-        epsilon, rows = self.regularisation or 0.0, self.rows
-        y = rows_of(self.x1[rows.first], "x1")
-        labels = [label[rows.first] for label in self.labels.values()]
-        groups = [group.to(y.device) for group in of_one_label(labels, len(rows))]
-        if self.law is not None:
-            law, random = self.law, stream(_SEED, device=y.device)
-            most = max(4_000_000, int(16 * len(y) / self.tolerance**2))
-            return solve_law(
-                lambda n: law.sample(n, generator=random, dtype=y.dtype, device=y.device),
-                y,
-                rows,
-                groups,
-                epsilon=epsilon,
-                tolerance=self.tolerance,
-                max_draws=self.max_steps or most,
-            )
-        assert self.x0 is not None
-        x, p = rows_of(self.x0, "x0"), self.x0_weights
-        if p is None:
-            p = torch.full((len(x),), 1 / len(x), dtype=torch.float64, device=x.device)
-        at = p.nonzero()[:, 0]
-        centre = 0.5 * (p @ x + rows.weights @ y)
-        pool, y = Pool(at, x[at] - centre, p[at], len(x)), y - centre
-        if epsilon > 0:
-            least, _ = least_epsilon(pool.points, y, self.tolerance)
-            if epsilon < least:
-                raise ValueError(
-                    f"regularisation={epsilon:g} is too small for these points: in double precision"
-                    f" marginals are known to {self.tolerance:g} from {least:.2g} on; give at least"
-                    " that, a larger tolerance, or 0 for the exact plan"
-                )
-        usual = 500 if self.unbalanced is None else 5_000
-        return solve_pool(
-            pool,
-            y,
-            rows,
-            groups,
-            epsilon=epsilon,
-            penalty=self.unbalanced,
-            tolerance=self.tolerance,
-            max_steps=self.max_steps or usual,
-        )
-
-    def _find(self, x1: Tensor, cond: Mapping[str, Any], plan: Solved | None) -> Tensor:
-        """Which of the plan's rows these are; of a plan that is given, rows with mass."""
-        labels = labels_of(cond)
-        if labels.keys() != self.labels.keys():
-            raise ValueError(
-                f"the plan was made with the labels {sorted(self.labels)} and is asked for pairs"
-                f" with {sorted(labels)}: a plan that does not see a label makes the base depend on"
-                " it, and one that does needs it. Write TransportPlan(x0, x1, cond={...}) with the"
-                " conditions of x1 that fit is given"
-            )
-        if x1.shape[1:] != self.x1.shape[1:] or x1.dtype != self.x1.dtype:
-            raise ValueError(
-                f"the plan is of rows {tuple(self.x1.shape[1:])} {self.x1.dtype} and is asked for"
-                f" pairs of rows {tuple(x1.shape[1:])} {x1.dtype}; make it of x1 as it is fitted"
-            )
-        rows, known = self.rows.find(x1, list(labels.values()))
-        if plan is not None and not plan.all_have_mass:
-            known = known & (plan.row_mass > 0).to(rows.device)[rows]
-        if not bool(known.all()):
-            raise ValueError(
-                f"{int((~known).sum())} of {len(x1)} rows are none of the plan's x1"
-                f"{' with their labels and a positive weight' if self.labels else ''}, which it"
-                " knows by their bits. Fit the x1 that the plan was made of, of the same dtype;"
-                " where the field has a transform, make it of transform(x0) and transform(x1);"
-                " held-out rows have no plan: leave validation out"
-            )
-        return rows
-
-    def _kept_on(self, device: torch.device, kept: Tensor) -> Tensor:
-        if kept.device == device:
-            return kept
-        if device not in self._kept:
-            self._kept[device] = kept.to(device)
-        return self._kept[device]
 
     # ------------------------------------------------------------------------------------- telling
 
@@ -423,30 +299,13 @@ class TransportPlan(Coupling):
         raise NotImplementedError("the data are not part of a file")
 
     def __repr__(self) -> str:
-        x0 = brief(self.law) if self.x0 is None else f"<{len(self.x0):,} rows>"
-        parts = [x0, f"<{len(self.x1):,} rows of {tuple(self.x1.shape[1:])}>"]
+        x0, x1 = self.data.x0, self.data.x1
+        parts = [brief(self.data.law) if x0 is None else f"<{len(x0):,} rows>"]
+        parts += [f"<{len(x1):,} rows of {tuple(x1.shape[1:])}>"]
         if self.regularisation is not None:
             parts.append(f"regularisation={self.regularisation:g}")
         if self.unbalanced is not None:
             parts.append(f"unbalanced={self.unbalanced:g}")
-        if self.labels:
-            parts.append(f"cond={sorted(self.labels)}")
+        if self.data.labels:
+            parts.append(f"cond={sorted(self.data.labels)}")
         return call_lines(type(self).__name__, parts)
-
-
-def _weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
-    """Weights in float64, of sum 1; None for equal ones."""
-    if given is None:
-        return None
-    count = len(points)
-    if not isinstance(given, Tensor) or given.shape != (count,):
-        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{name}_weights must be a tensor ({count},), one a row, got {got}")
-    weights = wide(given.detach()).to(points.device)
-    total = float(weights.sum())
-    if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:
-        raise ValueError(
-            f"{name}_weights must not be negative and must sum to 1, got a sum of {total:g} and a"
-            f" least weight of {float(weights.min()):g}; write weights / weights.sum()"
-        )
-    return weights / total

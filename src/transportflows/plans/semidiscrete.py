@@ -4,16 +4,16 @@ r"""Semidiscrete optimal transport: from a law that can be drawn from to weighte
           \partial_j D = q_j - m_j,
 
 is concave, and at its maximum the mass :math:`m_j` of the cell where j is the minimiser is
-:math:`q_j`: sending each x to the minimiser is then the optimal map. With ε > 0 the minimum is soft,
-:math:`-\varepsilon \log \sum_j q_j e^{(g_j - |x - y_j|^2)/\varepsilon}`, and x goes to j with
+:math:`q_j`: sending each x to the minimiser is then the optimal map. With ε > 0 the minimum is
+soft, :math:`-\varepsilon \log \sum_j q_j e^{(g_j - |x - y_j|^2)/\varepsilon}`, and x goes to j with
 probability :math:`q_j e^{(g_j - |x - y_j|^2)/\varepsilon}` over their sum.
 
 The ascent is stochastic (Genevay, Cuturi, Peyré & Bach 2016): it begins at the potentials of an
 entropic plan from a first pool of draws, which has the smooth modes, and then takes steps
-:math:`g_j \mathrel{+}= \gamma (q_j - m_j) / h_j` on fresh draws, h the diagonal of minus the Hessian:
-for hard cells the mass that changes hands when a potential rises by δ, over δ, seen at the two least
-costs of each draw. The iterates of the second half of a stage are averaged (Polyak & Juditsky 1992),
-and each stage has twice the draws of the one before.
+:math:`g_j \mathrel{+}= \gamma (q_j - m_j) / h_j` on fresh draws, h the diagonal of minus the
+Hessian: for hard cells the mass that changes hands when a potential rises by δ, over δ, seen at the
+two least costs of each draw. The iterates of the second half of a stage are averaged (Polyak &
+Juditsky 1992), and each stage has twice the draws of the one before.
 
 **The certificate** is measured on draws that the ascent did not see. With the masses of two halves,
 a and b, :math:`\sum_j (a_j - q_j)(b_j - q_j)/q_j` has the expectation
@@ -49,13 +49,13 @@ _WARM = 0.01  # ε of the first potentials at most, over the size of the costs
 @checked
 @dataclass(frozen=True, eq=False)
 class SemidiscretePlan:
-    """A plan from a law to points, by the potentials of the points.
+    r"""A plan from a law to points, by the potentials of the points.
 
     Attributes:
         value: the dual value, a lower bound of the minimum but for its error, in squared units.
         value_error: standard error of it.
         epsilon: ε; 0 for the optimal map.
-        violation: :math:`\\chi`, which the L1 distance of the cells' masses from the weights is at
+        violation: :math:`\chi`, which the L1 distance of the cells' masses from the weights is at
             most, estimated on fresh draws.
         violation_error: how much larger it may be, two standard errors of its square.
         converged: whether ``violation + violation_error`` is within the tolerance.
