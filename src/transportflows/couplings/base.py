@@ -31,6 +31,8 @@ class Coupling(Storable, ABC):
             :meth:`pair` is given x1 in its place.
         ahead: for how many batches the trainer may have a thread draw before they are needed; with
             any number the numbers are the same.
+        pool: rows that the trainer pairs at once, for several batches; None for each batch alone.
+        reuse: how often it uses each pair of a pool.
     """
 
     independent: bool = False
@@ -38,6 +40,8 @@ class Coupling(Storable, ABC):
     is_map: bool = False
     brings_start: bool = False
     ahead: int = 0
+    pool: int | None = None
+    reuse: int = 1
 
     @abstractmethod
     def pair(
@@ -66,7 +70,7 @@ class Coupling(Storable, ABC):
 
     @property
     def base(self) -> Distribution | None:
-        """The law of x0 under the coupling, where it knows it: the base of a process without one."""
+        """The law of x0 under the coupling, the base of a process that is given none."""
         return None
 
     def check_base(self, base: Distribution) -> None:

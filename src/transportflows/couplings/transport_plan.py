@@ -34,14 +34,13 @@ class TransportPlan(Coupling):
     .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
               + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
 
-    Plans within batches are biased by the size of the batch. This one is of the whole data: it is
-    solved once, when pairs are first asked for, and costs a step nothing. A plan that did not
-    converge is refused, never used.
+    Plans within batches are biased by the size of the batch. This one is solved once, when pairs are
+    first asked for, and costs a step nothing. A plan that did not converge is refused, never used.
 
     **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
-    one, of which every row of x1 has K partners (4,000,000 over the rows, between 16 and 4,096):
-    the quantiles of its conditional, drawn once. A batch then draws one of them for each of its
-    rows. The rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
+    one, of which every row of x1 has K partners (4,000,000 over the rows, from 16 to 4,096): the
+    quantiles of its conditional, drawn once, of which a batch draws one for each of its rows. The
+    rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
 
     **A law** ``x0`` that can be drawn from, such as a Gaussian, is paired by the semidiscrete plan:
     each x0 that the process draws goes to the x1 of its cell, so x0 is exactly of its law, and the
@@ -58,9 +57,9 @@ class TransportPlan(Coupling):
     plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
     of the pool. Conditions of numbers, of which no two rows need agree, are refused.
 
-    **Unbalanced.** With ``unbalanced`` = ρ the marginals p and q are not constraints any more: what
-    is off costs ρ KL on either side, and mass that would travel further than some √(2ρ) is left.
-    ``report.left`` tells how much. The base of the process is then what the plan takes of x0.
+    **Unbalanced.** With ``unbalanced`` = ρ what the marginals are off costs ρ KL on either side, and
+    mass that would travel further than some √(2ρ) is left; ``report.left`` tells how much. The base
+    of the process is then what the plan takes of x0.
 
     Args:
         x0: a pool ``(N, *)``; or a law, whose draws are the x0 of the process.
@@ -133,8 +132,6 @@ class TransportPlan(Coupling):
         self._solved: Solved | None = None
         self._base: Distribution | None = None
 
-    # ------------------------------------------------------------------------ what a process asks
-
     def for_path(self, path: Interpolant) -> Coupling:
         """This plan; or, where its regularisation is left to the path, one with that of the path.
 
@@ -201,8 +198,6 @@ class TransportPlan(Coupling):
                 "an unbalanced plan takes some rows of x0 more than others, and sampling must"
                 " start from what it takes; leave base out"
             )
-
-    # ------------------------------------------------------------------------------- what it gives
 
     @property
     def report(self) -> PlanReport:
@@ -289,8 +284,6 @@ class TransportPlan(Coupling):
                         epsilon, self.unbalanced, self.tolerance, self.max_steps
                     )
         return self._solved
-
-    # ------------------------------------------------------------------------------------- telling
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TransportPlan:
         return self  # of which nothing changes but that it is solved

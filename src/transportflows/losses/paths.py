@@ -86,7 +86,13 @@ def draw_path(
         bound = copy.copy(bound)
         bound.margin = margin
     sample = process.sample(
-        x1, x0=batch.x0, t=bound, antithetic=antithetic, cond=batch.cond, generator=generator
+        x1,
+        x0=batch.x0,
+        t=bound,
+        antithetic=antithetic,
+        cond=batch.cond,
+        paired=batch.paired,
+        generator=generator,
     )
     if importance:
         sample = replace(sample, density=bound.density(sample.t, margin=margin))

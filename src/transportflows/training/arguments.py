@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
+from .._core.tensor import widened
 from ..couplings.base import Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -207,7 +208,11 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)
+        made, coupling = DataRows.of(given, field, rows, name=name), field.process.coupling
+        weights = None
+        if name == "data" and field.process.interpolant.uses_base:
+            weights = coupling.row_weights(widened(made.x1), made.cond)
+        return Epochs(made, batch_size or BATCH_SIZE, weights=weights)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
     if rows is not None:
         raise ValueError(

@@ -35,17 +35,30 @@ class Order:
     goes on in the next. With more places than rows, ``B > N``, a batch holds every row ``⌊B/N⌋``
     or ``⌈B/N⌉`` times.
 
+    With weights an epoch of N places has each row as often as it should, ``N w``, rounded down or
+    up at random (systematic sampling), so that every row has its share in the mean over epochs.
+
     Args:
         n: N.
         batch_size: B.
         key: the key of the run.
         device: where the permutations are made; they depend on its kind.
+        weights: of the rows, ``(N,)``; None for equal ones.
     """
 
     def __init__(
-        self, n: int, batch_size: int, key: int, device: torch.device | str = "cpu"
+        self,
+        n: int,
+        batch_size: int,
+        key: int,
+        device: torch.device | str = "cpu",
+        weights: Tensor | None = None,
     ) -> None:
         self.n, self.batch_size, self.key, self.device = n, batch_size, key, device
+        self.ends: Tensor | None = None
+        if weights is not None:
+            ends = weights.to(device, torch.float64).cumsum(0)
+            self.ends = ends / ends[-1]
         self._epoch, self._permuted = -1, torch.empty(0)
 
     def index(self, step: int, steps: int = 1) -> Tensor:
@@ -62,6 +75,11 @@ class Order:
         if epoch != self._epoch:
             generator = stream(mix(self.key, _ORDER, epoch), device=self.device)
             self._permuted = torch.randperm(self.n, generator=generator, device=self.device)
+            if self.ends is not None:
+                shift = torch.rand((), generator=generator, device=self.device).double()
+                places = (torch.arange(self.n, device=self.device) + shift) / self.n
+                rows = torch.searchsorted(self.ends, places, right=True).clamp_(max=self.n - 1)
+                self._permuted = rows[self._permuted]
             self._epoch = epoch
         return self._permuted
 
@@ -77,12 +95,15 @@ class Epochs(Source):
         rows: N rows.
         batch_size: B.
         key: the key of the run.
+        weights: by which rows are drawn, ``(N,)``; None for equal ones.
     """
 
     batch_size: int
 
-    def __init__(self, rows: DataRows, batch_size: int, key: int = 0) -> None:
-        self.rows, self.batch_size = rows, batch_size
+    def __init__(
+        self, rows: DataRows, batch_size: int, key: int = 0, weights: Tensor | None = None
+    ) -> None:
+        self.rows, self.batch_size, self.weights = rows, batch_size, weights
         self.conditions = seen_in(rows.cond)
         tensors = rows.tensors()
         size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
@@ -94,7 +115,8 @@ class Epochs(Source):
         return f"Epochs({len(self.rows)} rows, batch_size={self.batch_size}{names})"
 
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
-        self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
+        home = self.rows.x1.device
+        self.order = Order(len(self.rows), self.batch_size, key, home, self.weights)
         self._first, self._batches = 0, list[Batch]()
 
     def batch(self, step: int, last: int | None = None) -> Batch:

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from .._core.random import mix, stream
+from .ahead import STEPS, Ahead, ahead_of
 from .arguments import trainable
 from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
@@ -37,7 +38,6 @@ from .snapshots import check_storable, snapshot
 
 __all__ = ["Loop"]
 
-_STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _READ_EVERY = 50
 _READ_SECONDS = 0.5
 _NORM_EVERY = 10
@@ -54,6 +54,7 @@ class Loop:
 
     generator: torch.Generator  # of what the loss draws
     layers: BorrowedGenerator  # torch's own of the device, of what layers draw, such as dropout
+    ahead: Ahead | None
     bar: tqdm[Any]
     interrupts: HeldInterrupts
 
@@ -126,6 +127,7 @@ class Loop:
                 )
             )
             ends.push(at_end(plan.source.close, "closing the data"))
+            self.ahead = ahead_of(run, plan.source, self.layers, ends)
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
@@ -147,12 +149,16 @@ class Loop:
             factor = self.schedule.factor(step, last)
             for group in groups:
                 group["lr"] = group["initial_lr"] * factor
-        seed = mix(run.key, _STEPS, step)  # type: ignore[arg-type]
-        self.generator.manual_seed(seed)
+        seed = mix(run.key, STEPS, step)  # type: ignore[arg-type]
+        ahead = self.ahead and self.ahead.take(step, last)
         self.layers.manual_seed(mix(seed, LAYERS))
-        batch = self.plan.source.batch(step, last)
+        if ahead is None:
+            generator, sample = self.generator.manual_seed(seed), None
+            batch = self.plan.source.batch(step, last)
+        else:
+            batch, sample, generator = ahead
         run.meet(self.plan.conditions)
-        values, times = self.objective.backward(batch, self.generator, seed)
+        values, times = self.objective.backward(batch, generator, seed, sample)
         norm = None
         if run.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters, run.clip, foreach=self.foreach)
