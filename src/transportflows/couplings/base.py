@@ -31,6 +31,7 @@ class Coupling(Storable, ABC):
             :meth:`pair` is given x1 in its place.
         ahead: for how many batches the trainer may have a thread draw before they are needed; with
             any number the numbers are the same.
+        weighted: whether the rows of data must be drawn by weights, as those of tensors can be.
         pool: rows that the trainer pairs at once, for several batches; None for each batch alone.
         reuse: how often it uses each pair of a pool.
     """
@@ -40,6 +41,7 @@ class Coupling(Storable, ABC):
     is_map: bool = False
     brings_start: bool = False
     ahead: int = 0
+    weighted: bool = False
     pool: int | None = None
     reuse: int = 1
 

@@ -8,8 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from .._core.random import local
 from .._core.reprs import summary
 from .._core.signatures import checked
+from ..plans import cells
 from .known_rows import KnownRows
 from .partners import SparsePartners, TablePartners
 
@@ -96,6 +98,20 @@ class Solved:
     def all_have_mass(self) -> bool:
         """Whether something goes to every row."""
         return bool((self.row_mass > 0).all())
+
+    def goes_to(self, x0: Tensor, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """To which different row each draw of a law goes, among those of the label of ``rows``."""
+        label = self.label_of[rows.to(self.label_of.device)].to(x0.device)
+        drawn = x0.detach().flatten(1) - self.centre.to(x0)
+        epsilon, random = self.report.regularisation, local(generator, x0.device)
+        found = torch.empty(len(x0), dtype=torch.int64, device=x0.device)
+        for k, part in enumerate(self.cells):
+            at = (label == k).nonzero()[:, 0]
+            if len(at):
+                y, g, q = (each.to(drawn) for each in (part.y, part.g, part.q))
+                where = cells(drawn[at], y, g, q, epsilon, generator=random)
+                found[at] = part.rows.to(x0.device)[where]
+        return found.to(rows.device)
 
 
 def spread(mass: Tensor, rows: KnownRows) -> Tensor:

@@ -16,7 +16,6 @@ from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from ..distributions import Distribution, Empirical
 from ..interpolants import Brownian, Interpolant, Linear
-from ..plans import cells
 from .base import Coupling
 from .plan_data import PlanData
 from .solved import PlanReport, Solved
@@ -34,8 +33,8 @@ class TransportPlan(Coupling):
     .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
               + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
 
-    Plans within batches are biased by the size of the batch. This one is solved once, when pairs are
-    first asked for, and costs a step nothing. A plan that did not converge is refused, never used.
+    Plans within batches are biased by their size. This one is solved once, when pairs are first
+    asked for, and costs a step nothing. A plan that did not converge is refused, never used.
 
     **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
     one, of which every row of x1 has K partners (4,000,000 over the rows, from 16 to 4,096): the
@@ -57,9 +56,9 @@ class TransportPlan(Coupling):
     plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
     of the pool. Conditions of numbers, of which no two rows need agree, are refused.
 
-    **Unbalanced.** With ``unbalanced`` = ρ what the marginals are off costs ρ KL on either side, and
-    mass that would travel further than some √(2ρ) is left; ``report.left`` tells how much. The base
-    of the process is then what the plan takes of x0.
+    **Unbalanced.** With ``unbalanced`` = ρ what the marginals are off costs ρ KL on either side,
+    and mass that would travel further than some √(2ρ) is left; ``report.left`` tells how much. The
+    base of the process is then what the plan takes of x0.
 
     Args:
         x0: a pool ``(N, *)``; or a law, whose draws are the x0 of the process.
@@ -109,6 +108,7 @@ class TransportPlan(Coupling):
         self.data = data = PlanData(x0, x1, cond, x0_weights, x1_weights)
         self.brings_start = data.law is None
         self.ahead = 0 if data.law is None else 2
+        self.weighted = data.law is None and (x1_weights is not None or unbalanced is not None)
         self.regularisation = regularisation
         if regularisation is not None:
             what = "0 (exact) or positive, in squared units of x"
@@ -224,22 +224,12 @@ class TransportPlan(Coupling):
             ValueError: for rows or labels that are not of the plan.
         """
         plan, data = self.solve(), self.data
-        rows = data.find(x1, cond, plan)
-        if plan.partners is not None:
-            pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
-            return pool[plan.partners.draw(rows, generator).to(x1.device)], x1
-        label = plan.label_of[rows.to(plan.label_of.device)]
-        drawn = x0.detach().flatten(1) - plan.centre.to(x0)
-        goes = torch.empty(len(x0), dtype=torch.int64, device=x1.device)
-        random = local(generator, x0.device)
-        for k, part in enumerate(plan.cells):
-            at = (label == k).nonzero()[:, 0].to(x0.device)
-            if len(at):
-                y, g, q = (each.to(drawn) for each in (part.y, part.g, part.q))
-                epsilon = plan.report.regularisation
-                found = cells(drawn[at], y, g, q, epsilon, generator=random)
-                goes[at] = part.rows.to(x1.device)[found]
-        return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[goes]]
+        if plan.partners is None:
+            rows = plan.goes_to(x0, data.find(x1, cond), generator)
+            return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
+        partners = plan.partners.draw(data.find(x1, cond, plan), generator)
+        pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
+        return pool[partners.to(x1.device)], x1
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
@@ -257,7 +247,7 @@ class TransportPlan(Coupling):
         return self.pair(x0, x1, cond, generator=generator)
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
-        """With what weights the rows of a data set are to be drawn; see :class:`Coupling`."""
+        """See :class:`Coupling`."""
         plan = self.solve()
         rows = self.data.find(x1, cond)
         copies = torch.bincount(rows, minlength=len(self.data.rows))

@@ -78,8 +78,8 @@ class Process(Storable, Starting):
         self.interpolant = interpolant
         self.coupling = (Independent() if coupling is None else coupling).for_path(interpolant)
         self.base = self.coupling.base if base is None else as_distribution(base, shape)
-        if self.base is not None and base is not None:
-            self.coupling.check_base(self.base)
+        if base is not None:
+            self.coupling.check_base(self.base)  # type: ignore[arg-type]
         self.shape: torch.Size | None = None
         if self.base is not None:
             self.shape = self.base.shape
@@ -265,12 +265,11 @@ class Process(Storable, Starting):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw from the coupling, ``(x0, x1)`` for a batch of data; see :meth:`sample`."""
+        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`."""
         if self.coupling.brings_start:
             if x0 is not None:
-                raise ValueError(
-                    f"{brief(self.coupling)} brings the x0 of each row itself; leave x0 out"
-                )
+                what = type(self.coupling).__name__
+                raise ValueError(f"{what} brings the x0 of each row itself; leave x0 out")
             x0 = x1
         elif x0 is None:
             if isinstance(self.coupling, Paired):

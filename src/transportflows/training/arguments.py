@@ -214,6 +214,11 @@ def as_source(
             weights = coupling.row_weights(widened(made.x1), made.cond)
         return Epochs(made, batch_size or BATCH_SIZE, weights=weights)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
+    if field.process.coupling.weighted:
+        raise ValueError(
+            f"the coupling has weights of x1, by which rows of tensors are drawn, and {name} is a"
+            f" {kind}; give x1 as a tensor"
+        )
     if rows is not None:
         raise ValueError(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"

@@ -94,8 +94,7 @@ class Loop:
     def go(self) -> None:
         """Do the steps that the plan has left."""
         run, plan = self.run, self.plan
-        run.validates = plan.held_out is not None
-        run.trained, run.met = run.field.conditions, None
+        run.validates, run.trained, run.met = plan.held_out is not None, run.field.conditions, None
         with self._prepared():
             self.since = time.perf_counter()
             while run.step < plan.last and run.stopped is None:
@@ -150,13 +149,13 @@ class Loop:
             for group in groups:
                 group["lr"] = group["initial_lr"] * factor
         seed = mix(run.key, STEPS, step)  # type: ignore[arg-type]
-        ahead = self.ahead and self.ahead.take(step, last)
+        drawn = None if self.ahead is None else self.ahead.take(step, last)
         self.layers.manual_seed(mix(seed, LAYERS))
-        if ahead is None:
+        if drawn is None:
             generator, sample = self.generator.manual_seed(seed), None
             batch = self.plan.source.batch(step, last)
         else:
-            batch, sample, generator = ahead
+            batch, sample, generator = drawn
         run.meet(self.plan.conditions)
         values, times = self.objective.backward(batch, generator, seed, sample)
         norm = None
@@ -172,8 +171,7 @@ class Loop:
             run.ema.update()
         run.step = step + 1
         self.rows += len(batch)
-        if isinstance(rate, Tensor):
-            rate = rate.clone()
+        rate = rate.clone() if isinstance(rate, Tensor) else rate
         self.recorder.add(run.step, values, rate, times=times, rows=len(batch), norm=norm)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -192,8 +190,7 @@ class Loop:
         late = time.perf_counter() - self.since > self.patience
         if late or done or self.recorder.waiting >= _READ_EVERY:
             self._read()
-        if self.stepped:
-            self._tell([c for c in self.stepped if step % (c.every or 1) == 0])
+        self._tell([c for c in self.stepped if step % (c.every or 1) == 0])
         if plan.checkpoints is not None and step % plan.checkpoints.every == 0:
             self._save()
 
@@ -259,8 +256,7 @@ class Loop:
             self.bar.set_postfix_str(shown, refresh=False)
         if steps:
             self._show()
-        bad = recorder.first_bad(losses)
-        if bad is not None:
+        if (bad := recorder.first_bad(losses)) is not None:
             what = f"the loss became NaN or infinite at step {bad}"
             raise non_finite(run, self.plan.checkpoints, what, bad)
         self.since = time.perf_counter()
