@@ -501,8 +501,14 @@ def test_the_base_is_the_law_of_the_plan() -> None:
     law, x1 = tpf.Gaussian((2,)), normal(10, 2)
     plan = TransportPlan(law, x1)
     assert tpf.Process(tpf.Linear(), coupling=plan).base is law
+    tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=plan)
+    theirs = torch.distributions.Normal(torch.zeros(2), 1.0)
+    tpf.Process(tpf.Linear(), base=theirs, coupling=TransportPlan(theirs, x1))
+    for other in (tpf.Gaussian((2,), scale=2.0), tpf.Gaussian((2,), mean=1.0), theirs):
+        with pytest.raises(ValueError, match="give the same object to both"):
+            tpf.Process(tpf.Linear(), base=other, coupling=plan)
     with pytest.raises(ValueError, match="give the same object to both"):
-        tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,), scale=2.0), coupling=plan)
+        tpf.Process(tpf.Linear(), base=Empirical(x1), coupling=TransportPlan(Empirical(x1), x1))
 
 
 # -------------------------------------------------------------------------------------- bad input

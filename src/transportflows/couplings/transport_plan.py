@@ -12,6 +12,7 @@ from torch import Tensor
 from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.random import local
+from .._core.registry import alike
 from .._core.reprs import brief, call_lines
 from .._core.signatures import checked
 from ..distributions import Distribution, Empirical
@@ -186,13 +187,14 @@ class TransportPlan(Coupling):
                 f"the base has events of shape {tuple(base.shape)} and the plan"
                 f" {tuple(x1.shape[1:])}"
             )
-        if law is not None and base is not law:
-            inner = getattr(law, "law", None)
-            if inner is None or getattr(base, "law", None) is not inner:
-                raise ValueError(
-                    f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out,"
-                    " or give the same object to both"
-                )
+        same = (
+            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
+        )
+        if not same:
+            raise ValueError(
+                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
+                " give the same object to both"
+            )
         if self.unbalanced is not None:
             raise ValueError(
                 "an unbalanced plan takes some rows of x0 more than others, and sampling must"
