@@ -10,7 +10,7 @@ its exact plans stands beside its plain one.
 
 *Plans.* A whole entropic plan between a Gaussian and eight Gaussians of radius 5, `entropic_plan`
 to a marginal violation of 1e-3 and with it the 4 million partners that batches draw from
-(`TransportPlan.solve`), each in a process of its own, one thread: seconds, processor seconds, peak
+(`TransportPlan.report`), each in a process of its own, one thread: seconds, processor seconds, peak
 memory. The regularisation is that of the cost |x0 - x1|².
 
 Run ``python benchmarks/couplings.py [--quick] [--part steps|plans]``; prints tables in Markdown.
@@ -87,7 +87,7 @@ def fits(x1: Tensor, coupling: Coupling | None, size: int, steps: int) -> Block:
     """Steps of ``Trainer.fit``: each block goes on with the same run."""
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=coupling)
     if isinstance(process.coupling, TransportPlan):
-        process.coupling.solve()
+        _ = process.coupling.report
     trainer = tpf.Trainer(tpf.Velocity(network(), process))
     return lambda: trainer.fit(x1, steps=steps, batch_size=size, progress=False) and None
 

@@ -141,7 +141,7 @@ def test_marginals_of_an_epoch() -> None:
     x0, x1 = normal(300, 2), normal(200, 2, seed=1) * 2
     p = simplex(300, 2)
     plan = TransportPlan(x0, x1, regularisation=0.5, x0_weights=p, tolerance=1e-6)
-    table = plan.solve().partners.table
+    table = plan._plan().partners.table
     assert table.shape == (200, partner_count(200))
     share = torch.bincount(table.flatten().long(), minlength=300) / table.numel()
     assert float((share - p).abs().sum()) < 5e-3
@@ -468,7 +468,7 @@ def test_a_gaussian_to_two_points_in_the_plane() -> None:
     y = torch.tensor([[-1.0, 0.5], [2.0, -0.7]], dtype=F64)
     q = torch.tensor([0.25, 0.75], dtype=F64)
     plan = TransportPlan(tpf.Gaussian((2,)), y, x1_weights=q, tolerance=0.01)
-    part = plan.solve().cells[0]
+    part = plan._plan().cells[0]
     first, second = part.g[plan.data.rows.first[part.rows].argsort()]
     # <x, y2 - y1> has deviation |y2 - y1|, and is below c with probability 1/4.
     c = float((y[1] - y[0]).norm()) * math.sqrt(2) * float(torch.erfinv(torch.tensor(-0.5)))
@@ -566,7 +566,7 @@ def test_a_plan_that_did_not_converge_is_never_used() -> None:
 def test_exact_plans_too_large_for_memory_are_refused() -> None:
     plan = TransportPlan(normal(15_000, 1), normal(15_000, 1, seed=1), regularisation=0)
     with pytest.raises(ValueError, match="takes 9 GB; give a regularisation"):
-        plan.solve()
+        plan._plan()
 
 
 def test_exact_plans_of_pools() -> None:

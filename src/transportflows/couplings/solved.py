@@ -25,7 +25,7 @@ class PlanReport:
 
     Attributes:
         kind: "exact", "entropic", "unbalanced" or "semidiscrete".
-        regularisation: of the cost |x0 - x1|²; 0 for none.
+        regularisation: of the cost ``|x0 - x1|²``; 0 for none.
         value: the minimum that the plan is of, a lower bound of it; with labels the mean over them.
         gap: how far the cost of the plan can be above it. For a law, whose plan is judged by its
             masses, the standard error of the value.

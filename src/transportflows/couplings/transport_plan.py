@@ -166,7 +166,7 @@ class TransportPlan(Coupling):
 
     @property
     def base(self) -> Distribution:
-        """The law of x0 under the plan: the law itself, or that of the rows of the pool."""
+        """The law of x0 under the plan, the law itself or that of the rows of the pool."""
         if self._base is None:
             self._base, x0 = self.data.law, self.data.x0
             if x0 is not None:
@@ -204,7 +204,7 @@ class TransportPlan(Coupling):
     @property
     def report(self) -> PlanReport:
         """How good the plan is, and what it leaves; solves it if need be."""
-        return self.solve().report
+        return self._plan().report
 
     def pair(
         self,
@@ -225,7 +225,7 @@ class TransportPlan(Coupling):
         Raises:
             ValueError: for rows or labels that are not of the plan.
         """
-        plan, data = self.solve(), self.data
+        plan, data = self._plan(), self.data
         if plan.partners is None:
             rows = plan.goes_to(x0, data.find(x1, cond), generator)
             return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
@@ -235,7 +235,7 @@ class TransportPlan(Coupling):
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
-        n, plan, data = positive_integer("n", n), self.solve(), self.data
+        n, plan, data = positive_integer("n", n), self._plan(), self.data
         home = plan.row_mass.device
         ends = plan.row_mass.cumsum(0)
         u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
@@ -250,7 +250,7 @@ class TransportPlan(Coupling):
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
         """See :class:`Coupling`."""
-        plan = self.solve()
+        plan = self._plan()
         rows = self.data.find(x1, cond)
         copies = torch.bincount(rows, minlength=len(self.data.rows))
         missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
@@ -266,7 +266,7 @@ class TransportPlan(Coupling):
         alike = float((weights * len(x1) - 1).abs().max()) < 1e-6
         return None if alike else weights
 
-    def solve(self) -> Solved:
+    def _plan(self) -> Solved:
         """Solve the plan, if it is not yet."""
         if self._solved is None:
             with _SOLVING:
