@@ -150,8 +150,7 @@ def test_marginals_of_an_epoch() -> None:
 
 def test_equal_rows_are_one_row_with_both_weights() -> None:
     x0 = normal(10, 2)
-    x1 = torch.cat([normal(4, 2, seed=1), normal(4, 2, seed=1)[:2], torch.tensor([[0.0, 0.0]]),
-                    torch.tensor([[-0.0, 0.0]])]).to(F64)  # fmt: skip
+    x1 = torch.cat([normal(5, 2, seed=1), normal(5, 2, seed=1)[:3]])
     plan = TransportPlan(x0, x1, regularisation=0)
     assert len(plan.data.rows) == 5
     a, _ = plan.sample(N, generator=seeded())
@@ -164,9 +163,12 @@ def test_known_rows_find_bits_and_labels() -> None:
         x = normal(500, *shape, dtype=dtype)
         label = torch.arange(500) % 7
         rows = KnownRows(x, [label], torch.full((500,), 1 / 500))
-        at, known = rows.find(x[100:200], [label[100:200]])
-        assert bool(known.all())
+        at, unknown = rows.find(x[100:200], [label[100:200]])
+        assert unknown is None
         assert torch.equal(rows.first[at], torch.arange(100, 200))
+        apart = torch.cat([x.new_zeros(1), x.flatten()])[1:].view_as(x)  # not aligned to a word
+        assert rows.find(apart, [label])[1] is None
+        assert rows.find(x.flip(1).flip(1).expand_as(x), [label])[1] is None
         for other, labels in (
             (x.nextafter(x + 1), label),
             (-x, label),

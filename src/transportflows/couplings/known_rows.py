@@ -45,7 +45,7 @@ class KnownRows:
             first = torch.full_like(keys, len(x)).scatter_reduce_(0, which, at, "amin")
             if all(torch.equal(v[first][which], v) for v in (x, *labels)):
                 break
-        self._at[x.device] = keys
+        self._at[x.device] = torch.cat([keys, keys[-1:]])  # one more, where none is found
         self.first, self.which = first, which
         self.weights = torch.zeros(len(keys), dtype=weights.dtype, device=weights.device)
         self.weights.index_add_(0, which.to(weights.device), weights)
@@ -53,26 +53,32 @@ class KnownRows:
     def __len__(self) -> int:
         return len(self.first)
 
-    def find(self, x: Tensor, labels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Which of the different rows each row is, ``(B,)``, and whether it is one of them."""
+    def find(self, x: Tensor, labels: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Which of the different rows each row is, ``(B,)``, and whether it is one: None if all."""
         keys = self._at.get(x.device)
         if keys is None:
             keys = self._at[x.device] = next(iter(self._at.values())).to(x.device)
         wanted = self._keys(x, labels)
-        place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return place, keys[place] == wanted
+        place = torch.searchsorted(keys[:-1], wanted)
+        found = keys.index_select(0, place)
+        if torch.equal(found, wanted):  # as in every step
+            return place, None
+        return place.clamp(max=len(self) - 1), found == wanted
 
     def _keys(self, x: Tensor, labels: Sequence[Tensor]) -> Tensor:
         """The hash of each row."""
-        x = x.detach().flatten(1) + 0.0  # of -0.0 it makes 0.0
+        x = x.detach().flatten(1).contiguous()
+        if x.storage_offset() * x.element_size() % 8:
+            x = x.clone()
         narrow = x.shape[1] * x.element_size() % 8 != 0
-        words = (
-            x.contiguous().view(torch.int32).long() if narrow else x.contiguous().view(torch.int64)
-        )
-        keys = (words * self._odd(x.device, words.shape[1], 0)).sum(1)
+        words = x.view(torch.int32).long() if narrow else x.view(torch.int64)
+        if words.shape[1] == 1:
+            keys = words[:, 0]
+        else:
+            keys = (words * self._odd(x.device, words.shape[1], 0)).sum(1)
         for k, label in enumerate(labels):
             value = label.to(x.device).reshape(len(x), -1).long()
-            keys += (value * self._odd(x.device, value.shape[1], k + 1)).sum(1)
+            keys = keys + (value * self._odd(x.device, value.shape[1], k + 1)).sum(1)
         return keys
 
     def _odd(self, device: torch.device, count: int, k: int) -> Tensor:

@@ -73,7 +73,7 @@ class TablePartners:
         """An x0 for each row, ``(B,)``."""
         home, count = self.table.device, self.table.shape[1]
         k = torch.randint(count, rows.shape, generator=local(generator, home), device=home)
-        return self.table.view(-1)[k.add_(rows.to(home), alpha=count)].long()
+        return self.table.view(-1).index_select(0, k.add_(rows.to(home), alpha=count))
 
 
 class SparsePartners:
@@ -101,7 +101,7 @@ class SparsePartners:
         home = self.partners.device
         rows = rows.to(home)
         if self.single:
-            return self.partners[rows]
+            return self.partners.index_select(0, rows)
         u = torch.rand(
             rows.shape, generator=local(generator, home), dtype=torch.float64, device=home
         )

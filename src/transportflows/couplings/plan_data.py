@@ -110,9 +110,9 @@ class PlanData:
                 f" pairs of rows {tuple(x1.shape[1:])} {x1.dtype}; make it of x1 as it is fitted"
             )
         rows, known = self.rows.find(x1, list(labels.values()))
-        if plan is not None and not plan.all_have_mass:
-            known = known & (plan.row_mass > 0).to(rows.device)[rows]
-        if not bool(known.all()):
+        if known is None and plan is not None and not plan.all_have_mass:
+            known = (plan.row_mass > 0).to(rows.device)[rows]
+        if known is not None and not bool(known.all()):
             raise ValueError(
                 f"{int((~known).sum())} of {len(x1)} rows are none of the plan's x1"
                 f"{' with their labels' if self.labels else ''}, which it knows by their bits. Fit"

@@ -231,7 +231,7 @@ class TransportPlan(Coupling):
             return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
         partners = plan.partners.draw(data.find(x1, cond, plan), generator)
         pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
-        return pool[partners.to(x1.device)], x1
+        return pool.index_select(0, partners.to(x1.device)), x1
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""

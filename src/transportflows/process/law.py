@@ -15,7 +15,7 @@ from .._core.precision import on_table_device, table_device
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from .._core.tensor import as_time, expand_time, widened
 from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
@@ -257,6 +257,7 @@ class Process(Storable, Starting):
             x = torch.addcmul(x, interpolant.gamma(wide), z)
         return PathSample(self._part_of_rows, t, x, x0, x1, z, cond, antithetic)
 
+    @as_is
     def pairs(
         self,
         x1: Tensor,
