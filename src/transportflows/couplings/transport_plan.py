@@ -249,7 +249,7 @@ class TransportPlan(Coupling):
         return self.pair(x0, x1, cond, generator=generator)
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
-        """See :class:`Coupling`."""
+        """See :meth:`Coupling.row_weights`; for a law None, since it chooses the rows itself."""
         plan = self._plan()
         rows = self.data.find(x1, cond)
         copies = torch.bincount(rows, minlength=len(self.data.rows))

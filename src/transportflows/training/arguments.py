@@ -208,17 +208,9 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        made, coupling = DataRows.of(given, field, rows, name=name), field.process.coupling
-        weights = None
-        if name == "data" and field.process.interpolant.uses_base:
-            weights = coupling.row_weights(widened(made.x1), made.cond)
-        return Epochs(made, batch_size or BATCH_SIZE, weights=weights)
+        return _epochs(DataRows.of(given, field, rows, name=name), field, batch_size, name)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
-    if field.process.coupling.weighted:
-        raise ValueError(
-            f"the coupling has weights of x1, by which rows of tensors are drawn, and {name} is a"
-            f" {kind}; give x1 as a tensor"
-        )
+    _no_weights(field, kind, name)
     if rows is not None:
         raise ValueError(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
@@ -255,6 +247,20 @@ def as_source(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"
     )
+
+
+def _epochs(rows: DataRows, field: Field, batch_size: int | None, name: str) -> Epochs:
+    """Batches of rows, of data by the weights that the coupling has for them."""
+    known, weights = name == "data" and field.process.interpolant.uses_base, None
+    if known:
+        weights = field.process.coupling.row_weights(widened(rows.x1), rows.cond)
+    return Epochs(rows, batch_size or BATCH_SIZE, weights=weights)
+
+
+def _no_weights(field: Field, kind: str, name: str) -> None:
+    if field.process.coupling.weighted:
+        what = "the coupling has weights of x1, by which rows of tensors are drawn"
+        raise ValueError(f"{what}, and {name} is a {kind}; give x1 as a tensor")
 
 
 def _check_cond(cond: Any) -> None:
