@@ -186,6 +186,23 @@ def test_an_interruption_leaves_no_thread() -> None:
     assert same(rest, fitted(made(MinibatchOT())))
 
 
+@pytest.mark.timeout(60)
+def test_an_interruption_waits_for_no_thread_that_waits_for_it() -> None:
+    """The thread draws from the generators of the process, whose turn is the fit's."""
+
+    class Interrupt(Callback):
+        every = 1
+
+        def on_step(self, run: Any) -> None:
+            raise KeyboardInterrupt
+
+    base = torch.distributions.Normal(torch.zeros(2).double(), 2.0)
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            fitted(made(MinibatchOT(ahead=5), base), callbacks=[Interrupt()])
+    assert not workers()
+
+
 def test_numbers_do_not_hang_on_a_slow_thread(monkeypatch) -> None:
     import time
 

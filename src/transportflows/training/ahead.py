@@ -119,7 +119,8 @@ class Ahead:
     def close(self) -> None:
         """Wait for what the thread is at, and end it."""
         if self._thread is not None:
-            self._thread.shutdown(wait=True, cancel_futures=True)
+            with self.layers.lent():  # for which a draw may be waiting
+                self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self, number: int, batch: Batch) -> None:
         if self._thread is None:
