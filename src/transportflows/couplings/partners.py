@@ -69,6 +69,10 @@ class TablePartners:
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
+    def on(self, device: torch.device) -> TablePartners:
+        """The same on a device."""
+        return TablePartners(self.table.to(device))
+
     def draw(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """An x0 for each row, ``(B,)``."""
         home, count = self.table.device, self.table.shape[1]
@@ -93,8 +97,16 @@ class SparsePartners:
         self.single = len(rows) == count
         self.last = torch.searchsorted(rows, torch.arange(count, device=rows.device), right=True)
         share = (mass / total[rows]).cumsum(0)  # grows by 1 from row to row, but for rounding
-        begin = torch.cat([share.new_zeros(1), share])[self.last - torch.bincount(rows)]
+        self.first = self.last - torch.bincount(rows, minlength=count)
+        begin = torch.cat([share.new_zeros(1), share])[self.first]
         self.ends = rows + (share - begin[rows])
+
+    def on(self, device: torch.device) -> SparsePartners:
+        """The same on a device."""
+        moved: SparsePartners = object.__new__(SparsePartners)
+        for name, value in vars(self).items():
+            setattr(moved, name, value.to(device) if isinstance(value, Tensor) else value)
+        return moved
 
     def draw(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """An x0 for each row, ``(B,)``."""
@@ -106,4 +118,5 @@ class SparsePartners:
             rows.shape, generator=local(generator, home), dtype=torch.float64, device=home
         )
         place = torch.searchsorted(self.ends, rows + u, right=True)
-        return self.partners[torch.minimum(place, self.last[rows] - 1)]
+        place = torch.maximum(torch.minimum(place, self.last[rows] - 1), self.first[rows])
+        return self.partners.index_select(0, place)

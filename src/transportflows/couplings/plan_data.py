@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.conditions import check_conditions
-from .._core.precision import wide
+from .._core.precision import table_device, wide
 from .._core.random import stream
 from .._core.samples import rows_of
 from .._core.tensor import widened
@@ -77,7 +77,8 @@ class PlanData:
         weights = _weights(x1_weights, self.x1, "x1")
         if weights is None:
             count = len(self.x1)
-            weights = wide(torch.full((count,), 1 / count, dtype=torch.float64)).to(x1.device)
+            home = table_device(x1.device)
+            weights = torch.full((count,), 1 / count, dtype=torch.float64, device=home)
         self.rows = KnownRows(self.x1, list(self.labels.values()), weights)
         self._moved: dict[tuple[torch.device, bool], Tensor] = {}
 
@@ -128,7 +129,8 @@ class PlanData:
         """The plan at ε; see :func:`solve_pool` and :func:`solve_law`."""
         rows = self.rows
         y = rows_of(self.x1[rows.first], "x1")
-        labels = [label.to(y.device)[rows.first] for label in self.labels.values()]
+        first = rows.first.to(y.device)
+        labels = [label.to(y.device)[first] for label in self.labels.values()]
         groups = of_one_label(labels, len(rows))
         groups = [group.to(y.device) for group in groups]
         if self.law is not None:
@@ -177,7 +179,7 @@ def _weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
     if not isinstance(given, Tensor) or given.shape != (count,):
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"{name}_weights must be a tensor ({count},), one a row, got {got}")
-    weights = wide(given.detach()).to(points.device)
+    weights = wide(given.detach()).to(table_device(points.device))
     total = float(weights.sum())
     if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -93,6 +93,15 @@ class Solved:
     label_of: Tensor
     cells: tuple[CellsOfLabel, ...]
     centre: Tensor
+    _moved: dict[torch.device, TablePartners | SparsePartners] = field(default_factory=dict)
+
+    def partners_on(self, device: torch.device) -> TablePartners | SparsePartners | None:
+        """The partners on a device, moved there once."""
+        if self.partners is None or self.row_mass.device == device:
+            return self.partners
+        if device not in self._moved:
+            self._moved[device] = self.partners.on(device)
+        return self._moved[device]
 
     @cached_property
     def all_have_mass(self) -> bool:
@@ -116,5 +125,5 @@ class Solved:
 
 def spread(mass: Tensor, rows: KnownRows) -> Tensor:
     """The mass of each row of x1: equal rows share what goes to them."""
-    copies = torch.bincount(rows.which, minlength=len(rows))
-    return (mass / copies)[rows.which]
+    which = rows.which.to(mass.device)
+    return (mass / torch.bincount(which, minlength=len(rows)))[which]

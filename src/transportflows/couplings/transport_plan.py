@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
+from .._core.precision import table_device
 from .._core.random import local
 from .._core.registry import alike
 from .._core.reprs import brief, call_lines
@@ -142,7 +143,7 @@ class TransportPlan(Coupling):
         if self.regularisation is not None:
             return self
         if path.has_latent:
-            brownian = isinstance(path, Linear) and type(path.latent) is Brownian
+            brownian = type(path) is Linear and type(path.latent) is Brownian
             if not brownian or path.latent.a.requires_grad:  # type: ignore[union-attr]
                 raise ValueError(
                     f"the regularisation of a TransportPlan follows Linear(Brownian(a)), 2 a, or a"
@@ -226,12 +227,13 @@ class TransportPlan(Coupling):
             ValueError: for rows or labels that are not of the plan.
         """
         plan, data = self._plan(), self.data
-        if plan.partners is None:
+        partners = plan.partners_on(table_device(x1.device))
+        if partners is None:
             rows = plan.goes_to(x0, data.find(x1, cond), generator)
             return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
-        partners = plan.partners.draw(data.find(x1, cond, plan), generator)
+        taken = partners.draw(data.find(x1, cond, plan), generator)
         pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
-        return pool.index_select(0, partners.to(x1.device)), x1
+        return pool.index_select(0, taken.to(x1.device)), x1
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
