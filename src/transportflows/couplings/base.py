@@ -90,6 +90,20 @@ class Coupling(Storable, ABC):
         """
         return None
 
+    def row_places(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        """Numbers by which the coupling knows the rows of a data set, ``(N,)``; None if by none.
+
+        They spare it to find the rows of each batch: a trainer gives those of a batch to
+        :meth:`pair_at`.
+        """
+        return None
+
+    def pair_at(
+        self, places: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pairs of rows of which :meth:`row_places` gave the numbers, ``(B,)``."""
+        raise NotImplementedError(f"{type(self).__name__} knows no rows by numbers")
+
     def __repr__(self) -> str:
         return call(self)
 

@@ -15,7 +15,7 @@ from .._core.precision import table_device
 from .._core.random import local
 from .._core.registry import alike
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from ..distributions import Distribution, Empirical
 from ..interpolants import Brownian, Interpolant, Linear
 from .base import Coupling
@@ -215,24 +215,26 @@ class TransportPlan(Coupling):
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """A batch of pairs, for rows of x1; see :meth:`Coupling.pair`.
+        """A batch of pairs for rows of the plan's x1, ``(B, *)``; see :meth:`Coupling.pair`.
 
-        Args:
-            x0: draws of the law; with a pool they are not used, since the plan brings its own.
-            x1: rows of the plan's x1, ``(B, *)``.
-            cond: their labels.
-            generator: source of randomness.
-
-        Raises:
-            ValueError: for rows or labels that are not of the plan.
+        With a pool x0 is not used: the plan brings its own. Rows that are none of it are refused.
         """
         plan, data = self._plan(), self.data
-        partners = plan.partners_on(table_device(x1.device))
-        if partners is None:
+        if plan.partners is None:
             rows = plan.goes_to(x0, data.find(x1, cond), generator)
             return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
-        taken = partners.draw(data.find(x1, cond, plan), generator)
-        pool = data.on(x1.device, data.x0)  # type: ignore[arg-type]
+        return self.pair_at(data.find(x1, cond, plan), x1, generator=generator)
+
+    def row_places(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        return None if self.data.law is not None else self.data.find(x1, cond)
+
+    @as_is
+    def pair_at(
+        self, places: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        partners = self._plan().partners_on(table_device(x1.device))
+        pool = self.data.on(x1.device, self.data.x0)  # type: ignore[arg-type]
+        taken = partners.draw(places, generator)  # type: ignore[union-attr]
         return pool.index_select(0, taken.to(x1.device)), x1
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

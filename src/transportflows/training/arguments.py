@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
-from .._core.tensor import widened
 from ..couplings.base import Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -208,7 +207,10 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        return _epochs(DataRows.of(given, field, rows, name=name), field, batch_size, name)
+        made = DataRows.of(given, field, rows, name=name)
+        coupling = field.process.coupling if field.process.interpolant.uses_base else None
+        known = coupling if name == "data" else None
+        return Epochs.paired_by(known, made, batch_size or BATCH_SIZE)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
     _no_weights(field, kind, name)
     if rows is not None:
@@ -249,18 +251,10 @@ def as_source(
     )
 
 
-def _epochs(rows: DataRows, field: Field, batch_size: int | None, name: str) -> Epochs:
-    """Batches of rows, of data by the weights that the coupling has for them."""
-    known, weights = name == "data" and field.process.interpolant.uses_base, None
-    if known:
-        weights = field.process.coupling.row_weights(widened(rows.x1), rows.cond)
-    return Epochs(rows, batch_size or BATCH_SIZE, weights=weights)
-
-
 def _no_weights(field: Field, kind: str, name: str) -> None:
     if field.process.coupling.weighted:
-        what = "the coupling has weights of x1, by which rows of tensors are drawn"
-        raise ValueError(f"{what}, and {name} is a {kind}; give x1 as a tensor")
+        what = f"weights of x1, by which rows of tensors are drawn, and {name} is a {kind}"
+        raise ValueError(f"the coupling has {what}; give x1 as a tensor")
 
 
 def _check_cond(cond: Any) -> None:
