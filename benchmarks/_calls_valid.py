@@ -228,6 +228,8 @@ inverse.Operator | forward=lambda x: x, adjoint=lambda y: y
 inverse.PseudoInverse | field=N(), observation=SEEN()
 inverse.Replacement | field=N(), observation=SEEN()
 couplings.ConditionWeight | weight=1.0, weights=(1.0,), bias=(0.0,), length=(1.0,)
+couplings.PlanReport | kind="exact", regularisation=0.0, value=1.0, gap=0.0, violation=0.0, violation_error=0.0, x0_mass=T(), x1_mass=T()
+couplings.TransportPlan | x0=Y(), x1=X(), regularisation=0.5
 couplings.condition_weight | x1=X(), c=X(), base=tpf.Gaussian((2,)), batch_size=4, batches=2
 guidance.AutoGuidance | good=(f := V()), bad=tpf.Velocity(NET(), f.process), scale=1.5
 guidance.Classifier | field=V(), log_prob=lambda t, x: -x.square().sum(1)
@@ -407,10 +409,15 @@ particles.flow_with_log_density | source=tpf.Gaussian((2,)), target=Y(), steps=2
 particles.hamiltonian | score=tpf.langevin.score_of(log_prob), x=X(), step_size=0.1, steps=2, leapfrog=2, generator=G()
 particles.kernel_mean | z=X(), x=Y(), sigma=0.5
 plans.EntropicPlan | value=1.0, epsilon=0.1, upper=1.0, violation=0.0, converged=True, steps=3, x_potential=T(), y_potential=T()
-plans.TransportPlan | distance=1.0, rows=torch.arange(2), columns=torch.arange(2), mass=torch.ones(2) / 2
+plans.ExactPlan | distance=1.0, rows=torch.arange(2), columns=torch.arange(2), mass=torch.ones(2) / 2
+plans.SemidiscretePlan | value=1.0, value_error=0.1, epsilon=0.5, violation=0.0, violation_error=0.0, converged=True, draws=9, y_potential=T()
+plans.UnbalancedPlan | value=1.0, upper=1.0, epsilon=0.5, penalty=1.0, violation=0.0, converged=True, steps=3, x_potential=T(), y_potential=T(), x_mass=T(), y_mass=T()
 plans.best_permutation | scores=X(3, 3)
 plans.entropic_plan | x=X(3), y=Y(3), p=torch.ones(3) / 3, q=torch.ones(3) / 3, epsilon=0.5
 plans.entropic_self_plan | x=X(3), p=torch.ones(3) / 3, epsilon=0.5
+plans.cells | x=X(3), y=Y(3), g=torch.zeros(3), q=torch.ones(3) / 3
+plans.semidiscrete_plan | draw=lambda n: torch.rand(n, 2, generator=G(), dtype=torch.float64), y=Y(3).double(), q=torch.ones(3).double() / 3, tolerance=0.3
+plans.unbalanced_plan | x=X(3).double(), y=Y(3).double(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3, epsilon=0.5, penalty=1.0
 plans.exact_plan | distances=X(3, 3).double().abs(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3
 plots.SamplePictures | folder=TMP()
 plots.picture | x=X()
@@ -505,6 +512,7 @@ PATHS()
 tpf.Batch(X(), Y())
 tpf.couplings.Independent()
 tpf.MinibatchOT()
+tpf.couplings.TransportPlan(Y(), X(), regularisation=0.5)
 tpf.Paired()
 V()
 N()
@@ -607,6 +615,10 @@ V().save | path=TMP() + "/a.safetensors"
 tpf.likelihood.LikelihoodLoss(scheme="heun", steps=2).evaluate | V(), tpf.losses.Undrawn(tpf.Batch(X(4)))
 tpf.networks.MLP(2, 8, 1, labels=3) | t=T(), x=X(4), label=torch.arange(4) % 3
 NET() | t=T(), x=X(4)
+tpf.couplings.Independent().for_path | tpf.Linear()
+tpf.couplings.TransportPlan(Y(), X()).for_path | tpf.Linear()
+tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair | x0=X(4), x1=X(4)
+tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_weights | x1=X(4)
 tpf.particles.ConstantStep().table | torch.tensor([0.5, 0.2])
 tpf.particles.MovedTargetLoss(sigma=0.5).levels | 0.5
 tpf.particles.MovedTargetLoss(sigma=0.5).moved | tpf.particles.OneStepGenerator(nn.Linear(2, 2), 2), X(), Y()
@@ -636,5 +648,6 @@ BY_NAME: dict[str, str] = {
     "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "tpf.training.World()",
     "noise": "tpf.solve.Increments()", "name": "'a'", "law": "tpf.Gaussian((2,))", "level_width": "0.1", "first": "1",
     "conditions": "{}", "scheme": "tpf.samplers.SCHEMES['heun']", "make": "dict",
+    "base": "tpf.Gaussian((2,))",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""

@@ -186,3 +186,20 @@ def test_losses_of_diffusion_are_those_of_the_cpu(kind, loss):
     drawn = loss(field, x1.cuda(), generator=seeded())
     assert drawn.is_cuda
     assert bool(torch.isfinite(drawn).all())
+
+
+@pytest.mark.parametrize("regularisation", [0.0, 0.5])
+@pytest.mark.parametrize("solved_on", ["cpu", "cuda"])
+def test_plans_of_whole_data_on_the_card(regularisation, solved_on):
+    x0 = torch.randn(60, 2, generator=seeded())
+    x1 = torch.randn(80, 2, generator=seeded()) + 2
+    plan = tpf.couplings.TransportPlan(
+        x0.to(solved_on), x1.to(solved_on), regularisation=regularisation
+    )
+    a, b = plan.pair(x1.cuda(), x1.cuda(), generator=seeded("cuda"))
+    assert a.device.type == b.device.type == "cuda"
+    assert bool((a.cpu()[:, None] == x0).all(-1).any(1).all())
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=plan)
+    own = tpf.Velocity(tpf.networks.MLP(2, 16, 2, generator=seeded()), process).cuda()
+    data = x1.to(solved_on)
+    tpf.Trainer(own).fit(data, steps=5, batch_size=16, generator=seeded(), progress=False)

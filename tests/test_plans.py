@@ -11,10 +11,15 @@ from torch import Tensor
 
 import transportflows as tpf
 from transportflows.plans import (
+    ConvergenceWarning,
+    SemidiscretePlan,
     best_permutation,
+    cells,
     entropic_plan,
     entropic_self_plan,
     exact_plan,
+    semidiscrete_plan,
+    unbalanced_plan,
 )
 
 
@@ -90,6 +95,128 @@ def test_a_plan_of_points_with_themselves_is_that_between_two_copies() -> None:
     assert alone.value == pytest.approx(between.value, rel=1e-9)
     assert 0 <= alone.gap < 1e-6
     torch.testing.assert_close(alone.x_potential, alone.y_potential, rtol=0, atol=1e-6)
+
+
+class TestLargePermutations:
+    """From 600 rows on the network simplex finds them, where the dual certifies it."""
+
+    N = 700
+
+    def cost(self, outlier: float = 0.0) -> Tensor:
+        x, y = normal(self.N, 2, seed=0), 2 * normal(self.N, 2, seed=1)
+        if outlier:
+            y[0] = outlier
+        return torch.cdist(x, y).square()
+
+    def test_they_are_those_of_the_assignment_problem(self, monkeypatch) -> None:
+        cost = self.cost()
+        taken = best_permutation(-cost)
+        assert taken.sort().values.tolist() == list(range(self.N))
+        monkeypatch.setattr("scipy.optimize.linear_sum_assignment", None)
+        assert torch.equal(best_permutation(-cost), taken)  # scipy was not asked
+        monkeypatch.undo()
+        rows, columns = optimize.linear_sum_assignment(cost.numpy())
+        assert torch.equal(taken[columns], torch.as_tensor(rows))
+
+    @pytest.mark.parametrize("outlier", [1e5, 1e8])
+    def test_beside_an_outlier_they_are_still_the_best(self, outlier: float) -> None:
+        """Small costs are rounded away beside a cost of 1e16, so scipy is asked."""
+        cost = self.cost(outlier)
+        taken = best_permutation(-cost)
+        rows, columns = optimize.linear_sum_assignment((cost - cost.amin(0)).numpy())
+        best = torch.empty_like(taken)
+        best[torch.as_tensor(columns)] = torch.as_tensor(rows)
+        plain = self.cost()
+        at = torch.arange(1, self.N)
+        assert float(plain[taken[1:], at].sum()) == pytest.approx(
+            float(plain[best[1:], at].sum()), rel=1e-6
+        )
+
+    def test_ties_are_a_permutation(self) -> None:
+        scores = -torch.randint(3, (self.N, self.N), generator=torch.Generator().manual_seed(0))
+        taken = best_permutation(scores.double())
+        assert taken.sort().values.tolist() == list(range(self.N))
+        assert float(scores[taken, torch.arange(self.N)].sum()) == 0
+
+
+class TestUnbalanced:
+    def test_the_minimum_lies_between_value_and_upper_and_no_step_lowers_it(self) -> None:
+        x, y, p, q = normal(7, 2, seed=0), normal(9, 2, seed=1), weights(7, 2), weights(9, 3)
+        epsilon, rho = 0.4, 1.5
+        plan = unbalanced_plan(x, y, p, q, epsilon=epsilon, penalty=rho, tolerance=1e-10)
+        cost = torch.cdist(x, y).square()
+
+        def kl(a: Tensor, b: Tensor) -> Tensor:
+            return (a * (a / b).log() - a + b).sum()
+
+        def objective(pi: Tensor) -> float:
+            fit = kl(pi.sum(1), p) + kl(pi.sum(0), q)
+            return float((pi * cost).sum() + epsilon * kl(pi, p[:, None] * q) + rho * fit)
+
+        pi = (
+            p[:, None] * q * ((plan.x_potential[:, None] + plan.y_potential - cost) / epsilon).exp()
+        )
+        assert objective(pi) == pytest.approx(plan.value, rel=1e-9)
+        assert plan.upper == pytest.approx(plan.value, rel=1e-9)
+        for seed in range(20):
+            assert objective(pi * (0.02 * normal(7, 9, seed=seed)).exp()) > plan.value
+        loose = unbalanced_plan(x, y, p, q, epsilon=epsilon, penalty=rho, tolerance=0.1)
+        assert loose.value <= plan.value <= loose.upper
+
+    def test_a_large_penalty_is_the_balanced_plan(self) -> None:
+        x, y, p, q = normal(7, 2, seed=0), normal(9, 2, seed=1), weights(7, 2), weights(9, 3)
+        far = unbalanced_plan(x, y, p, q, epsilon=1.0, penalty=1e3, tolerance=1e-5, max_steps=10**5)
+        assert far.value == pytest.approx(
+            entropic_plan(x, y, p, q, epsilon=1.0, tolerance=1e-9).value, rel=5e-3
+        )
+
+    def test_what_did_not_converge_says_so(self) -> None:
+        x, p = normal(9, 2, seed=0), weights(9, 2)
+        with pytest.warns(ConvergenceWarning, match="give more max_steps"):
+            plan = unbalanced_plan(x, x + 1, p, p, epsilon=0.01, penalty=10.0, max_steps=2)
+        assert not plan.converged
+        for wrong in ({"epsilon": 0.0}, {"penalty": -1.0}, {"tolerance": 0.0}, {"epsilon": 1e-18}):
+            with pytest.raises(ValueError, match=next(iter(wrong))):
+                unbalanced_plan(x, x, p, p, **{"epsilon": 1.0, "penalty": 1.0, **wrong})
+
+
+class TestSemidiscrete:
+    @staticmethod
+    def gaussian(n: int, random: torch.Generator) -> Tensor:
+        return torch.randn(n, 2, generator=random, dtype=torch.float64)
+
+    def plan(self, y: Tensor, q: Tensor, **options: float) -> SemidiscretePlan:
+        random = torch.Generator().manual_seed(0)
+        return semidiscrete_plan(lambda n: self.gaussian(n, random), y, q, **options)
+
+    @pytest.mark.parametrize("epsilon", [0.0, 0.7])
+    def test_masses_of_fresh_draws(self, epsilon: float) -> None:
+        """The certificate against a count of one's own, of ten times the draws."""
+        y, q = 1.5 * normal(30, 2, seed=1), weights(30, 3)
+        plan = self.plan(y, q, epsilon=epsilon, tolerance=0.04)
+        assert plan.converged
+        random = torch.Generator().manual_seed(9)
+        x = self.gaussian(400_000, random)
+        goes = cells(x, y, plan.y_potential, q, epsilon, generator=random)
+        share = torch.bincount(goes, minlength=30) / len(x)
+        off = float((share - q).abs().sum())
+        assert off < plan.violation + plan.violation_error + 0.01
+        assert float((share - q.roll(1)).abs().sum()) > 0.2
+
+    def test_the_value_is_that_of_a_large_pool(self) -> None:
+        y, q = 1.5 * normal(20, 2, seed=1), weights(20, 3)
+        plan = self.plan(y, q, tolerance=0.03)
+        x = self.gaussian(4_000, torch.Generator().manual_seed(5))
+        p = torch.full((4_000,), 1 / 4_000, dtype=torch.float64)
+        pooled = exact_plan(torch.cdist(x, y), p, q).distance ** 2
+        assert plan.value == pytest.approx(pooled, abs=4 * plan.value_error + 0.1)
+
+    def test_a_bound_that_is_not_reached_is_told(self) -> None:
+        y, q = normal(200, 2, seed=1), weights(200, 3)
+        with pytest.warns(ConvergenceWarning, match="max_draws"):
+            plan = self.plan(y, q, tolerance=0.02, max_draws=1)
+        assert not plan.converged
+        assert plan.violation > 0.02
 
 
 class TestMinibatchOT:

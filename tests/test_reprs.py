@@ -81,7 +81,20 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "ProjectionTest": lambda: M.sliced_kolmogorov_test(X, Y, generator=seeded()),
     "SinkhornDivergence": lambda: M.sinkhorn_divergence(X, Y, epsilon=0.5),
     "SlicedDistance": lambda: M.sliced_wasserstein2(X, Y, generator=seeded()),
-    "TransportPlan": lambda: M.optimal_pairs(X, Y),
+    "ExactPlan": lambda: M.optimal_pairs(X, Y),
+    "SemidiscretePlan": lambda: tpf.plans.semidiscrete_plan(
+        lambda n: torch.randn(n, 2, generator=seeded(), dtype=torch.float64),
+        torch.eye(2).double(),
+        torch.full((2,), 0.5).double(),
+    ),
+    "UnbalancedPlan": lambda: tpf.plans.unbalanced_plan(
+        torch.eye(2).double(),
+        torch.eye(2).double() + 1,
+        *[torch.full((2,), 0.5).double()] * 2,
+        epsilon=1.0,
+        penalty=1.0,
+    ),
+    "PlanReport": lambda: tpf.couplings.TransportPlan(X, Y, regularisation=1.0).report,
     "TwoSampleTest": lambda: M.energy.TwoSampleTest(1.0, 0.5),
     "Images": lambda: tpf.datasets.Images(torch.zeros(N, 1, 8, 8, dtype=torch.uint8), LABELS),
     "Digits": lambda: tpf.datasets.Digits(rows(1, 8, 8), LABELS),
@@ -375,4 +388,4 @@ def test_a_result_shows_its_numbers() -> None:
         "Estimate(value=1.235, standard_error=0.01, terms=10)"
     )
     plan = M.optimal_pairs(torch.zeros(1, 2), torch.ones(1, 2) * 3)
-    assert repr(plan) == "TransportPlan(distance=4.243, rows=0, columns=0, mass=1)"
+    assert repr(plan) == "ExactPlan(distance=4.243, rows=0, columns=0, mass=1)"

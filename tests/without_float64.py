@@ -445,3 +445,20 @@ def test_transforms(lean):  # noqa: F811
     x = torch.randn(40, 2, generator=seeded()) * 3 + 1
     there = tpf.Standardize.fit(x.to(lean))
     same(there(x.to(lean)), tpf.Standardize.fit(x)(x))
+
+
+@pytest.mark.parametrize("regularisation", [0.0, 0.5])
+@pytest.mark.parametrize("solved_on", ["cpu", "lean"])
+def test_plans_of_whole_data(regularisation, solved_on, lean):  # noqa: F811
+    """Solved on the CPU, drawn from for rows of the device."""
+    x0, x1 = torch.randn(30, 2, generator=seeded()), torch.randn(40, 2, generator=seeded()) + 2
+    home = "cpu" if solved_on == "cpu" else lean
+    given = {"regularisation": regularisation, "cond": {"label": (torch.arange(40) % 2).to(home)}}
+    for law in (x0.to(home), tpf.Gaussian((2,))):
+        options = given if isinstance(law, torch.Tensor) else {**given, "tolerance": 0.2}
+        plan = tpf.couplings.TransportPlan(law, x1.to(home), **options)
+        cond = {"label": (torch.arange(40) % 2).to(lean)}
+        a, b = plan.pair(x0[:1].repeat(40, 1).to(lean), x1.to(lean), cond, generator=seeded(lean))
+        assert a.device.type == b.device.type == "lean"
+        rows = b.cpu()[:, None] == x1
+        assert bool(rows.all(-1).any(1).all())

@@ -27,11 +27,15 @@ class Batch:
         x1: data, ``(B, *)``.
         x0: base samples paired with them, for a process with a :class:`Paired` coupling.
         cond: conditions for the network; tensors have B rows.
+        paired: whether x0 and x1 are pairs of the coupling already, whichever it is.
+        places: numbers by which the coupling knows the rows of x1, ``(B,)``, or None.
     """
 
     x1: Tensor
     x0: Tensor | None = None
     cond: Mapping[str, Any] = field(default_factory=dict)
+    paired: bool = False
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cond, Mapping):
@@ -61,7 +65,8 @@ class Batch:
             return self
         x0 = None if self.x0 is None else self.x0[start:stop]
         cond = map_rows(self.cond, lambda value: value[start:stop])
-        return Batch(self.x1[start:stop], x0, cond)
+        places = None if self.places is None else self.places[start:stop]
+        return Batch(self.x1[start:stop], x0, cond, self.paired, places)
 
     @checked
     def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Batch:
@@ -73,7 +78,8 @@ class Batch:
         """A function of each tensor: ``batch.map(lambda x: x.to("cuda"))``."""
         x0 = None if self.x0 is None else function(self.x0)
         cond = {k: function(v) if isinstance(v, Tensor) else v for k, v in self.cond.items()}
-        return Batch(function(self.x1), x0, cond)
+        places = None if self.places is None else function(self.places)
+        return Batch(function(self.x1), x0, cond, self.paired, places)
 
     __repr__ = summary
 

@@ -17,12 +17,22 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 from .built import Built
 from .precision import Movable
 
-__all__ = ["Storable", "UnknownClassError", "decode", "encode", "full_name", "register", "told"]
+__all__ = [
+    "Storable",
+    "UnknownClassError",
+    "alike",
+    "decode",
+    "encode",
+    "full_name",
+    "register",
+    "told",
+]
 
 _KNOWN: WeakValueDictionary[str, type] = WeakValueDictionary()
 _Class = TypeVar("_Class", bound=type)
@@ -156,6 +166,24 @@ def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:
             " it first, or give the class)"
         )
     return cls(**{key: decode(item, kind, classes) for key, item in value["arguments"].items()})
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two objects are one, or are told by the same class and the same arguments."""
+    return one is other or _same(encode(one), encode(other))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict):
+        fit = one.keys() == other.keys() and "custom" not in one
+        return fit and all(_same(value, other[name]) for name, value in one.items())
+    return bool(one == other)
 
 
 def told(value: Any) -> str:

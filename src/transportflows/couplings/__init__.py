@@ -8,7 +8,9 @@ be converted into every other; a coupling that is not independent takes this awa
 
 from .base import Coupling, Independent, Paired
 from .measured import ConditionWeight, condition_weight
+from .solved import PlanReport
 from .transport import MinibatchOT
+from .transport_plan import TransportPlan
 
 __all__ = [
     "ConditionWeight",
@@ -16,5 +18,7 @@ __all__ = [
     "Independent",
     "MinibatchOT",
     "Paired",
+    "PlanReport",
+    "TransportPlan",
     "condition_weight",
 ]

@@ -13,6 +13,8 @@ from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable
 from .._core.reprs import call
 from .._core.signatures import checked
+from ..distributions.base import Distribution
+from ..interpolants import Interpolant
 
 __all__ = ["Coupling", "Independent", "Paired"]
 
@@ -25,11 +27,23 @@ class Coupling(Storable, ABC):
         independent: whether x0 stays independent of x1.
         condition_on_start: whether networks are given the x0 of a path, as the condition ``"x0"``.
         is_map: whether each x0 has one x1.
+        brings_start: whether pairs bring their own x0, so that none is drawn for them, and
+            :meth:`pair` is given x1 in its place.
+        ahead: for how many batches the trainer may have a thread draw before they are needed; with
+            any number the numbers are the same.
+        weighted: whether the rows of data must be drawn by weights, as those of tensors can be.
+        pool: rows that the trainer pairs at once, for several batches; None for each batch alone.
+        reuse: how often it uses each pair of a pool.
     """
 
     independent: bool = False
     condition_on_start: bool = False
     is_map: bool = False
+    brings_start: bool = False
+    ahead: int = 0
+    weighted: bool = False
+    pool: int | None = None
+    reuse: int = 1
 
     @abstractmethod
     def pair(
@@ -42,7 +56,8 @@ class Coupling(Storable, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Return the batch ``(x0, x1)``, each ``(B, *)``, paired row by row.
 
-        The rows of x1 keep their order, so that labels and other conditions stay theirs.
+        The rows of x1 keep their order, so that labels and other conditions stay theirs; or others
+        of the same conditions come in their place.
 
         Args:
             x0: base samples.
@@ -50,6 +65,44 @@ class Coupling(Storable, ABC):
             cond: conditions of the data, by name; tensors have B rows.
             generator: source of randomness.
         """
+
+    def for_path(self, path: Interpolant) -> Coupling:
+        """This coupling, or what becomes of it for a path; a process asks when it is made."""
+        return self
+
+    @property
+    def base(self) -> Distribution | None:
+        """The law of x0 under the coupling, the base of a process that is given none."""
+        return None
+
+    def check_base(self, base: Distribution) -> None:
+        """Refuse a base that does not go with this coupling."""
+
+    def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        """With what weights the rows of a data set are to be drawn, ``(N,)``; None for equal ones.
+
+        Args:
+            x1: all rows, ``(N, *)``.
+            cond: their conditions.
+
+        Raises:
+            ValueError: if they are not the data that the coupling is of.
+        """
+        return None
+
+    def row_places(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        """Numbers by which the coupling knows the rows of a data set, ``(N,)``; None if by none.
+
+        They spare it to find the rows of each batch: a trainer gives those of a batch to
+        :meth:`pair_at`.
+        """
+        return None
+
+    def pair_at(
+        self, places: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Pairs of rows of which :meth:`row_places` gave the numbers, ``(B,)``."""
+        raise NotImplementedError(f"{type(self).__name__} knows no rows by numbers")
 
     def __repr__(self) -> str:
         return call(self)

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.arguments import choice, number, positive_number
+from .._core.arguments import choice, integer, number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import wide
 from .._core.random import local
 from .._core.signatures import checked
 from ..plans import best_permutation, log_plan
 from .base import Coupling
+from .labels import is_label, of_one_label
 
 __all__ = ["MinibatchOT"]
 
@@ -52,6 +53,12 @@ class MinibatchOT(Coupling):
             the data, nor on an outlier.
         condition_weight: λ for conditions of numbers; ``math.inf`` to pair independently of them;
             None to refuse them.
+        pool: rows, a multiple of the batch, that a trainer pairs at once, by one plan: larger
+            plans are straighter. A plan of P rows takes some P² time and more, so its pairs are
+            used ``reuse`` times, in random orders. :meth:`pair` pairs what it is given.
+        reuse: how often each pair of a pool is used.
+        ahead: for how many steps a trainer draws in a thread before they need it, with the same
+            numbers; 0 for none.
         epsilon: ε itself, in squared units of x0 and x1 (standardised ones where a field has a
             transform), instead. The Schrödinger bridge between ρ0 and ρ1 of a Brownian motion of
             variance a at t = 1 has the plan of ``epsilon=2 * a`` and the path
@@ -76,6 +83,9 @@ class MinibatchOT(Coupling):
         regularisation: float | None = None,
         epsilon: float | None = None,
         condition_weight: float | None = None,
+        pool: int | None = None,
+        reuse: int = 1,
+        ahead: int = 2,
     ) -> None:
         choice("method of MinibatchOT", method, ("exact", "sinkhorn"))
         given = {"regularisation": regularisation, "epsilon": epsilon}
@@ -94,6 +104,14 @@ class MinibatchOT(Coupling):
         if condition_weight is not None:
             what = "a weight, 0 or positive; math.inf to pair independently"
             number("condition_weight", condition_weight, what, least=0, finite=False)
+        self.pool = None if pool is None else positive_integer("pool", pool)
+        self.reuse = positive_integer("reuse", reuse)
+        self.ahead = integer("ahead", ahead, "a number of steps", least=0)
+        if self.reuse > 1 and pool is None:
+            raise ValueError(
+                f"reuse={reuse} is of the pairs of a pool; write MinibatchOT(pool=1024,"
+                f" reuse={reuse})"
+            )
         self.method, self.epsilon, self.condition_weight = method, epsilon, condition_weight
         relative = method == "sinkhorn" and epsilon is None
         self.regularisation = _RELATIVE if relative and regularisation is None else regularisation
@@ -122,7 +140,7 @@ class MinibatchOT(Coupling):
         labels, numbers = self._split(cond)
         if numbers and self.condition_weight == math.inf:
             return x0, x1
-        for rows in _of_one_label(labels, len(a)):
+        for rows in of_one_label(labels, len(a)):
             if len(rows) > 1:
                 at = rows.to(a.device)
                 seen = [value[rows] for value in numbers]
@@ -135,7 +153,7 @@ class MinibatchOT(Coupling):
         for name, value in cond.items():
             if not isinstance(value, Tensor) or value.ndim == 0:
                 continue  # the same for all rows
-            if not (value.is_floating_point() or value.is_complex()):
+            if is_label(value):
                 labels.append(value.detach().reshape(len(value), -1).long().cpu())
             elif self.condition_weight is None or value.is_complex():
                 raise ValueError(
@@ -195,6 +213,8 @@ class MinibatchOT(Coupling):
             "regularisation": self.regularisation,
             "epsilon": self.epsilon,
             "condition_weight": self.condition_weight,
+            "pool": self.pool,
+            "reuse": self.reuse if self.pool else None,
         }
         told = "".join(f", {name}={value}" for name, value in options.items() if value is not None)
         return f"{type(self).__name__}(method={self.method!r}{told})"
@@ -205,17 +225,10 @@ class MinibatchOT(Coupling):
             "regularisation": self.regularisation,
             "epsilon": self.epsilon,
             "condition_weight": self.condition_weight,
+            "pool": self.pool,
+            "reuse": self.reuse,
+            "ahead": self.ahead,
         }
-
-
-def _of_one_label(labels: list[Tensor], n: int) -> list[Tensor]:
-    """The rows of each label, or combination of labels, in their order; all rows without any."""
-    if not labels:
-        return [torch.arange(n)]
-    _, which, counts = torch.unique(
-        torch.cat(labels, 1), dim=0, return_inverse=True, return_counts=True
-    )
-    return list(torch.split(which.argsort(stable=True), counts.tolist()))
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:

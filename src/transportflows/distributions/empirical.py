@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .._core.checks import check_finite_rows, integer
+from .._core.precision import wide
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -20,14 +23,27 @@ class Empirical(Distribution):
 
     Args:
         data: ``(N, *)``, finite. It is not part of a ``state_dict``.
+        weights: of the rows, ``(N,)``, not negative, of positive sum; equal by default.
     """
 
     data: Tensor
+    ends: Tensor | None
 
-    def __init__(self, data: Tensor) -> None:
+    def __init__(self, data: Tensor, *, weights: Tensor | None = None) -> None:
         check_finite_rows(data, "data")
         super().__init__(data.shape[1:])
         self.register_buffer("data", data.detach(), persistent=False)
+        ends = None
+        if weights is not None:
+            fit = weights.shape == data.shape[:1] and bool((weights >= 0).all())
+            if not fit or not 0 < float(weights.sum()) < math.inf:
+                raise ValueError(
+                    f"weights must be ({len(data)},), one a row, finite, not negative and of"
+                    f" positive sum, got {tuple(weights.shape)} of sum {float(weights.sum()):g}"
+                )
+            ends = wide(weights.detach()).cumsum(0)
+            ends = (ends / ends[-1]).to(data.device)
+        self.register_buffer("ends", ends, persistent=False)
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rows={len(self.data):,}"
@@ -42,7 +58,10 @@ class Empirical(Distribution):
     ) -> Tensor:
         n = integer("n", n, "a number of draws", least=0)
         home = self.data.device
-        rows = torch.randint(
-            self.data.shape[0], (n,), generator=local(generator, home), device=home
-        )
+        count, random = self.data.shape[0], local(generator, home)
+        if self.ends is None:
+            rows = torch.randint(count, (n,), generator=random, device=home)
+        else:
+            u = torch.rand(n, generator=random, dtype=self.ends.dtype, device=home)
+            rows = torch.searchsorted(self.ends, u, right=True).clamp_(max=count - 1)
         return self.data[rows].to(device=device or home, dtype=state_dtype(dtype, self.data.dtype))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .._core.checks import per_time
 from .._core.random import local
+from .._core.tensor import widened
 from ..draws import Batch, PathSample
 from ..gaussian_part import NoisePart
 from ..process import Process
@@ -85,8 +86,18 @@ def draw_path(
     if bound.margin is None:
         bound = copy.copy(bound)
         bound.margin = margin
+    x0, paired = batch.x0, batch.paired
+    if batch.places is not None:
+        x0, x1 = process.coupling.pair_at(batch.places, widened(x1), generator=generator)
+        paired = True
     sample = process.sample(
-        x1, x0=batch.x0, t=bound, antithetic=antithetic, cond=batch.cond, generator=generator
+        x1,
+        x0=x0,
+        t=bound,
+        antithetic=antithetic,
+        cond=batch.cond,
+        paired=paired,
+        generator=generator,
     )
     if importance:
         sample = replace(sample, density=bound.density(sample.t, margin=margin))

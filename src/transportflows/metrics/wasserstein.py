@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._core.samples import event_rows, weights_of
 from .._core.signatures import checked
-from ..plans import TransportPlan, exact_plan
+from ..plans import ExactPlan, exact_plan
 
 __all__ = [
     "optimal_pairs",
@@ -126,7 +126,7 @@ def optimal_pairs(
     x_weights: Tensor | None = None,
     y_weights: Tensor | None = None,
     max_iterations: int = 10_000_000,
-) -> TransportPlan:
+) -> ExactPlan:
     r"""Return an optimal plan between two samples, as pairs.
 
     Args:

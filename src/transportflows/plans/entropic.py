@@ -198,14 +198,19 @@ def _check_options(epsilon: float, tolerance: float, max_steps: int) -> None:
 
 def _check_resolution(epsilon: float, tolerance: float, x: Tensor, y: Tensor) -> None:
     """Refuse an ε at which rounding alone violates the marginals: exponents are |x - y|² / ε."""
-    square = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
-    least = 16 * torch.finfo(torch.float64).eps * square / tolerance
+    least, square = least_epsilon(x, y, tolerance)
     if epsilon < least:
         raise ValueError(
             f"epsilon = {epsilon:g} is too small for points {math.sqrt(square):.3g} from their"
             f" mean: in double precision marginals are known to {tolerance:g} from {least:.2g} on;"
             " give at least that, a larger tolerance, or wasserstein2, which has no epsilon"
         )
+
+
+def least_epsilon(x: Tensor, y: Tensor, tolerance: float) -> tuple[float, float]:
+    """The least ε at which double precision has marginals to a tolerance, and the largest |x|²."""
+    square = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
+    return 16 * torch.finfo(torch.float64).eps * square / tolerance, square
 
 
 def _entries(x: Tensor, y: Tensor, memory: float) -> int:

@@ -16,7 +16,7 @@ at most 1 first, and the plan is checked against Kantorovich's dual:
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,14 +24,17 @@ from torch import Tensor
 from .._core.reprs import summary
 from .._core.signatures import checked
 
-__all__ = ["TransportPlan", "best_permutation", "exact_plan"]
+__all__ = ["ExactPlan", "best_permutation", "exact_plan"]
 
 _MAX_GAP = 1e-6  # of the optimal cost, relative
+_SIMPLEX = 600  # rows from which a permutation is sought by the network simplex
+_LEAST = 1e-6  # of the largest score: a typical one below which it would be rounded away
+_CERTAIN = 1e-10  # of the typical score, in the mean over rows: the gap of what is certain
 
 
 @checked
 @dataclass(frozen=True, eq=False)
-class TransportPlan:
+class ExactPlan:
     """An optimal plan, as the pairs that it moves.
 
     Attributes:
@@ -39,12 +42,14 @@ class TransportPlan:
         rows: which point of x, ``(L,)``; at most N + M - 1 pairs, N where N = M and no weights.
         columns: which point of y it goes to, ``(L,)``.
         mass: how much of it, ``(L,)``, of sum 1.
+        gap: how far the cost can be above the optimum, relative to it: at most 1e-6.
     """
 
     distance: float
     rows: Tensor
     columns: Tensor
     mass: Tensor
+    gap: float = field(default=0.0, repr=False)
 
     __repr__ = summary
 
@@ -74,7 +79,7 @@ def exact_plan(
     *,
     power: int = 2,
     max_iterations: int = 10_000_000,
-) -> TransportPlan:
+) -> ExactPlan:
     r"""Return an optimal plan between points of weights p and q, certified to be one.
 
     Args:
@@ -107,7 +112,7 @@ def exact_plan(
     if diameter == 0:
         plan = _corner_plan(p, q)
         rows, columns = plan.nonzero(as_tuple=True)
-        return TransportPlan(0.0, rows, columns, plan[rows, columns])
+        return ExactPlan(0.0, rows, columns, plan[rows, columns])
     cost = distances.div_(diameter)
     if power == 2:
         cost.square_()
@@ -131,7 +136,8 @@ def exact_plan(
     mass = torch.as_tensor(plan)
     rows, columns = mass.nonzero(as_tuple=True)
     distance = diameter * max(upper, 0.0) ** (1 / power)
-    return TransportPlan(distance, rows, columns, mass[rows, columns])
+    gap = (upper - max(lower, 0.0)) / upper if upper > 0 else 0.0
+    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0))
 
 
 @checked
@@ -143,7 +149,9 @@ def best_permutation(scores: Tensor) -> Tensor:
             that moves most of its mass as the plan does.
 
     Source: the assignment problem, by ``scipy.optimize.linear_sum_assignment``; where the largest
-    scores of the columns lie in different rows, as in an optimal plan, they are the answer.
+    scores of the columns lie in different rows, as in an optimal plan, they are the answer. From
+    600 rows on POT's network simplex is faster (at 4,096 nine times), and serves where scores are
+    of one size and the dual certifies what it found.
 
     Example:
         >>> best_permutation(torch.tensor([[1.0, 2.0], [1.5, 4.0]])).tolist()
@@ -152,11 +160,37 @@ def best_permutation(scores: Tensor) -> Tensor:
     taken = scores.argmax(0)
     if len(torch.unique(taken)) == len(taken):
         return taken
+    if len(scores) >= _SIMPLEX and (found := _by_simplex(scores)) is not None:
+        return found
     from scipy.optimize import linear_sum_assignment  # it takes half a second
 
     rows, columns = linear_sum_assignment(scores.numpy(), maximize=True)
     taken[torch.from_numpy(columns)] = torch.from_numpy(rows)
     return taken
+
+
+def _by_simplex(scores: Tensor) -> Tensor | None:
+    """The best permutation by the network simplex, if it is certain to be the best."""
+    import ot  # it takes a second
+
+    cost = scores.amax() - scores.double()
+    largest = float(cost.max())
+    typical = float(cost.flatten()[:: max(1, cost.numel() >> 14)].median())
+    if not _LEAST * largest < typical < largest:  # which loses what small scores decide
+        return None
+    cost /= largest
+    n = len(cost)
+    weights = torch.full((n,), 1 / n, dtype=torch.float64).numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        plan, log = ot.emd(weights, weights, cost.numpy(), numItermax=1_000_000_000, log=True)
+    taken = torch.as_tensor(plan).argmax(0)
+    if log["warning"] is not None or len(torch.unique(taken)) < n:
+        return None
+    u = torch.as_tensor(log["u"])
+    total = cost[taken, torch.arange(n)].sum()
+    gap = float(total - u.sum() - cost.sub_(u.unsqueeze(1)).amin(0).sum())
+    return taken if gap <= _CERTAIN * n * typical / largest else None
 
 
 def _corner_plan(p: Tensor, q: Tensor) -> Tensor:

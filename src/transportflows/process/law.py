@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from .._core.checks import event_shape, unit_times
-from .._core.conditions import check_conditions, map_rows, with_start
+from .._core.conditions import NO_CONDITIONS, check_conditions, map_rows, with_start
 from .._core.precision import on_table_device, table_device
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from .._core.tensor import as_time, expand_time, widened
 from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
@@ -76,8 +76,10 @@ class Process(Storable, Starting):
             given = getattr(coupling, "__name__", type(coupling).__name__)
             raise TypeError(f"coupling must be a Coupling such as MinibatchOT(), got {given}")
         self.interpolant = interpolant
-        self.base = None if base is None else as_distribution(base, shape)
-        self.coupling = Independent() if coupling is None else coupling
+        self.coupling = (Independent() if coupling is None else coupling).for_path(interpolant)
+        self.base = self.coupling.base if base is None else as_distribution(base, shape)
+        if base is not None:
+            self.coupling.check_base(self.base)  # type: ignore[arg-type]
         self.shape: torch.Size | None = None
         if self.base is not None:
             self.shape = self.base.shape
@@ -193,6 +195,7 @@ class Process(Storable, Starting):
         t: float | Tensor | TimeSampler | None = None,
         antithetic: bool = False,
         cond: Mapping[str, Any] | None = None,
+        paired: bool = False,
         generator: torch.Generator | None = None,
     ) -> PathSample:
         """Draw ``x_t`` for a batch of data, in float32 where they are of half precision.
@@ -206,6 +209,7 @@ class Process(Storable, Starting):
             antithetic: draw each latent with both signs: the result has 2B rows, the second half
                 with ``-z``. It removes the divergent part of the variance of ``γ̇ z``.
             cond: conditions to carry along; tensors have B rows.
+            paired: whether x0 and x1 are pairs of the coupling already, as :meth:`pairs` gives.
             generator: source of randomness.
         """
         check_data(x1, x0, self.shape, "process" if self.base is None else "base")
@@ -226,11 +230,10 @@ class Process(Storable, Starting):
         cond = check_conditions(cond, n, rows="rows of data")
         interpolant = self.interpolant
         if interpolant.uses_base:
-            if x0 is None:
-                x0 = self._draw_base(n, x1, generator)
-            x0, x1 = self.coupling.pair(x0, x1, cond, generator=generator)
+            if not paired:
+                x0, x1 = self.pairs(x1, x0=x0, cond=cond, generator=generator)
             if self.coupling.condition_on_start:
-                cond = with_start(cond, x0)
+                cond = with_start(cond, x0)  # type: ignore[arg-type]
         else:
             x0 = None
         z = None
@@ -254,18 +257,29 @@ class Process(Storable, Starting):
             x = torch.addcmul(x, interpolant.gamma(wide), z)
         return PathSample(self._part_of_rows, t, x, x0, x1, z, cond, antithetic)
 
-    def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        if isinstance(self.coupling, Paired):
-            raise ValueError(
-                "the coupling is Paired, so x0 must be given beside x1: fit((x0, x1)), or"
-                " process.sample(x1, x0=x0)"
-            )
-        if self.base is None:
-            raise ValueError(
-                f"{type(self.interpolant).__name__} needs a base to draw x0 from; write"
-                " Process(interpolant, base=Gaussian(shape)), or coupling=Paired() and pairs"
-            )
-        return self.base.sample(n, generator=generator, dtype=like.dtype, device=like.device)
+    @as_is
+    def pairs(
+        self,
+        x1: Tensor,
+        *,
+        x0: Tensor | None = None,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`."""
+        if self.coupling.brings_start:
+            if x0 is not None:
+                what = type(self.coupling).__name__
+                raise ValueError(f"{what} brings the x0 of each row itself; leave x0 out")
+            x0 = x1
+        elif x0 is None:
+            if isinstance(self.coupling, Paired):
+                raise ValueError(
+                    "the coupling is Paired, so x0 must be given beside x1: fit((x0, x1)), or"
+                    " process.sample(x1, x0=x0)"
+                )
+            x0 = self._draw_base(len(x1), x1, generator)
+        return self.coupling.pair(x0, x1, cond, generator=generator)
 
     def config(self) -> dict[str, Any]:
         return {

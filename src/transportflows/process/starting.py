@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._core.precision import on_table_device, table_device
 from .._core.signatures import checked
@@ -61,6 +61,14 @@ class Starting(nn.Module):
         if self._start is None or self._start[:2] != (self.shape, scale):
             self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
         return self._start[2]
+
+    def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.base is None:
+            raise ValueError(
+                f"{type(self.interpolant).__name__} needs a base to draw x0 from; write"
+                " Process(interpolant, base=Gaussian(shape)), or coupling=Paired() and pairs"
+            )
+        return self.base.sample(n, generator=generator, dtype=like.dtype, device=like.device)
 
     def own_law(self, law: Any) -> bool:
         """Whether a law is the base or the start of this process: the object, not an equal one."""

@@ -207,8 +207,12 @@ def as_source(
                 " items; write cond={'label': labels}, with a tensor of N rows each"
             )
         _no_workers(workers, "set of tensors", name)
-        return Epochs(DataRows.of(given, field, rows, name=name), batch_size or BATCH_SIZE)
+        made = DataRows.of(given, field, rows, name=name)
+        coupling = field.process.coupling if field.process.interpolant.uses_base else None
+        known = coupling if name == "data" else None
+        return Epochs.paired_by(known, made, batch_size or BATCH_SIZE)
     kind, size = type(given).__name__, batch_size or BATCH_SIZE
+    _no_weights(field, kind, name)
     if rows is not None:
         raise ValueError(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
@@ -245,6 +249,12 @@ def as_source(
         f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
         f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"
     )
+
+
+def _no_weights(field: Field, kind: str, name: str) -> None:
+    if field.process.coupling.weighted:
+        what = f"weights of x1, by which rows of tensors are drawn, and {name} is a {kind}"
+        raise ValueError(f"the coupling has {what}; give x1 as a tensor")
 
 
 def _check_cond(cond: Any) -> None:

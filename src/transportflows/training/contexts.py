@@ -111,6 +111,15 @@ class BorrowedGenerator:
             self._generator.set_state(self._state)
         GENERATORS.__exit__()
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let others have it while this thread waits for one of them; it must be seeded after."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
     def manual_seed(self, seed: int) -> None:
         """Seed it, after those who wait have had their turn."""
         if GENERATORS.wanted:

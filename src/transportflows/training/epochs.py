@@ -8,7 +8,7 @@ on the batch of a step without talking to each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from torch import Tensor
 from .._core.conditions import map_rows
 from .._core.random import mix, stream
 from .._core.signatures import checked
+from .._core.tensor import widened
 from .._core.trained import seen_in
+from ..couplings.base import Coupling
 from ..draws import Batch
 from .data_rows import DataRows, digest
 from .source import Source
@@ -35,17 +37,30 @@ class Order:
     goes on in the next. With more places than rows, ``B > N``, a batch holds every row ``⌊B/N⌋``
     or ``⌈B/N⌉`` times.
 
+    With weights an epoch of N places has each row as often as it should, ``N w``, rounded down or
+    up at random (systematic sampling), so that every row has its share in the mean over epochs.
+
     Args:
         n: N.
         batch_size: B.
         key: the key of the run.
         device: where the permutations are made; they depend on its kind.
+        weights: of the rows, ``(N,)``; None for equal ones.
     """
 
     def __init__(
-        self, n: int, batch_size: int, key: int, device: torch.device | str = "cpu"
+        self,
+        n: int,
+        batch_size: int,
+        key: int,
+        device: torch.device | str = "cpu",
+        weights: Tensor | None = None,
     ) -> None:
         self.n, self.batch_size, self.key, self.device = n, batch_size, key, device
+        self.ends: Tensor | None = None
+        if weights is not None:
+            ends = weights.to(device, torch.float64).cumsum(0)
+            self.ends = ends / ends[-1]
         self._epoch, self._permuted = -1, torch.empty(0)
 
     def index(self, step: int, steps: int = 1) -> Tensor:
@@ -62,6 +77,11 @@ class Order:
         if epoch != self._epoch:
             generator = stream(mix(self.key, _ORDER, epoch), device=self.device)
             self._permuted = torch.randperm(self.n, generator=generator, device=self.device)
+            if self.ends is not None:
+                shift = torch.rand((), generator=generator, device=self.device).double()
+                places = (torch.arange(self.n, device=self.device) + shift) / self.n
+                rows = torch.searchsorted(self.ends, places, right=True).clamp_(max=self.n - 1)
+                self._permuted = rows[self._permuted]
             self._epoch = epoch
         return self._permuted
 
@@ -77,24 +97,48 @@ class Epochs(Source):
         rows: N rows.
         batch_size: B.
         key: the key of the run.
+        weights: by which rows are drawn, ``(N,)``; None for equal ones.
+        places: numbers by which the coupling knows the rows, ``(N,)``, or None.
     """
 
     batch_size: int
 
-    def __init__(self, rows: DataRows, batch_size: int, key: int = 0) -> None:
+    def __init__(
+        self,
+        rows: DataRows,
+        batch_size: int,
+        key: int = 0,
+        weights: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> None:
         self.rows, self.batch_size = rows, batch_size
+        self.weights, self.places = weights, places
         self.conditions = seen_in(rows.cond)
         tensors = rows.tensors()
         size = sum(x[:1].numel() * x.element_size() for x in tensors) * batch_size
         self._ahead = max(1, min(_AHEAD_STEPS, _AHEAD_BYTES // max(size, 1)))
         self.open(key)
 
+    @classmethod
+    def paired_by(cls, coupling: Coupling | None, rows: DataRows, batch_size: int) -> Epochs:
+        """Batches of rows as a coupling wants them: by its weights, with its numbers of them.
+
+        Raises:
+            ValueError: if they are not the data that the coupling is of.
+        """
+        if coupling is None:
+            return cls(rows, batch_size)
+        x1 = widened(rows.x1)
+        weights, places = coupling.row_weights(x1, rows.cond), coupling.row_places(x1, rows.cond)
+        return cls(rows, batch_size, weights=weights, places=places)
+
     def __repr__(self) -> str:
         names = f", conditions {sorted(self.rows.cond)}" if self.rows.cond else ""
         return f"Epochs({len(self.rows)} rows, batch_size={self.batch_size}{names})"
 
     def open(self, key: int, step: int = 0, state: Any = None) -> None:
-        self.order = Order(len(self.rows), self.batch_size, key, self.rows.x1.device)
+        home = self.rows.x1.device
+        self.order = Order(len(self.rows), self.batch_size, key, home, self.weights)
         self._first, self._batches = 0, list[Batch]()
 
     def batch(self, step: int, last: int | None = None) -> Batch:
@@ -121,11 +165,20 @@ class Epochs(Source):
         }
 
     def _gather(self, step: int, steps: int) -> list[Batch]:
-        block, size = self.rows.take(self.order.index(step, steps)), self.batch_size
+        index, size = self.order.index(step, steps), self.batch_size
+        block = self.rows.take(index)
         x1 = torch.split(block.x1, size)
+        places: Sequence[Tensor | None] = [None] * steps
+        if self.places is not None:
+            places = torch.split(self.places.index_select(0, index).to(block.x1.device), size)
         x0 = [None] * steps if block.x0 is None else torch.split(block.x0, size)
         cond = map_rows(block.cond, lambda value: torch.split(value, size))
         return [
-            Batch(x1[n], x0[n], {k: v[n] if type(v) is tuple else v for k, v in cond.items()})
+            Batch(
+                x1[n],
+                x0[n],
+                {k: v[n] if type(v) is tuple else v for k, v in cond.items()},
+                places=places[n],
+            )
             for n in range(steps)
         ]

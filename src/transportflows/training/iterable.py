@@ -54,6 +54,7 @@ class ReadInOrder(FromItems):
     """
 
     kind = ""  # in the description of a run
+    by_step = False
     exact = True  # whether the data give the same items when they are read again
 
     def __init__(

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from .._core.random import mix, stream
+from .ahead import STEPS, Ahead, ahead_of
 from .arguments import trainable
 from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
@@ -37,7 +38,6 @@ from .snapshots import check_storable, snapshot
 
 __all__ = ["Loop"]
 
-_STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _READ_EVERY = 50
 _READ_SECONDS = 0.5
 _NORM_EVERY = 10
@@ -54,6 +54,7 @@ class Loop:
 
     generator: torch.Generator  # of what the loss draws
     layers: BorrowedGenerator  # torch's own of the device, of what layers draw, such as dropout
+    ahead: Ahead | None
     bar: tqdm[Any]
     interrupts: HeldInterrupts
 
@@ -93,8 +94,7 @@ class Loop:
     def go(self) -> None:
         """Do the steps that the plan has left."""
         run, plan = self.run, self.plan
-        run.validates = plan.held_out is not None
-        run.trained, run.met = run.field.conditions, None
+        run.validates, run.trained, run.met = plan.held_out is not None, run.field.conditions, None
         with self._prepared():
             self.since = time.perf_counter()
             while run.step < plan.last and run.stopped is None:
@@ -126,6 +126,7 @@ class Loop:
                 )
             )
             ends.push(at_end(plan.source.close, "closing the data"))
+            self.ahead = ahead_of(run, plan.source, self.layers, ends)
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
@@ -147,12 +148,16 @@ class Loop:
             factor = self.schedule.factor(step, last)
             for group in groups:
                 group["lr"] = group["initial_lr"] * factor
-        seed = mix(run.key, _STEPS, step)  # type: ignore[arg-type]
-        self.generator.manual_seed(seed)
+        seed = mix(run.key, STEPS, step)  # type: ignore[arg-type]
+        drawn = None if self.ahead is None else self.ahead.take(step, last)
         self.layers.manual_seed(mix(seed, LAYERS))
-        batch = self.plan.source.batch(step, last)
+        if drawn is None:
+            generator, sample = self.generator.manual_seed(seed), None
+            batch = self.plan.source.batch(step, last)
+        else:
+            batch, sample, generator = drawn
         run.meet(self.plan.conditions)
-        values, times = self.objective.backward(batch, self.generator, seed)
+        values, times = self.objective.backward(batch, generator, seed, sample)
         norm = None
         if run.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters, run.clip, foreach=self.foreach)
@@ -166,8 +171,7 @@ class Loop:
             run.ema.update()
         run.step = step + 1
         self.rows += len(batch)
-        if isinstance(rate, Tensor):
-            rate = rate.clone()
+        rate = rate.clone() if isinstance(rate, Tensor) else rate
         self.recorder.add(run.step, values, rate, times=times, rows=len(batch), norm=norm)
         if self.scheduler is not None:
             self.scheduler.step()
@@ -186,8 +190,7 @@ class Loop:
         late = time.perf_counter() - self.since > self.patience
         if late or done or self.recorder.waiting >= _READ_EVERY:
             self._read()
-        if self.stepped:
-            self._tell([c for c in self.stepped if step % (c.every or 1) == 0])
+        self._tell([c for c in self.stepped if step % (c.every or 1) == 0])
         if plan.checkpoints is not None and step % plan.checkpoints.every == 0:
             self._save()
 
@@ -253,8 +256,7 @@ class Loop:
             self.bar.set_postfix_str(shown, refresh=False)
         if steps:
             self._show()
-        bad = recorder.first_bad(losses)
-        if bad is not None:
+        if (bad := recorder.first_bad(losses)) is not None:
             what = f"the loss became NaN or infinite at step {bad}"
             raise non_finite(run, self.plan.checkpoints, what, bad)
         self.since = time.perf_counter()

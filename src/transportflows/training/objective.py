@@ -116,21 +116,29 @@ class Objective:
         self.world.sum_(total)
         return total / start
 
-    def backward(self, batch: Batch, generator: torch.Generator, seed: int) -> Valued:
+    def backward(
+        self, batch: Batch, generator: torch.Generator, seed: int, sample: Any = None
+    ) -> Valued:
         """Add the gradient of the mean over the batch to the parameters; see :meth:`values`.
+
+        Args:
+            batch: the whole batch.
+            generator: in the state that ``seed`` gives it, or in that after ``sample``.
+            seed: of the step.
+            sample: what was drawn for it ahead; None to draw now.
 
         Returns:
             Losses of this process's rows, detached, and their times.
         """
         rows, seen = len(batch), []
-        for sample in self._parts(batch, generator, seed, self.dropping):
+        for part in self._parts(batch, generator, seed, self.dropping, sample):
             with self._precision:
-                values = self._evaluate(self.field, sample)
+                values = self._evaluate(self.field, part)
             share = self._share
             if share is None or share.shape != values.shape or self._share_of != rows:
                 share = self._new_share(values, rows)
             torch.autograd.backward((values,), (share,), inputs=self.only)
-            seen.append((values.detach(), _times(sample)))
+            seen.append((values.detach(), _times(part)))
         if self.world.size > 1:
             self._sum_gradients()
         return seen[0] if len(seen) == 1 else self._joined(seen)
@@ -141,9 +149,11 @@ class Objective:
         generator: torch.Generator,
         seed: int,
         dropping: Dropping | None = None,
+        sample: Any = None,
     ) -> list[Any]:
         """What was drawn for the batch: of this process's rows, in parts."""
-        sample = self.loss.draw(self.field, batch, generator=generator)
+        if sample is None:
+            sample = self.loss.draw(self.field, batch, generator=generator)
         if dropping is not None:
             sample = dropping.drop(sample, batch.cond, seed)
         if self.world.size == 1 and self.accumulate == 1:

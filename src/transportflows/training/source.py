@@ -22,12 +22,14 @@ class Source(ABC):
     Attributes:
         batch_size: rows of every batch; None where the data decide it.
         names: of the conditions, as far as they were told.
+        by_step: whether a batch is a function of the step, and may be asked for before its turn.
         conditions: what the conditions are like that the batches carry, by name, as far as they
             have been read; another mapping where a batch brought something new.
     """
 
     batch_size: int | None
     names: tuple[str, ...] = ()
+    by_step: bool = True
     conditions: Mapping[str, Condition] = {}
 
     @abstractmethod

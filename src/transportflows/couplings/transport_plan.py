@@ -1,0 +1,300 @@
+"""Optimal transport between whole data sets, as a coupling."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.checks import number, positive_integer
+from .._core.conditions import NO_CONDITIONS
+from .._core.precision import table_device
+from .._core.random import local
+from .._core.registry import alike
+from .._core.reprs import brief, call_lines
+from .._core.signatures import as_is, checked
+from ..distributions import Distribution, Empirical
+from ..interpolants import Brownian, Interpolant, Linear
+from .base import Coupling
+from .plan_data import PlanData
+from .solved import PlanReport, Solved
+
+__all__ = ["TransportPlan"]
+
+_TOLERANCE, _OF_MASSES = 1e-3, 0.05
+_SOLVING = threading.RLock()
+
+
+@checked
+class TransportPlan(Coupling):
+    r"""Optimal transport between all of x0 and all of x1, for the cost ``|x0 - x1|²``.
+
+    .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
+              + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
+
+    Plans within batches are biased by their size. This one is solved once, when pairs are first
+    asked for, and costs a step nothing. A plan that did not converge is refused, never used.
+
+    **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
+    one, of which every row of x1 has K partners (4,000,000 over the rows, from 16 to 4,096): the
+    quantiles of its conditional, drawn once, of which a batch draws one for each of its rows. The
+    rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
+
+    **A law** ``x0`` that can be drawn from, such as a Gaussian, is paired by the semidiscrete plan:
+    each x0 that the process draws goes to the x1 of its cell, so x0 is exactly of its law, and the
+    rows of x1 that a batch gets are others, of the same labels, by their masses in the plan, which
+    are right to ``tolerance``. Each batch is compared with all of x1, for which a thread runs ahead
+    of the steps.
+
+    **Which row of x1 a row of a batch is** is found by its bits. So ``fit(x1)`` is given the same
+    numbers, in the same dtype, and rows that are none of x1 are refused. With weights of x1 (and
+    unbalanced plans) ``fit`` draws the rows of a tensor by them. The plan is in the units of the
+    process: where a field has a transform, of ``transform(x0)`` and ``transform(x1)``.
+
+    **Conditions.** Sampling starts each class from the whole base. So with labels, in ``cond``, the
+    plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
+    of the pool. Conditions of numbers, of which no two rows need agree, are refused.
+
+    **Unbalanced.** With ``unbalanced`` = ρ what the marginals are off costs ρ KL on either side,
+    and mass that would travel further than some √(2ρ) is left; ``report.left`` tells how much. The
+    base of the process is then what the plan takes of x0.
+
+    Args:
+        x0: a pool ``(N, *)``; or a law, whose draws are the x0 of the process.
+        x1: data ``(M, *)``; N and M may differ.
+        regularisation: ε, in squared units of the process, of this cost (not the ε of an SDE); 0
+            for the exact plan. By default it is that of the path: ``2 a`` for
+            ``Linear(Brownian(a))``, whose law is then the Schrödinger bridge of a Brownian motion
+            of variance a at t = 1, and 0 for a path without a latent.
+        cond: labels of x1, by name: tensors of integers or booleans with M rows.
+        x0_weights: weights ``(N,)`` of sum 1; equal by default.
+        x1_weights: weights ``(M,)`` of sum 1; equal by default.
+        unbalanced: ρ > 0 in squared units; None to keep the marginals.
+        tolerance: of the marginals, an L1 norm: 1e-3 by default, of the masses of cells 0.05.
+        max_steps: bound on the steps of the solver; of a law, on the draws that are used.
+
+    Raises:
+        TypeError: if x0 or x1 is of the wrong kind.
+        ValueError: for rows that are not finite, events that differ, weights that are negative or
+            do not sum to 1, labels that are no integers, numbers out of their range. When it is
+            solved: if ε is too small for double precision, or an exact plan too large.
+        RuntimeError: when it is solved, if it did not converge.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> x0, x1 = torch.randn(50, 2), torch.randn(80, 2) + 4
+        >>> plan = TransportPlan(x0, x1)
+        >>> process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan)
+        >>> process.coupling.regularisation, process.coupling.report.kind
+        (1.0, 'entropic')
+        >>> process.sample(x1[:8]).x0.shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self,
+        x0: Tensor | Distribution | Any,
+        x1: Tensor,
+        *,
+        regularisation: float | None = None,
+        cond: Mapping[str, Any] | None = None,
+        x0_weights: Tensor | None = None,
+        x1_weights: Tensor | None = None,
+        unbalanced: float | None = None,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+    ) -> None:
+        self.data = data = PlanData(x0, x1, cond, x0_weights, x1_weights)
+        self.brings_start = data.law is None
+        self.ahead = 0 if data.law is None else 2
+        self.weighted = data.law is None and (x1_weights is not None or unbalanced is not None)
+        self.regularisation = regularisation
+        if regularisation is not None:
+            what = "0 (exact) or positive, in squared units of x"
+            self.regularisation = number("regularisation", regularisation, what, least=0)
+        self.unbalanced = unbalanced
+        if unbalanced is not None:
+            self.unbalanced = number("unbalanced", unbalanced, "a positive penalty", above=0)
+            if data.law is not None:
+                raise ValueError(
+                    "an unbalanced plan is from a pool, and x0 is a law; give a pool,"
+                    " TransportPlan(base.sample(10_000), x1, unbalanced=...)"
+                )
+            if self.regularisation == 0:
+                raise ValueError(
+                    "an unbalanced plan is entropic, and regularisation is 0; give a positive one"
+                )
+        self.tolerance = _TOLERANCE if data.law is None else _OF_MASSES
+        if tolerance is not None:
+            self.tolerance = number("tolerance", tolerance, "in (0, 2)", above=0, below=2)
+        self.max_steps = None if max_steps is None else positive_integer("max_steps", max_steps)
+        self._solved: Solved | None = None
+        self._base: Distribution | None = None
+
+    def for_path(self, path: Interpolant) -> Coupling:
+        """This plan; or, where its regularisation is left to the path, one with that of the path.
+
+        Raises:
+            ValueError: if the path has another latent than a Brownian one on a straight line.
+        """
+        if self.regularisation is not None:
+            return self
+        if path.has_latent:
+            brownian = type(path) is Linear and type(path.latent) is Brownian
+            if not brownian or path.latent.a.requires_grad:  # type: ignore[union-attr]
+                raise ValueError(
+                    f"the regularisation of a TransportPlan follows Linear(Brownian(a)), 2 a, or a"
+                    f" path without a latent, 0; for {brief(path)} give it as a number:"
+                    " TransportPlan(x0, x1, regularisation=...), 0 for the exact plan"
+                )
+            return self._with(2 * float(path.latent.a))  # type: ignore[union-attr, arg-type]
+        if self.unbalanced is not None:
+            raise ValueError(
+                "an unbalanced plan is entropic, and a path without a latent asks for an exact one;"
+                " give TransportPlan(x0, x1, unbalanced=..., regularisation=...)"
+            )
+        return self._with(0.0)
+
+    def _with(self, regularisation: float) -> TransportPlan:
+        """The same plan, not solved, at another regularisation."""
+        other: TransportPlan = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.regularisation, other._solved, other._base = regularisation, None, None
+        return other
+
+    @property
+    def base(self) -> Distribution:
+        """The law of x0 under the plan, the law itself or that of the rows of the pool."""
+        if self._base is None:
+            self._base, x0 = self.data.law, self.data.x0
+            if x0 is not None:
+                balanced = self.unbalanced is None
+                weights = self.data.x0_weights if balanced else self.report.x0_mass
+                self._base = Empirical(x0, weights=weights)
+        assert self._base is not None
+        return self._base
+
+    def check_base(self, base: Distribution) -> None:
+        """Refuse a base that is not the law of x0 under the plan.
+
+        A pool may be a sample of another law, which is then the base.
+        """
+        law, x1 = self.data.law, self.data.x1
+        if base.shape != x1.shape[1:]:
+            raise ValueError(
+                f"the base has events of shape {tuple(base.shape)} and the plan"
+                f" {tuple(x1.shape[1:])}"
+            )
+        same = (
+            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
+        )
+        if not same:
+            raise ValueError(
+                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
+                " give the same object to both"
+            )
+        if self.unbalanced is not None:
+            raise ValueError(
+                "an unbalanced plan takes some rows of x0 more than others, and sampling must"
+                " start from what it takes; leave base out"
+            )
+
+    @property
+    def report(self) -> PlanReport:
+        """How good the plan is, and what it leaves; solves it if need be."""
+        return self._plan().report
+
+    def pair(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A batch of pairs for rows of the plan's x1, ``(B, *)``; see :meth:`Coupling.pair`.
+
+        With a pool x0 is not used: the plan brings its own. Rows that are none of it are refused.
+        """
+        plan, data = self._plan(), self.data
+        if plan.partners is None:
+            rows = plan.goes_to(x0, data.find(x1, cond), generator)
+            return x0, data.on(x1.device, data.x1)[data.rows.first.to(x1.device)[rows]]
+        return self.pair_at(data.find(x1, cond, plan), x1, generator=generator)
+
+    def row_places(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        return None if self.data.law is not None else self.data.find(x1, cond)
+
+    @as_is
+    def pair_at(
+        self, places: Tensor, x1: Tensor, *, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        partners = self._plan().partners_on(table_device(x1.device))
+        pool = self.data.on(x1.device, self.data.x0)  # type: ignore[arg-type]
+        taken = partners.draw(places, generator)  # type: ignore[union-attr]
+        return pool.index_select(0, taken.to(x1.device)), x1
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
+        n, plan, data = positive_integer("n", n), self._plan(), self.data
+        home = plan.row_mass.device
+        ends = plan.row_mass.cumsum(0)
+        u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
+        rows = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
+        rows = data.rows.first[rows]
+        x1 = data.x1[rows]
+        cond = {name: label[rows.to(label.device)] for name, label in data.labels.items()}
+        x0, law = x1, data.law
+        if law is not None:
+            x0 = law.sample(n, generator=generator, dtype=x1.dtype, device=x1.device)
+        return self.pair(x0, x1, cond, generator=generator)
+
+    def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
+        """See :meth:`Coupling.row_weights`; for a law None, since it chooses the rows itself."""
+        plan = self._plan()
+        rows = self.data.find(x1, cond)
+        copies = torch.bincount(rows, minlength=len(self.data.rows))
+        missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
+        if missing:
+            raise ValueError(
+                f"the data lack {missing} of the {len(self.data.rows)} different rows of the"
+                " plan's x1, and the x0 that go with them would never come; fit the same x1, or"
+                " make the plan of the rows that are fitted"
+            )
+        if self.data.law is not None:
+            return None
+        weights = (plan.row_mass.to(copies.device) / copies.clamp(min=1))[rows]
+        alike = float((weights * len(x1) - 1).abs().max()) < 1e-6
+        return None if alike else weights
+
+    def _plan(self) -> Solved:
+        """Solve the plan, if it is not yet."""
+        if self._solved is None:
+            with _SOLVING:
+                if self._solved is None:
+                    epsilon = self.regularisation or 0.0
+                    self._solved = self.data.solve(
+                        epsilon, self.unbalanced, self.tolerance, self.max_steps
+                    )
+        return self._solved
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TransportPlan:
+        return self  # of which nothing changes but that it is solved
+
+    def config(self) -> dict[str, Any]:
+        raise NotImplementedError("the data are not part of a file")
+
+    def __repr__(self) -> str:
+        x0, x1 = self.data.x0, self.data.x1
+        parts = [brief(self.data.law) if x0 is None else f"<{len(x0):,} rows>"]
+        parts += [f"<{len(x1):,} rows of {tuple(x1.shape[1:])}>"]
+        if self.regularisation is not None:
+            parts.append(f"regularisation={self.regularisation:g}")
+        if self.unbalanced is not None:
+            parts.append(f"unbalanced={self.unbalanced:g}")
+        if self.data.labels:
+            parts.append(f"cond={sorted(self.data.labels)}")
+        return call_lines(type(self).__name__, parts)
