@@ -44,6 +44,7 @@ ROOMS = {
         "x_t = α m + β x1 + σ̂ ẑ: σ̂², σ̂σ̂̇, Δ, λ,",
         "g²/2 = σ̂² λ̇, Tweedie, t of a noise level",
     ],
+    "bridges": ["π = f e^{−|x1 − x0|²/2a} g; b ± (a/2) s:", "exact, light, iterated bridges"],
     "guidance": ["Σ w_i f_i, s + ∇r as fields;", "weights of Π p_i^{w_i} e^r along the SDE"],
     "interpolants": ["x_t = I(t, x0, x1) + γ(t) z", "α, β, γ² and their derivatives"],
     "inverse": [

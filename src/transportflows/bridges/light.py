@@ -104,6 +104,7 @@ class LightPotential(nn.Module):
         self.log_spreads = nn.Parameter(torch.full((k, d), math.log(spread)))
 
     def config(self) -> dict[str, Any]:
+        """Arguments that make one of the same size, for files."""
         return {
             "shape": list(self.shape),
             "variance": self.variance,
@@ -145,11 +146,11 @@ class LightPotential(nn.Module):
             return (means[rows, which] + variances[which].sqrt() * z).view_as(x0)
 
     def log_normaliser(self, x0: Tensor) -> Tensor:
-        """``log c(x0)``, ``(B,)``."""
+        """The logarithm of c(x0), ``(B,)``."""
         return self._given_start(x0)[0].logsumexp(1)
 
     def log_potential(self, x1: Tensor) -> Tensor:
-        """``log v(x1)``, ``(B,)``."""
+        """The logarithm of the potential v(x1), ``(B,)``."""
         logs, half = self.log_spreads, 0.5 * self.centres.shape[1]
         apart = (x1.flatten(1)[:, None] - self.centres) * (-0.5 * logs).exp()
         density = -0.5 * apart.square().sum(2) / self.variance - 0.5 * logs.sum(1)
