@@ -23,6 +23,7 @@ which torchcfm's wheel was unpacked).
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -88,7 +89,7 @@ class Net(nn.Module):
             torch.manual_seed(seed)
             widths = [3, 64, 64, 64]
             parts: list[nn.Module] = []
-            for a, b in zip(widths, widths[1:], strict=False):
+            for a, b in itertools.pairwise(widths):
                 parts += [nn.Linear(a, b), nn.SELU()]
             self.layers = nn.Sequential(*parts, nn.Linear(64, 2))
 
@@ -132,7 +133,7 @@ def by_bridge(task: tuple[Draw, Draw], seed: int, steps: int) -> Callable[[Tenso
 def by_torchcfm(
     task: tuple[Draw, Draw], seed: int, steps: int, better: bool
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """torchcfm's exact minibatch matcher, in the loop of its examples."""
+    """Torchcfm's exact minibatch matcher, in the loop of its examples."""
     from torchcfm.conditional_flow_matching import (
         ExactOptimalTransportConditionalFlowMatcher as Matcher,
     )
