@@ -108,7 +108,7 @@ def test_the_rate_is_that_of_the_path_of_densities(process, name, split):
 @pytest.mark.parametrize("name", ["power", "product", "uneven", "classifier-free", "tilt"])
 @pytest.mark.parametrize("process", ["linear", "off centre", "VP"])
 def test_what_amplified_predictions_are_left_out_of_is_small(process, name):
-    """Late rates are exact but for ``(Δ/β)(|S|² - Σ w |s|²)``, and Δ vanishes at t = 1."""
+    """Late rates are exact but for ``v·S - Σ w b·s``, which vanishes at t = 1."""
     process = PROCESSES[process]
     field, powers, r = targets(process)[name]
     stepper = WeightedStepper(
@@ -117,8 +117,8 @@ def test_what_amplified_predictions_are_left_out_of_is_small(process, name):
     )  # fmt: skip
     tables = stepper.prepare(torch.tensor([0.7, 0.9, 0.97, 0.999], dtype=F64), X[:1])
     for place in range(2 * 3):
-        assert tables.scaling[place] is not None
-        t, part = tables.times[place].clone(), process.part
+        assert tables.left_out[place]
+        t = tables.times[place].clone()
         v, rate = stepper._slopes(tables, place, X)
         time = t.clone().requires_grad_()
 
@@ -135,10 +135,24 @@ def test_what_amplified_predictions_are_left_out_of_is_small(process, name):
             lambda y, place=place: stepper._slopes(tables, place, y)[0], X
         )
         exact = per_row + (v * score).sum(1) + torch.einsum("kiki->k", jacobian)
-        scores = [w * one.score(t, X) for one, w in powers]
-        squares = sum(w * one.score(t, X).square().sum(1) for one, w in powers)
-        gone = part.half_diffusion_sq(t) * (sum(scores).square().sum(1) - squares)
+        scores = [one.score(t, X) for one, _ in powers]
+        inner = [w * one.velocity(t, X) * s for (one, w), s in zip(powers, scores, strict=True)]
+        product = v * sum(w * s for (_, w), s in zip(powers, scores, strict=True))
+        gone = (product - sum(inner)).sum(1)
         torch.testing.assert_close(rate + gone, exact, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("process", [tpf.VE(0.01, 20.0), tpf.VP(), tpf.OneSidedLinear()])
+def test_a_power_is_right_on_processes_of_much_noise(process):
+    """Two velocities would draw VE's noise together twice as fast as that of p² shrinks."""
+    law = Mixture(torch.tensor([[0.0, -1.2], [0.0, 1.2]]), 0.6)
+    field = tpf.oracle(tpf.Process(process, shape=(2,)), law)
+    run = G.sample_weighted(G.Power(field, 2.0), 4000, generator=seeded(3))
+    pairs = tpf.distributions.GaussianMixture(law.means, 0.6 * 2**0.5)
+    exact = float(torch.stack([pairs.log_prob(m[None]) for m in law.means]).exp().mean().log())
+    assert abs(run.log_evidence - exact) < 4 * float(run.log_evidence_error) + 0.01
+    assert float(run.log_evidence_error) < 0.1
+    assert abs(float(run.mean(run.x[:, 1].square())) - 1.59) < 0.15
 
 
 def wrong_at_the_end(exact, kind, seed, size):
@@ -543,6 +557,10 @@ def test_a_wild_proposal_collapses_and_is_told():
 
 def test_what_has_no_weights_is_refused():
     power = targets(PROCESSES["linear"])["power"][0]
+    base = Mixture(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), 0.5)
+    two_sided = tpf.oracle(tpf.Process(tpf.Linear(tpf.Brownian()), base=base), FIRST)
+    with pytest.raises(ValueError, match="needs a Gaussian part"):
+        G.sample_weighted(G.Power(two_sided, 2.0), 4, most_amplified=20.0)
     with pytest.raises(ValueError, match="most_amplified must be at least 1"):
         G.sample_weighted(power, 4, most_amplified=0.5)
     process = PROCESSES["linear"]

@@ -14,6 +14,7 @@ from .._core.checks import choice, number, positive_integer
 from .._core.random import draw_key, mix
 from .._core.signatures import check_call
 from ..fields.base import Field, check_field
+from ..gaussian_part import GaussianPart
 from ..oracles.base import ExactField
 from ..samplers.dynamics import Epsilon
 from ..samplers.starts import evaluating, starting_states
@@ -124,7 +125,7 @@ def sample_weighted(
     positive_integer("n", n)
     number("threshold", threshold, "in [0, 1]", least=0.0, most=1.0)
     schedule, target = as_epsilon(epsilon), Target.of(field)
-    most = _most_amplified(target, most_amplified)
+    most = _most_amplified(field, target, most_amplified)
     if proposal is not None and schedule.is_zero:
         raise ValueError("a proposal shifts the noise, and epsilon=0 has none; give an epsilon")
     check_start(field, target)
@@ -155,9 +156,15 @@ def sample_weighted(
     return found
 
 
-def _most_amplified(target: Target, given: float | None) -> float:
+def _most_amplified(field: Field, target: Target, given: float | None) -> float:
     """The bound asked for, or that of the kind of fields."""
     if given is not None:
+        if target.total != 1 and not isinstance(field.process.noise_part, GaussianPart):
+            raise ValueError(
+                f"most_amplified leaves predictions out, and for powers that add up to"
+                f" {target.total:g} that needs a Gaussian part, which this process has not; leave"
+                " it out, or take powers that add up to 1"
+            )
         what = "at least 1; math.inf for no bound"
         return float(number("most_amplified", given, what, least=1.0, finite=False))
     exact = all(isinstance(factor.field, ExactField) for factor in target.factors)

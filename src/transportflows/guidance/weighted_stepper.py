@@ -55,7 +55,7 @@ from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .closure import Affine, Law, closure_split
 from .cloud import Cloud
-from .left_out import Scaling, left_out
+from .left_out import Scaling, left_out, scalings
 from .target import Target
 
 __all__ = ["WeightedStepper"]
@@ -120,6 +120,7 @@ class WeightedStepper(Stepper):
             )
             for f in self.target.factors
         ]
+        part, missing = self.field.process.noise_part, 1 - self.target.total
         return _Tables(
             noisy=not self.epsilon.is_zero,
             calls=2,
@@ -131,9 +132,8 @@ class WeightedStepper(Stepper):
             shares=shares.reshape(-1).tolist(),
             tables=tables,
             affine=self._affine(flat, like),
-            scaling=left_out(
-                self.field.process.noise_part, flat, tables, self.most, 1 - self.target.total
-            ),
+            scaling=scalings(part, flat, missing),
+            left_out=left_out(part, flat, tables, self.most, missing),
         )
 
     def _off_poles(self, stages: Tensor, widths: Tensor) -> tuple[Tensor, tuple[float, float]]:
@@ -261,19 +261,19 @@ class WeightedStepper(Stepper):
             b, s = velocity.of(x, mean, given), slope.of(x, mean, given)
             v, score = v + factor.power * b, score + factor.power * s
             inner = inner + factor.power * sum_events(b * s)
-        rate, affine, scaling = -inner, prepared.affine, prepared.scaling[place]
+        affine, scaling = prepared.affine, prepared.scaling[place]
         if affine is not None:
             v = v + (x.flatten(1) @ affine.matrix[place].mT + affine.shift[place]).view_as(x)
-            rate = rate + affine.trace[place]
-        elif scaling is not None:
+            growth: Any = affine.trace[place]
+        else:
+            growth = scaling.rate * x[0].numel()
             v = torch.add(v, x, alpha=scaling.rate)
             v = v if mean is None else torch.add(v, mean, alpha=scaling.of_mean)
-        if scaling is None:
-            rate = rate + sum_events(v * score)
-        elif affine is not None:
-            rate = affine.rate[place].expand(len(x))
+        if not prepared.left_out[place]:
+            rate = sum_events(v * score) - inner + growth
         else:
-            rate = torch.full_like(rate, scaling.rate * x[0].numel())
+            growth = growth if affine is None else affine.rate[place]
+            rate = torch.zeros_like(inner) + growth
         epsilon = prepared.epsilon[place]
         for reward in self.target.rewards:
             rate = rate + reward.rate(t, x, v, cond)
@@ -292,4 +292,5 @@ class _Tables(Prepared):
     shares: list[float]
     tables: list[tuple[list[Combination], list[Combination]]]
     affine: Affine | None = field(default=None)
-    scaling: list[Scaling | None]
+    scaling: list[Scaling]
+    left_out: list[bool]
