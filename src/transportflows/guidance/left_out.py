@@ -27,12 +27,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..combination import Combination
+from ..fields.base import Field
 from ..gaussian_part import GaussianPart, NoisePart
 
-__all__ = ["Scaling", "left_out", "scalings"]
+__all__ = ["MOST_AMPLIFIED", "Scaling", "amplification", "left_out", "scalings"]
+
+MOST_AMPLIFIED = 20.0
+"""Beyond this an error of a learned prediction is all that is seen of it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,22 @@ def left_out(
     late = _run([a or b for a, b in zip(of_s, small, strict=True)][::-1])[::-1]
     early = _run([a or b for a, b in zip(of_b, of_s, strict=True)])
     return [a or b for a, b in zip(late, early, strict=True)]
+
+
+def amplification(field: Field, target: str, t: Tensor) -> Tensor:
+    """By how much errors of a field's predictions are multiplied in a quantity, of the shape of t.
+
+    That of a score is taken for ``1/σ̂`` of the others'. 0 for a field without networks.
+    """
+    found = torch.zeros_like(t)
+    if not field.networks:
+        return found
+    scale = field.process.noise_part.scale(t).clamp(min=1e-12)
+    for name, weight in zip(field.outputs, field.weights(target, t).outputs, strict=True):
+        if weight is not None:
+            size = weight.abs() / scale if name == "score" else weight.abs()
+            found = torch.maximum(found, size)
+    return found
 
 
 def _loudness(weights: Combination) -> float:

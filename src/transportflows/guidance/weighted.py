@@ -26,6 +26,7 @@ from ..solve.rows import default_chunk
 from ..solve.solution import check_finite
 from .closure import Law
 from .gathering import gathered, tell_collapse
+from .left_out import MOST_AMPLIFIED
 from .target import Target
 from .tilts import Tilt
 from .weighted_solution import WeightedSolution
@@ -33,8 +34,6 @@ from .weighted_start import check_start, starting, starting_weights
 from .weighted_stepper import Shift, WeightedStepper
 
 __all__ = ["check_one_target", "sample_weighted"]
-
-_MOST_AMPLIFIED = 20.0  # an error of a learned prediction in the weights
 
 
 @torch.no_grad()
@@ -168,7 +167,7 @@ def _most_amplified(field: Field, target: Target, given: float | None) -> float:
         what = "at least 1; math.inf for no bound"
         return float(number("most_amplified", given, what, least=1.0, finite=False))
     exact = all(isinstance(factor.field, ExactField) for factor in target.factors)
-    return math.inf if exact else _MOST_AMPLIFIED
+    return math.inf if exact else MOST_AMPLIFIED
 
 
 def _tell_plain(*, closed: bool) -> None:

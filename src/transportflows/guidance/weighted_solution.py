@@ -69,15 +69,16 @@ class WeightedSolution(Solution):
 
     @property
     def collapsed(self) -> bool:
-        """Whether the standard error is above 0.5, or fewer than ten rows ever carried the weight.
+        """Whether the standard error is above 0.5, or few rows ever carried the weight.
 
-        Those that are left of the start rows, and the effective size at each step.
+        Few are fewer than ten of those that are left of the start rows, and an effective size below
+        ten, or below a fortieth of all, at any step.
         """
         few = min(10, len(self.x))
         return (
             not self.log_evidence_error <= 0.5
             or self.ancestors_left < few
-            or self.least_ess < 0.999 * few
+            or self.least_ess < max(0.999 * few, len(self.x) / 40)
         )
 
     def mean(self, values: Tensor | None = None) -> Tensor:

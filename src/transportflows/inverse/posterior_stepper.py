@@ -36,6 +36,7 @@ from .._core.precision import table_device, widest
 from .._core.random import stream
 from ..fields.base import Field
 from ..guidance.cloud import Cloud
+from ..guidance.left_out import MOST_AMPLIFIED, amplification
 from ..solve.rows import Chunks
 from ..solve.stepper import Prepared, Stepper
 from .gaussian_chain import Link, Model
@@ -90,12 +91,14 @@ class PosteriorStepper(Stepper):
         part, on_device = self.field.process.part, times.to(table_device(like.device))
         model = Model.of(part, on_device, self.covariance, self.seen, self.noise)
         looks = on_device[:-1].clamp(min=_FIRST)
+        seen = amplification(self.field, "data", looks) <= MOST_AMPLIFIED
         ratio = part.scale_sq(looks) / part.path.beta(looks)
         shifts = [part.shift(time, like) for time in on_device.unbind()]
         return _Tables(
             calls=2 + (self.proposal is not None),
             model=_moved(model, like),
             times=looks.to(like),
+            seen=[*seen[:-1].tolist(), True],
             ratio=ratio.tolist(),
             shifts=[0.0 if shift is None else shift for shift in shifts],
         )
@@ -118,7 +121,8 @@ class PosteriorStepper(Stepper):
         generator = stream(self.key, step, device=x.device)
         d = widest(rows.map(partial(self._data, self.field, prepared.times[step]), x)).flatten(1)
         d = d @ model.basis
-        value = link.log_likelihood(d)
+        seen = prepared.seen[step]  # whether d tells more than the errors in it
+        value = link.log_likelihood(d) if seen else torch.zeros_like(memory.owed)
         cloud = memory.cloud.weighed(value - memory.owed)
         u = torch.rand((), generator=generator, device=x.device)
         there = torch.arange(len(x), device=x.device)
@@ -130,7 +134,9 @@ class PosteriorStepper(Stepper):
             return torch.randn(size, generator=generator, dtype=d.dtype, device=d.device)
 
         z, fresh, noise = normal(d.shape[1]), normal(d.shape[1]), normal(len(model.y))
-        if last or self.proposal is None:
+        if not seen:
+            n, owed = z * link.total.sqrt(), value
+        elif last or self.proposal is None:
             n = link.given_y(d, z, noise, fresh)
             owed = value if last else link.later(d, n)
         else:
@@ -188,5 +194,6 @@ class _Tables(Prepared):
 
     model: Model
     times: Tensor
+    seen: list[bool]
     ratio: list[float]
     shifts: list[Any]
