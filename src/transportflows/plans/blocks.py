@@ -2,6 +2,9 @@
 
 With the cost ``c_ij = |x_i - y_j|²`` and potentials f and g, the entropic plan between points of
 weights p and q is ``π_ij = p_i q_j exp((f_i + g_j - c_ij) / ε)``.
+
+Results are written where they belong: small ones that are kept between large ones that are not
+leave holes in the memory of the process, into which no other block fits, and it grows as N².
 """
 
 from __future__ import annotations
@@ -20,12 +23,12 @@ def soft_transform(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -
     """``-ε log Σ_j q_j exp((g_j - |x_i - y_j|²) / ε)``, ``(N,)``, in blocks of rows."""
     columns = ((g - y.square().sum(1)) / epsilon + q.log()).unsqueeze(0)
     turned, scaled = y.mT.contiguous(), x * (2 / epsilon)
-    parts = []
-    for rows in torch.split(scaled, block_rows(len(y), x.device)):
+    size, found = block_rows(len(y), x.device), torch.empty_like(x[:, 0])
+    for rows, part in zip(torch.split(scaled, size), torch.split(found, size), strict=True):
         z = torch.addmm(columns, rows, turned)
         top = z.amax(1, keepdim=True)
-        parts.append(top[:, 0] + z.sub_(top).clamp_(min=_NOTHING).exp_().sum(1).log_())
-    return x.square().sum(1) - epsilon * torch.cat(parts)
+        torch.add(top[:, 0], z.sub_(top).clamp_(min=_NOTHING).exp_().sum(1).log_(), out=part)
+    return x.square().sum(1) - epsilon * found
 
 
 def rows_and_columns(
@@ -35,14 +38,15 @@ def rows_and_columns(
     columns = ((g - y.square().sum(1)) / epsilon + q.log()).unsqueeze(0)
     turned, scaled = y.mT.contiguous(), x * (2 / epsilon)
     size = block_rows(len(y), x.device)
-    parts, total = [], torch.zeros_like(q)
-    for rows, mass in zip(torch.split(scaled, size), torch.split(p, size), strict=True):
+    found, total = torch.empty_like(x[:, 0]), torch.zeros_like(q)
+    blocks = (torch.split(each, size) for each in (scaled, p, found))
+    for rows, mass, part in zip(*blocks, strict=True):
         z = torch.addmm(columns, rows, turned)
         top = z.amax(1, keepdim=True)
         sums = z.sub_(top).clamp_(min=_NOTHING).exp_().sum(1)
-        parts.append(top[:, 0] + sums.log())
+        torch.add(top[:, 0], sums.log(), out=part)
         total += (mass / sums) @ z
-    return x.square().sum(1) - epsilon * torch.cat(parts), total
+    return x.square().sum(1) - epsilon * found, total
 
 
 def weighted_rows(
@@ -52,9 +56,9 @@ def weighted_rows(
     columns = ((g - y.square().sum(1)) / epsilon).unsqueeze(0)
     turned, scaled = y.mT.contiguous(), x * (2 / epsilon)
     offset = (f - x.square().sum(1)) / epsilon + p.log()
-    size = block_rows(len(y), x.device)
-    parts = []
-    for rows, shift in zip(torch.split(scaled, size), torch.split(offset, size), strict=True):
+    size, found = block_rows(len(y), x.device), torch.empty_like(offset)
+    blocks = (torch.split(each, size) for each in (scaled, offset, found))
+    for rows, shift, part in zip(*blocks, strict=True):
         z = torch.addmm(columns, rows, turned).add_(shift.unsqueeze(1))
-        parts.append(z.clamp_(min=_NOTHING).exp_() @ q)
-    return torch.cat(parts)
+        torch.mv(z.clamp_(min=_NOTHING).exp_(), q, out=part)
+    return found

@@ -113,21 +113,23 @@ def choose_support(
     room = min(entries / 1.2, max(wanted, _ENTRIES_A_ROW * max(n, m))) / (n * m)
     rank = min(max(1, int(room * slack.numel())), slack.numel())
     threshold = max(least, float(slack.kthvalue(rank).values))
-    rows, columns = _below(x, y, f, g, threshold)
-    if len(rows) > 1.5 * entries:
-        return None
-    return Support(rows, columns, x, y, p, q).chosen_at(f, g, threshold)
+    found = _below(x, y, f, g, threshold, 1.5 * entries)
+    return None if found is None else Support(*found, x, y, p, q).chosen_at(f, g, threshold)
 
 
-def _below(x: Tensor, y: Tensor, f: Tensor, g: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """Pairs of slack ``c - f - g`` below the threshold, sorted by rows."""
+def _below(
+    x: Tensor, y: Tensor, f: Tensor, g: Tensor, threshold: float, most: float
+) -> tuple[Tensor, Tensor] | None:
+    """Pairs of slack ``c - f - g`` below the threshold, sorted by rows; None if above ``most``."""
     columns = (g - y.square().sum(1)).unsqueeze(0)
     turned, offset = y.mT.contiguous(), f - x.square().sum(1) + threshold
-    size, found_rows, found_columns, first = block_rows(len(y), x.device), [], [], 0
+    size, found_rows, found_columns, first, count = block_rows(len(y), x.device), [], [], 0, 0
     for rows, shift in zip(torch.split(2 * x, size), torch.split(offset, size), strict=True):
         z = torch.addmm(columns, rows, turned)
         pairs = (z > -shift.unsqueeze(1)).nonzero()
         found_rows.append(pairs[:, 0] + first)
         found_columns.append(pairs[:, 1])
-        first += len(rows)
+        first, count = first + len(rows), count + len(pairs)
+        if count > most:
+            return None
     return torch.cat(found_rows), torch.cat(found_columns)

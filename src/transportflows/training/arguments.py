@@ -196,7 +196,7 @@ def as_source(
 ) -> Source:
     """Where batches come from: tensors, a law, a dataset or a loader."""
     _check_cond(cond)
-    rows = cond if isinstance(cond, Mapping) else None
+    rows, size = cond if isinstance(cond, Mapping) else None, batch_size or BATCH_SIZE
     names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
         given, names, workers = _tensors(given, names, field), (), 0
@@ -208,10 +208,8 @@ def as_source(
             )
         _no_workers(workers, "set of tensors", name)
         made = DataRows.of(given, field, rows, name=name)
-        coupling = field.process.coupling if field.process.interpolant.uses_base else None
-        known = coupling if name == "data" else None
-        return Epochs.paired_by(known, made, batch_size or BATCH_SIZE)
-    kind, size = type(given).__name__, batch_size or BATCH_SIZE
+        return Epochs.for_process(field.process, made, size, name == "data")
+    kind = type(given).__name__
     _no_weights(field, kind, name)
     if rows is not None:
         raise ValueError(
@@ -221,16 +219,14 @@ def as_source(
     array = isinstance(given, (str, Mapping)) or hasattr(given, "dtype")
     if isinstance(given, DataLoader) or _is_loader(given):
         if batch_size is not None:
-            raise ValueError(
-                f"{name} is a {kind}, which makes the batches; leave batch_size out, or give its"
-                " dataset"
-            )
+            what = f"{name} is a {kind}, which makes the batches"
+            raise ValueError(f"{what}; leave batch_size out, or give its dataset")
         _no_workers(workers, kind, name)
         return FromLoader(given, field, names, world, name)
     if isinstance(given, Distribution) or callable(getattr(given, "sample", None)):
         if names or isinstance(field.process.coupling, Paired):
-            wanted = "for pairs or conditions give a dataset"
-            raise ValueError(f"{name} is a law of x1 alone, a {kind}; {wanted}")
+            what = f"{name} is a law of x1 alone, a {kind}"
+            raise ValueError(f"{what}; for pairs or conditions give a dataset")
         _no_workers(workers, kind, name)
         return FromLaw(as_distribution(given), size, field, name)
     if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):

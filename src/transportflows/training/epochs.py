@@ -19,8 +19,8 @@ from .._core.random import mix, stream
 from .._core.signatures import checked
 from .._core.tensor import widened
 from .._core.trained import seen_in
-from ..couplings.base import Coupling
 from ..draws import Batch
+from ..process import Process
 from .data_rows import DataRows, digest
 from .source import Source
 
@@ -120,15 +120,17 @@ class Epochs(Source):
         self.open(key)
 
     @classmethod
-    def paired_by(cls, coupling: Coupling | None, rows: DataRows, batch_size: int) -> Epochs:
-        """Batches of rows as a coupling wants them: by its weights, with its numbers of them.
+    def for_process(
+        cls, process: Process, rows: DataRows, batch_size: int, paired: bool = True
+    ) -> Epochs:
+        """Batches of rows, where ``paired`` by the weights of the coupling, with its numbers.
 
         Raises:
             ValueError: if they are not the data that the coupling is of.
         """
-        if coupling is None:
+        if not paired or not process.interpolant.uses_base:
             return cls(rows, batch_size)
-        x1 = widened(rows.x1)
+        coupling, x1 = process.coupling, widened(rows.x1)
         weights, places = coupling.row_weights(x1, rows.cond), coupling.row_places(x1, rows.cond)
         return cls(rows, batch_size, weights=weights, places=places)
 
