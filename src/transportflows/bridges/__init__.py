@@ -3,8 +3,12 @@
 from .drifts import BridgeDrift
 from .exact import ExactBridge
 from .light import LightLoss, LightPotential
+from .multimarginal import Multimarginal
 from .pairs import GaussianPairs, gaussian_bridge, potential_bridge
+from .reflow import Reflow, flow_pairs, reflow
 from .regression import BackwardDriftLoss, ForwardDriftLoss
+from .snapshot_path import PiecewiseGamma, SnapshotPath
+from .trajectories import LeftOut, Trajectories, leave_one_out
 
 __all__ = [
     "BackwardDriftLoss",
@@ -12,8 +16,17 @@ __all__ = [
     "ExactBridge",
     "ForwardDriftLoss",
     "GaussianPairs",
+    "LeftOut",
     "LightLoss",
     "LightPotential",
+    "Multimarginal",
+    "PiecewiseGamma",
+    "Reflow",
+    "SnapshotPath",
+    "Trajectories",
+    "flow_pairs",
     "gaussian_bridge",
+    "leave_one_out",
     "potential_bridge",
+    "reflow",
 ]
