@@ -12,12 +12,14 @@ W2 is between samples of 5,000 from fresh starts and as many fresh draws of the 
 floor is W2 between two such draws. *Excess* is √(W2² − floor²). Energy and straightness are E∫|b|²
 and E∫|b − (x1 − x0)|² over 2,000 paths.
 
-Run ``python benchmarks/reflow.py``.
+Run ``python benchmarks/reflow.py``; with ``--first`` and ``--folder`` some seeds at a time, which
+are then kept there, and put together.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -122,12 +124,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--times", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    all_of = {}
+    if options.folder is not None:
+        for file in options.folder.glob("*.json"):
+            all_of[int(file.stem)] = json.loads(file.read_text())
+    for seed in range(options.first, options.first + options.seeds):
+        if seed not in all_of:
+            all_of[seed] = run(seed, options.steps, options.pairs, options.times)
+            print(seed, all_of[seed], flush=True)
+        if options.folder is not None:
+            (options.folder / f"{seed}.json").write_text(json.dumps(all_of[seed]))
     head, rows, ratios = header(__doc__, "POT"), [], []
-    for seed in range(options.seeds):
-        found = run(seed, options.steps, options.pairs, options.times)
+    for seed, found in sorted(all_of.items()):
         floor, first = found["floor"][0], found["first, 100"][0]
         for k, one in enumerate(found["one step"]):
             ratios.append((k, one / first))
@@ -137,7 +150,6 @@ def main() -> None:
                 f"{excess(found['100 steps'][k], floor):.3f}", f"{floor:.3f}",
                 f"{found['energy'][k]:.2f}", f"{found['straightness'][k]:.3f}",
             ])  # fmt: skip
-            print(*rows[-1], flush=True)
     names = [
         "seed", "k", "W2, one step", "over 100 of the first", "excess", "W2, 100 steps", "excess",
         "floor", "energy", "straightness",

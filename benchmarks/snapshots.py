@@ -9,9 +9,10 @@ dy = (6 x - 6) y - 4 y³ dt + .25 dW from a small cloud, six snapshots of 300 at
 Each inner snapshot is left out in turn. A velocity (MLP, 3 x 64 units, 1,500 steps of 256, Adam
 with a falling rate of 3e-3) is trained on 20,000 trajectories through the others, joined by exact
 plans, and carries the snapshot before to the time left out: *spline*, of `Multimarginal(times)`.
-*Transport* is McCann's interpolation of the exact plan between both neighbours, 1,000 points each. W1 to what was left out, a mean over the snapshots left out; the floor of the
-branching process is W1 between the snapshot and 1,000 fresh draws of its time. Seeds change weights,
-batches and, for the branching process, data.
+*Transport* is McCann's interpolation of the exact plan between both neighbours, 1,000 points each.
+W1 to what was left out is a mean over the snapshots left out; the floor of the branching process is
+W1 between the snapshot and 1,000 fresh draws of its time. Seeds change weights, batches and, for
+the branching process, data.
 
 Run ``python benchmarks/snapshots.py --wheel scanpy-1.11.5-py3-none-any.whl`` (pip download scanpy
 --no-deps), or without ``--wheel`` for the branching process alone.

@@ -2,6 +2,7 @@
 
 from .drifts import BridgeDrift
 from .exact import ExactBridge
+from .learned_path import LearnedPath, PathOptimizer, path_trainer
 from .light import LightLoss, LightPotential
 from .multimarginal import Multimarginal
 from .pairs import GaussianPairs, gaussian_bridge, potential_bridge
@@ -16,10 +17,12 @@ __all__ = [
     "ExactBridge",
     "ForwardDriftLoss",
     "GaussianPairs",
+    "LearnedPath",
     "LeftOut",
     "LightLoss",
     "LightPotential",
     "Multimarginal",
+    "PathOptimizer",
     "PiecewiseGamma",
     "Reflow",
     "SnapshotPath",
@@ -27,6 +30,7 @@ __all__ = [
     "flow_pairs",
     "gaussian_bridge",
     "leave_one_out",
+    "path_trainer",
     "potential_bridge",
     "reflow",
 ]
