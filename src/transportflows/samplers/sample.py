@@ -32,7 +32,7 @@ from .linear_stepper import LinearStepper
 from .multistep import Multistep
 from .one_step import OneStep
 from .schemes import Scheme
-from .starts import check_from_start, evaluating, starting_states
+from .starts import check_from_point, check_from_start, evaluating, starting_states
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -150,6 +150,7 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
+        check_from_point(field.process.base, grid, schedules)
         if field.process.coupling.condition_on_start:
             check_from_start(field.process.coupling, grid, schedules)
             cond = with_start(cond or {}, x.clone())
