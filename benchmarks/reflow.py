@@ -119,6 +119,7 @@ def excess(value: float, floor: float) -> float:
 
 
 def main() -> None:
+    """Run some seeds and write the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20_000)

@@ -1,4 +1,4 @@
-"""Snapshots in time, one left out: flows through all others beside transport between its neighbours.
+"""Snapshots in time, one left out: flows through the others beside transport of its neighbours.
 
 *Differentiation*: the simulated differentiation of Krumsiek et al. (2011) that scanpy's wheel holds
 (`krumsiek11.txt`: 11 genes, 4 realisations, one for each fate, of 160 times). Eight snapshots are
@@ -90,6 +90,7 @@ def run(snapshots: Snapshots, seed: int, steps: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
+    """Run some seeds and write the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1_500)

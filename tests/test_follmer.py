@@ -111,7 +111,9 @@ def test_the_law_of_its_paths_is_a_mixture_of_brownian_bridges():
     epsilon = UnlimitedEpsilon(A / 2)
     times = [0.0, 0.25, 0.5, 0.75, 1.0]
     n = 20_000
-    path = tpf.sample(field, n, epsilon=epsilon, steps=80, save_at=times, generator=seeded()).trajectory
+    path = tpf.sample(
+        field, n, epsilon=epsilon, steps=80, save_at=times, generator=seeded()
+    ).trajectory
     assert torch.equal(path[0], AT.expand(n, 2))
     for i, s in enumerate(times):
         for j, t in enumerate(times[i:], i):

@@ -1,6 +1,5 @@
 """Paths that are learned for their energy."""
 
-
 import pytest
 import torch
 from torch import nn

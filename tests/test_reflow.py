@@ -1,6 +1,5 @@
 """Reflow: the pairs of a flow, and flows trained again on them."""
 
-
 import pytest
 import torch
 from torch import nn
@@ -61,9 +60,7 @@ def test_optimal_transport_between_gaussians_is_straight_and_stays():
             torch.cat([torch.diag(a * b), torch.diag(b * b)], 1),
         ]
     ) + 1e-9 * torch.eye(4, dtype=F64)
-    pairs = GaussianPairs(
-        torch.ones(1), torch.zeros(1, 2), torch.tensor([shift]), whole[None]
-    )
+    pairs = GaussianPairs(torch.ones(1), torch.zeros(1, 2), torch.tensor([shift]), whole[None])
     least = float(((a - b) ** 2).sum()) + 5.0
     path = tpf.Process(tpf.Linear(), base=pairs.base, coupling=tpf.Paired())
     exact = path_geometry(ExactBridge(pairs, path), 4000, steps=20, generator=seeded(1))
@@ -139,7 +136,9 @@ def test_reflow_straightens_and_keeps_the_laws():
 def test_labels_transform_and_averages_are_kept():
     base = tpf.Gaussian((2,))
     transform = tpf.Standardize(1.0, 4.0)
-    field = tpf.Velocity(Hidden(labels=2), tpf.Process(tpf.Linear(), base=base), transform=transform)
+    field = tpf.Velocity(
+        Hidden(labels=2), tpf.Process(tpf.Linear(), base=base), transform=transform
+    )
     label = torch.arange(3_000) % 2
     centre = torch.where(label == 0, -7.0, 9.0)[:, None].expand(-1, 2)
     data = centre + torch.randn(3_000, 2, generator=seeded(1))
@@ -202,7 +201,9 @@ def test_the_same_seed_gives_the_same_fields():
 def test_what_cannot_be_reflowed_is_refused():
     process, data = crossing()
     round_process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
-    half = tpf.Process(tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((2,)), coupling=tpf.Paired())
+    half = tpf.Process(
+        tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((2,)), coupling=tpf.Paired()
+    )
     field = tpf.Velocity(Hidden(), process)
     fit = {"steps": 2, "batch_size": 8, "progress": False}
     adam = torch.optim.Adam(field.parameters())

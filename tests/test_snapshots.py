@@ -189,7 +189,9 @@ def test_a_latent_gives_a_score_between_snapshots():
                        generator=seeded(2)).x  # fmt: skip
         late = torch.tensor([0.8])
         path = process.interpolant
-        torch.testing.assert_close(x.mean(0), path.mean(late, None, points[:1])[0], rtol=0, atol=0.03)
+        torch.testing.assert_close(
+            x.mean(0), path.mean(late, None, points[:1])[0], rtol=0, atol=0.03
+        )
         torch.testing.assert_close(x.std(0), path.gamma(late).expand(2), rtol=0.08, atol=0)
     mirrored = process.sample(points[:5], antithetic=True, generator=seeded())
     assert torch.equal(mirrored.z[:5], -mirrored.z[5:])
@@ -268,7 +270,8 @@ def test_bad_snapshots_are_refused():
         (ValueError, "too large", lambda: Trajectories([torch.zeros(8000, 1)] * 2)),
         (ValueError, "from 0 to 3.2", lambda: process.at(4.0)),
         (ValueError, "5 points", lambda: tpf.Trainer(field).fit(rows[0], **one_time)),
-        (ValueError, "5 points", lambda: tpf.Trainer(field).fit(Trajectories(rows[:3]), **one_time)),
+        (ValueError, "5 points", 
+         lambda: tpf.Trainer(field).fit(Trajectories(rows[:3]), **one_time)),
         (ValueError, "start", lambda: tpf.sample(field, 5)),
         (ValueError, "only inner", lambda: leave_one_out(rows, times, Net, left=[0])),
         (ValueError, "only inner", lambda: leave_one_out(rows[:2], times[:2], Net)),

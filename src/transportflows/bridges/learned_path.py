@@ -23,6 +23,7 @@ is, and is the straight one at first. With N of both points it can give x_t any 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ class LearnedPath(Interpolant):
         d = self.shape.numel()
         sizes = [2 * d + 1, *[width] * depth, d]
         layers: list[nn.Module] = []
-        for one, two in zip(sizes[:-1], sizes[1:], strict=True):
+        for one, two in pairwise(sizes):
             layers += [nn.Linear(one, two), nn.SiLU()]
         self.net = nn.Sequential(*layers[:-1])
         with torch.no_grad():
@@ -100,7 +101,7 @@ class LearnedPath(Interpolant):
         own = next(self.net.parameters())
         s = (t if t.ndim == 0 else t.flatten()).expand(len(x1))
         rows = torch.cat([s[:, None].to(x1), x0.flatten(1), x1.flatten(1)], 1)
-        bend = self.net(rows.to(own)).to(x1).view_as(x1)
+        bend: Tensor = self.net(rows.to(own)).to(x1).view_as(x1)
         s = expand_time(s.to(x1), x1)
         return torch.lerp(x0, x1, s) + s * (1 - s) * bend
 

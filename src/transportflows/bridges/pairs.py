@@ -26,6 +26,7 @@ Brownian motion of variance a between its own marginals if and only if its densi
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 

@@ -253,8 +253,6 @@ def _rows(
     return map_rows(cond or NO_CONDITIONS, lambda rows: rows[index.to(rows.device)])
 
 
-def _geometry(
-    field: Field, n: int, steps: int, cond: Mapping[str, Any], key: int
-) -> PathGeometry:
+def _geometry(field: Field, n: int, steps: int, cond: Mapping[str, Any], key: int) -> PathGeometry:
     even = max(steps + steps % 2, 20)
     return path_geometry(field, n, steps=even, cond=cond, generator=stream(key))

@@ -14,6 +14,7 @@ every snapshot.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -39,7 +40,7 @@ def unit_knots(times: Sequence[float]) -> list[float]:
         raise ValueError(
             f"there are snapshots at {len(found)} time, and a path between them needs two at least"
         )
-    for k, (one, two) in enumerate(zip(found[:-1], found[1:], strict=True)):
+    for k, (one, two) in enumerate(pairwise(found)):
         if not one < two:
             raise ValueError(
                 f"times of snapshots must increase, and times[{k}] = {one:g} is followed by"
@@ -61,11 +62,15 @@ class PiecewiseGamma(Gamma):
         ValueError: if γ̇ is infinite at an end of the interval.
     """
 
+    knots: Tensor
+
     def __init__(self, gamma: Gamma, times: Sequence[float]) -> None:
         super().__init__()
         self.inner, self.times = gamma, [float(time) for time in times]
         knots = unit_knots(times)
-        if not bool(gamma.gamma_dot(torch.tensor([0.0, 1.0], dtype=torch.float64)).isfinite().all()):
+        if not bool(
+            gamma.gamma_dot(torch.tensor([0.0, 1.0], dtype=torch.float64)).isfinite().all()
+        ):
             raise ValueError(
                 f"γ̇ of {gamma!r} is infinite at its ends, and so it would be at each snapshot,"
                 " where targets ẋ would have no variance; give one whose γ̇ is finite, such as"
@@ -110,6 +115,8 @@ class SnapshotPath(Interpolant):
     """
 
     uses_base: ClassVar[bool] = False
+    knots: Tensor
+    bends: Tensor
 
     def __init__(
         self, times: Sequence[float], *, smooth: bool = True, gamma: Gamma | None = None
@@ -125,7 +132,11 @@ class SnapshotPath(Interpolant):
     def weights(self, t: Tensor) -> Tensor:
         """``w_k(t)``, ``(B, K)``, at times ``(B,)``, in float64."""
         k, u, h = _interval(self.knots, wide(t))
-        first, last, eye = self.bends[k], self.bends[k + 1], torch.eye(len(self.knots)).to(self.bends)
+        first, last, eye = (
+            self.bends[k],
+            self.bends[k + 1],
+            torch.eye(len(self.knots)).to(self.bends),
+        )
         a, b, h = (1 - u)[:, None], u[:, None], h[:, None]
         bent = (a**3 - a) * first + (b**3 - b) * last
         return a * eye[k] + b * eye[k + 1] + h * h / 6 * bent
@@ -133,7 +144,11 @@ class SnapshotPath(Interpolant):
     def weights_dot(self, t: Tensor) -> Tensor:
         """Their derivatives, ``(B, K)``; at a snapshot those of the interval that begins there."""
         k, u, h = _interval(self.knots, wide(t))
-        first, last, eye = self.bends[k], self.bends[k + 1], torch.eye(len(self.knots)).to(self.bends)
+        first, last, eye = (
+            self.bends[k],
+            self.bends[k + 1],
+            torch.eye(len(self.knots)).to(self.bends),
+        )
         a, b, h = (1 - u)[:, None], u[:, None], h[:, None]
         bent = (3 * b * b - 1) * last - (3 * a * a - 1) * first
         return (eye[k + 1] - eye[k]) / h + h / 6 * bent
@@ -152,7 +167,8 @@ class SnapshotPath(Interpolant):
         if x1.ndim < 3 or x1.shape[1] != len(self.knots):
             raise ValueError(
                 f"the path goes through {len(self.knots)} points, (B, {len(self.knots)}, *), got"
-                f" {tuple(x1.shape)}; fit a law of them, Trainer(field).fit(Trajectories(snapshots))"
+                f" {tuple(x1.shape)}; fit a law of them,"
+                " Trainer(field).fit(Trajectories(snapshots))"
             )
         return (expand_time(weights.to(x1), x1) * x1).sum(1)
 
@@ -160,7 +176,10 @@ class SnapshotPath(Interpolant):
         zero, one = x1.new_zeros(()), x1.new_ones(())
         ends = {"x(0) - y_1": (zero, x1[:, 0]), "x(1) - y_K": (one, x1[:, -1])}
         return {
-            **{name: float((self.mean(t, None, x1) - y).abs().max()) for name, (t, y) in ends.items()},
+            **{
+                name: float((self.mean(t, None, x1) - y).abs().max())
+                for name, (t, y) in ends.items()
+            },
             **self._latent_end_errors(x1),
         }
 
@@ -172,7 +191,9 @@ class SnapshotPath(Interpolant):
 def _interval(knots: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The number of the interval a time is in, its place there in [0, 1], and the length."""
     knots = knots.to(t)
-    k = (torch.searchsorted(knots, t.detach().contiguous(), right=True) - 1).clamp(0, len(knots) - 2)
+    k = (torch.searchsorted(knots, t.detach().contiguous(), right=True) - 1).clamp(
+        0, len(knots) - 2
+    )
     length = knots[k + 1] - knots[k]
     return k, (t - knots[k]) / length, length
 

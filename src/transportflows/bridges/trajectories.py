@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -60,9 +61,7 @@ class Trajectories(Distribution):
         torch.Size([2, 3, 2])
     """
 
-    def __init__(
-        self, snapshots: Sequence[Tensor], *, regularisation: float | None = None
-    ) -> None:
+    def __init__(self, snapshots: Sequence[Tensor], *, regularisation: float | None = None) -> None:
         rows = check_snapshots(snapshots)
         super().__init__((len(rows), *rows[0].shape[1:]))
         if regularisation is not None:
@@ -71,8 +70,7 @@ class Trajectories(Distribution):
         for k, points in enumerate(rows):
             self.register_buffer(f"snapshot_{k}", points.detach(), persistent=False)
         self._plans = [
-            _Links(one, two, regularisation, k)
-            for k, (one, two) in enumerate(zip(rows[:-1], rows[1:], strict=True))
+            _Links(one, two, regularisation, k) for k, (one, two) in enumerate(pairwise(rows))
         ]
 
     @property
@@ -82,7 +80,9 @@ class Trajectories(Distribution):
 
     def extra_repr(self) -> str:
         counts = [len(points) for points in self.snapshots]
-        plans = "exact plans" if self.regularisation is None else f"plans of {self.regularisation:g}"
+        plans = (
+            "exact plans" if self.regularisation is None else f"plans of {self.regularisation:g}"
+        )
         return f"{tuple(self.shape)}, rows={counts}, {plans}"
 
     def sample(

@@ -126,8 +126,9 @@ class GaussianMixtureOracle(PairedComponents):
         base = process.base if base is None else base  # type: ignore[assignment]
         if not isinstance(base, known):
             raise TypeError(
-                f"the base must be a Gaussian, a GaussianMixture or a Point, got {type(base).__name__}; fit"
-                " one (Gaussian.fit(x0)), or give base= the law that it is"
+                "the base must be a Gaussian, a GaussianMixture or a Point, got"
+                f" {type(base).__name__}; fit one (Gaussian.fit(x0)), or give base= the law that it"
+                " is"
             )
         if base.shape != self.shape:
             raise ValueError(

@@ -89,13 +89,13 @@ def check_from_point(
     base: Distribution | None, grid: Tensor, schedules: Sequence[EpsilonSchedule]
 ) -> None:
     """Refuse an ODE that starts in one point, which it would leave by one path."""
-    if isinstance(base, Point) and float(grid[0]) == 0:
-        if any(schedule.is_zero for schedule in schedules):
-            raise ValueError(
-                "the base is one point, from which at ε = 0 all draws go to one x1; give an"
-                " epsilon, a/2 for the Föllmer process of Linear(Brownian(a)):"
-                " sample(field, n, epsilon=a / 2)"
-            )
+    if not isinstance(base, Point) or float(grid[0]) != 0:
+        return
+    if any(schedule.is_zero for schedule in schedules):
+        raise ValueError(
+            "the base is one point, from which at ε = 0 all draws go to one x1; give an epsilon,"
+            " a/2 for the Föllmer process of Linear(Brownian(a)): sample(field, n, epsilon=a / 2)"
+        )
 
 
 def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
