@@ -63,7 +63,7 @@ class Reflow:
 
     @property
     def field(self) -> Field:
-        """The last one."""
+        """The last of the fields."""
         return self.fields[-1]
 
 

@@ -75,7 +75,7 @@ class Trajectories(Distribution):
 
     @property
     def snapshots(self) -> list[Tensor]:
-        """The K snapshots."""
+        """The K snapshots, in their order."""
         return [getattr(self, f"snapshot_{k}") for k in range(self.shape[0])]
 
     def extra_repr(self) -> str:
