@@ -142,7 +142,7 @@ def sample(
     _check_first(n, t, start)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
-    schedules, many = _as_schedules(field, epsilon)
+    schedules, many = _as_schedules(field, epsilon, float(t[0]))
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
@@ -150,7 +150,6 @@ def sample(
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
-        check_from_point(field.process.base, grid, schedules)
         if field.process.coupling.condition_on_start:
             check_from_start(field.process.coupling, grid, schedules)
             cond = with_start(cond or {}, x.clone())
@@ -188,7 +187,7 @@ def _check_first(n: Any, t: Any, start: Any) -> None:
 
 
 def _as_schedules(
-    field: Field, epsilon: Epsilon | Sequence[Epsilon]
+    field: Field, epsilon: Epsilon | Sequence[Epsilon], first: float
 ) -> tuple[list[EpsilonSchedule], bool]:
     """The ε as schedules, and whether there are several."""
     check_field(field, "sample moves along")
@@ -196,6 +195,7 @@ def _as_schedules(
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:
         raise ValueError("epsilon is an empty sequence; give at least one")
+    check_from_point(field.process.base, first, schedules)
     return schedules, many
 
 

@@ -86,10 +86,10 @@ def check_from_start(
 
 
 def check_from_point(
-    base: Distribution | None, grid: Tensor, schedules: Sequence[EpsilonSchedule]
+    base: Distribution | None, first: float, schedules: Sequence[EpsilonSchedule]
 ) -> None:
     """Refuse an ODE that starts in one point, which it would leave by one path."""
-    if not isinstance(base, Point) or float(grid[0]) != 0:
+    if not isinstance(base, Point) or first != 0:
         return
     if any(schedule.is_zero for schedule in schedules):
         raise ValueError(
