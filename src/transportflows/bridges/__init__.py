@@ -4,9 +4,14 @@ from .divergence import PathDivergence, path_divergence
 from .drifts import BridgeDrift, PathLawWarning
 from .exact import ExactBridge
 from .iterate import Round, iterate
+from .learned_path import LearnedPath, PathOptimizer, path_trainer
 from .light import LightLoss, LightPotential
+from .multimarginal import Multimarginal
 from .pairs import GaussianPairs, gaussian_bridge, potential_bridge
+from .reflow import Reflow, flow_pairs, reflow
 from .regression import BackwardDriftLoss, ForwardDriftLoss
+from .snapshot_path import PiecewiseGamma, SnapshotPath
+from .trajectories import LeftOut, Trajectories, leave_one_out
 
 __all__ = [
     "BackwardDriftLoss",
@@ -14,13 +19,25 @@ __all__ = [
     "ExactBridge",
     "ForwardDriftLoss",
     "GaussianPairs",
+    "LearnedPath",
+    "LeftOut",
     "LightLoss",
     "LightPotential",
+    "Multimarginal",
     "PathDivergence",
     "PathLawWarning",
+    "PathOptimizer",
+    "PiecewiseGamma",
+    "Reflow",
     "Round",
+    "SnapshotPath",
+    "Trajectories",
+    "flow_pairs",
     "gaussian_bridge",
     "iterate",
+    "leave_one_out",
     "path_divergence",
+    "path_trainer",
     "potential_bridge",
+    "reflow",
 ]

@@ -11,6 +11,7 @@ from .base import Distribution
 from .empirical import Empirical
 from .gaussian import Gaussian
 from .mixture import GaussianMixture
+from .point import Point
 from .transformed import Transformed
 from .uniform import Uniform
 
@@ -19,6 +20,7 @@ __all__ = [
     "Empirical",
     "Gaussian",
     "GaussianMixture",
+    "Point",
     "Transformed",
     "Uniform",
     "as_distribution",

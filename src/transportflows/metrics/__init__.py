@@ -25,6 +25,7 @@ to use:
 - All at once, with floors: :func:`evaluate`.
 """
 
+from ..samplers.geometry import PathGeometry, path_geometry
 from .characteristic import CharacteristicDistance, characteristic_distance
 from .classifier import ClassifierTest, classifier_test
 from .diagnostics import Consistency, LossByTime, consistency, loss_by_time
@@ -64,7 +65,7 @@ from .neighbours import (
 )
 from .oracle_diagnostics import KLIdentity, OracleErrors, ode_kl_identity, oracle_errors
 from .pairs import PairError, pair_error
-from .paths import PathGeometry, error_by_nfe, path_geometry
+from .paths import error_by_nfe
 from .report import METRICS, MetricRow, MetricsReport, evaluate
 from .sliced import (
     MaxSlicedDistance,

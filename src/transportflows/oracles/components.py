@@ -17,6 +17,7 @@ from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
+from ..distributions.point import Point
 from .base import ExactField
 
 __all__ = ["PairedComponents", "common_basis", "components_of"]
@@ -37,6 +38,7 @@ class PairedComponents(ExactField):
     into: Tensor | None  # (K, d, d) to the common basis and back; None where it is the given one
     back: Tensor | None
     floor: float = 0.0  # of variances, where those of the data may vanish
+    from_point: bool = False  # whether x_0 is one point, so that elsewhere nothing is known of it
 
     def _diagonal_posterior(
         self, alpha: Tensor, beta: Tensor, squares: tuple[Tensor, Tensor, Tensor], x: Tensor
@@ -59,6 +61,7 @@ class PairedComponents(ExactField):
         variance = variance.clamp(min=self.floor) if self.floor else variance
         y = x.mT if self.into is None else self.into.to(x) @ x.mT
         y = y - (alpha * self.centre0.to(x) + beta * self.centre1.to(x))
+        y = torch.where(variance > self.floor, y, 0.0) if self.from_point else y
         u = y / variance
         return (
             self.log_weight.to(x) - 0.5 * (y * u).sum(1) - 0.5 * variance.log().sum(1),
@@ -113,6 +116,9 @@ def components_of(law: Distribution, name: str) -> tuple[Tensor, Tensor, Tensor]
     if isinstance(law, Gaussian):
         mean = wide(law.mean.reshape(1, -1))
         return mean.new_ones(1), mean, wide(law.covariance()[None])
+    if isinstance(law, Point):
+        mean = wide(law.at.reshape(1, -1))
+        return mean.new_ones(1), mean, torch.diag_embed(torch.zeros_like(mean))
     if isinstance(law, GaussianMixture):
         there = law.weights > 0
         parts = law.weights[there], law.means.flatten(1)[there], law.covariances[there]

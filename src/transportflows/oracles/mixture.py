@@ -17,6 +17,7 @@ from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
+from ..distributions.point import Point
 from ..interpolants import AffineInterpolant
 from ..process import Process
 from .components import PairedComponents, common_basis, components_of
@@ -82,7 +83,8 @@ class GaussianMixtureOracle(PairedComponents):
 
         into, back, spread0, spread1 = common_basis(cov0, cov1, process.interpolant.has_latent)
         self.diagonal = spread0.ndim == 2
-        if getattr(data, "singular", False):  # at t = 1 alone does it matter
+        self.from_point = isinstance(self.rho0, Point)
+        if getattr(data, "singular", False) or self.from_point:  # at an end alone
             self.floor = 1e-12 * float(cov1.abs().amax().clamp(min=1e-300))
         centre0, centre1 = mean0[:, :, None], mean1[:, :, None]
         if into is not None:
@@ -106,7 +108,9 @@ class GaussianMixtureOracle(PairedComponents):
                 tensor = tensor.to(home, torch.float32)
             self.register_buffer(name, tensor, persistent=False)
 
-    def _resolve_base(self, base: Gaussian | GaussianMixture | None) -> Gaussian | GaussianMixture:
+    def _resolve_base(
+        self, base: Gaussian | GaussianMixture | None
+    ) -> Gaussian | GaussianMixture | Point:
         process = self.process
         if not process.coupling.independent:
             raise ValueError(
@@ -114,7 +118,7 @@ class GaussianMixtureOracle(PairedComponents):
                 " x_t, x0 and x1 are Gaussian in closed form only where they are independent."
                 " Leave coupling= out, or compare with samples (tpf.metrics) instead"
             )
-        known = (Gaussian, GaussianMixture)
+        known = (Gaussian, GaussianMixture, Point)
         if base is not None and process.base is not base and isinstance(process.base, known):
             raise ValueError(
                 "the process has a base of its own that is not the one given; leave base= out"
@@ -122,8 +126,9 @@ class GaussianMixtureOracle(PairedComponents):
         base = process.base if base is None else base  # type: ignore[assignment]
         if not isinstance(base, known):
             raise TypeError(
-                f"the base must be a Gaussian or a GaussianMixture, got {type(base).__name__}; fit"
-                " one (Gaussian.fit(x0)), or give base= the law that it is"
+                "the base must be a Gaussian, a GaussianMixture or a Point, got"
+                f" {type(base).__name__}; fit one (Gaussian.fit(x0)), or give base= the law that it"
+                " is"
             )
         if base.shape != self.shape:
             raise ValueError(

@@ -13,6 +13,7 @@ from .._core.checks import check_same_kind
 from ..couplings.base import Coupling
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
+from ..distributions.point import Point
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_data",
     "check_ends",
     "check_own_base",
+    "check_point",
     "check_speed",
     "check_times",
     "check_told_start",
@@ -161,4 +163,15 @@ def check_told_start(path: Interpolant, coupling: Coupling) -> None:
             " x1, and only its mean could be learned; give it a latent, such as"
             " Linear(gamma=Brownian()), or say that each x0 has one x1:"
             " Paired(condition_on_start=True, is_map=True)"
+        )
+
+
+def check_point(path: Interpolant, base: Distribution | None) -> None:
+    """Refuse a base in one point for a path without a latent."""
+    if isinstance(base, Point) and path.uses_base and not path.has_latent:
+        raise ValueError(
+            f"all paths of {type(path).__name__} would leave one point without noise, and a"
+            " velocity there has one value: it carries all draws to one end. Give the path a"
+            " latent, Linear(gamma=Brownian(a)), and sample with ε = a/2 (the Föllmer process), or"
+            " take a base that is no point, such as Gaussian(shape)"
         )

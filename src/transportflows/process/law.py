@@ -22,6 +22,7 @@ from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
+from ..distributions.point import Point
 from ..draws import PathSample
 from ..gaussian_part import GaussianPart, NoisePart
 from ..interpolants import AffineInterpolant, Interpolant
@@ -30,6 +31,7 @@ from .checks import (
     check_data,
     check_ends,
     check_own_base,
+    check_point,
     check_speed,
     check_times,
     check_told_start,
@@ -93,6 +95,7 @@ class Process(Storable, Starting):
                 " would do nothing; use a two-sided path such as Linear() with base=Gaussian(shape)"
             )
         check_told_start(interpolant, self.coupling)
+        check_point(interpolant, self.base)
         self._noise_part: tuple[Written, NoisePart] | None = None
         self._margin: tuple[Written, Margin] | None = None
         self._ends_checked = interpolant.affine  # the ends of others are seen with the first data
@@ -133,6 +136,8 @@ class Process(Storable, Starting):
             whole = path.affine and not path.uses_base
             if enters and isinstance(base, Gaussian) and base.isotropic:
                 scale, mean, whole = base.scale, None if base.zero_mean else base.mean, True
+            elif enters and isinstance(base, Point):
+                scale, mean, whole = torch.zeros_like(base.at.sum()), base.at, True
             owner = (
                 f"{type(path).__name__}, base {type(base).__name__}, coupling"
                 f" {type(self.coupling).__name__}"

@@ -32,7 +32,7 @@ from .linear_stepper import LinearStepper
 from .multistep import Multistep
 from .one_step import OneStep
 from .schemes import Scheme
-from .starts import check_from_start, evaluating, starting_states
+from .starts import check_from_point, check_from_start, evaluating, starting_states
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -142,7 +142,7 @@ def sample(
     _check_first(n, t, start)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
-    schedules, many = _as_schedules(field, epsilon)
+    schedules, many = _as_schedules(field, epsilon, float(t[0]))
     scheme = as_scheme(scheme, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
@@ -187,7 +187,7 @@ def _check_first(n: Any, t: Any, start: Any) -> None:
 
 
 def _as_schedules(
-    field: Field, epsilon: Epsilon | Sequence[Epsilon]
+    field: Field, epsilon: Epsilon | Sequence[Epsilon], first: float
 ) -> tuple[list[EpsilonSchedule], bool]:
     """The ε as schedules, and whether there are several."""
     check_field(field, "sample moves along")
@@ -195,6 +195,7 @@ def _as_schedules(
     schedules = [as_epsilon(e) for e in epsilon] if many else [as_epsilon(epsilon)]  # type: ignore[union-attr, arg-type]
     if not schedules:
         raise ValueError("epsilon is an empty sequence; give at least one")
+    check_from_point(field.process.base, first, schedules)
     return schedules, many
 
 

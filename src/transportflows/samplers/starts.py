@@ -14,12 +14,12 @@ from .._core.random import mix, stream
 from .._core.shared import reading
 from .._core.tensor import solving_dtype
 from ..couplings.base import Coupling
-from ..distributions import Distribution
+from ..distributions import Distribution, Point
 from ..fields.base import Field
 from ..fields.units import starting_law
 from ..solve.epsilon import EpsilonSchedule
 
-__all__ = ["check_from_start", "evaluating", "starting_states"]
+__all__ = ["check_from_point", "check_from_start", "evaluating", "starting_states"]
 
 
 def starting_states(
@@ -82,6 +82,19 @@ def check_from_start(
             "at ε = 0 all copies of an x0 go to one x1, and the coupling does not say that it is a"
             " map; give an epsilon, such as NoiseScaleEpsilon(0.5), or write"
             " Paired(condition_on_start=True, is_map=True)"
+        )
+
+
+def check_from_point(
+    base: Distribution | None, first: float, schedules: Sequence[EpsilonSchedule]
+) -> None:
+    """Refuse an ODE that starts in one point, which it would leave by one path."""
+    if not isinstance(base, Point) or first != 0:
+        return
+    if any(schedule.is_zero for schedule in schedules):
+        raise ValueError(
+            "the base is one point, from which at ε = 0 all draws go to one x1; give an epsilon,"
+            " a/2 for the Föllmer process of Linear(Brownian(a)): sample(field, n, epsilon=a / 2)"
         )
 
 
