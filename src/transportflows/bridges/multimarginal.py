@@ -94,6 +94,7 @@ class Multimarginal(Process):
         t: float | Tensor | TimeSampler | None = None,
         antithetic: bool = False,
         cond: Mapping[str, Any] | None = None,
+        paired: bool = False,
         generator: torch.Generator | None = None,
     ) -> PathSample:
         """Draw x_t on the paths through some points.
@@ -104,13 +105,20 @@ class Multimarginal(Process):
             t: as in :meth:`Process.sample`.
             antithetic: draw each latent with both signs.
             cond: conditions to carry along; tensors have B rows.
+            paired: False; likewise.
             generator: source of randomness.
 
         Raises:
             ValueError: if there are not K points in each row.
         """
         path, k = self.interpolant, len(self.times)
-        if x0 is not None or x1.ndim < 3 or x1.shape[1] != k or not x1.is_floating_point():
+        if (
+            x0 is not None
+            or paired
+            or x1.ndim < 3
+            or x1.shape[1] != k
+            or not x1.is_floating_point()
+        ):
             raise ValueError(
                 f"this process goes through {k} points at {k} times, (B, {k}, *), got"
                 f" {tuple(x1.shape)}{'' if x0 is None else ' and an x0'}; fit trajectories,"
