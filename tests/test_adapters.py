@@ -312,7 +312,7 @@ def flowing(sigmas):
 
 def test_schedulers_whose_times_are_not_those_of_equal_steps_are_told_so(diffusers):
     pndm = diffusers.PNDMScheduler(timestep_spacing="leading")
-    with pytest.raises(ValueError, match="steps of a PNDMScheduler.*DDIMScheduler.from_config"):
+    with pytest.raises(ValueError, match=r"of a PNDMScheduler.*DDIMScheduler\.from_config"):
         N.diffusers_times(pndm, 10)
     for offset, last in ((1, 0.999), (0, None)):
         made = diffusers.DDIMScheduler(

@@ -1,4 +1,4 @@
-"""Labels of classes, as every network that is adapted takes them: one for all rows, or one a row."""
+"""Labels of classes, as adapted networks take them: one for all rows, or one a row."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_labels_out_of_range_are_refused(name, label):
 @pytest.mark.parametrize("name", sorted(set(KNOWN) - WITH_NONE))
 @pytest.mark.parametrize("label", [-1, torch.tensor([0, -1, 1])])
 def test_none_is_refused_by_a_network_that_knows_no_such_class(name, label):
-    with pytest.raises(ValueError, match="holds -1, .* no number for none"):
+    with pytest.raises(ValueError, match=r"holds -1, .* no number for none"):
         called(FIELDS[name](), label)
 
 
@@ -166,9 +166,9 @@ def test_other_shapes_and_words_are_refused(name):
 
 @pytest.mark.parametrize("label", [7, torch.tensor([0, 7, 1])])
 def test_a_network_that_does_not_tell_its_classes_is_heard(label):
-    with pytest.raises(ValueError, match="no class for one of the labels .* to 7"):
+    with pytest.raises(ValueError, match=r"no class for one of the labels .* to 7"):
         called(FIELDS["hidden"](), label)
-    with pytest.raises(TypeError, match=r"by int64, .* torch.float32; write label.long\(\)"):
+    with pytest.raises(TypeError, match=r"by int64, .* torch\.float32; write label.long\(\)"):
         called(FIELDS["hidden"](), torch.ones(3))
 
 
@@ -235,6 +235,8 @@ def test_models_of_diffusers_themselves():
     field = N.from_diffusers(made, models.DDIMScheduler(clip_sample=False))
     x = torch.zeros(2, 1, 8, 8)
     one = tpf.sample(field, start=x, steps=2, cond={"label": 3}).x
-    assert torch.equal(one, tpf.sample(field, start=x, steps=2, cond={"label": torch.tensor([3, 3])}).x)
-    with pytest.raises(ValueError, match="holds 5, .* classes 0 to 4"):
+    assert torch.equal(
+        one, tpf.sample(field, start=x, steps=2, cond={"label": torch.tensor([3, 3])}).x
+    )
+    with pytest.raises(ValueError, match=r"holds 5, .* classes 0 to 4"):
         tpf.sample(field, start=x, steps=2, cond={"label": torch.tensor([1, 5])})

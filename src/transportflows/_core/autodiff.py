@@ -107,8 +107,8 @@ def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
         if gradient is None:
             raise ValueError(
                 "the function does not depend on x by operations that autograd follows, so it has"
-                " no gradient; keep x a tensor throughout (no .detach(), torch.no_grad(), .item() or"
-                " numpy)"
+                " no gradient; keep x a tensor throughout (no .detach(), torch.no_grad(), .item()"
+                " or numpy)"
             )
     return value.detach(), gradient
 

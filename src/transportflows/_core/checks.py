@@ -277,6 +277,6 @@ def check_gradient(name: str, value: Tensor, gradient: Tensor) -> None:
         raise ValueError(
             f"the {name} is {float(value[infinite][0]):g} in {int(infinite.sum())} of {len(value)}"
             " rows, where it has no gradient: nothing is led out of there, nor weighed; write a"
-            " smooth one, such as t * 20 * torch.nn.functional.logsigmoid(20 * (x[:, 0] - 1)) for"
-            " x[:, 0] > 1, or sample without it and keep the rows that are wanted"
+            " smooth one, for x[:, 0] > 1 -t * softplus(20 * (1 - x[:, 0])) with softplus of"
+            " torch.nn.functional, or sample without it and keep the rows that are wanted"
         )

@@ -139,7 +139,7 @@ class Tilt(Guided):
 
     def gradient(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``w ∇r_t``, ``(B, *)``, in the units of the field; differentiable in forward mode."""
-        first, self._seen = not self._seen, True
+        first = not self._seen
         if first:
             self._look(x, cond)
         if torch.is_inference_mode_enabled():
@@ -154,6 +154,7 @@ class Tilt(Guided):
         found: Tensor = pull(torch.ones((), dtype=x.dtype, device=x.device))[0]
         if first:
             check_gradient("reward", value, found)
+            self._seen = True  # not before: a refusal is one for each call
         return found
 
     def rate(

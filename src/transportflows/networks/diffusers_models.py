@@ -179,8 +179,9 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
     Raises:
         TypeError: for a scheduler of another kind, whose clock is not that of levels.
         ValueError: for a spacing of unequal lengths, after which DDIM's own steps do not land on
-            its timesteps; for a last step of no length, from timestep 0 to the level that is already
-            there (``set_alpha_to_one=False`` with ``steps_offset=0``); for times outside [0, 1].
+            its timesteps; for a last step of no length, from timestep 0 to the level that it is
+            at already (``set_alpha_to_one=False`` with ``steps_offset=0``); for times outside
+            [0, 1].
     """
     config = _config(scheduler)
     positive_integer("steps", steps)

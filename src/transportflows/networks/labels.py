@@ -30,15 +30,15 @@ def as_labels(label: Any, x: Tensor) -> Tensor:
     whole = isinstance(label, int) and not isinstance(label, bool)
     if not (isinstance(label, Tensor) or whole or hasattr(label, "__array__")):
         raise TypeError(f"label holds integers, got {shown(label)}{_cast(label)}")
-    label = torch.as_tensor(label)
-    if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-        raise TypeError(f"label holds integers, got {label.dtype}; write label.long()")
-    if label.ndim > 1 or (label.ndim == 1 and len(label) not in (1, len(x))):
+    found = torch.as_tensor(label)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"label holds integers, got {found.dtype}; write label.long()")
+    if found.ndim > 1 or (found.ndim == 1 and len(found) not in (1, len(x))):
         raise ValueError(
             f"label is ({len(x)},), one a row of x, or (), one for all, got shape"
-            f" {tuple(label.shape)}"
+            f" {tuple(found.shape)}"
         )
-    return label.long()
+    return found.long()
 
 
 def in_rows(label: Any, x: Tensor) -> Any:
@@ -71,9 +71,7 @@ def check_labels(label: Tensor, classes: int, null: int | None, whose: str, cure
         raise bad_label(low, high, classes, null is not None, whose, cure)
 
 
-def bad_label(
-    low: int, high: int, classes: int, none: bool, whose: str, cure: str
-) -> ValueError:
+def bad_label(low: int, high: int, classes: int, none: bool, whose: str, cure: str) -> ValueError:
     """What is wrong with labels from low to high, for a network that knows -1 or does not."""
     least = -1 if none else 0
     known = "(and -1 for none)" if none else "and no number for none"
@@ -94,6 +92,8 @@ def without_value(label: Tensor) -> bool:
 
 
 def _cast(label: Any) -> str:
-    cures = {bool: "; write int(label), or label.long() of a tensor"}
-    cures[float] = cures[bool]
-    return cures.get(type(label), "; write the number of its class")
+    numbers = isinstance(label, (bool, float))
+    return "; write int(label), or label.long() of a tensor" if numbers else _NUMBER
+
+
+_NUMBER = "; write the number of its class"
