@@ -210,6 +210,14 @@ def test_labels_are_mapped_over(name):
     assert torch.allclose(found, called(field, label), atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["torchcfm", "hidden", "sit", "mlp", "xt"])
+def test_labels_are_compiled_without_a_break(name):
+    net, label = FIELDS[name]().net, torch.tensor([2, 0, 3])
+    made = torch.compile(net, backend="eager", fullgraph=True)
+    assert torch.allclose(made(HALF, X, label=label), net(HALF, X, label=label))
+    assert torch.allclose(made(HALF, X, label=2), net(HALF, X, label=2))
+
+
 def test_the_cure_for_a_negative_label_is_not_more_classes():
     unet = N.UNet((1, 4, 4), 8, (1,), 1, labels=3, head_channels=4)
     for label in (-2, torch.tensor([0, -2])):

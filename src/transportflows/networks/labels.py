@@ -87,8 +87,9 @@ def bad_label(low: int, high: int, classes: int, none: bool, whose: str, cure: s
 
 def without_value(label: Tensor) -> bool:
     """Whether a tensor stands for many, or for those of a later call: what it holds is unknown."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(label)
-    return bool(wrapped or torch.compiler.is_compiling())
+    if torch.compiler.is_compiling():
+        return True
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(label))
 
 
 def _cast(label: Any) -> str:
