@@ -165,7 +165,8 @@ def main() -> None:
                     str(d), f"{a:g}", f"{statistics.mean(own):.3f}",
                     f"{min(own):.3f} to {max(own):.3f}",
                     f"{statistics.mean(one[1] for one in found):.1f}",
-                    "5" if options.networks else "1.5" if a < 1 else "1", f"{statistics.median(seconds):.0f}",
+                    "5" if options.networks else "1.5" if a < 1 else "1",
+                    f"{statistics.median(seconds):.0f}",
                 ]
             )  # fmt: skip
             print(" | ".join(rows[-1]), flush=True)

@@ -280,7 +280,15 @@ def test_a_dit_of_diffusers_knows_no_class(diffusers):
         (lambda: N.from_diffusers(nn.Linear, scheduler()), "net must be"),
         (lambda: N.from_diffusers(nn.Linear(2, 2), SimpleNamespace(config={"shift": 1})), "size"),
         (lambda: N.diffusers_times(scheduler(), 10), "set_timesteps"),
-        (lambda: N.diffusers_times(spaced([40, 25, 3]), 3), "not of equal length"),
+        (lambda: N.diffusers_times(spaced([40, 25, 3]), 3), "length; write steps that divide 50"),
+        (lambda: N.diffusers_times(spaced([40, 25, 3], "linspace"), 3), "write 'leading' or"),
+        (lambda: N.diffusers_times(spaced([25, 25, 0]), 2), "from_config"),
+        (
+            lambda: N.diffusers_times(spaced([25, 0], final=0.9995), 2),
+            "do not grow.*steps_offset=1 or with set_alpha_to_one=True",
+        ),
+        (lambda: N.diffusers_times(spaced([60, 35]), 2), "from -0.22 to 1.*smaller steps_offset"),
+        (lambda: N.diffusers_times(flowing([0.0, 0.5, 1.0]), 2), "do not grow.*invert_sigmas"),
     ],
 )
 def test_what_is_no_scheduler_is_refused(call, message):
@@ -288,8 +296,33 @@ def test_what_is_no_scheduler_is_refused(call, message):
         call()
 
 
-def spaced(timesteps):
-    return scheduler(set_timesteps=lambda n: None, timesteps=torch.tensor(timesteps))
+def spaced(timesteps, spacing="leading", final=1.0):
+    made = scheduler(
+        set_timesteps=lambda n: None, timesteps=torch.tensor(timesteps), final_alpha_cumprod=final
+    )
+    made.config.timestep_spacing, made.config.set_alpha_to_one = spacing, final == 1
+    return made
+
+
+def flowing(sigmas):
+    return SimpleNamespace(
+        config={"shift": 1.0}, set_timesteps=lambda n: None, sigmas=torch.tensor(sigmas)
+    )
+
+
+def test_schedulers_whose_times_are_not_those_of_equal_steps_are_told_so(diffusers):
+    pndm = diffusers.PNDMScheduler(timestep_spacing="leading")
+    with pytest.raises(ValueError, match=r"of a PNDMScheduler.*DDIMScheduler\.from_config"):
+        N.diffusers_times(pndm, 10)
+    for offset, last in ((1, 0.999), (0, None)):
+        made = diffusers.DDIMScheduler(
+            timestep_spacing="leading", set_alpha_to_one=False, steps_offset=offset
+        )
+        if last is None:
+            with pytest.raises(ValueError, match="steps_offset=1"):
+                N.diffusers_times(made, 10)
+        else:
+            assert float(N.diffusers_times(made, 10)[-1]) == last
 
 
 # ----------------------------------------------------------------------- torchcfm, SiT, EDM, (x, t)

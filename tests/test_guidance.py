@@ -608,6 +608,14 @@ def test_rewards_that_cannot_be_are_refused():
     t = at(0.5)
     with pytest.raises(ValueError, match="operations that autograd follows"):
         G.Tilt(first, lambda t, x: x.detach()[:, 0]).score(t, X)
+    judge = torch.nn.Linear(2, 1).double()  # its parameters require a gradient, and x has none
+    for blind in (
+        lambda t, x: judge(x.detach())[:, 0],
+        torch.no_grad()(lambda t, x: x[:, 0]),
+        torch.no_grad()(lambda t, x: judge(x)[:, 0]),
+    ):
+        with pytest.raises(ValueError, match=r"autograd follows.*torch.no_grad\(\)"):
+            G.Classifier(first, blind).score(t, X)
     with pytest.raises(ValueError, match=r"must return shape \(1,\), got \(1, 2\)"):
         G.Tilt(first, lambda t, x: x).score(t, X)
     with pytest.raises(ValueError, match="unknown of"):
@@ -632,8 +640,29 @@ def test_a_reward_that_gives_nan_is_named(of):
         (lambda t, x: (0 * x[:, 0]).square().sqrt(), "gradient of the reward is NaN in 6 of 6"),
     ):
         tilt = G.Tilt(first, reward, of=of)
-        with pytest.raises(ValueError, match=rf"the .*{what}.*write x\.clamp"):
+        for _ in range(2):  # a second call is no more than the first
+            with pytest.raises(ValueError, match=rf"the .*{what}.*write x\.clamp"):
+                tpf.sample(tilt, start=X, steps=2)
+
+
+@pytest.mark.parametrize("infinity", [torch.inf, -torch.inf])
+def test_a_reward_that_is_infinite_is_named(infinity):
+    """It has no gradient there: three quarters of the mass stayed where the density is zero."""
+    first = oracles(PROCESSES["linear"])[0]
+    tilt = G.Tilt(first, lambda t, x: torch.where(x[:, 0] > X[2, 0], 0 * x[:, 0], infinity))
+    rows = int((X[:, 0] <= X[2, 0]).sum())
+    message = rf"the reward is {infinity:g} in {rows} of 6 rows.*write a smooth one"
+    for _ in range(2):  # a second call is no more than the first
+        with pytest.raises(ValueError, match=message):
             tpf.sample(tilt, start=X, steps=2)
+
+
+def test_a_reward_that_is_infinite_is_named_by_weights_too():
+    first = oracles(PROCESSES["linear"])[0]
+    tilt = G.Tilt(first, lambda t, x: torch.where(x[:, 0] > 0, 0 * x[:, 0], -torch.inf))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"the reward is -inf in .*write a smooth one"):
+            G.sample_weighted(tilt, 50, steps=2, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_repr_tells_what_it_is_made_of():

@@ -63,6 +63,18 @@ def test_labels_are_the_folders_in_the_order_of_names(folder):
         image_folder(folder, labels="folders")
 
 
+def test_what_is_hidden_is_left_out(tmp_path):
+    """What notebooks, macOS and others keep beside the data is no class and no broken file."""
+    for name in ("cat/a.png", ".ipynb_checkpoints/a-checkpoint.png", "cat/.thumbs/a.png"):
+        write(tmp_path / ".data" / name, pixels(6, 8))
+    (tmp_path / ".data" / "cat" / "._a.png").write_bytes(b"no image")
+    images = image_folder(tmp_path / ".data", labels="folders")
+    assert images.files == ("cat/a.png",)
+    assert images.classes == ("cat",)
+    with pytest.raises(ValueError, match="it is empty"):
+        image_folder(tmp_path)
+
+
 def test_the_middle_is_cut_out(tmp_path):
     image = pixels(9, 12)
     write(tmp_path / "a.png", image)

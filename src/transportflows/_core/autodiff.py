@@ -101,12 +101,15 @@ def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
     with torch.inference_mode(False), torch.enable_grad():
         leaf = ordinary(x.detach()).requires_grad_()
         value = f(leaf)
-        if not value.requires_grad:
+        gradient: Tensor | None = None
+        if value.requires_grad:  # of x, or of parameters alone
+            (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
+        if gradient is None:
             raise ValueError(
                 "the function does not depend on x by operations that autograd follows, so it has"
-                " no gradient; keep x a tensor throughout (no .detach(), .item() or numpy)"
+                " no gradient; keep x a tensor throughout (no .detach(), torch.no_grad(), .item()"
+                " or numpy)"
             )
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), gradient
 
 

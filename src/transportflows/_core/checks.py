@@ -248,15 +248,17 @@ def check_finite_rows(x: Tensor, name: str) -> None:
 
 
 def check_gradient(name: str, value: Tensor, gradient: Tensor) -> None:
-    """Refuse a user's function of states that is NaN, or its gradient; it waits for a device.
+    """Refuse a user's function of states that is not finite, or a gradient of it that is NaN.
+
+    It waits for a device.
 
     Args:
         name: of the function.
-        value: what it gave, of any shape.
+        value: what it gave, ``(B,)``.
         gradient: of its sum, ``(B, *)``.
 
     Raises:
-        ValueError: if one of them holds NaN.
+        ValueError: if one of them holds NaN, or the value is infinite.
     """
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(gradient)
     if wrapped or torch.compiler.is_compiling():
@@ -269,4 +271,12 @@ def check_gradient(name: str, value: Tensor, gradient: Tensor) -> None:
             f"the {which} is NaN{rows}; a root or a logarithm at 0, or of negative numbers, does"
             " that: write x.clamp(min=1e-6).sqrt(), and torch.where on what goes into it, not on"
             " what comes out"
+        )
+    infinite = value.isinf()
+    if bool(infinite.any()):
+        raise ValueError(
+            f"the {name} is {float(value[infinite][0]):g} in {int(infinite.sum())} of {len(value)}"
+            " rows, where it has no gradient: nothing is led out of there, nor weighed; write a"
+            " smooth one, for x[:, 0] > 1 -t * softplus(20 * (1 - x[:, 0])) with softplus of"
+            " torch.nn.functional, or sample without it and keep the rows that are wanted"
         )

@@ -45,6 +45,8 @@ def image_folder(
 ) -> Images:
     """Read the JPEG and PNG files of a folder and those below it, in the order of their names.
 
+    Files and folders whose names begin with a dot are left out.
+
     CelebA, as it is unpacked: ``image_folder("celeba", crop=178, size=64)``, and with a label
     ``labels="celeba/list_attr_celeba.txt", column="Smiling"``.
 
@@ -155,10 +157,11 @@ def _found(root: Path, limit: int | None) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {root}; give the path of one with images")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; give the folder that it is in")
-    found = (file for file in root.rglob("*") if file.suffix.lower() in _ENDINGS)
+    seen = [file for file in root.rglob("*") if not _is_hidden(file.relative_to(root))]
+    found = (file for file in seen if file.suffix.lower() in _ENDINGS)
     files = sorted(file for file in found if not _is_folder(file))
     if not files:
-        others = sorted({file.suffix for file in root.rglob("*") if file.is_file()})
+        others = sorted({file.suffix for file in seen if file.is_file()})
         told = f"; it has files that end in {', '.join(others[:5])}" if others else "; it is empty"
         raise ValueError(f"the folder {root} has no files .jpg, .jpeg or .png{told}")
     return files[:limit]
@@ -202,6 +205,11 @@ def _decoded(
             image = image.resize(size[::-1], images.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+def _is_hidden(file: Path) -> bool:
+    """Whether a name on the way to a file begins with a dot: what other programs keep there."""
+    return any(part.startswith(".") for part in file.parts)
 
 
 def _is_folder(file: Path) -> bool:

@@ -53,7 +53,10 @@ class Tilt(Guided):
         reward: r, called as ``reward(t, x, **cond)`` with t ``(B,)`` and x ``(B, *)`` in the units
             of the data, gives ``(B,)``; of the conditions those that it names. It should be of the
             states x_t for all t: the wanted reward at t = 1, and little at t = 0, where x_t tells
-            nothing of x1. Autograd and, for :func:`sample_weighted`, forward mode must follow it.
+            nothing of x1. It must be finite and differentiable in x, since it is known by its
+            gradient alone, in the weights too: at a jump (``x > 1``, or ``torch.where`` with two
+            values) nothing is led or weighed, and another law comes out. Autograd and, for
+            :func:`sample_weighted`, forward mode must follow it.
         scale: a factor w of r, as in :class:`ClassifierFree`.
         of: ``"state"``, or ``"data"`` for a reward of the data prediction, ``r(t, d(t, x))``, whose
             gradient goes through the network.
@@ -62,7 +65,7 @@ class Tilt(Guided):
     Raises:
         TypeError: if the reward does not take (t, x).
         ValueError: if a scale is not finite or ``of`` unknown; at the first call if autograd does
-            not follow the reward, or it, or its gradient, is NaN there.
+            not follow the reward, or it, or its gradient, is NaN there, or it is infinite.
         ConversionError: where a velocity is asked for and the process has no Gaussian part.
 
     Example:
@@ -136,16 +139,22 @@ class Tilt(Guided):
 
     def gradient(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
         """``w ∇r_t``, ``(B, *)``, in the units of the field; differentiable in forward mode."""
-        first, self._seen = not self._seen, True
+        first = not self._seen
         if first:
             self._look(x, cond)
         if torch.is_inference_mode_enabled():
             with torch.inference_mode(False), torch.no_grad():
                 return self.gradient(ordinary(t), ordinary(x), cond)
-        total, pull = torch.func.vjp(lambda y: self.value(t, y, cond).sum(), x)  # type: ignore[misc]
+
+        def summed(y: Tensor) -> tuple[Tensor, Tensor]:
+            value = self.value(t, y, cond)
+            return value.sum(), value
+
+        _, pull, value = torch.func.vjp(summed, x, has_aux=True)  # type: ignore[misc]
         found: Tensor = pull(torch.ones((), dtype=x.dtype, device=x.device))[0]
         if first:
-            check_gradient("reward", total, found)
+            check_gradient("reward", value, found)
+            self._seen = True  # not before: a refusal is one for each call
         return found
 
     def rate(

@@ -204,8 +204,8 @@ class LikelihoodGuidance(GuidedField):
         else:
             value, slope = value_and_gradient(self._of_standardised, d)
             if not self._seen:
-                self._seen = True
                 check_gradient("log_likelihood", value, slope)
+                self._seen = True
         return d, expand_time((self.scale * tweedie(beta, square)).to(x), x) * pull(slope)
 
     def _of_standardised(self, d: Tensor) -> Tensor:

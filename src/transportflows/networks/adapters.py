@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from .._core.checks import choice, positive_number
-from .._core.nulls import is_null
 from .._core.precision import widest
 from .._core.signatures import checked
-from .._core.tensor import expand_time
+from .._core.tensor import expand_time, integer_ends
 from ..fields import DataPredictor, Field, NoisePredictor, Score, Velocity
 from ..process import Process
+from .labels import as_labels, check_labels, in_rows, without_value
 from .layers import check_states
 
 __all__ = ["from_edm", "from_sit", "from_torchcfm", "from_xt"]
@@ -44,23 +44,55 @@ class Foreign(nn.Module):
 
     Args:
         net: the network.
-        null: what it takes for "no class" in the place of -1; None if it knows no such thing.
+        classes: how many it has; None where that is not known, and labels go on as they are, but
+            for one for all rows, which is spread over them.
+        null: what it takes for "no class" in the place of -1, which may be -1; None if it knows no
+            such thing.
     """
 
-    def __init__(self, net: Callable[..., Any], null: int | None = None) -> None:
+    def __init__(
+        self, net: Callable[..., Any], classes: int | None = None, null: int | None = None
+    ) -> None:
         super().__init__()
         if not callable(net) or isinstance(net, (type, Field, Process)):
             raise TypeError(f"net must be a network, got {_shown(net)}")
-        self.net, self.null = net, null
+        self.net, self.classes, self.null = net, classes, null
         self.nulls: dict[str, float] = {} if null is None else {"label": -1}
 
-    def label(self, label: Tensor | None, x: Tensor) -> Tensor | None:
+    def label(self, label: Any, x: Tensor) -> Any:
         """Labels with the network's own number for none, ``(B,)``; None if there are none."""
-        if self.null is None:
-            return label
         if label is None:
-            return torch.full((x.shape[0],), self.null, device=x.device)
-        return torch.where(is_null(label, -1), self.null, label.long())
+            null = self.null
+            return None if null is None else torch.full((len(x),), null, device=x.device)
+        if self.classes is None:
+            return in_rows(label, x)
+        label = as_labels(label, x)
+        check_labels(label, self.classes, self.null, type(self.net).__name__, _CURE)
+        label = label.to(x.device).expand(len(x))
+        return label if self.null in (None, -1) else torch.where(label == -1, self.null, label)
+
+    def call(self, label: Any, *args: Any, **cond: Any) -> Any:
+        """The network; labels that its embedding does not have are refused in words."""
+        if not isinstance(label, Tensor) or without_value(label):
+            return self.net(*args, **cond)
+        try:
+            return self.net(*args, **cond)
+        except (IndexError, RuntimeError) as error:
+            if "index out of range" in str(error) and not label.is_floating_point():
+                low, high = integer_ends(label)
+                raise ValueError(
+                    f"this {type(self.net).__name__} has no class for one of the labels {low} to"
+                    f" {high} ({error}); {_CURE}"
+                ) from error
+            if "'indices'" in str(error):
+                raise TypeError(
+                    f"this {type(self.net).__name__} looks labels up in a table, by int64, and was"
+                    f" given {label.dtype}; write label.long()"
+                ) from error
+            raise
+
+
+_CURE = "give the number of a class that it was trained with"
 
 
 class _FromXT(nn.Module):
@@ -71,12 +103,17 @@ class _FromXT(nn.Module):
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
         """The network, its arguments in the other order."""
         check_states(x)
+        if "label" in cond:
+            cond["label"] = in_rows(cond["label"], x)
         return self.net(x, t.expand(x.shape[0]), **cond)
 
 
 @checked
 def from_xt(net: Callable[..., Any]) -> nn.Module:
     """Adapt ``net(x, t, **cond)``, with t of shape ``(B,)``, to ``net(t, x, **cond)``.
+
+    A condition ``label`` that is one number is spread over the rows, ``(B,)``; all others go on as
+    they are.
 
     Raises:
         TypeError: if it cannot be called.
@@ -88,16 +125,17 @@ def from_xt(net: Callable[..., Any]) -> nn.Module:
 
 class _Torchcfm(Foreign):
     def __init__(self, net: Callable[..., Any], joined: bool) -> None:
-        super().__init__(net)
+        super().__init__(net, _rows_of(getattr(net, "label_emb", None)))
         self.joined = joined
 
-    def forward(self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Any) -> Any:
+    def forward(self, t: Tensor, x: Tensor, *, label: Any = None, **cond: Any) -> Any:
         """The network on (t, x), or on x with t as its last feature."""
         if self.joined:
             if label is not None or cond:
                 raise ValueError("a network of cat([x, t]) takes no conditions; leave them out")
             return self.net(torch.cat([x, t.expand(x.shape[0]).unsqueeze(-1)], dim=-1))
-        return self.net(t, x, **({} if label is None else {"y": label}), **cond)
+        label = self.label(label, x)
+        return self.call(label, t, x, **({} if label is None else {"y": label}), **cond)
 
 
 @checked
@@ -124,11 +162,11 @@ def from_torchcfm(net: Callable[..., Any], process: Process) -> Velocity:
 
 
 class _SiT(Foreign):
-    def forward(self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Any) -> Any:
+    def forward(self, t: Tensor, x: Tensor, *, label: Any = None, **cond: Any) -> Any:
         """The network on (x, t, y), without what it says of a variance."""
         label = self.label(label, x)
         given = {} if label is None else {"y": label}
-        return first_half(self.net(x, t.expand(x.shape[0]), **given, **cond), x)
+        return first_half(self.call(label, x, t.expand(x.shape[0]), **given, **cond), x)
 
 
 @checked
@@ -152,20 +190,19 @@ def from_sit(net: Callable[..., Any], process: Process, *, prediction: str = "ve
     choice("prediction", prediction, _KINDS, {"epsilon": "'noise'", "v": "'velocity'"})
     table = getattr(net, "y_embedder", None)
     classes, share = getattr(table, "num_classes", None), getattr(table, "dropout_prob", 0)
-    return _KINDS[prediction](_SiT(net, int(classes) if classes and share else None), process)
+    known = int(classes) if classes else None
+    return _KINDS[prediction](_SiT(net, known, known if share else None), process)
 
 
 class _OfSigma(Foreign):
     """``D(x'/β, σ̂/β)`` of a network that is told the noise level, held between two levels."""
 
     def __init__(self, net: Callable[..., Any], process: Process, low: float, high: float) -> None:
-        super().__init__(net)
+        classes = int(getattr(net, "label_dim", 0) or 0) or None
+        super().__init__(net, classes, None if classes is None else -1)
         self.process, self.low, self.high = process, low, high
-        self.classes = int(getattr(net, "label_dim", 0) or 0)
-        if self.classes:
-            self.nulls = {"label": -1}
 
-    def forward(self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Any) -> Any:
+    def forward(self, t: Tensor, x: Tensor, *, label: Any = None, **cond: Any) -> Any:
         """What it predicts of the data, in the dtype of x."""
         part, time = self.process.part, widest(t.expand(x.shape[0]))
         scale = part.scale(time)
@@ -174,13 +211,16 @@ class _OfSigma(Foreign):
         shift = part.shift(expand_time(time, x), x)
         centred = x if shift is None else x - shift
         y = centred / expand_time(beta, x).to(x.dtype)
-        if self.classes:
-            label = torch.full((1,), -1, device=x.device) if label is None else label
+        if self.classes is None or label is not None:
+            label = self.label(label, x)
+        else:
+            label = torch.full((1,), -1, device=x.device)  # one row for all, as EDM's own is
+        if self.classes is not None:
             known = torch.arange(self.classes, device=x.device)
-            cond = {"class_labels": (label.view(-1, 1) == known).to(x.dtype), **cond}
-        elif label is not None:
+            label = (label.unsqueeze(-1) == known).to(x.dtype)
+        if label is not None:
             cond = {"class_labels": label, **cond}
-        return self.net(y, sigma.to(x.dtype), **cond).to(x.dtype)
+        return self.call(label, y, sigma.to(x.dtype), **cond).to(x.dtype)
 
 
 @checked
@@ -222,6 +262,11 @@ def first_half(prediction: Any, x: Tensor) -> Any:
     alike = isinstance(prediction, Tensor) and prediction.ndim == x.ndim
     twice = alike and prediction.shape[1] == 2 * x.shape[1]
     return prediction[:, : x.shape[1]] if twice else prediction
+
+
+def _rows_of(table: Any) -> int | None:
+    """How many classes an embedding has; None if it is none."""
+    return table.num_embeddings if isinstance(table, nn.Embedding) else None
 
 
 def _required(net: Any) -> list[str]:

@@ -18,7 +18,7 @@ Clipping and thresholding are of a scheduler's steps, and no part of a field.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -60,16 +60,16 @@ class _Diffusers(Foreign):
         sign: int = 1,
         chain: DDPMChain | None = None,
     ) -> None:
-        super().__init__(net, _null(net))
+        super().__init__(net, *_classes_and_null(net))
         self.levels, self.first, self.sign, self.chain = levels, first, sign, chain
 
-    def forward(self, t: Tensor, x: Tensor, *, label: Tensor | None = None, **cond: Any) -> Any:
+    def forward(self, t: Tensor, x: Tensor, *, label: Any = None, **cond: Any) -> Any:
         """The prediction, of the shape of x."""
         t = t.expand(x.shape[0])
         label = self.label(label, x)
         if label is not None:
             cond = {"class_labels": label, **cond}
-        found = self.net(x, self._timestep(t), return_dict=False, **cond)
+        found = self.call(label, x, self._timestep(t), return_dict=False, **cond)
         found = first_half(found[0] if isinstance(found, tuple) else found, x)
         if self.chain is not None:
             tau = 1 - widest(t)
@@ -93,8 +93,9 @@ def from_diffusers(net: Callable[..., Any], scheduler: Any) -> Field:
 
     ``UNet2DModel``, ``DiTTransformer2DModel`` and others that are called alike.
 
-    Labels are given as ``cond={"label": labels}``; for a DiT -1, or none, is the class that it was
-    trained with for no class. Other conditions go to the model by name.
+    Labels are given as ``cond={"label": labels}``, one a row, or one number for all; for a DiT -1,
+    or none, is the class that it was trained with for no class. Other conditions go to the model by
+    name.
 
     The table is the scheduler's own, float32 as diffusers makes it, and is computed with in
     float64. Samples by DDIM are those of the scheduler to 1e-9 in float64 if its
@@ -178,7 +179,9 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
     Raises:
         TypeError: for a scheduler of another kind, whose clock is not that of levels.
         ValueError: for a spacing of unequal lengths, after which DDIM's own steps do not land on
-            its timesteps.
+            its timesteps; for a last step of no length, from timestep 0 to the level that it is
+            at already (``set_alpha_to_one=False`` with ``steps_offset=0``); for times outside
+            [0, 1].
     """
     config = _config(scheduler)
     positive_integer("steps", steps)
@@ -192,17 +195,50 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
         )
     scheduler.set_timesteps(steps)
     if not hasattr(scheduler, "alphas_cumprod"):
-        return 1 - torch.as_tensor(scheduler.sigmas).cpu().double()
+        return _growing(1 - torch.as_tensor(scheduler.sigmas).cpu().double(), config)
     levels = len(scheduler.alphas_cumprod)
     k = torch.as_tensor(scheduler.timesteps).cpu().double() + 1
     if k.numel() != steps or bool((k[:-1] - k[1:] != levels // steps).any()):
+        spacing = config.get("timestep_spacing")
+        cure = f"steps that divide {levels}"
+        if spacing not in _EVEN:
+            cure = f"write 'leading' or 'trailing', and {cure}"
+        elif levels % steps == 0:
+            cure = (
+                f"the steps of a {type(scheduler).__name__} are others than DDIM's; make a"
+                " DDIMScheduler of its config, DDIMScheduler.from_config(scheduler.config)"
+            )
+        else:
+            cure = f"write {cure}"
         raise ValueError(
-            f"{steps} steps with timestep_spacing={config.get('timestep_spacing')!r} are not of"
-            f" equal length; write 'leading' or 'trailing', and steps that divide {levels}"
+            f"{steps} steps with timestep_spacing={spacing!r} are not of equal length; {cure}"
         )
     final = getattr(scheduler, "final_alpha_cumprod", None)
     last = 0.0 if final is None or float(final) == 1 else 1.0
-    return 1 - torch.cat([k, k.new_tensor([last])]) / levels
+    return _growing(1 - torch.cat([k, k.new_tensor([last])]) / levels, config)
+
+
+_EVEN = ("leading", "trailing")
+
+
+def _growing(times: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """Times of a scheduler, if a solve can go along them."""
+    if bool((times[1:] <= times[:-1]).any()):
+        cure = "make it without invert_sigmas"
+        if "set_alpha_to_one" in config:
+            cure = "its last step is of no length: make it with steps_offset=1 or with"
+            cure += " set_alpha_to_one=True"
+        raise ValueError(
+            f"the times of this scheduler do not grow, the last are {times[-2]:g} and"
+            f" {times[-1]:g}; {cure}"
+        )
+    if float(times[0]) < 0 or float(times[-1]) > 1:
+        raise ValueError(
+            f"the times of this scheduler go from {times[0]:g} to {times[-1]:g}, and those of its"
+            f" model from 0 to 1; make it with a smaller steps_offset than"
+            f" {config.get('steps_offset')}"
+        )
+    return times
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
@@ -239,8 +275,13 @@ def _shape(net: Any) -> tuple[int, ...] | None:
     return (int(channels), *(int(side) for side in sides))
 
 
-def _null(net: Any) -> int | None:
-    """The class that a DiT keeps for none; a U-Net has no such class."""
+def _classes_and_null(net: Any) -> tuple[int | None, int | None]:
+    """How many classes a model has, where it is told of classes; and which a DiT keeps for none."""
     config = getattr(net, "config", None)
-    classes = getattr(config, "num_embeds_ada_norm", None)
-    return None if classes is None else int(classes)
+    null = getattr(config, "num_embeds_ada_norm", None)
+    if null is not None:
+        return int(null), int(null)
+    classes = getattr(config, "num_class_embeds", None)
+    if classes is None or getattr(config, "class_embed_type", None) is not None:
+        return None, None  # it is told of none, or of numbers
+    return int(classes), None

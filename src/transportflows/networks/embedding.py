@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.tensor import integer_ends
+from .labels import as_labels, bad_label
 
 __all__ = [
     "LabelTable",
@@ -93,14 +94,7 @@ class LabelTable(nn.Embedding):
         """
         if label is None:
             return self.weight[-1]
-        given = label = torch.as_tensor(label, device=x.device)
-        if label.ndim > 1 or (label.ndim == 1 and len(label) not in (1, len(x))):
-            raise ValueError(
-                f"label is ({len(x)},), one a row of x, or (), one for all, got shape"
-                f" {tuple(label.shape)}"
-            )
-        if not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool):
-            label = label.long()  # which every kind of integer fits
+        given = label = as_labels(label, x).to(x.device)
         # Out of range stays out of range, and is refused: labels + 1 for the index of "none".
         label = torch.where(label == self.labels, self.labels + 1, label)
         index = torch.where(label == -1, self.labels, label)
@@ -109,17 +103,9 @@ class LabelTable(nn.Embedding):
         try:
             return nn.functional.embedding(index, self.weight)
         except (IndexError, RuntimeError) as error:
-            raise self._refused(given, whose) from error
-
-    def _refused(self, label: Tensor, whose: str) -> Exception:
-        """What is wrong with labels that could not be looked up."""
-        if label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
-            return TypeError(f"label holds integers, got {label.dtype}; write label.long()")
-        low, high = integer_ends(label)
-        return ValueError(
-            f"label holds {low if low < -1 else high}, and this {whose} has the classes 0 to"
-            f" {self.labels - 1} (and -1 for none); write {whose}(..., labels={high + 1})"
-        )
+            low, high = integer_ends(given)
+            cure = f"write {whose}(..., labels={high + 1})"
+            raise bad_label(low, high, self.labels, True, whose, cure) from error
 
 
 class VectorEmbedding(nn.Module):
