@@ -4,7 +4,8 @@ With components of weights w_k, means (m_k, n_k) and covariances
 
 .. math:: \begin{pmatrix} A_k & C_k \\ C_k^\top & B_k \end{pmatrix} ,
 
-the marginals are mixtures, x1 given x0 is one, and so is x_t of any affine path (:class:`ExactBridge`).
+the marginals are mixtures, x1 given x0 is one, and so is x_t of any affine path
+(:class:`ExactBridge`).
 
 Two families of Schrödinger bridges are of this form. A law of pairs is that of the bridge of a
 Brownian motion of variance a between its own marginals if and only if its density is

@@ -12,8 +12,8 @@ Without it W velocities would draw the noise together W times as fast as the noi
 and weights would have to make up for all of that.
 
 **Learned fields near the ends of time.** An error e of a learned velocity is an error e/σ̂ of its
-score, so that the rate holds ``|e|²/σ̂``, whose integral up to t = 1 has no bound, and resampling keeps
-the states where e is large. (With exact fields the same terms vanish there: ``b_i - A`` is
+score, so that the rate holds ``|e|²/σ̂``, whose integral up to t = 1 has no bound, and resampling
+keeps the states where e is large. (With exact fields the same terms vanish there: ``b_i - A`` is
 ``(Δ/β) s_i`` and what is of order σ̂² besides.) So where an error of a prediction is multiplied by
 more than a bound, in a stretch up to t = 1, or in one from t = 0, where the noise prediction is
 divided by β, ``v·S - Σ w_i b_i·s_i`` is left out of the rate. (With the closure split the rate is
