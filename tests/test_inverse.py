@@ -800,3 +800,24 @@ def test_the_errors_of_a_noise_prediction_are_not_taken_for_data(monkeypatch):
     assert far < 6
     assert off < 0.35
     assert farther > 4 * far or more > 4 * off
+
+
+def test_moment_matching_throws_no_row_of_a_learned_field_far_out():
+    """Where A J Aᵀ is small by an error of J, the least residual asks for a long way elsewhere."""
+    law = tpf.distributions.GaussianMixture(torch.tensor([[-1.0, -0.5], [1.0, 0.5]]), 0.4)
+    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+    exact = tpf.oracle(process, law)
+
+    def net(t, x):
+        return exact.noise(t, x) + 0.15 * torch.sin(4 * x.flip(1) + 1)
+
+    field = tpf.NoisePredictor(net, process)
+    seen = LinearObservation(Mask(torch.tensor([1, 0])), torch.tensor([0.8, 0.0]), noise=0.1)
+    draws = torch.Generator().manual_seed(0)
+    x = tpf.sample(MomentMatched(field, seen), 2000, steps=25, epsilon=1.0, generator=draws).x
+    assert float(x.abs().max()) < 6
+    field = MomentMatched(field, seen)
+    shift = torch.tensor([[0.3, 40.0], [0.3, 0.1]])
+    kept = field._near(shift, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+    torch.testing.assert_close(kept[0].norm(), torch.tensor(5.0))
+    torch.testing.assert_close(kept[1], shift[1])

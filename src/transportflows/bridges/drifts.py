@@ -56,9 +56,9 @@ class PathLawWarning(UserWarning):
 class BridgeDrift(Field):
     """Networks that predict the drift of a bridge, forward, backward or both.
 
-    With both, :func:`sample` takes every ε, forward and backward in time; with one alone, its own
-    direction with ``ε = a/2``, the bridge's. All drifts are in the forward direction of time: f and
-    g are equal where there is no noise.
+    With both, :func:`transportflows.sample` takes every ε, forward and backward in time; with one
+    alone, its own direction with ``ε = a/2``, the bridge's. All drifts are in the forward direction
+    of time: f and g are equal where there is no noise.
 
     Args:
         forward: predicts f, ``net(t, x, **cond)``.

@@ -37,8 +37,8 @@ class ExactBridge(ExactField):
     """The exact velocity and score of a path between pairs of a known law.
 
     Where the pairs are those of a Schrödinger bridge and the path is ``Linear(Brownian(a))``, this
-    is that bridge: :func:`sample` with ``epsilon=a/2`` has the law of its paths, and with any other
-    ε, and the ODE, the laws of x_t.
+    is that bridge: :func:`transportflows.sample` with ``epsilon=a/2`` has the law of its paths, and
+    with any other ε, and the ODE, the laws of x_t.
 
     Args:
         pairs: the law of (x0, x1).

@@ -50,6 +50,7 @@ __all__ = ["GuidedField", "LikelihoodGuidance", "MomentMatched", "PseudoInverse"
 _FIRST = 1e-3  # times before it are looked at there: at β = 0 nothing is known of x1
 _WEAK = 1e-3  # β² v/σ̂² where half of a J is the field's
 _MOST = 1e12  # of σ² β / σ̂², which is infinite at the end, where nothing is left to correct
+_FARTHEST, _SOLVES = 10.0, 20  # of a learned shift, in lengths of the shortest that would do
 _ROWS = "observed"  # the condition by which observations of each row go with their rows
 
 
@@ -280,7 +281,8 @@ class MomentMatched(GuidedField):
 
     The J of a learned field is not quite symmetric, and early on no more than its errors, which
     conjugate gradients multiply without bound; the residual that is left here is never longer than
-    ``y - A d``, however many iterations are made.
+    ``y - A d``, however many iterations are made. Nor is the shift of a learned field longer than
+    ten times the shortest with that residual, ``A⁺ (y - A d)``.
 
     Args:
         field: see :class:`GuidedField`.
@@ -316,7 +318,23 @@ class MomentMatched(GuidedField):
             return pull(operator.adjoint(u))
 
         residual = self._residual(d, rows)
-        return d, least_residual(back, operator.apply, residual, ridge.to(x), self.iterations)
+        shift = least_residual(back, operator.apply, residual, ridge.to(x), self.iterations)
+        return d, shift if not self.field.networks else self._near(shift, residual)
+
+    def _near(self, shift: Tensor, residual: Tensor) -> Tensor:
+        """The shift, made shorter where it is many times the shortest that would do."""
+        inside = self._inside
+        assert isinstance(inside, LinearObservation)
+        operator = inside.operator
+
+        def normal(u: Tensor) -> Tensor:
+            return operator.apply(operator.adjoint(u))
+
+        none = residual.new_zeros(())
+        shortest = operator.adjoint(conjugate_gradients(normal, residual, none, _SOLVES))
+        least, own = (part.flatten(1).norm(dim=1) for part in (shortest, shift))
+        share = (_FARTHEST * least / own.clamp(min=1e-12)).clamp(max=1.0)
+        return expand_time(share, shift) * shift
 
 
 def _enough(iterations: int, observation: LinearObservation) -> int:
