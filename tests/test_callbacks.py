@@ -360,7 +360,9 @@ def test_a_full_disk_ends_no_run_at_its_log(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == ["70", "3"], done.stderr
+    step, told = map(int, done.stdout.split())
+    assert step == 70, done.stderr
+    assert told >= 2, done.stderr  # one for each time that rows were to be written, by the clock
 
 
 def test_csv_writes_through_no_planted_link_and_into_no_device(tmp_path):

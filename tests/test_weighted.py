@@ -477,7 +477,7 @@ def test_the_standard_error_is_right_over_many_runs():
 
 
 def test_the_solution_tells_what_can_be_trusted():
-    field = targets(PROCESSES["linear"])["power"][0]
+    field = G.Power(tpf.oracle(PROCESSES["linear"], FIRST), 8.0)
     run = G.sample_weighted(field, 500, steps=20, dtype=F64, generator=seeded())
     assert float(run.weights.sum()) == pytest.approx(1)
     assert run.ess.shape == (21,)
