@@ -648,6 +648,7 @@ BY_NAME: dict[str, str] = {
     "tensors": "[T()]", "what": "'a'", "told": "{}", "gradients": "[T()]", "team": "tpf.training.World()",
     "noise": "tpf.solve.Increments()", "name": "'a'", "law": "tpf.Gaussian((2,))", "level_width": "0.1", "first": "1",
     "conditions": "{}", "scheme": "tpf.samplers.SCHEMES['heun']", "make": "dict",
-    "base": "tpf.Gaussian((2,))",
+    "base": "tpf.Gaussian((2,))", "places": "torch.arange(4)", "epsilon": "torch.full((4, 1), 0.5)",
+    "sign": "torch.ones(4, 1)",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""
