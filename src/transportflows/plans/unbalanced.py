@@ -112,7 +112,7 @@ def unbalanced_plan(
     Example:
         >>> x = torch.tensor([[0.0]], dtype=torch.float64)
         >>> one = torch.ones(1, dtype=torch.float64)
-        >>> far = unbalanced_plan(x, x + 2, one, one, epsilon=0.1, penalty=1.0)
+        >>> far = unbalanced_plan(x, x + 2, one, one, epsilon=0.1, penalty=1.0, tolerance=1e-6)
         >>> round(far.mass, 4), round(math.exp(-4 / 2.1), 4)  # exp(-c / (2 ρ + ε)), of one pair
         (0.1489, 0.1489)
     """
