@@ -252,6 +252,16 @@ def test_drifts_are_sampled_like_the_exact_field(epsilon, times, scheme):
     torch.testing.assert_close(torch.cov(x.mT), torch.cov(end.mT), rtol=0, atol=0.12)
 
 
+def test_an_epsilon_of_zero_needs_no_gaussian_part():
+    """A schedule that is zero is an ODE, and is never bound to the process."""
+    exact = ExactBridge(PAIRS["mixtures"])
+    x0 = torch.randn(5, 2, generator=seeded(1))
+    zero = tpf.solve.AndersonEpsilon(0.0)
+    for field in (exact, drifts(PAIRS["mixtures"])[0]):
+        found = tpf.sample(field, start=x0, epsilon=zero, steps=5).x
+        assert torch.equal(found, tpf.sample(field, start=x0, steps=5).x)
+
+
 def test_another_epsilon_is_told():
     field, _ = drifts(PAIRS["mixtures"])
     with warnings.catch_warnings():

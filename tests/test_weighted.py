@@ -10,6 +10,7 @@ import torch
 
 import transportflows as tpf
 from transportflows.guidance.closure import closure_split
+from transportflows.guidance.left_out import scalings
 from transportflows.guidance.resampling import standard_error, systematic
 from transportflows.guidance.target import Target
 from transportflows.guidance.weighted_stepper import WeightedStepper
@@ -140,6 +141,19 @@ def test_what_amplified_predictions_are_left_out_of_is_small(process, name):
         product = v * sum(w * s for (_, w), s in zip(powers, scores, strict=True))
         gone = (product - sum(inner)).sum(1)
         torch.testing.assert_close(rate + gone, exact, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["linear", "off centre", "VP", "latent"])
+def test_the_plain_split_moves_as_one_gaussian_does(name):
+    """A is the velocity of x_t for data N(0, Id), whatever the base's mean."""
+    process = PROCESSES[name]
+    exact = tpf.oracle(process, tpf.Gaussian((2,)))
+    t = torch.tensor([0.1, 0.5, 0.9], dtype=F64)
+    mean = process.part.base_mean
+    mean = 0.0 if mean is None else mean.double()
+    for time, one in zip(t, scalings(process.part, t, -1.5), strict=True):
+        found = one.rate * X + one.of_mean * mean
+        torch.testing.assert_close(found, -1.5 * exact.velocity(time, X), rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("process", [tpf.VE(0.01, 20.0), tpf.VP(), tpf.OneSidedLinear()])

@@ -173,7 +173,7 @@ class BridgeDrift(Field):
         """``b ± ε s = (½ ± ε/a) f + (½ ∓ ε/a) g``."""
         a = bridge_variance(self.process).to(epsilon)
         share = sign * epsilon / a
-        share = torch.where((share.abs() - 0.5).abs() < _SAME, 0.5 * sign.expand_as(share), share)
+        share = torch.where((share.abs() - 0.5).abs() < _SAME, 0.5 * share.sign(), share)
         if bool(((share != 0) & (share.abs() != 0.5)).any()):
             warnings.warn(_OTHER.format(half=float(a) / 2), PathLawWarning, stacklevel=2)
         both = {"forward_drift": 0.5 + share, "backward_drift": 0.5 - share}

@@ -143,6 +143,12 @@ class GuidedField(Field):
         assert isinstance(inside, LinearObservation)
         return inside.residual(d) if rows is None else rows.to(d) - inside.operator.apply(d)
 
+    def _normal(self, u: Tensor) -> Tensor:
+        """``A Aᵀ u``."""
+        inside = self._inside
+        assert isinstance(inside, LinearObservation)
+        return inside.operator.apply(inside.operator.adjoint(u))
+
     @abstractmethod
     def _shifted(
         self,
@@ -260,11 +266,10 @@ class PseudoInverse(GuidedField):
         ridge = (inside.noise**2 * total / (v * square)).nan_to_num(0.0).clamp(max=_MOST)
         weight = expand_time((total / (beta * v)).to(x), x)
 
-        def normal(u: Tensor) -> Tensor:
-            return operator.apply(operator.adjoint(u))
-
         residual = self._residual(d, rows)
-        back = operator.adjoint(conjugate_gradients(normal, residual, ridge.to(x), self.iterations))
+        back = operator.adjoint(
+            conjugate_gradients(self._normal, residual, ridge.to(x), self.iterations)
+        )
         learned = beta.square() * v / (beta.square() * v + _WEAK * square)
         isotropic = (1 - learned) * beta * v / total
         pulled = expand_time(learned.to(x), x) * pull(back)
@@ -327,11 +332,8 @@ class MomentMatched(GuidedField):
         assert isinstance(inside, LinearObservation)
         operator = inside.operator
 
-        def normal(u: Tensor) -> Tensor:
-            return operator.apply(operator.adjoint(u))
-
         none = residual.new_zeros(())
-        shortest = operator.adjoint(conjugate_gradients(normal, residual, none, _SOLVES))
+        shortest = operator.adjoint(conjugate_gradients(self._normal, residual, none, _SOLVES))
         least, own = (part.flatten(1).norm(dim=1) for part in (shortest, shift))
         share = (_FARTHEST * least / own.clamp(min=1e-12)).clamp(max=1.0)
         return expand_time(share, shift) * shift

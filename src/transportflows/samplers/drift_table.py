@@ -169,10 +169,11 @@ class DriftTable:
         def each(of_step: Tensor) -> Tensor:
             return of_step[:, None].expand(stages.shape).reshape(-1, 1)
 
-        scale = self.part.scale(t)
-        bound = [schedule.bound(self.part, stages, widths) for schedule in self.schedules]
-        epsilon = torch.stack([schedule.value(t, scale) for schedule in bound], -1)
-        sign = each(widths.sign())
+        sign, scale, bound = each(widths.sign()), self.part.scale(t), []
+        epsilon = torch.zeros_like(t).unsqueeze(-1)
+        if self.noisy:
+            bound = [schedule.bound(self.part, stages, widths) for schedule in self.schedules]
+            epsilon = torch.stack([schedule.value(t, scale) for schedule in bound], -1)
         own = self.field.drift_weights(t, epsilon, sign)
         if own is not None:
             return own, epsilon if self.noisy else None
