@@ -265,7 +265,7 @@ def test_an_epsilon_of_zero_needs_no_gaussian_part():
 def test_another_epsilon_is_told():
     field, _ = drifts(PAIRS["mixtures"])
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", tpf.bridges.PathLawWarning)
         for epsilon in (0.0, 0.25):
             tpf.sample(field, 3, epsilon=epsilon, steps=2)
     with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the bridge"):
