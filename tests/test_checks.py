@@ -129,6 +129,7 @@ UNCHECKED = {
     "march",
     "Batch",  # made in every step of a fit, of rows that were checked
     "PathSample",
+    "MapSample",
 }
 
 

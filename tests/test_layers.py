@@ -27,7 +27,7 @@ HOUSE = """
     oracles losses solve
     samplers
     training
-    langevin likelihood particles guidance bridges
+    langevin likelihood particles guidance bridges maps
     inverse
     metrics networks datasets plots testing
 """

@@ -57,6 +57,7 @@ ROOMS = {
         "the bound of a chain, in nats and bits",
     ],
     "losses": ["½ w |f̂ − T|², weights w(λ),", "score matching, the variational bound"],
+    "maps": ["X_{s,t}(x) = x + (t − s) v_{s,t}(x):", "one call, few calls, log |det ∇X|"],
     "metrics": ["W2, MMD², energy, KL, Fisher, Fréchet,", "with floors and errors; diagnostics"],
     "networks": ["net(t, x, **cond): MLP, U-Net, DiT;", "those of other libraries as fields"],
     "noise_level": ["λ, σ, SNR at given times, for weights"],

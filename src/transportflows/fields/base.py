@@ -1,10 +1,8 @@
 """Fields: a network with a meaning.
 
-A network ``net(t, x, **cond)`` is only a function. A field says what it predicts (the velocity b,
-the score s, the noise η̂, the data d, ...) and for which process, and from that gives every
-quantity that the prediction determines, exactly, or refuses and names the cure
-(:mod:`transportflows.conversions` has the formulas). Losses train fields, ``sample`` moves along
-them, oracles are fields without a network.
+A network ``net(t, x, **cond)`` is only a function. A field says what it predicts and for which
+process, and gives every quantity that this determines, or refuses and names the cure (formulas in
+:mod:`transportflows.conversions`). Losses train fields, ``sample`` moves along them.
 
 Here ``noise`` is η̂, the conditional mean of the standard normal of the *whole* Gaussian part of
 x_t, so that ``score = -noise / process.noise_part.scale(t)`` for every process; where the base is
@@ -53,16 +51,17 @@ class Field(Saved, Conditioned):
             applies it to the data, ``sample`` undoes it. The process, its base and the methods here
             work in standardised units; all that ``sample`` and ``log_likelihood`` take and give
             is in the data's.
-        cond_transforms: a standardising transform for each of some conditions, by name, which are
-            given in their own units in training and sampling alike: ``{"c": Standardize.fit(c)}``.
+        cond_transforms: standardising transforms of conditions, by name, which are given in their
+            own units in training and sampling alike: ``{"c": Standardize.fit(c)}``.
 
     Attributes:
         conditions: what a :class:`Trainer` trained it with, by name; ``{}`` for nothing, None where
             it was not trained by one. Whoever calls a trained field gives these, of the same kind,
             and no others: an embedding that was not trained gives numbers too. None forgets it.
         trainable: whether a :class:`Trainer` takes it; False for what is made of other fields.
-        power: W, where the velocity and the score are those of a product of W densities of x_t, as
-            a field of :mod:`transportflows.guidance` may be; 1 for all others.
+        power: W, where velocity and score are of a product of W densities of x_t, as a field of
+            :mod:`transportflows.guidance` may be; 1 for all others.
+        default_scheme: how ``sample`` goes where it is not told, in ``default_steps`` steps.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
@@ -70,6 +69,8 @@ class Field(Saved, Conditioned):
     trainable: ClassVar[bool] = True
     net: Network
     power: float = 1.0
+    default_scheme: Any = "heun"
+    default_steps: int = 100
 
     def __init__(
         self,
@@ -218,8 +219,7 @@ class Field(Saved, Conditioned):
         )
 
     def _singular(self, target: str, weights: Combination, t: Tensor) -> str:
-        bad = ~weights.finite()
-        times = sorted({round(float(time), 6) for time in t[bad].reshape(-1)})
+        times = sorted({round(float(time), 6) for time in t[~weights.finite()].reshape(-1)})
         shown = ", ".join(f"{time:g}" for time in times[:3])
         have = " and ".join(o.replace("_", " ") for o in self.outputs)
         return (

@@ -25,8 +25,10 @@ __all__ = [
     "accepted",
     "called",
     "check_network",
+    "check_object",
     "check_process",
     "check_transform",
+    "positional_names",
     "restored",
     "rounded",
     "sized",
@@ -46,14 +48,8 @@ def sized(net: Network) -> str:
 
 def check_network(net: Any) -> None:
     """Refuse what is no function of (t, x): a process, a class, a function of (x, t)."""
-    if isinstance(net, Process) or not callable(net):
-        raise TypeError(
-            f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
-            " Velocity(net, process)"
-        )
-    if isinstance(net, type):
-        raise TypeError(f"net is the class {net.__name__}; write {net.__name__}(...), an object")
-    first, second = [*_first_names(net), "", ""][:2]
+    check_object(net)
+    first, second = [*positional_names(net), "", ""][:2]
     if second in _TIMES and first not in _TIMES:
         raise TypeError(
             f"the network {_name(net)} takes ({first}, {second}), and networks are called with the"
@@ -61,7 +57,18 @@ def check_network(net: Any) -> None:
         )
 
 
-def _first_names(net: Any) -> list[str]:
+def check_object(net: Any) -> None:
+    """Refuse what cannot be called, a process and a class."""
+    if isinstance(net, Process) or not callable(net):
+        raise TypeError(
+            f"net must be a callable net(t, x, **cond), got {type(net).__name__}; the order is"
+            " Velocity(net, process)"
+        )
+    if isinstance(net, type):
+        raise TypeError(f"net is the class {net.__name__}; write {net.__name__}(...), an object")
+
+
+def positional_names(net: Any) -> list[str]:
     """What a network calls its positional arguments, where that can be known."""
     try:
         parameters = inspect.signature(net.forward if isinstance(net, nn.Module) else net)

@@ -10,6 +10,7 @@ from .multistep import Multistep, Table
 from .multistep_table import Row
 from .sample import sample
 from .schemes import SCHEMES, Scheme
+from .stepper_scheme import StepperScheme
 
 __all__ = [
     "ADAPTIVE",
@@ -25,6 +26,7 @@ __all__ = [
     "Multistep",
     "Row",
     "Scheme",
+    "StepperScheme",
     "Table",
     "integrate",
     "sample",

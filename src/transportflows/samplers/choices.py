@@ -6,22 +6,39 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._core.checks import choice
+from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.hooks import Corrector, Hooks
 from .adaptive import ADAPTIVE
 from .ancestral import FEW_STEP
 from .multistep import Multistep
 from .schemes import ELSEWHERE, SCHEMES, Scheme, get_scheme
+from .stepper_scheme import StepperScheme
 
-__all__ = ["as_scheme"]
+__all__ = ["as_scheme", "as_solve"]
+
+
+def as_solve(
+    field: Field,
+    scheme: Any,
+    steps: int | None,
+    schedules: Sequence[EpsilonSchedule],
+    corrector: Any,
+    hooks: Hooks,
+) -> tuple[str | Scheme | Multistep | StepperScheme, int]:
+    """The scheme and the number of steps of a call, those of the field where it gives none."""
+    own = scheme is None
+    count = (field if own else Field).default_steps if steps is None else steps
+    scheme = field.default_scheme if own else scheme
+    return as_scheme(scheme, schedules, corrector, hooks), count
 
 
 def as_scheme(
     scheme: Any, schedules: Sequence[EpsilonSchedule], corrector: Any, hooks: Hooks
-) -> str | Scheme | Multistep:
+) -> str | Scheme | Multistep | StepperScheme:
     """A scheme that can do what is asked of it; adaptive ones stay names."""
     noisy = any(not e.is_zero for e in schedules)
-    found: str | Scheme | Multistep = scheme
+    found: str | Scheme | Multistep | StepperScheme = scheme
     if isinstance(scheme, str):
         scheme = choice("scheme", scheme, [*SCHEMES, *FEW_STEP, *ADAPTIVE], ELSEWHERE)
         found = FEW_STEP.get(scheme, SCHEMES.get(scheme, scheme))
@@ -36,7 +53,7 @@ def as_scheme(
                 "an adaptive scheme has no steps of its own to act after; use a fixed-step one,"
                 f" such as 'heun', with {'the corrector' if corrector is not None else 'hooks'}"
             )
-    elif isinstance(found, Multistep):
+    elif isinstance(found, (Multistep, StepperScheme)):
         found.check(schedules)
     elif isinstance(found, Scheme):
         get_scheme(found, noisy=noisy)

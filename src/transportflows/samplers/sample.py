@@ -26,13 +26,14 @@ from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
 from ..solve.stepper import Stepper
 from .adaptive import check_tolerances, solve_adaptively
-from .choices import as_scheme
+from .choices import as_solve
 from .dynamics import Epsilon, FieldDynamics
 from .linear_stepper import LinearStepper
 from .multistep import Multistep
 from .one_step import OneStep
 from .schemes import Scheme
 from .starts import check_from_point, check_from_start, evaluating, starting_states
+from .stepper_scheme import StepperScheme
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
@@ -45,8 +46,8 @@ def sample(
     *,
     start: Distribution | Tensor | Any | None = None,
     epsilon: Epsilon | Sequence[Epsilon] = 0.0,
-    scheme: str | Scheme | Multistep = "heun",
-    steps: int = 100,
+    scheme: str | Scheme | Multistep | StepperScheme | None = None,
+    steps: int | None = None,
     t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
     spacing: str | Spacing = "uniform",
     margin: float | tuple[float, float] | None = None,
@@ -143,7 +144,7 @@ def sample(
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon, float(t[0]))
-    scheme = as_scheme(scheme, schedules, corrector, hooks)
+    scheme, steps = as_solve(field, scheme, steps, schedules, corrector, hooks)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
     with team.together(), evaluating(field):
@@ -205,7 +206,7 @@ def _as_grid(
     steps: int,
     spacing: str | Spacing,
     save_at: int | Sequence[float] | Tensor | None,
-    scheme: str | Scheme | Multistep,
+    scheme: str | Scheme | Multistep | StepperScheme,
 ) -> tuple[Tensor, list[int] | list[float]]:
     """The grid of a solve, and at which of its places, or at which times, to save."""
     first, last = float(t[0]), float(t[-1])
@@ -225,7 +226,7 @@ def _as_grid(
         grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
     else:
         grid = own_grid(t, breakpoints)
-    if isinstance(scheme, Multistep):
+    if isinstance(scheme, (Multistep, StepperScheme)):
         return grid, save_times(grid, save_at)
     return with_times(grid, save_at)
 
@@ -250,7 +251,7 @@ def _looks(
 def _check_shared(
     team: World,
     n: int,
-    scheme: str | Scheme | Multistep,
+    scheme: str | Scheme | Multistep | StepperScheme,
     grid: Tensor,
     saved: Sequence[int] | Sequence[float],
     schedules: Sequence[EpsilonSchedule],
@@ -286,10 +287,12 @@ def _in_data_units(solution: Solution, field: Field) -> Solution:
 def _stepper(
     field: Field,
     members: list[EpsilonSchedule],
-    scheme: Scheme | Multistep,
+    scheme: Scheme | Multistep | StepperScheme,
     margin: tuple[float, float] | None,
     saved: Sequence[float],
 ) -> Stepper:
+    if isinstance(scheme, StepperScheme):
+        return scheme.stepper(field, members, saved)
     if isinstance(scheme, Multistep):
         return LinearStepper(field, members, scheme, margin=margin, saved=saved)
     return OneStep(FieldDynamics(field, members, margin=margin), scheme)

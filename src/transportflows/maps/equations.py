@@ -1,0 +1,186 @@
+"""The three equations of a flow map as losses: Lagrangian, Eulerian, semigroup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .._core.checks import choice, number
+from .._core.signatures import checked
+from .._core.tensor import expand_time
+from ..fields import Field
+from .derivatives import along
+from .draws import MapSample
+from .flow_map import FlowMap
+from .map_loss import MapLoss
+from .pairs import Pairs
+from .teachers import heun_step
+
+__all__ = ["EulerianLoss", "LagrangianLoss", "SemigroupLoss"]
+
+
+@checked
+class LagrangianLoss(MapLoss):
+    """``∂_t X_{s,t}(x) = b(t, X_{s,t}(x))``: ``v* = b(t, X_{s,t}) - (t - s) ∂_t v_{s,t}``.
+
+    The derivative is by forward mode, one jvp along t. With a teacher one of the most exact losses;
+    the teacher is looked at where the map goes, so it needs no data but those of the base.
+    """
+
+    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+        s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
+        one = torch.ones_like(t)
+        _, change = along(field, s, t, x, cond, 0 * one, one, None)
+        width = expand_time(t - s, x)
+        end = x + width * (v.detach() if self.detach else v)
+        return self._b(field, t, end, cond) - width * change
+
+
+@checked
+class EulerianLoss(MapLoss):
+    """``∂_s X + ∇X b = 0``: ``v* = b(s, x) + (t - s)(∂_s v_{s,t} + ∇v_{s,t} b(s, x))``.
+
+    One jvp along (1, b). By the path, ``source="path"``, it is MeanFlow. It has more variance than
+    the Lagrangian one where v has a steep gradient: ∇v multiplies what b is off.
+
+    Args:
+        teacher: see :class:`MapLoss`.
+        normalise: a number c to divide the change ``(t - s)(∂_s v + ∇v b)`` by ``|change|/√d + c``
+            of its row, which bounds it (Lu and Song 2024, section 4.1); None for none. It changes
+            what the loss is least for.
+        source: see :class:`MapLoss`.
+        pairs: see :class:`MapLoss`.
+        diagonal: see :class:`MapLoss`.
+        weight: see :class:`MapLoss`.
+        adaptive: see :class:`MapLoss`.
+        floor: see :class:`MapLoss`.
+        detach: see :class:`MapLoss`.
+    """
+
+    _sources = ("own", "path")
+
+    def __init__(
+        self,
+        teacher: Field | None = None,
+        *,
+        normalise: float | None = None,
+        source: str | None = None,
+        pairs: Pairs | None = None,
+        diagonal: float | None = None,
+        weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adaptive: float = 0.0,
+        floor: float = 1e-3,
+        detach: bool = True,
+    ) -> None:
+        super().__init__(
+            teacher,
+            source=source,
+            pairs=pairs,
+            diagonal=diagonal,
+            weight=weight,
+            adaptive=adaptive,
+            floor=floor,
+            detach=detach,
+        )
+        if normalise is not None:
+            normalise = number("normalise", normalise, "a positive number", above=0)
+        self.normalise = normalise
+
+    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+        s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
+        own = self.teacher is None and self.source == "path"
+        b = sample.path.velocity if own else self._b(field, s, x, cond)
+        one = torch.ones_like(s)
+        _, change = along(field, s, t, x, cond, one, 0 * one, b)
+        change = expand_time(t - s, x) * change
+        if self.normalise is not None:
+            size = change.flatten(1).square().mean(1).sqrt()
+            change = change / expand_time(size + self.normalise, x)
+        return b + change
+
+
+@checked
+class SemigroupLoss(MapLoss):
+    """``X_{u,t} ∘ X_{s,u} = X_{s,t}``: ``v* = h v_{s,u}(x) + (1 - h) v_{u,t}(X_{s,u})``.
+
+    No derivative is taken. The first part of the way is the teacher's, a step of Heun, or, if the
+    teacher is a flow map, its jump, as the second part is then (progressive distillation); the
+    map's own without one; or, by the path, ``(x_u - x_s)/(u - s)`` (consistency training, to
+    t = 1).
+
+    Args:
+        teacher: see :class:`MapLoss`.
+        split: where the way is divided: a number, the width ``|u - s|`` of the first part, or the
+            whole way if that is shorter; ``"half"``, or ``"uniform"``. By default .05 with a
+            field for a teacher, whose step must be short, and a half otherwise.
+        source: see :class:`MapLoss`.
+        pairs: see :class:`MapLoss`.
+        diagonal: see :class:`MapLoss`.
+        weight: see :class:`MapLoss`.
+        adaptive: see :class:`MapLoss`.
+        floor: see :class:`MapLoss`.
+        detach: see :class:`MapLoss`.
+    """
+
+    _sources = ("own", "path")
+
+    def __init__(
+        self,
+        teacher: Field | None = None,
+        *,
+        split: float | str | None = None,
+        source: str | None = None,
+        pairs: Pairs | None = None,
+        diagonal: float | None = None,
+        weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adaptive: float = 0.0,
+        floor: float = 1e-3,
+        detach: bool = True,
+    ) -> None:
+        super().__init__(
+            teacher,
+            source=source,
+            pairs=pairs,
+            diagonal=diagonal,
+            weight=weight,
+            adaptive=adaptive,
+            floor=floor,
+            detach=detach,
+        )
+        short = teacher is not None and not isinstance(teacher, FlowMap)
+        if split is None:
+            split = 0.05 if short or self.source == "path" else "half"
+        if isinstance(split, str):
+            choice("split", split, ("half", "uniform"))
+        else:
+            split = number("split", split, "a width of time, or 'half'", above=0, most=1)
+        self.split = split
+
+    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+        s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
+        h = self._share(sample)
+        u = torch.lerp(s, t, h)
+        mover = self.teacher if isinstance(self.teacher, FlowMap) else field
+        if self.teacher is not None and mover is field:
+            first = heun_step(self.teacher, s, u, x, cond)
+        elif self.source == "path" and self.teacher is None:
+            gap = u - s
+            far = gap.abs() > 1e-6
+            quotient = (sample.at(u) - x) / expand_time(torch.where(far, gap, 1.0), x)
+            first = torch.where(expand_time(far, x), quotient, sample.path.velocity)
+        else:
+            first = mover.between(s, u, x, cond)[0]
+        middle = x + expand_time(u - s, x) * first
+        second = mover.between(u, t, middle, cond)[0]
+        return torch.lerp(second, first, expand_time(h, x))
+
+    def _share(self, sample: MapSample) -> Tensor:
+        """h, ``(B,)``."""
+        if self.split == "half":
+            return torch.full_like(sample.t, 0.5)
+        if self.split == "uniform":
+            return sample.part
+        width = (sample.stop - sample.t).abs().clamp(min=1e-12)
+        return (float(self.split) / width).clamp(max=1.0)

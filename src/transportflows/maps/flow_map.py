@@ -1,0 +1,199 @@
+r"""Flow maps: where the ODE of a field takes a state, learned as a function of both times.
+
+The ODE ``dx/dt = b(t, x)`` takes what is x at time s to :math:`X_{s,t}(x)` at time t. This *flow
+map* is what a solver computes step by step, and a network can learn it, so that one call takes a
+step of any length, forward or backward in time:
+
+.. math:: X_{s,t}(x) = x + (t - s)\, v_{s,t}(x), \qquad
+          v_{s,t}(x) = \frac{1}{t - s} \int_s^t b(u, X_{s,u}(x)) \, du ,
+
+with v the mean velocity of the way from s to t (Boffi, Albergo and Vanden-Eijnden 2024, "Flow map
+matching"; Geng et al. 2025, "Mean flows"). By its form the map at s = t is the identity, and
+
+.. math:: v_{t,t} = b(t, \cdot) ,
+
+so a flow map is also a field, of its *tangent*: its ODE can be solved, its density integrated, its
+score taken, as of any other. Three equations say that a map is the flow of b,
+
+.. math:: \partial_t X_{s,t}(x) &= b(t, X_{s,t}(x)) && \text{(Lagrangian)} \\
+          \partial_s X_{s,t}(x) + \nabla X_{s,t}(x)\, b(s, x) &= 0 && \text{(Eulerian)} \\
+          X_{u,t}(X_{s,u}(x)) &= X_{s,t}(x) && \text{(semigroup)}
+
+and each gives losses (:mod:`transportflows.maps.losses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._core.checks import check_events, check_state, choice
+from .._core.conditions import NO_CONDITIONS
+from .._core.precision import wide
+from .._core.signatures import as_is, checked
+from .._core.tensor import expand_time
+from ..fields import Field
+from ..fields.calls import Network, check_process, check_transform
+from ..fields.null_conditions import as_cond_transforms, given_transforms
+from ..fields.units import check_units
+from ..process import Process
+from ..transforms import Standardize
+from .between import average_weights
+from .calls import called_between, check_network_between, rows_of
+from .jumps import Jumps, Renoise
+
+__all__ = ["FlowMap"]
+
+
+@checked
+class FlowMap(Field):
+    """A network of two times, whose prediction gives ``X_{s,t}(x)`` under a process.
+
+    :func:`transportflows.sample` goes by its jumps, one from t = 0 to t = 1 unless ``steps`` says
+    otherwise; with the name of a solver as ``scheme`` it solves the ODE of the tangent.
+
+    Args:
+        net: ``net(s, t, x, **cond)`` with times ``(B,)``, of x and to go to, giving the shape of x;
+            for networks of this library :class:`transportflows.networks.TwoTimes`.
+        process: the law of x_t, whose base it starts from.
+        prediction: what the network gives: ``"velocity"``, the mean velocity v; or, for a process
+            with a Gaussian part, ``"data"`` or ``"noise"``, which X is made of as if it stayed the
+            same on the way: ``X = (σ̂_t/σ̂_s) x + (β_t - β_s σ̂_t/σ̂_s) d`` with m = 0. Data have a
+            pole where σ̂_s = 0, so that such a map does not leave t = 1; noise where β_s = 0.
+        to_data: say that it was trained for t = 1 only, as a consistency model is. Then no jump
+            ends elsewhere: several steps go to t = 1 and come back by noise, :class:`Renoise`.
+        transform: see :class:`Field`.
+        cond_transforms: see :class:`Field`.
+
+    Raises:
+        TypeError: if the network takes one time only.
+        ConversionError: for data or noise of a process without a Gaussian part.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> net = tpf.networks.TwoTimes(tpf.networks.MLP(2, width=16, vectors={"stop": 9}))
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> flow_map = tpf.maps.FlowMap(net, process)
+        >>> tpf.sample(flow_map, 5).nfe
+        1
+        >>> x = torch.zeros(3, 2)
+        >>> bool((flow_map.jump(0.5, 0.5, x) == x).all())
+        True
+    """
+
+    default_steps = 1
+
+    def __init__(
+        self,
+        net: Network,
+        process: Process,
+        *,
+        prediction: str = "velocity",
+        to_data: bool = False,
+        transform: Standardize | None = None,
+        cond_transforms: Mapping[str, Standardize] | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        if isinstance(net, Field):
+            raise TypeError(
+                f"net is a {type(net).__name__}, of one time; a map that does what it does is"
+                " learned from it: maps.distill(field, data, ...)"
+            )
+        check_network_between(net)
+        check_process(process)
+        check_transform(transform)
+        check_units(process, transform)
+        choice("prediction", prediction, ("velocity", "data", "noise"), {"x": "'data'"})
+        if prediction != "velocity":
+            _ = process.part  # refused where there is none
+        self.net, self.process, self.transform = net, process, transform
+        self.cond_transforms = as_cond_transforms(cond_transforms)
+        self.prediction, self.to_data = prediction, bool(to_data)
+        self.outputs = (prediction,)
+        self.default_scheme = Renoise() if self.to_data else Jumps()
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "net": self.net,
+            "process": self.process,
+            "prediction": self.prediction,
+            "to_data": self.to_data,
+            "transform": self.transform,
+            **given_transforms(self),
+        }
+
+    # ----------------------------------------------------------------------------- as a map
+
+    def average(
+        self,
+        s: float | Tensor,
+        t: float | Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+    ) -> Tensor:
+        """``v_{s,t}(x)``, the mean velocity on the way from s to t, ``(B, *)``.
+
+        Args:
+            s: time of x, a number, ``()`` or ``(B,)``.
+            t: time to go to, before or after s.
+            x: states at time s, ``(B, *)``, in the units of the process.
+            cond: conditions for the network, by name.
+        """
+        s, t = self._times(s, t, x)
+        return self.between(s, t, x, self._conditions(cond, x))[0]
+
+    def jump(
+        self,
+        s: float | Tensor,
+        t: float | Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+    ) -> Tensor:
+        """``X_{s,t}(x) = x + (t - s) v_{s,t}(x)``, ``(B, *)``; see :meth:`average`."""
+        s, t = self._times(s, t, x)
+        v = self.between(s, t, x, self._conditions(cond, x))[0]
+        return x + expand_time((t - s).to(x), x) * v
+
+    @as_is
+    def between(
+        self, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        """``v_{s,t}(x)``, and the weight in it of what the network gives; nothing is checked.
+
+        The weight is None for 1. A loss on v divided by it is one of the network's own prediction,
+        which is of one size at all times.
+        """
+        out = called_between(self, self.net, s, t, x, cond)
+        if self.prediction == "velocity":
+            return out, None
+        weights = average_weights(self.process.part, self.prediction, wide(s), wide(t))
+        mean = self.process.noise_part.base_mean
+        weights = weights.map(lambda w: w.to(x))
+        v = weights.of(x, None if mean is None else mean.to(x), (out,))
+        return v, weights.outputs[0]
+
+    def _times(self, s: float | Tensor, t: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = rows_of(s, x), rows_of(t, x)
+        check_state(s, x)
+        check_events(x, self.process.shape, "x", "the process")
+        return s, t
+
+    def _conditions(self, cond: Mapping[str, Any], x: Tensor) -> Mapping[str, Any]:
+        if cond or self.conditions:
+            return self.check_conditions(cond, len(x), ranges=False, device=x.device)
+        return cond
+
+    # --------------------------------------------------------------------------- as a field
+
+    @as_is
+    def predict(
+        self,
+        t: Tensor,
+        x: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        needed: Sequence[bool] | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """What the network predicts at s = t: the tangent of the map."""
+        return (called_between(self, self.net, t, t, x, cond),)

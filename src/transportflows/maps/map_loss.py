@@ -1,0 +1,190 @@
+r"""Losses of flow maps: one regression of v, with targets from three equations.
+
+All of them are ``½ w |v_{s,t}(x_s) - v*|²`` with a target v* that is held fixed (*detached*), made
+of one of the equations that say that a map is the flow of b (:mod:`.flow_map`):
+
+.. math:: v^*_{\text{Lagrangian}} &= b(t, X_{s,t}) - (t - s)\, \partial_t v_{s,t} \\
+          v^*_{\text{Eulerian}} &= b(s, x) + (t - s) (\partial_s v_{s,t} + \nabla v_{s,t}\, b) \\
+          v^*_{\text{semigroup}} &= h\, v_{s,u}(x) + (1 - h)\, v_{u,t}(X_{s,u}),
+          \quad h = \frac{u - s}{t - s},
+
+each of which is met by the flow of b and, together with v_{s,s} = b, by no other map. None divides
+by t - s. They differ in where b comes from:
+
+- *a teacher*, any field: distillation;
+- *the map itself*, ``b = v_{t,t}``, which a share of the rows trains beside it by the velocity
+  loss: self-distillation (Boffi, Albergo and Vanden-Eijnden 2025, "How to build a consistency
+  model");
+- *the path*, ``ẋ_s`` of the draw itself in the place of b, where the target is linear in it, so
+  that its mean is right: MeanFlow (Geng et al. 2025, equation 6, on the clock of this library) and
+  consistency training (Song et al. 2023).
+
+The names of the papers, by equation: Lagrangian and Eulerian map distillation, progressive flow-map
+matching (Boffi, Albergo and Vanden-Eijnden 2024, equations 3.7, 3.8 and 3.11); shortcut models
+(Frans et al. 2024, equation 5) and consistency models are semigroup losses, continuous consistency
+(Lu and Song 2024, equation 8) an Eulerian one to t = 1.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .._core.checks import choice, number, per_time
+from .._core.signatures import checked
+from .._core.tensor import expand_time
+from ..draws import Batch
+from ..fields import Field
+from ..losses import Loss
+from ..losses.base import BatchLike
+from .draws import MapSample, draw_pairs
+from .flow_map import FlowMap
+from .pairs import Pairs, UniformPairs
+from .teachers import check_teacher, velocity_of
+
+__all__ = ["MapLoss"]
+
+Cond = Mapping[str, Any]
+
+
+@checked
+class MapLoss(Loss):
+    """``½ w(s, t) |v_{s,t}(x_s) - v*|²``, summed over the event; what the three equations share.
+
+    For a map that predicts data or noise the distance is one of these predictions: v divided by
+    their weight in it, which is large near an end.
+
+    Args:
+        teacher: a field of the same process, with a velocity; None to learn without one.
+        source: where b comes from without a teacher: ``"own"``, the tangent of the map, or
+            ``"path"``, ẋ of the draw, where the loss takes that.
+        pairs: law of (s, t); :class:`UniformPairs` if None.
+        diagonal: share of the rows that train the tangent, ``v_{s,s} = b``, on ẋ of the draw, or on
+            the teacher's velocity. By default a half without a teacher, and none with one.
+        weight: w, a function of s and t, each ``(B,)``; None for 1.
+        adaptive: p of a further weight of each row, ``(|v - v*|² + c)^-p``, as MeanFlow has it (p =
+            1). It changes what the loss is least for, which then is no conditional mean: with p = 1
+            the tangent of a mixture was off by 1.2, for .11. 0 for none.
+        floor: c.
+        detach: hold the target fixed. Otherwise the gradient goes through it, a residual of the
+            equation itself, at several times the cost and with second derivatives.
+    """
+
+    _sources: ClassVar[tuple[str, ...]] = ("own",)
+
+    def __init__(
+        self,
+        teacher: Field | None = None,
+        *,
+        source: str | None = None,
+        pairs: Pairs | None = None,
+        diagonal: float | None = None,
+        weight: Callable[[Tensor, Tensor], Tensor] | None = None,
+        adaptive: float = 0.0,
+        floor: float = 1e-3,
+        detach: bool = True,
+    ) -> None:
+        if teacher is not None and source is not None:
+            raise ValueError(
+                f"b comes from the teacher, so source={source!r} would be ignored; leave one out"
+            )
+        if source is not None:
+            choice("source", source, self._sources)
+        self.teacher = teacher
+        self.source = source or self._sources[0]
+        self.pairs = UniformPairs() if pairs is None else pairs
+        share = (0.5 if teacher is None else 0.0) if diagonal is None else diagonal
+        self.diagonal = number("diagonal", share, "a share of the rows", least=0, below=1)
+        if teacher is None and self.diagonal == 0 and self.source == "own":
+            raise ValueError(
+                "diagonal=0 without a teacher leaves the tangent v_{s,s} = b untrained, and any"
+                " map would do; give a share such as 0.5, or a teacher"
+            )
+        self.weight, self.detach = weight, bool(detach)
+        self.adaptive = number("adaptive", adaptive, "an exponent p >= 0", least=0)
+        self.floor = number("floor", floor, "a positive number", above=0)
+        self._known: tuple[int, int] | None = None
+
+    def draw(
+        self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
+    ) -> MapSample:
+        own = self._as_map(field)
+        return draw_pairs(own.process, Batch.of(batch), self.pairs, self.diagonal, generator)
+
+    def evaluate(self, field: Field, sample: MapSample) -> Tensor:
+        field = self._as_map(field)
+        path, k = sample.path, sample.diagonal
+        s, t, x, cond = path.t, sample.stop, path.x, path.cond
+        v, weight = self._predicted(field, s, t, x, cond)
+        rest = sample.rows(k, len(sample)) if k else sample
+        parts = []
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+            if k:
+                parts.append(self._tangent_target(sample.rows(0, k)))
+            if len(rest):
+                parts.append(self.target(field, rest, v[k:]))
+        target = parts[0] if len(parts) == 1 else torch.cat(parts)
+        error = v - target
+        if weight is not None:
+            error = error / expand_time(weight, error)
+        square = error.flatten(1).square().sum(1)
+        value = 0.5 * square
+        if self.weight is not None:
+            value = value * per_time("weight(s, t)", self.weight(s, t), s)
+        if self.adaptive:
+            value = value * (square.detach() + self.floor).pow(-self.adaptive)
+        return value
+
+    @abstractmethod
+    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+        """The target v* of each row, ``(B, *)``; what a subclass writes.
+
+        Args:
+            field: the map.
+            sample: rows to which the equation applies.
+            v: what the map predicts there.
+        """
+
+    def _predicted(
+        self, field: FlowMap, s: Tensor, t: Tensor, x: Tensor, cond: Cond
+    ) -> tuple[Tensor, Tensor | None]:
+        return field.between(s, t, x, cond)
+
+    def _tangent_target(self, sample: MapSample) -> Tensor:
+        path = sample.path
+        if self.teacher is None:
+            return path.velocity
+        return velocity_of(self.teacher, path.t, path.x, path.cond)
+
+    def _b(self, field: FlowMap, t: Tensor, x: Tensor, cond: Cond) -> Tensor:
+        """The velocity of the teacher, or of the map itself."""
+        if self.teacher is not None:
+            return velocity_of(self.teacher, t, x, cond)
+        return field.between(t, t, x, cond)[0]
+
+    def _as_map(self, field: Field) -> FlowMap:
+        if not isinstance(field, FlowMap):
+            raise TypeError(
+                f"{self.title} is a loss of a FlowMap, got a {type(field).__name__}; write"
+                " Trainer(tpf.maps.FlowMap(net, process), loss)"
+            )
+        known = (id(field), id(self.teacher))
+        if known != self._known:
+            if field.to_data and not self.pairs.to_data:
+                raise ValueError(
+                    "this FlowMap is for t = 1 only (to_data=True), and the loss draws other times"
+                    " t; write pairs=tpf.maps.ToData(), or to_data=False"
+                )
+            if self.pairs.to_data and not field.to_data:
+                raise ValueError(
+                    "the loss draws t = 1 only, and this FlowMap would be composed of jumps that it"
+                    " never trained; write FlowMap(..., to_data=True), or other pairs"
+                )
+            if self.teacher is not None:
+                check_teacher(field, self.teacher)
+            self._known = known
+        return field

@@ -1,0 +1,178 @@
+r"""Laws of the two times (s, t) that a flow map is trained at."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._core.built import Built
+from .._core.checks import number, positive_integer
+from .._core.precision import as_wide
+from .._core.random import local
+from .._core.reprs import call
+from .._core.signatures import checked
+from ..times.base import Margin, TimeSampler, UniformTimes
+
+__all__ = ["DyadicPairs", "GridPairs", "Pairs", "ToData", "UniformPairs"]
+
+
+@checked
+class Pairs(Built, ABC):
+    """Draws times s, of x, and t, to go to.
+
+    Attributes:
+        to_data: whether t is 1 always.
+    """
+
+    to_data: bool = False
+
+    @abstractmethod
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Draw s and t, each ``(n,)`` on [0, 1], before margins; what a subclass writes."""
+
+    def sample(
+        self,
+        n: int,
+        *,
+        margin: Margin = (0.0, 0.0),
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw s and t, each ``(n,)``, in ``[margin[0], 1 - margin[1]]``."""
+        device = torch.device(device)
+        s, t = self.unit(n, generator=local(generator, device), device=device, dtype=dtype)
+        low, high = margin
+        return s.clamp(low, 1 - high), t.clamp(low, 1 - high)
+
+    def __repr__(self) -> str:
+        return call(self)
+
+
+@checked
+class UniformPairs(Pairs):
+    """Two independent uniform times; in some rows the first is 0, in some the last is 1.
+
+    Those rows are what one step from base to data, and the first and last of several, are made of.
+
+    Args:
+        both: draw backward pairs, ``t < s``, as often as forward ones: the map that encodes, and
+            that densities need, costs nothing more, and errors were no larger for it.
+        at_start: share of the rows in which the earlier time is 0.
+        at_end: share of the rows in which the later time is 1, independent of that.
+        times: law of each of the two; uniform if None.
+
+    Raises:
+        ValueError: if a share is none.
+    """
+
+    def __init__(
+        self,
+        *,
+        both: bool = True,
+        at_start: float = 0.25,
+        at_end: float = 0.25,
+        times: TimeSampler | None = None,
+    ) -> None:
+        self.both = bool(both)
+        self.at_start = _share("at_start", at_start)
+        self.at_end = _share("at_end", at_end)
+        self.times = times
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        times = UniformTimes() if self.times is None else self.times
+        how = {"generator": generator, "device": device, "dtype": dtype}
+        u, v = times.unit(n, **how), times.unit(n, **how)  # type: ignore[arg-type]
+        shares = torch.rand(3, n, generator=generator, device=device)
+        first = torch.where(shares[0] < self.at_start, 0.0, torch.minimum(u, v))
+        last = torch.where(shares[1] < self.at_end, 1.0, torch.maximum(u, v))
+        if not self.both:
+            return first, last
+        swap = shares[2] < 0.5
+        return torch.where(swap, last, first), torch.where(swap, first, last)
+
+
+@checked
+class ToData(Pairs):
+    """t = 1 always: consistency models (Song et al. 2023), which have no other end.
+
+    Args:
+        times: law of s; uniform if None.
+    """
+
+    to_data = True
+
+    def __init__(self, times: TimeSampler | None = None) -> None:
+        self.times = times
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        times = UniformTimes() if self.times is None else self.times
+        s = times.unit(n, generator=generator, device=device, dtype=dtype)
+        return s, torch.ones_like(s)
+
+
+@checked
+class DyadicPairs(Pairs):
+    """Widths ``2^-k``, k = 0 .. ``levels``, each as often, from a multiple of the width, forward.
+
+    The pairs of shortcut models (Frans et al. 2024, section 3.1), of which two make one of the
+    next width.
+
+    Args:
+        levels: K; the smallest width is 2^-K.
+    """
+
+    def __init__(self, levels: int = 7) -> None:
+        self.levels = positive_integer("levels", levels)
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        k = torch.randint(self.levels + 1, (n,), generator=generator, device=device)
+        count = (2**k).to(dtype)
+        place = torch.floor(torch.rand(n, generator=generator, device=device, dtype=dtype) * count)
+        return place / count, (place + 1) / count
+
+
+@checked
+class GridPairs(Pairs):
+    """The steps of one grid, each as often: the last training of a map for these steps alone.
+
+    Args:
+        times: of the grid, in order; such as what :func:`choose_times` finds.
+        both: the steps backward too.
+    """
+
+    def __init__(self, times: Sequence[float] | Tensor, *, both: bool = False) -> None:
+        self.times, self.both = as_wide(times), bool(both)
+        if self.times.ndim != 1 or len(self.times) < 2:
+            raise ValueError(f"a grid has at least two times, got shape {tuple(self.times.shape)}")
+        steps = self.times.diff()
+        if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+            raise ValueError(f"the times of a grid go one way, got {self.times.tolist()}")
+        if float(self.times.min()) < 0 or float(self.times.max()) > 1:
+            raise ValueError(f"times lie in [0, 1], got {self.times.tolist()}")
+
+    def unit(
+        self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        grid = self.times.to(device=device, dtype=dtype)
+        k = torch.randint(len(grid) - 1, (n,), generator=generator, device=device)
+        s, t = grid[k], grid[k + 1]
+        if not self.both:
+            return s, t
+        swap = torch.rand(n, generator=generator, device=device) < 0.5
+        return torch.where(swap, t, s), torch.where(swap, s, t)
+
+
+def _share(name: str, value: float) -> float:
+    return number(name, value, "a share of the rows, from 0 to 1", least=0.0, most=1.0)

@@ -1,0 +1,80 @@
+"""Teachers of a flow map: the velocity of any field, a step along it, and whether it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.registry import encode, told
+from .._core.tensor import expand_time
+from ..fields import Field
+
+__all__ = ["check_teacher", "heun_step", "velocity_of"]
+
+
+def velocity_of(field: Field, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    """``b(t, x)`` of a field, unchecked."""
+    return field.quantity("velocity", t, x, cond, checked=False)
+
+
+def heun_step(field: Field, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
+    """The mean velocity of a step of Heun from s to t, ``(B, *)``: two calls of the field."""
+    first = velocity_of(field, s, x, cond)
+    end = x + expand_time(t - s, x) * first
+    return 0.5 * (first + velocity_of(field, t, end, cond))
+
+
+def check_teacher(student: Field, teacher: Field) -> None:
+    """Refuse a teacher whose ODE is another, or in other units.
+
+    Raises:
+        TypeError: if it is no field.
+        ValueError: if its process or transform is not the map's.
+        ConversionError: if it has no velocity.
+    """
+    if not isinstance(teacher, Field):
+        raise TypeError(f"teacher must be a Field, got {type(teacher).__name__}")
+    if teacher is student:
+        raise ValueError(
+            "the map cannot be its own teacher, which would move as it learns; leave teacher out"
+        )
+    for name in ("interpolant", "base"):
+        mine, other = getattr(student.process, name), getattr(teacher.process, name)
+        if mine is not other and not _same(mine, other):
+            raise ValueError(
+                f"the teacher is of another process: its {name} is {_shown(other)} and that of the"
+                f" map {_shown(mine)}; write FlowMap(net, teacher.process)"
+            )
+    mine, other = student.transform, teacher.transform
+    if mine is not other and not _same(mine, other):
+        raise ValueError(
+            "the teacher works in other units: its transform is"
+            f" {_shown(other)} and that of the map {_shown(mine)}; write"
+            " FlowMap(net, process, transform=teacher.transform)"
+        )
+    if "velocity" not in teacher.outputs:
+        teacher.weights("velocity", torch.tensor([0.5], dtype=torch.float64))
+
+
+def _same(first: Any, second: Any) -> bool:
+    """Whether two objects are described by the same arguments."""
+    if first is None or second is None or type(first) is not type(second):
+        return False
+    return _equal(encode(first), encode(second))
+
+
+def _equal(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.shape == second.shape and bool(torch.equal(first.cpu(), second.cpu()))
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
+    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
+        return len(first) == len(second) and all(map(_equal, first, second))
+    return bool(first == second)
+
+
+def _shown(value: Any) -> str:
+    return "None" if value is None else told(value)

@@ -1,0 +1,82 @@
+r"""A network of two times, made of one that takes a time and a vector.
+
+A flow map needs the time s of x and the time t to go to. The network in it gets s as its time, and
+of t the vector ``(t - s, cos πk t, sin πk t)``, k = 1 .. K: slow waves, since a map is a smooth
+function of t, and fast ones let it ripple between the times of the training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.registry import register
+from .._core.signatures import as_is, checked
+from .embedding import time_features
+
+__all__ = ["TwoTimes"]
+
+
+@checked
+@register
+class TwoTimes(nn.Module):
+    """``net(s, t, x, **cond)`` of a network ``net(s, x, stop=..., **cond)``.
+
+    Args:
+        net: a network that takes a vector ``stop`` of odd size 2K + 1, such as
+            ``MLP(2, vectors={"stop": 9})``, a U-Net or a transformer.
+
+    Raises:
+        TypeError: if it takes no such vector.
+        ValueError: if its size is even.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> net = TwoTimes(tpf.networks.MLP(2, width=16, vectors={"stop": 9}))
+        >>> net(torch.zeros(3), torch.ones(3), torch.zeros(3, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        vectors = getattr(net, "vectors", None)
+        kind = type(net).__name__
+        if not isinstance(vectors, Mapping) or "stop" not in vectors:
+            raise TypeError(
+                f"the {kind} takes no vector of the name 'stop', by which it would be told of the"
+                f" second time; write TwoTimes({kind}(..., vectors={{'stop': 9}}))"
+            )
+        if vectors["stop"] % 2 == 0:
+            raise ValueError(
+                f"the vector 'stop' has {vectors['stop']} numbers, and the features of a time are"
+                " 1 + 2K, a difference and K waves; write vectors={'stop': 9}"
+            )
+        self.net = net
+        waves = math.pi * torch.arange(1, vectors["stop"] // 2 + 1, dtype=torch.float32)
+        self.register_buffer("waves", waves, persistent=False)
+        self.waves: Tensor
+
+    @property
+    def takes_one_time(self) -> bool:
+        """Whether the network in it takes a time ``()``."""
+        return bool(getattr(self.net, "takes_one_time", False))
+
+    @property
+    def nulls(self) -> Mapping[str, float]:
+        """What stands for none, by the name of a condition."""
+        known: Mapping[str, float] = getattr(self.net, "nulls", {})
+        return {name: value for name, value in known.items() if name != "stop"}
+
+    @as_is
+    def forward(self, s: Tensor, t: Tensor, x: Tensor, **cond: Any) -> Any:
+        """What the network gives for x at time s on the way to t."""
+        stop = torch.cat([(t - s).unsqueeze(-1), time_features(t, self.waves.to(t))], dim=-1)
+        return self.net(s, x, stop=stop if stop.ndim > 1 else stop.unsqueeze(0), **cond)
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        return {"net": self.net}
