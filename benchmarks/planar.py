@@ -19,7 +19,7 @@ W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016 
 
 Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--peer FOLDER`` for the folder in
 which torchcfm's wheel was unpacked). Each seed goes through all tasks and methods before the next,
-and the table is written anew after each cell.
+the peer after ours, and the table is written anew after each cell.
 """
 
 from __future__ import annotations
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer")
+    parser.add_argument("--peer-seeds", type=int, default=2)
     options = parser.parse_args()
     if options.peer:
         sys.path.insert(0, options.peer)
@@ -215,25 +216,26 @@ def main() -> None:
     steps, seeds = (200, 1) if options.quick else (20_000, options.seeds)
     methods: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
         "plan": by_plan, "bridge": by_bridge,
+        "torchcfm": lambda *of: by_torchcfm(*of, better=False),
+        "torchcfm, cosine, averages": lambda *of: by_torchcfm(*of, better=True),
     }  # fmt: skip
+    names = list(methods)
+    runs = list(itertools.product(range(seeds), names[:2], TASKS))
     if options.peer:
-        methods["torchcfm"] = lambda *of: by_torchcfm(*of, better=False)
-        methods["torchcfm, cosine, averages"] = lambda *of: by_torchcfm(*of, better=True)
+        runs += itertools.product(range(min(seeds, options.peer_seeds)), names[2:], TASKS)
     top = header(__doc__)
     floors = {task: floor(ends[1]) for task, ends in TASKS.items()}
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {
-        (method, task): [] for method in methods for task in TASKS
-    }
-    for seed in range(seeds):
-        for (method, task), cells in found.items():
-            begin = time.perf_counter()
-            velocity = methods[method](TASKS[task], seed, steps)
-            seconds = time.perf_counter() - begin
-            cells.append((*measured(velocity, TASKS[task], seed), seconds))
-            print(seed, method, task, cells[-1], flush=True)
-            rows = [row(task, method, c, floors[task]) for (method, task), c in found.items() if c]
-            if not options.quick:
-                OUT.write_text(top + "\n" + table(HEAD, rows) + "\n")
+    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for seed, method, task in runs:
+        begin = time.perf_counter()
+        velocity = methods[method](TASKS[task], seed, steps)
+        seconds = time.perf_counter() - begin
+        cells = found.setdefault((method, task), [])
+        cells.append((*measured(velocity, TASKS[task], seed), seconds))
+        print(seed, method, task, cells[-1], flush=True)
+        rows = [row(task, method, c, floors[task]) for (method, task), c in found.items()]
+        if not options.quick:
+            OUT.write_text(top + "\n" + table(HEAD, rows) + "\n")
     print(table(HEAD, rows))
 
 

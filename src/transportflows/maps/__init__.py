@@ -5,9 +5,12 @@ from .equations import EulerianLoss, LagrangianLoss, SemigroupLoss
 from .flow_map import FlowMap
 from .jumps import Jumps, Renoise
 from .map_loss import MapLoss
+from .named import ConsistencyLoss, DoublingLevels, MeanFlowLoss, ShortcutLoss
 from .pairs import DyadicPairs, GridPairs, Pairs, ToData, UniformPairs
 
 __all__ = [
+    "ConsistencyLoss",
+    "DoublingLevels",
     "DyadicPairs",
     "EulerianLoss",
     "FlowMap",
@@ -16,9 +19,11 @@ __all__ = [
     "LagrangianLoss",
     "MapLoss",
     "MapSample",
+    "MeanFlowLoss",
     "Pairs",
     "Renoise",
     "SemigroupLoss",
+    "ShortcutLoss",
     "ToData",
     "UniformPairs",
 ]

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from .._core.autodiff import jvp
+from .._core.conditions import map_rows
 from .._core.tensor import expand_time
 from .flow_map import FlowMap
 
-__all__ = ["along"]
+__all__ = ["along", "check_time_derivative"]
+
+_STEP = 1e-2  # of central differences
 
 
 def along(
@@ -24,28 +27,75 @@ def along(
     ds: Tensor,
     dt: Tensor,
     dx: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """``v_{s,t}(x)`` and its change along ``(ds, dt, dx)``."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``v_{s,t}(x)``, its change along ``(ds, dt, dx)``, and the weight of the prediction in it."""
 
     def moved(step: Tensor) -> Tensor:
         y = x if dx is None else x + expand_time(step, x) * dx
-        return field.between(s + step * ds, t + step * dt, y, cond)[0]
+        v, _ = field.between(s + step * ds, t + step * dt, y, cond)
+        return v
 
     try:
-        return jvp(moved, torch.zeros_like(s), torch.ones_like(s))
+        v, change = jvp(moved, torch.zeros_like(s), torch.ones_like(s))
     except (NotImplementedError, RuntimeError) as error:
         raise _explained(error) from error
+    return v, change, field.weight(s, t)
+
+
+@torch.no_grad()
+def check_time_derivative(
+    field: FlowMap, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any], which: str
+) -> None:
+    """Refuse a network in which a time is a number or an index, so that its derivative is 0.
+
+    Compares the derivative with central differences, on a few rows.
+
+    Args:
+        field: the map.
+        s: times of x, ``(B,)``.
+        t: times to go to, ``(B,)``.
+        x: states.
+        cond: conditions.
+        which: ``"s"`` or ``"t"``.
+
+    Raises:
+        ValueError: if the prediction changes with the time, and its derivative is zero.
+    """
+    few = min(len(x), 8)
+    s, t, x = s[:few], t[:few], x[:few]
+    cond = map_rows(cond, lambda rows: rows[:few])
+    one = torch.ones_like(s)
+    ds, dt = (one, 0 * one) if which == "s" else (0 * one, one)
+    _, change, _ = along(field, s, t, x, cond, ds, dt, None)
+    h = _STEP
+    s, t = (s.clamp(h, 1 - h), t) if which == "s" else (s, t.clamp(h, 1 - h))
+    ends = [field.between(s + k * h * ds, t + k * h * dt, x, cond)[0] for k in (-1, 1)]
+    difference = (ends[1] - ends[0]) / (2 * h)
+    size = float(difference.abs().max())
+    if size > 1e-3 * float(ends[0].abs().max()) and float(change.abs().max()) < 1e-6 * size:
+        raise ValueError(
+            f"the prediction of the network changes with {which}, by {size:.3g} in a unit of time,"
+            " and its derivative is zero: the time is made a number (float(t), t.item()), an index"
+            " of a table or a detached tensor on its way. Keep it a tensor throughout, or take"
+            " SemigroupLoss, which needs no derivative"
+        )
 
 
 def _explained(error: Exception) -> Exception:
     """What to write where a network has no forward-mode derivative."""
     text = str(error)
-    if "forward" in text.lower() and ("AD" in text or "derivative" in text):
+    what = f"the network cannot be differentiated in forward mode ({text.splitlines()[0][:120]}); "
+    semigroup = ", or take SemigroupLoss, which needs no derivative"
+    if "forward AD" in text or "forward-mode" in text:
         return RuntimeError(
-            "the network has no forward-mode derivative, which this loss takes"
-            f" ({text.splitlines()[0][:160]}). Attention: write torch.nn.attention.sdpa_kernel("
-            "SDPBackend.MATH) around the training, or scaled products by hand instead of"
-            " nn.MultiheadAttention; checkpointing: switch it off. Or take SemigroupLoss, which"
-            " needs no derivative"
+            f"{what}where it is attention, train under torch.nn.attention.sdpa_kernel("
+            f"SDPBackend.MATH){semigroup}"
+        )
+    if "checkpoint" in text or "setup_context" in text:
+        return RuntimeError(f"{what}switch activation checkpointing off{semigroup}")
+    if "in-place" in text and "captured" in text:
+        return RuntimeError(
+            f"{what}BatchNorm in train mode writes its statistics: take GroupNorm or LayerNorm, or"
+            f" put it in eval mode before the Trainer is made{semigroup}"
         )
     return error

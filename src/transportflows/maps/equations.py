@@ -23,19 +23,24 @@ __all__ = ["EulerianLoss", "LagrangianLoss", "SemigroupLoss"]
 
 @checked
 class LagrangianLoss(MapLoss):
-    """``∂_t X_{s,t}(x) = b(t, X_{s,t}(x))``: ``v* = b(t, X_{s,t}) - (t - s) ∂_t v_{s,t}``.
+    """``∂_t X_{s,t}(x) = b(t, X_{s,t}(x))``, as ``v + (t - s) ∂_t v`` against a fixed ``b(t, X)``.
 
-    The derivative is by forward mode, one jvp along t. With a teacher one of the most exact losses;
-    the teacher is looked at where the map goes, so it needs no data but those of the base.
+    The derivative is by forward mode, one jvp along t, and the gradient goes through it: with
+    ``∂_t v`` in the target instead the losses of successive steps feed its errors back with a gain
+    of ``|t - s|`` times their frequency, and a map that is its own teacher diverges. With a teacher
+    one of the most exact losses; the teacher is looked at where the map goes.
     """
 
-    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+    differentiates = "t"
+
+    def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
         s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
         one = torch.ones_like(t)
-        _, change = along(field, s, t, x, cond, 0 * one, one, None)
+        v, change, weight = along(field, s, t, x, cond, 0 * one, one, None)
         width = expand_time(t - s, x)
-        end = x + width * (v.detach() if self.detach else v)
-        return self._b(field, t, end, cond) - width * change
+        with self.fixed():
+            b = self.b(field, t, x + width * v, cond)
+        return v + width * change, b, weight
 
 
 @checked
@@ -60,6 +65,7 @@ class EulerianLoss(MapLoss):
     """
 
     _sources = ("own", "path")
+    differentiates = "s"
 
     def __init__(
         self,
@@ -88,12 +94,18 @@ class EulerianLoss(MapLoss):
             normalise = number("normalise", normalise, "a positive number", above=0)
         self.normalise = normalise
 
-    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+    def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
+        s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
+        v, weight = field.between(s, t, x, cond)
+        with self.fixed():
+            return v, self._target(field, sample), weight
+
+    def _target(self, field: FlowMap, sample: MapSample) -> Tensor:
         s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
         own = self.teacher is None and self.source == "path"
-        b = sample.path.velocity if own else self._b(field, s, x, cond)
+        b = sample.path.velocity if own else self.b(field, s, x, cond)
         one = torch.ones_like(s)
-        _, change = along(field, s, t, x, cond, one, 0 * one, b)
+        _, change, _ = along(field, s, t, x, cond, one, 0 * one, b)
         change = expand_time(t - s, x) * change
         if self.normalise is not None:
             size = change.flatten(1).square().mean(1).sqrt()
@@ -158,7 +170,12 @@ class SemigroupLoss(MapLoss):
             split = number("split", split, "a width of time, or 'half'", above=0, most=1)
         self.split = split
 
-    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
+    def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
+        v, weight = field.between(sample.t, sample.stop, sample.path.x, sample.path.cond)
+        with self.fixed():
+            return v, self._target(field, sample), weight
+
+    def _target(self, field: FlowMap, sample: MapSample) -> Tensor:
         s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
         h = self._share(sample)
         u = torch.lerp(s, t, h)

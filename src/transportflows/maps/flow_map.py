@@ -34,6 +34,7 @@ from .._core.conditions import NO_CONDITIONS
 from .._core.precision import wide
 from .._core.signatures import as_is, checked
 from .._core.tensor import expand_time
+from ..combination import Combination
 from ..fields import Field
 from ..fields.calls import Network, check_process, check_transform
 from ..fields.null_conditions import as_cond_transforms, given_transforms
@@ -168,11 +169,20 @@ class FlowMap(Field):
         out = called_between(self, self.net, s, t, x, cond)
         if self.prediction == "velocity":
             return out, None
-        weights = average_weights(self.process.part, self.prediction, wide(s), wide(t))
+        weights = self._weights(s, t).map(lambda w: w.to(x))
         mean = self.process.noise_part.base_mean
-        weights = weights.map(lambda w: w.to(x))
         v = weights.of(x, None if mean is None else mean.to(x), (out,))
         return v, weights.outputs[0]
+
+    def weight(self, s: Tensor, t: Tensor) -> Tensor | None:
+        """The weight of what the network gives in ``v_{s,t}``, of the shape of t; None for 1."""
+        if self.prediction == "velocity":
+            return None
+        weight: Tensor = self._weights(s, t).outputs[0].to(t)
+        return weight
+
+    def _weights(self, s: Tensor, t: Tensor) -> Combination:
+        return average_weights(self.process.part, self.prediction, wide(s), wide(t))
 
     def _times(self, s: float | Tensor, t: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         s, t = rows_of(s, x), rows_of(t, x)

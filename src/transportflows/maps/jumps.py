@@ -9,8 +9,9 @@ step of width h
           + \sqrt{1 - e^{-2\rho}}\, \hat\sigma z,
           \qquad \rho = \frac{\varepsilon |h|}{\hat\sigma^2},
 
-a splitting of order 1 of the SDE of :func:`transportflows.sample`, stable for every ε, with η̂ of
-the tangent (one more call).
+a splitting of order 1 of the SDE of :func:`transportflows.sample`, with η̂ of the tangent (one more
+call). For data of variance V - σ̂² it loses ``(1 - e^{-ρ})² (σ̂²/V)(1 - σ̂²/V)`` of V in a step; so
+ρ is limited to .05, where the noise is too small for more, and ``Solution.limited`` tells it.
 
 *Renoise* goes to t = 1 each time, and comes back to the next time by the process, ``α m + β X_{s,1}
 + σ̂ z`` (Song et al. 2023, "Consistency models", algorithm 1): the way of a map that was trained for
@@ -39,6 +40,7 @@ from ..solve.stepper import Prepared, Stepper
 __all__ = ["Jumps", "Renoise"]
 
 _ENDS = 1e-9
+_MOST = 0.05  # of ρ in a step
 
 
 @checked
@@ -171,7 +173,9 @@ class _Jumping(_MapStepper):
         for schedule in self.schedules:
             own = schedule.bound(part, at[:, None], widths)
             rates.append(own.value(at, scale) * widths.abs() / scale.square())
-        rho = torch.stack(rates, 1)
+        wanted = torch.stack(rates, 1)
+        rho = wanted.clamp(max=_MOST)
+        over = (wanted > _MOST).any(1)
         decay = -torch.expm1(-rho) * scale[:, None]
         strength = (-torch.expm1(-2 * rho)).clamp(min=0).sqrt() * scale[:, None]
         weights = self.field.weights("noise", at)
@@ -185,6 +189,7 @@ class _Jumping(_MapStepper):
             made,
             noisy=True,
             calls=2,
+            limited=_stretches(over.tolist(), times.tolist()),
             noise_of=weights.tabulated(len(at), 1, like),
             decay=decay[:, 0].tolist() if one else list(decay.to(like).unbind(0)),
             strength=strength[:, 0].tolist() if one else list(strength.to(like).unbind(0)),
@@ -225,6 +230,18 @@ class _Jumping(_MapStepper):
             decay, strength = rows.spread(decay), rows.spread(strength)
         moved: Tensor = x - decay * eta + strength * z
         return moved
+
+
+def _stretches(over: list[bool], times: list[float]) -> tuple[tuple[float, float], ...] | None:
+    """The stretches of time of the steps that are marked, in order of time."""
+    found: list[tuple[float, float]] = []
+    for k in sorted(range(len(over)), key=lambda k: times[k]):
+        low, high = sorted(times[k : k + 2])
+        if over[k] and found and abs(found[-1][1] - low) < _ENDS:
+            found[-1] = (found[-1][0], high)
+        elif over[k]:
+            found.append((low, high))
+    return tuple(found) or None
 
 
 class _Renoising(_MapStepper):

@@ -1,12 +1,15 @@
 r"""Losses of flow maps: one regression of v, with targets from three equations.
 
-All of them are ``½ w |v_{s,t}(x_s) - v*|²`` with a target v* that is held fixed (*detached*), made
-of one of the equations that say that a map is the flow of b (:mod:`.flow_map`):
+All of them are ``½ w |f - f*|²``, with f made of the map and a target f* that is held fixed
+(*detached*), the two sides of one of the equations that say that a map is the flow of b
+(:mod:`.flow_map`) as it reads for v:
 
-.. math:: v^*_{\text{Lagrangian}} &= b(t, X_{s,t}) - (t - s)\, \partial_t v_{s,t} \\
-          v^*_{\text{Eulerian}} &= b(s, x) + (t - s) (\partial_s v_{s,t} + \nabla v_{s,t}\, b) \\
-          v^*_{\text{semigroup}} &= h\, v_{s,u}(x) + (1 - h)\, v_{u,t}(X_{s,u}),
-          \quad h = \frac{u - s}{t - s},
+.. math:: v_{s,t} + (t - s)\, \partial_t v_{s,t} &= b(t, X_{s,t})
+          && \text{(Lagrangian)} \\
+          v_{s,t} &= b(s, x) + (t - s) (\partial_s v_{s,t} + \nabla v_{s,t}\, b(s, x))
+          && \text{(Eulerian)} \\
+          v_{s,t} &= h\, v_{s,u}(x) + (1 - h)\, v_{u,t}(X_{s,u}), \quad h = \frac{u - s}{t - s}
+          && \text{(semigroup)}
 
 each of which is met by the flow of b and, together with v_{s,s} = b, by no other map. None divides
 by t - s. They differ in where b comes from:
@@ -29,6 +32,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -41,6 +45,7 @@ from ..draws import Batch
 from ..fields import Field
 from ..losses import Loss
 from ..losses.base import BatchLike
+from .derivatives import check_time_derivative
 from .draws import MapSample, draw_pairs
 from .flow_map import FlowMap
 from .pairs import Pairs, UniformPairs
@@ -53,7 +58,7 @@ Cond = Mapping[str, Any]
 
 @checked
 class MapLoss(Loss):
-    """``½ w(s, t) |v_{s,t}(x_s) - v*|²``, summed over the event; what the three equations share.
+    """``½ w(s, t) |f - f*|²``, summed over the event; what the three equations share.
 
     For a map that predicts data or noise the distance is one of these predictions: v divided by
     their weight in it, which is large near an end.
@@ -66,15 +71,20 @@ class MapLoss(Loss):
         diagonal: share of the rows that train the tangent, ``v_{s,s} = b``, on ẋ of the draw, or on
             the teacher's velocity. By default a half without a teacher, and none with one.
         weight: w, a function of s and t, each ``(B,)``; None for 1.
-        adaptive: p of a further weight of each row, ``(|v - v*|² + c)^-p``, as MeanFlow has it (p =
+        adaptive: p of a further weight of each row, ``(|f - f*|² + c)^-p``, as MeanFlow has it (p =
             1). It changes what the loss is least for, which then is no conditional mean: with p = 1
             the tangent of a mixture was off by 1.2, for .11. 0 for none.
         floor: c.
         detach: hold the target fixed. Otherwise the gradient goes through it, a residual of the
             equation itself, at several times the cost and with second derivatives.
+
+    Attributes:
+        differentiates: ``"s"`` or ``"t"``, by which time the network is differentiated; None where
+            it is not.
     """
 
     _sources: ClassVar[tuple[str, ...]] = ("own",)
+    differentiates: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -108,6 +118,7 @@ class MapLoss(Loss):
         self.adaptive = number("adaptive", adaptive, "an exponent p >= 0", least=0)
         self.floor = number("floor", floor, "a positive number", above=0)
         self._known: tuple[int, int] | None = None
+        self._calls = 0
 
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
@@ -116,28 +127,72 @@ class MapLoss(Loss):
         return draw_pairs(own.process, Batch.of(batch), self.pairs, self.diagonal, generator)
 
     def evaluate(self, field: Field, sample: MapSample) -> Tensor:
-        field = self._as_map(field)
-        path, k = sample.path, sample.diagonal
-        s, t, x, cond = path.t, sample.stop, path.x, path.cond
-        v, weight = self._predicted(field, s, t, x, cond)
-        rest = sample.rows(k, len(sample)) if k else sample
+        field, k = self._as_map(field), sample.diagonal
+        self._look(field, sample)
         parts = []
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
-            if k:
-                parts.append(self._tangent_target(sample.rows(0, k)))
-            if len(rest):
-                parts.append(self.target(field, rest, v[k:]))
-        target = parts[0] if len(parts) == 1 else torch.cat(parts)
-        error = v - target
+        if k:
+            parts.append(self._of_tangent(field, sample.rows(0, k)))
+        if k < len(sample):
+            rest = sample.rows(k, len(sample))
+            prediction, target, weight = self.compared(field, rest)
+            parts.append(self._value(prediction - target, weight, rest))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @abstractmethod
+    def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The two members of the equation, ``(B, *)``, and what their difference is divided by.
+
+        What a subclass writes. The gradient goes through the first alone where ``detach`` is set.
+
+        Args:
+            field: the map.
+            sample: rows to which the equation applies.
+
+        Returns:
+            Both, and the weight of the network's prediction in them, ``(B,)``, or None for 1.
+        """
+
+    def _look(self, field: FlowMap, sample: MapSample) -> None:
+        """Once at the start, and once when a network that begins at zero has moved."""
+        self._calls += 1
+        if self.differentiates and self._calls in (1, 100) and not torch.compiler.is_compiling():
+            path = sample.path
+            at = (path.t, sample.stop, path.x, path.cond)
+            check_time_derivative(field, *at, self.differentiates)
+
+    def _of_tangent(self, field: FlowMap, sample: MapSample) -> Tensor:
+        """The velocity loss of rows with t = s."""
+        path = sample.path
+        v, weight = field.between(path.t, path.t, path.x, path.cond)
+        target = path.velocity
+        if self.teacher is not None:
+            with self.fixed():
+                target = velocity_of(self.teacher, path.t, path.x, path.cond)
+        return self._value(v - target, weight, sample)
+
+    def _value(self, error: Tensor, weight: Tensor | None, sample: MapSample) -> Tensor:
         if weight is not None:
             error = error / expand_time(weight, error)
-        square = error.flatten(1).square().sum(1)
-        value = 0.5 * square
+        value = self.distance(error, sample)
         if self.weight is not None:
-            value = value * per_time("weight(s, t)", self.weight(s, t), s)
+            found = self.weight(sample.t, sample.stop)
+            value = value * per_time("weight(s, t)", found, sample.t)
         if self.adaptive:
-            value = value * (square.detach() + self.floor).pow(-self.adaptive)
+            value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         return value
+
+    def fixed(self) -> Any:
+        """A context in which no gradient is recorded, unless the target is not to be detached."""
+        return torch.no_grad() if self.detach else nullcontext()
+
+    def distance(self, error: Tensor, sample: MapSample) -> Tensor:
+        """How far the two sides are from each other, ``½|f - f*|²``, ``(B,)``.
+
+        Args:
+            error: ``f - f*``, or the difference of predictions of data or noise.
+            sample: of which rows.
+        """
+        return 0.5 * error.flatten(1).square().sum(1)
 
     @abstractmethod
     def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
@@ -149,18 +204,7 @@ class MapLoss(Loss):
             v: what the map predicts there.
         """
 
-    def _predicted(
-        self, field: FlowMap, s: Tensor, t: Tensor, x: Tensor, cond: Cond
-    ) -> tuple[Tensor, Tensor | None]:
-        return field.between(s, t, x, cond)
-
-    def _tangent_target(self, sample: MapSample) -> Tensor:
-        path = sample.path
-        if self.teacher is None:
-            return path.velocity
-        return velocity_of(self.teacher, path.t, path.x, path.cond)
-
-    def _b(self, field: FlowMap, t: Tensor, x: Tensor, cond: Cond) -> Tensor:
+    def b(self, field: FlowMap, t: Tensor, x: Tensor, cond: Cond) -> Tensor:
         """The velocity of the teacher, or of the map itself."""
         if self.teacher is not None:
             return velocity_of(self.teacher, t, x, cond)
