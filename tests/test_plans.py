@@ -98,7 +98,7 @@ def test_a_plan_of_points_with_themselves_is_that_between_two_copies() -> None:
 
 
 class TestLargePermutations:
-    """From 600 rows on the network simplex finds them, where the dual certifies it."""
+    """From 256 rows on the network simplex finds them, where the dual certifies it."""
 
     N = 700
 
