@@ -136,7 +136,7 @@ def test_predictions_of_data_and_noise_make_the_jump_of_a_constant_prediction(pr
 
 
 def test_x_tt_is_the_identity_of_any_network():
-    net = tpf.networks.TwoTimes(tpf.networks.MLP(2, width=8, vectors={"stop": 5}))
+    net = tpf.maps.TwoTimes(tpf.networks.MLP(2, width=8, vectors={"stop": 5}))
     x = torch.randn(7, 2, generator=seeded())
     for prediction in ("velocity", "data"):
         flow = maps.FlowMap(net, PROCESS, prediction=prediction)
@@ -242,7 +242,7 @@ def test_renoise_has_the_law_of_the_process():
     ids=str,
 )
 def test_a_map_is_learned(loss):
-    net = tpf.networks.TwoTimes(
+    net = tpf.maps.TwoTimes(
         tpf.networks.MLP(2, 64, 2, frequencies=1, vectors={"stop": 5}, generator=seeded(1))
     )
     flow = maps.FlowMap(net, PROCESS)
@@ -253,7 +253,8 @@ def test_a_map_is_learned(loss):
         error = flow.jump(0.0, 1.0, x) - EXACT.jump(0.0, 1.0, x.double())
         back = flow.jump(1.0, 0.0, data(500).float()) - EXACT.jump(1.0, 0.0, data(500))
     assert float(error.square().mean().sqrt()) < 0.2  # the identity is off by 1.7
-    assert float(back.square().mean().sqrt()) < 0.4
+    if loss.pairs.both:
+        assert float(back.square().mean().sqrt()) < 0.4
 
 
 def test_levels_double():
@@ -261,7 +262,7 @@ def test_levels_double():
     assert [levels.levels(k) for k in (0, 199, 200, 400, 600, 799, 900)] == [
         10, 10, 20, 40, 80, 80, 80
     ]  # fmt: skip
-    net = tpf.networks.TwoTimes(tpf.networks.MLP(2, 8, 1, vectors={"stop": 3}))
+    net = tpf.maps.TwoTimes(tpf.networks.MLP(2, 8, 1, vectors={"stop": 3}))
     flow = maps.FlowMap(net, PROCESS, to_data=True)
     loss = maps.ConsistencyLoss()
     tpf.Trainer(flow, loss).fit(
@@ -272,7 +273,7 @@ def test_levels_double():
 
 
 def test_files_keep_a_map(tmp_path):
-    net = tpf.networks.TwoTimes(tpf.networks.MLP(2, 8, 1, vectors={"stop": 3}))
+    net = tpf.maps.TwoTimes(tpf.networks.MLP(2, 8, 1, vectors={"stop": 3}))
     flow = maps.FlowMap(net, PROCESS, prediction="data", to_data=True)
     flow.save(tmp_path / "map.tpf")
     found = tpf.load_field(tmp_path / "map.tpf")
@@ -283,7 +284,7 @@ def test_files_keep_a_map(tmp_path):
 
 
 def test_labels_go_to_the_network():
-    net = tpf.networks.TwoTimes(tpf.networks.MLP(2, 8, 1, labels=3, vectors={"stop": 3}))
+    net = tpf.maps.TwoTimes(tpf.networks.MLP(2, 8, 1, labels=3, vectors={"stop": 3}))
     flow = maps.FlowMap(net, PROCESS)
     labels = torch.arange(60) % 3
     trainer = tpf.Trainer(flow, maps.LagrangianLoss(), lr=1e-2)
@@ -313,8 +314,8 @@ class OneTime(nn.Module):
         (lambda: maps.FlowMap(OneTime(), PROCESS), "takes two times"),
         (lambda: maps.FlowMap(lambda t, s, x: x, PROCESS), "the time of x first"),
         (lambda: maps.FlowMap(ORACLE, PROCESS), "of one time"),
-        (lambda: tpf.networks.TwoTimes(tpf.networks.MLP(2)), "vectors={'stop': 9}"),
-        (lambda: tpf.networks.TwoTimes(tpf.networks.MLP(2, vectors={"stop": 4})), "1 \\+ 2K"),
+        (lambda: tpf.maps.TwoTimes(tpf.networks.MLP(2)), "vectors={'stop': 9}"),
+        (lambda: tpf.maps.TwoTimes(tpf.networks.MLP(2, vectors={"stop": 4})), "1 \\+ 2K"),
         (lambda: maps.LagrangianLoss(diagonal=0.0), "untrained"),
         (lambda: maps.LagrangianLoss(source="path"), "source"),
         (lambda: maps.EulerianLoss(ORACLE, source="path"), "would be ignored"),
@@ -416,7 +417,7 @@ def test_networks_without_a_derivative_are_named(net, words, loss):
 )
 def test_networks_of_the_library_take_every_loss(net):
     process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1, 8, 8)))
-    flow = maps.FlowMap(tpf.networks.TwoTimes(net), process)
+    flow = maps.FlowMap(tpf.maps.TwoTimes(net), process)
     images = torch.randn(6, 1, 8, 8, generator=seeded())
     for loss in (maps.LagrangianLoss(), maps.MeanFlowLoss(), maps.ShortcutLoss(3)):
         value = loss(flow, images, generator=seeded())

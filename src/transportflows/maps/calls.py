@@ -28,7 +28,7 @@ def check_network_between(net: Any) -> None:
         raise TypeError(
             f"the network {name} takes ({', '.join(names)}), and that of a flow map takes two"
             " times, net(s, t, x, **cond): from s, where x is, to t. Write"
-            " tpf.networks.TwoTimes(net) around one of this library that has vectors={'stop': 9},"
+            " tpf.maps.TwoTimes(net) around one of this library that has vectors={'stop': 9},"
             " or give a forward(s, t, x)"
         )
     if names[:2] == ["t", "s"] or names[0] == "x":

@@ -16,7 +16,7 @@ from .._core.tensor import expand_time
 from ..draws import Batch, PathSample
 from ..losses.paths import draw_path
 from ..process import Process
-from ..times.base import TimeSampler
+from ..times.base import Margin, TimeSampler
 from .pairs import Pairs
 
 __all__ = ["MapSample", "draw_pairs"]
@@ -89,6 +89,7 @@ def draw_pairs(
     batch: Batch,
     pairs: Pairs,
     diagonal: float,
+    margin: Margin,
     generator: torch.Generator | None,
 ) -> MapSample:
     """Draw times s and t, and x_s for a batch.
@@ -96,21 +97,22 @@ def draw_pairs(
     Args:
         process: the law of x_t.
         batch: data, pairs, conditions.
-        pairs: law of (s, t), kept off an end where the velocity is infinite.
+        pairs: law of (s, t).
         diagonal: share of the rows, the first ones, in which t = s.
+        margin: distances from both ends that all times keep.
         generator: source of randomness.
     """
     n, x1 = len(batch), batch.x1
     generator = local(generator, x1.device)
     dtype = torch.promote_types(x1.dtype, torch.float32)
     how: dict[str, Any] = {"generator": generator, "device": x1.device, "dtype": dtype}
-    s, t = pairs.sample(n, margin=process.target_margin, **how)
+    low, high = margin
+    s, t = pairs.sample(n, margin=margin, **how)
     part = torch.rand(n, **how)
     first = round(diagonal * n)
     if first:
         own = torch.rand(first, **how)
-        low, high = process.target_margin
-        s = torch.cat([(low + (1 - low - high) * own), s[first:]])
+        s = torch.cat([low + (1 - low - high) * own, s[first:]])
         t = torch.cat([s[:first], t[first:]])
     path = draw_path(
         process, batch, times=_Given(s), weight=None, form="velocity", generator=generator

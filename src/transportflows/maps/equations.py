@@ -15,7 +15,7 @@ from .derivatives import along
 from .draws import MapSample
 from .flow_map import FlowMap
 from .map_loss import MapLoss
-from .pairs import Pairs
+from .pairs import Pairs, UniformPairs
 from .teachers import heun_step
 
 __all__ = ["EulerianLoss", "LagrangianLoss", "SemigroupLoss"]
@@ -47,8 +47,11 @@ class LagrangianLoss(MapLoss):
 class EulerianLoss(MapLoss):
     """``∂_s X + ∇X b = 0``: ``v* = b(s, x) + (t - s)(∂_s v_{s,t} + ∇v_{s,t} b(s, x))``.
 
-    One jvp along (1, b). By the path, ``source="path"``, it is MeanFlow. It has more variance than
-    the Lagrangian one where v has a steep gradient: ∇v multiplies what b is off.
+    One jvp along (1, b). By the path, ``source="path"``, it is MeanFlow. The target feeds errors of
+    v back with a gain of ``|t - s|`` times their steepness, so that long ways are learned badly
+    until short ones are known: its pairs are forward ones without the shares of whole ways that
+    other losses draw (rms error of X_{0,1} on eight modes .11, with these shares .18, and with
+    backward pairs beside them .33).
 
     Args:
         teacher: see :class:`MapLoss`.
@@ -56,7 +59,7 @@ class EulerianLoss(MapLoss):
             of its row, which bounds it (Lu and Song 2024, section 4.1); None for none. It changes
             what the loss is least for.
         source: see :class:`MapLoss`.
-        pairs: see :class:`MapLoss`.
+        pairs: see :class:`MapLoss`; here ``UniformPairs(both=False, at_start=0, at_end=0)``.
         diagonal: see :class:`MapLoss`.
         weight: see :class:`MapLoss`.
         adaptive: see :class:`MapLoss`.
@@ -83,7 +86,7 @@ class EulerianLoss(MapLoss):
         super().__init__(
             teacher,
             source=source,
-            pairs=pairs,
+            pairs=UniformPairs(both=False, at_start=0.0, at_end=0.0) if pairs is None else pairs,
             diagonal=diagonal,
             weight=weight,
             adaptive=adaptive,

@@ -57,7 +57,7 @@ class FlowMap(Field):
 
     Args:
         net: ``net(s, t, x, **cond)`` with times ``(B,)``, of x and to go to, giving the shape of x;
-            for networks of this library :class:`transportflows.networks.TwoTimes`.
+            for networks of this library :class:`transportflows.maps.TwoTimes`.
         process: the law of x_t, whose base it starts from.
         prediction: what the network gives: ``"velocity"``, the mean velocity v; or, for a process
             with a Gaussian part, ``"data"`` or ``"noise"``, which X is made of as if it stayed the
@@ -74,7 +74,7 @@ class FlowMap(Field):
 
     Example:
         >>> import torch, transportflows as tpf
-        >>> net = tpf.networks.TwoTimes(tpf.networks.MLP(2, width=16, vectors={"stop": 9}))
+        >>> net = tpf.maps.TwoTimes(tpf.networks.MLP(2, width=16, vectors={"stop": 9}))
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
         >>> flow_map = tpf.maps.FlowMap(net, process)
         >>> tpf.sample(flow_map, 5).nfe

@@ -49,7 +49,7 @@ from .derivatives import check_time_derivative
 from .draws import MapSample, draw_pairs
 from .flow_map import FlowMap
 from .pairs import Pairs, UniformPairs
-from .teachers import check_teacher, velocity_of
+from .teachers import check_teacher, margin_of, velocity_of
 
 __all__ = ["MapLoss"]
 
@@ -118,13 +118,16 @@ class MapLoss(Loss):
         self.adaptive = number("adaptive", adaptive, "an exponent p >= 0", least=0)
         self.floor = number("floor", floor, "a positive number", above=0)
         self._known: tuple[int, int] | None = None
+        self._margin = (0.0, 0.0)
         self._calls = 0
 
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> MapSample:
         own = self._as_map(field)
-        return draw_pairs(own.process, Batch.of(batch), self.pairs, self.diagonal, generator)
+        return draw_pairs(
+            own.process, Batch.of(batch), self.pairs, self.diagonal, self._margin, generator
+        )
 
     def evaluate(self, field: Field, sample: MapSample) -> Tensor:
         field, k = self._as_map(field), sample.diagonal
@@ -194,16 +197,6 @@ class MapLoss(Loss):
         """
         return 0.5 * error.flatten(1).square().sum(1)
 
-    @abstractmethod
-    def target(self, field: FlowMap, sample: MapSample, v: Tensor) -> Tensor:
-        """The target v* of each row, ``(B, *)``; what a subclass writes.
-
-        Args:
-            field: the map.
-            sample: rows to which the equation applies.
-            v: what the map predicts there.
-        """
-
     def b(self, field: FlowMap, t: Tensor, x: Tensor, cond: Cond) -> Tensor:
         """The velocity of the teacher, or of the map itself."""
         if self.teacher is not None:
@@ -230,5 +223,6 @@ class MapLoss(Loss):
                 )
             if self.teacher is not None:
                 check_teacher(field, self.teacher)
-            self._known = known
+            teachers = () if self.teacher is None else (self.teacher,)
+            self._margin, self._known = margin_of(field, *teachers), known
         return field

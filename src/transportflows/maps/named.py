@@ -43,7 +43,7 @@ class MeanFlowLoss(EulerianLoss):
     The paper's clock runs the other way and its x is at the later of its times, whence its minus.
 
     Args:
-        pairs: see :class:`MapLoss`.
+        pairs: see :class:`EulerianLoss`.
         diagonal: share of the rows with t = s; the paper has three quarters.
         weight: see :class:`MapLoss`.
         adaptive: see :class:`MapLoss`; the paper has 1, here 0.

@@ -11,8 +11,12 @@ from torch import Tensor
 from .._core.registry import encode, told
 from .._core.tensor import expand_time
 from ..fields import Field
+from ..times.base import Margin
 
-__all__ = ["check_teacher", "heun_step", "velocity_of"]
+__all__ = ["check_teacher", "heun_step", "margin_of", "velocity_of"]
+
+_AMPLIFIED = 50.0  # the most by which an error of a prediction may enter a velocity that is learned
+_MARGINS = (0.0, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1)
 
 
 def velocity_of(field: Field, t: Tensor, x: Tensor, cond: Mapping[str, Any]) -> Tensor:
@@ -25,6 +29,26 @@ def heun_step(field: Field, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, 
     first = velocity_of(field, s, x, cond)
     end = x + expand_time(t - s, x) * first
     return 0.5 * (first + velocity_of(field, t, end, cond))
+
+
+def margin_of(*fields: Field) -> Margin:
+    """How far from the ends of time losses keep, where predictions of some fields make velocities.
+
+    The least of a few distances at which an error of a prediction enters the velocity by a factor
+    of 50 at most: a data prediction has a pole at t = 1, one of the noise at t = 0, where errors of
+    a network would be all that a student learns. At least that of the process, at an end where the
+    target ẋ is infinite.
+    """
+    found = list(fields[0].process.target_margin)
+    for field in fields:
+        if "velocity" in field.outputs:
+            continue
+        near = torch.tensor(_MARGINS, dtype=torch.float64)
+        for end, times in enumerate((near, 1 - near)):
+            small = field.weights("velocity", times).within(_AMPLIFIED)
+            first = int(small.int().argmax()) if bool(small.any()) else len(_MARGINS) - 1
+            found[end] = max(found[end], _MARGINS[first])
+    return found[0], found[1]
 
 
 def check_teacher(student: Field, teacher: Field) -> None:

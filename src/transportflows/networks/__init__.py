@@ -10,7 +10,6 @@ from .diffusers_models import diffusers_times, from_diffusers
 from .mlp import MLP
 from .nullable import Nullable
 from .transformer import DiT, SequenceDiT
-from .two_times import TwoTimes
 from .unet import UNet
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "DiT",
     "Nullable",
     "SequenceDiT",
-    "TwoTimes",
     "UNet",
     "diffusers_times",
     "from_diffusers",

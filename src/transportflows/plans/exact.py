@@ -150,8 +150,8 @@ def best_permutation(scores: Tensor) -> Tensor:
 
     Source: the assignment problem, by ``scipy.optimize.linear_sum_assignment``; where the largest
     scores of the columns lie in different rows, as in an optimal plan, they are the answer. From
-    256 rows on POT's network simplex is as fast or twice as fast (at 4,096 nine times), and serves where scores are
-    of one size and the dual certifies what it found.
+    256 rows on POT's network simplex is as fast or faster (at 4,096 nine times), and serves where
+    scores are of one size and the dual certifies what it found.
 
     Example:
         >>> best_permutation(torch.tensor([[1.0, 2.0], [1.5, 4.0]])).tolist()

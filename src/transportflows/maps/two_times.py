@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .._core.registry import register
 from .._core.signatures import as_is, checked
-from .embedding import time_features
 
 __all__ = ["TwoTimes"]
 
@@ -74,9 +73,32 @@ class TwoTimes(nn.Module):
     @as_is
     def forward(self, s: Tensor, t: Tensor, x: Tensor, **cond: Any) -> Any:
         """What the network gives for x at time s on the way to t."""
-        stop = torch.cat([(t - s).unsqueeze(-1), time_features(t, self.waves.to(t))], dim=-1)
+        phase = t.unsqueeze(-1) * self.waves.to(t)
+        stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)
         return self.net(s, x, stop=stop if stop.ndim > 1 else stop.unsqueeze(0), **cond)
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""
         return {"net": self.net}
+
+
+def student_network(net: Any, size: int = 9) -> TwoTimes | None:
+    """The network of a teacher, told of a second time, with its weights; None if that cannot be.
+
+    It begins as ``net(s, x)`` whatever t is.
+
+    Args:
+        net: a network whose class takes ``vectors``, and whose ``config()`` gives its arguments.
+        size: numbers that tell of t.
+    """
+    config, vectors = getattr(net, "config", None), getattr(net, "vectors", None)
+    if not isinstance(net, nn.Module) or config is None or not isinstance(vectors, Mapping):
+        return None
+    made = type(net)(**{**config(), "vectors": {**vectors, "stop": size}})
+    known, fresh = net.state_dict(), made.state_dict()
+    shapes = {name: tensor.shape for name, tensor in fresh.items() if name in known}
+    if shapes != {name: tensor.shape for name, tensor in known.items()}:
+        return None
+    added = {name: torch.zeros_like(x) for name, x in fresh.items() if name not in known}
+    made.load_state_dict({**known, **added})
+    return TwoTimes(made.to(next(net.parameters())))

@@ -1,0 +1,265 @@
+"""A flow map of any field, by distillation, and how far it is from its teacher."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.checks import check_callable, number, positive_integer
+from .._core.conditions import NO_CONDITIONS, map_rows
+from .._core.random import draw_key, mix, stream
+from .._core.reprs import summary
+from .._core.signatures import checked
+from ..draws import Batch
+from ..fields import Field
+from ..fields.base import check_field
+from ..fields.null_conditions import given_transforms
+from ..samplers import sample
+from ..training import Trainer
+from .equations import SemigroupLoss
+from .flow_map import FlowMap
+from .map_loss import MapLoss
+from .pairs import GridPairs
+from .two_times import student_network
+
+__all__ = ["Distilled", "distill"]
+
+_STEPS = (1, 2, 4)
+_REFERENCE = 128  # steps of Heun of the solve that all are compared with
+_TIMED = 20  # steps from which the time of a step is told
+_FIRST = 0.4  # share of a run in which a network that knows nothing learns the tangent
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """A flow map and what it is worth.
+
+    Attributes:
+        flow_map: the student; its averages where there were any.
+        errors: rms distance of the ends from those of a refined solve of the teacher with the same
+            starts, over the deviation of these, by what moved them: ``"teacher, 1 step"`` and so on
+            by Heun, ``"map, 1 step"``; and ``"floor"``, of the solve of half the steps.
+        distances: of draws from the data, by the same names, where a distance was asked for; the
+            floor is that of two halves of the data.
+        steps: training steps done.
+        loss: mean of the last tenth of the losses.
+    """
+
+    flow_map: FlowMap
+    errors: Mapping[str, float]
+    distances: Mapping[str, float]
+    steps: int
+    loss: float
+
+    __repr__ = summary
+
+
+@checked
+def distill(
+    field: Field,
+    data: Tensor | Batch | Any,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    net: nn.Module | None = None,
+    prediction: str | None = None,
+    loss: MapLoss | None = None,
+    fit: Mapping[str, Any] | None = None,
+    cond: Mapping[str, Any] | None = None,
+    measured: int = 2_000,
+    distance: Callable[[Tensor, Tensor], Any] | None = None,
+    generator: torch.Generator | None = None,
+) -> Distilled:
+    """Learn the flow map of a field: a network that takes its steps in one call.
+
+    The student begins with the weights of the teacher's network where this is one of the library's
+    (it then is an Euler step of the teacher); any other learns the teacher's velocity first, for
+    two fifths of the time. Then it is trained by ``SemigroupLoss(field)``: of every way the first
+    .05 by a step of the teacher, the rest by itself. The teacher is left as it is.
+
+    Args:
+        field: the teacher: any field with a velocity, a guided one too.
+        data: what the teacher was trained on, in the units of the data: a tensor, or a law.
+        minutes: of training, by the clock. For results that can be made again give ``steps``.
+        steps: of training, in the place of minutes.
+        net: of the student, ``net(s, t, x, **cond)``; that of the teacher by default.
+        prediction: of the student; see :class:`FlowMap`. That of a student with the network of its
+            teacher is the teacher's.
+        loss: another one, such as ``LagrangianLoss(field)``.
+        fit: arguments of the Trainer and of its ``fit``: ``batch_size``, ``lr``, ``ema``, ...
+        cond: conditions of the rows of data, as for ``fit``.
+        measured: starts on which the errors are measured, with conditions of rows of the data.
+        distance: of samples from the data, such as ``tpf.metrics.wasserstein2``; None for none.
+        generator: source of all that is drawn.
+
+    Raises:
+        TypeError: if the student needs a network that was not given.
+        ValueError: if neither minutes nor steps are given, or both.
+        ConversionError: if the field has no velocity.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> teacher = tpf.Velocity(tpf.networks.MLP(2, 16, 1), process)
+        >>> data = torch.randn(100, 2)
+        >>> found = tpf.maps.distill(teacher, data, steps=5, fit={"progress": False}, measured=50)
+        >>> sorted(found.errors)[:3]
+        ['floor', 'map, 1 step', 'map, 2 steps']
+    """
+    check_field(field, "distill makes a map of")
+    if (minutes is None) == (steps is None):
+        raise ValueError(
+            "say how long to train: minutes=5, by the clock, or steps=20_000; one of them"
+        )
+    if minutes is not None:
+        minutes = number("minutes", minutes, "a positive number", above=0)
+    if distance is not None:
+        check_callable("distance", distance, ("x", "y"))
+    key, told = draw_key(generator), _arguments(fit)
+    student, warm = _student(field, net, prediction)
+    loss = SemigroupLoss(field) if loss is None else loss
+    run = _Run(student, data, cond, told, key)
+    left = run.counted(loss, minutes) if steps is None else positive_integer("steps", steps)
+    if not warm and (first := int(_FIRST * left)):
+        run.train(SemigroupLoss(field, pairs=GridPairs([0.0, 1.0]), diagonal=1 - 1e-9), first)
+        left -= first
+    run.train(loss, left)
+    rows = _rows(data, cond, positive_integer("measured", measured), stream(mix(key, 1)))
+    errors, ends = _errors(field, run.flow_map, rows, measured, mix(key, 2))
+    distances = {} if distance is None else _distances(distance, data, ends, mix(key, 3))
+    return Distilled(run.flow_map, errors, distances, run.done, run.last)
+
+
+class _Run:
+    """The trainings of a student, one after another."""
+
+    def __init__(
+        self, student: FlowMap, data: Any, cond: Any, told: Mapping[str, Any], key: int
+    ) -> None:
+        self.flow_map, self.data, self.cond, self.key = student, data, cond, key
+        names = [*inspect.signature(Trainer).parameters][2:]
+        self.made = {name: value for name, value in told.items() if name in names}
+        self.fit = {name: value for name, value in told.items() if name not in names}
+        self.done, self.last, self.count = 0, math.nan, 0
+
+    def counted(self, loss: MapLoss, minutes: float | None) -> int:
+        """How many steps there are time for, after a few that count."""
+        self.train(loss, 2)
+        began = time.perf_counter()
+        self.train(loss, _TIMED)
+        each = (time.perf_counter() - began) / _TIMED
+        return max(1, int(60 * (minutes or 0) / each) - _TIMED)
+
+    def train(self, loss: MapLoss, steps: int) -> None:
+        """Train the map, and go on with its averages."""
+        trainer = Trainer(self.flow_map, loss, **self.made)
+        self.count += 1
+        history = trainer.fit(
+            self.data, steps=steps, cond=self.cond, generator=stream(mix(self.key, 0, self.count)),
+            **self.fit,
+        )  # fmt: skip
+        if trainer.ema is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(trainer.ema.parameters, trainer.ema.averages)
+        last = [float(value) for value in history.loss][-max(1, steps // 10) :]
+        self.done, self.last = self.done + steps, sum(last) / len(last)
+
+
+def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, bool]:
+    """The student, and whether it begins as its teacher."""
+    own = None
+    if net is None and len(field.outputs) == 1 and type(field).trainable:
+        kind = field.outputs[0]
+        own = student_network(getattr(field, "net", None)) if kind in ("velocity", "data") else None
+        plain = type(field).__name__ in ("Velocity", "DataPredictor")
+        own = own if plain and prediction in (None, kind) else None
+        prediction = kind if own is not None else prediction
+    if net is None and own is None:
+        raise TypeError(
+            f"a student of this {type(field).__name__} cannot begin as its network; give one,"
+            " net=tpf.maps.TwoTimes(tpf.networks.MLP(shape, vectors={'stop': 9})), with the"
+            " conditions that the field takes"
+        )
+    student = FlowMap(
+        net or own,  # type: ignore[arg-type]
+        field.process,
+        prediction=prediction or "velocity",
+        transform=field.transform,
+        cond_transforms=given_transforms(field).get("cond_transforms"),
+    )
+    return student, own is not None
+
+
+def _arguments(fit: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the Trainer and its fit are given."""
+    told = {"ema": 0.999, "scheduler": "cosine", **(fit or {})}
+    for name in ("steps", "cond", "generator", "resume", "checkpoints", "loss", "field", "data"):
+        if name in told:
+            raise ValueError(f"fit holds {name!r}, which is distill's own; give {name}= to it")
+    known = {*inspect.signature(Trainer).parameters, *inspect.signature(Trainer.fit).parameters}
+    if unknown := told.keys() - known:
+        raise ValueError(
+            f"fit holds {sorted(unknown)[0]!r}, which neither a Trainer nor its fit takes"
+        )
+    return told
+
+
+def _rows(
+    data: Any, cond: Mapping[str, Any] | None, n: int, generator: torch.Generator
+) -> Mapping[str, Any]:
+    """Conditions of n rows of the data."""
+    given = data.cond if isinstance(data, Batch) else cond
+    if not given or not isinstance(given, Mapping):
+        return NO_CONDITIONS
+    total = len(data)
+    index = torch.randint(total, (n,), generator=generator)
+    return map_rows(given, lambda rows: rows[index.to(rows.device)])
+
+
+def _errors(
+    field: Field, flow_map: FlowMap, cond: Mapping[str, Any], n: int, key: int
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Errors, and the ends that they are of."""
+
+    def ends(of: Field, steps: int, **how: Any) -> Tensor:
+        return sample(of, n, steps=steps, cond=cond or None, generator=stream(key), **how).x
+
+    exact = ends(field, _REFERENCE, scheme="heun")
+    scale = float(exact.double().var(0).mean().sqrt())
+    found = {"floor": ends(field, _REFERENCE // 2, scheme="heun")}
+    for steps in _STEPS:
+        name = f"{steps} step{'s' if steps > 1 else ''}"
+        found[f"teacher, {name}"] = ends(field, steps, scheme="heun")
+        found[f"map, {name}"] = ends(flow_map, steps)
+    errors = {
+        name: float((x - exact).double().square().mean().sqrt()) / scale
+        for name, x in found.items()
+    }
+    return errors, {"teacher": exact, **{k: x for k, x in found.items() if k != "floor"}}
+
+
+def _distances(
+    distance: Callable[[Tensor, Tensor], Any], data: Any, ends: Mapping[str, Tensor], key: int
+) -> dict[str, float]:
+    """Distances of the ends from the data, and that of two halves of these."""
+    generator, n = stream(key), len(next(iter(ends.values())))
+    if isinstance(data, Batch):
+        data = data.x1
+    if isinstance(data, Tensor):
+        order = torch.randperm(len(data), generator=generator)[: 2 * n].to(data.device)
+        first, second = data[order].tensor_split(2)
+    else:
+        first, second = (data.sample(n, generator=generator) for _ in range(2))
+    first = first[:n]
+    found = {"floor": float(distance(second, first))}
+    for name, x in ends.items():
+        found[name] = float(distance(x[: len(first)], first))
+    return found
