@@ -303,6 +303,42 @@ def test_labels_go_to_the_network():
 # ------------------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("activation", ["silu", "relu", "gelu", "tanh"])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_tangent_by_hand_is_that_of_forward_mode(activation, gradients):
+    """Of the prediction, its change, and the gradients of both."""
+    net = tpf.networks.MLP(
+        (2, 3), 16, 3, activation=activation, labels=3, vectors={"stop": 5, "c": 2},
+        generator=seeded(1),
+    ).double()  # fmt: skip
+    net = maps.TwoTimes(net)
+    draws = seeded(2)
+    s, t, ds, dt = torch.rand(4, 6, generator=draws, dtype=torch.float64)
+    x, dx = torch.randn(2, 6, 2, 3, generator=draws, dtype=torch.float64)
+    cond = {"label": torch.arange(6) % 3, "c": torch.randn(6, 2, generator=draws).double()}
+
+    def moved(step):
+        wide = step[:, None, None]
+        return net(s + step * ds, t + step * dt, x + wide * dx, **cond)
+
+    zero = torch.zeros(6, dtype=torch.float64)
+    value, change = torch.func.jvp(moved, (zero,), (torch.ones_like(zero),))
+    found = net.with_tangent(s, t, x, ds, dt, dx, gradients=gradients, **cond)
+    assert torch.allclose(found[0], value, atol=1e-13)
+    assert torch.allclose(found[1], change, atol=1e-12)
+    assert found[1].requires_grad is gradients
+    mine = sum(part.square().sum() for part in found)
+    other = value.square().sum() + (change if gradients else change.detach()).square().sum()
+    parameters = list(net.parameters())
+    pairs = zip(
+        torch.autograd.grad(mine, parameters, allow_unused=True),
+        torch.autograd.grad(other, parameters, allow_unused=True), strict=True,
+    )  # fmt: skip
+    for a, b in pairs:
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, atol=1e-10)
+
+
 class OneTime(nn.Module):
     def forward(self, t, x):
         return x

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .._core.autodiff import jvp
 from .._core.conditions import map_rows
-from .._core.tensor import expand_time
+from .._core.tensor import expand_time, own_dtype
 from .flow_map import FlowMap
 
-__all__ = ["along", "check_time_derivative"]
+__all__ = ["along", "check_time_derivative", "value_and_change"]
 
 _STEP = 1e-2  # of central differences
 
@@ -40,6 +40,48 @@ def along(
     except (NotImplementedError, RuntimeError) as error:
         raise _explained(error) from error
     return v, change, field.weight(s, t)
+
+
+def value_and_change(
+    field: FlowMap,
+    s: Tensor,
+    t: Tensor,
+    x: Tensor,
+    cond: Mapping[str, Any],
+    direction: tuple[Tensor, Tensor, Tensor | None],
+    gradients: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``v_{s,t}(x)``, of which gradients are recorded, and its change along a direction.
+
+    Where the network has a hook ``with_tangent`` (:class:`TwoTimes` around an MLP does), both are
+    made in one pass by that; else in forward mode.
+
+    Args:
+        field: the map.
+        s: times of x, ``(B,)``.
+        t: times to go to, ``(B,)``.
+        x: states.
+        cond: conditions.
+        direction: ``(ds, dt, dx)``; None for a dx of 0.
+        gradients: whether those of the change are recorded too.
+
+    Returns:
+        Both, and the weight of the prediction in v.
+    """
+    ds, dt, dx = direction
+    hook = getattr(field.net, "with_tangent", None)
+    plain = type(field) is FlowMap and field.prediction == "velocity" and not field.cond_transforms
+    if hook is not None and plain and own_dtype(field.net) == x.dtype:
+        along_x = torch.zeros_like(x) if dx is None else dx
+        found = hook(s, t, x, ds, dt, along_x, gradients=gradients, **cond)
+        if found is not None:
+            return found[0], found[1], None
+    if gradients:
+        return along(field, s, t, x, cond, ds, dt, dx)
+    v, weight = field.between(s, t, x, cond)
+    with torch.no_grad():
+        _, change, _ = along(field, s, t, x, cond, ds, dt, dx)
+    return v, change, weight
 
 
 @torch.no_grad()

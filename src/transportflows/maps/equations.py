@@ -11,7 +11,7 @@ from .._core.checks import choice, number
 from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields import Field
-from .derivatives import along
+from .derivatives import value_and_change
 from .draws import MapSample
 from .flow_map import FlowMap
 from .map_loss import MapLoss
@@ -36,7 +36,9 @@ class LagrangianLoss(MapLoss):
     def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
         s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
         one = torch.ones_like(t)
-        v, change, weight = along(field, s, t, x, cond, 0 * one, one, None)
+        v, change, weight = value_and_change(
+            field, s, t, x, cond, (torch.zeros_like(t), one, None), True
+        )
         width = expand_time(t - s, x)
         with self.fixed():
             b = self.b(field, t, x + width * v, cond)
@@ -99,21 +101,16 @@ class EulerianLoss(MapLoss):
 
     def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
         s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
-        v, weight = field.between(s, t, x, cond)
-        with self.fixed():
-            return v, self._target(field, sample), weight
-
-    def _target(self, field: FlowMap, sample: MapSample) -> Tensor:
-        s, t, x, cond = sample.t, sample.stop, sample.path.x, sample.path.cond
         own = self.teacher is None and self.source == "path"
-        b = sample.path.velocity if own else self.b(field, s, x, cond)
-        one = torch.ones_like(s)
-        _, change, _ = along(field, s, t, x, cond, one, 0 * one, b)
+        with self.fixed():
+            b = sample.path.velocity if own else self.b(field, s, x, cond)
+        direction = (torch.ones_like(s), torch.zeros_like(s), b)
+        v, change, weight = value_and_change(field, s, t, x, cond, direction, not self.detach)
         change = expand_time(t - s, x) * change
         if self.normalise is not None:
             size = change.flatten(1).square().mean(1).sqrt()
             change = change / expand_time(size + self.normalise, x)
-        return b + change
+        return v, b + change, weight
 
 
 @checked

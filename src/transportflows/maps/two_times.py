@@ -77,6 +77,47 @@ class TwoTimes(nn.Module):
         stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)
         return self.net(s, x, stop=stop if stop.ndim > 1 else stop.unsqueeze(0), **cond)
 
+    @as_is
+    def with_tangent(
+        self,
+        s: Tensor,
+        t: Tensor,
+        x: Tensor,
+        ds: Tensor,
+        dt: Tensor,
+        dx: Tensor,
+        *,
+        gradients: bool = False,
+        **cond: Any,
+    ) -> tuple[Tensor, Tensor] | None:
+        """The prediction and its change along ``(ds, dt, dx)``, by hand, where the network can.
+
+        Args:
+            s: times of x, ``(B,)``.
+            t: times to go to, ``(B,)``.
+            x: states, ``(B, *)``.
+            ds: change of s, ``(B,)``.
+            dt: change of t, ``(B,)``.
+            dx: change of x, ``(B, *)``.
+            gradients: whether the change is to be differentiated too.
+            cond: conditions.
+
+        Returns:
+            Both, of the shape of x; None where the network in it has no ``with_tangent``.
+        """
+        hook = getattr(self.net, "with_tangent", None)
+        if hook is None:
+            return None
+        waves = self.waves.to(t)
+        phase = t.unsqueeze(-1) * waves
+        stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)
+        turning = torch.cat([-waves * phase.sin(), waves * phase.cos()], dim=-1)
+        change = torch.cat([(dt - ds).unsqueeze(-1), dt.unsqueeze(-1) * turning], dim=-1)
+        found: tuple[Tensor, Tensor] | None = hook(
+            s, x, ds, dx, {"stop": change}, gradients=gradients, stop=stop, **cond
+        )
+        return found
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this object."""
         return {"net": self.net}
