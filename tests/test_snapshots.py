@@ -134,6 +134,14 @@ def moving(counts=(700, 400, 500, 600, 450)):
     return rows, times
 
 
+def test_the_times_of_a_sample_fit_its_rows():
+    process, points = Multimarginal([0.0, 1.0, 2.0]), torch.zeros(4, 3, 2)
+    for t in (torch.full((3,), 0.5), torch.full((4, 1), 0.5)):
+        with pytest.raises(ValueError, match=r"it must be \(\) or \(4,\)"):
+            process.sample(points, t=t)
+    assert Multimarginal.sample is tpf.Process.sample  # one draw of x_t, whatever the path takes
+
+
 def test_a_field_has_the_marginals_of_the_snapshots_and_follows_the_curve():
     rows, times = moving()
     process = Multimarginal(times)
