@@ -12,6 +12,8 @@ from .._core.checks import check_finite_rows, check_same_kind
 from .._core.conditions import check_conditions
 from .._core.precision import table_device, wide
 from .._core.random import stream
+from .._core.registry import alike
+from .._core.reprs import brief
 from .._core.samples import rows_of
 from .._core.tensor import widened
 from ..distributions import Distribution, as_distribution
@@ -22,7 +24,7 @@ from .known_rows import KnownRows
 from .labels import labels_of, of_one_label
 from .solved import Pool, Solved
 
-__all__ = ["PlanData"]
+__all__ = ["PlanData", "row_weights"]
 
 _SEED = 0x7472616E7370
 
@@ -61,7 +63,7 @@ class PlanData:
                 )
             self.x0 = widened(x0.detach())
             check_same_kind(self.x0, self.x1, "x0", "x1")
-            self.x0_weights = _weights(x0_weights, self.x0, "x0")
+            self.x0_weights = row_weights(x0_weights, self.x0, "x0_weights")
         else:
             self.law = as_distribution(x0, x1.shape[1:])
             if self.law.shape != x1.shape[1:]:
@@ -74,7 +76,7 @@ class PlanData:
                     "x0_weights are of a pool, and x0 is a law; give a pool,"
                     " TransportPlan(base.sample(10_000), x1, ...), or leave them out"
                 )
-        weights = _weights(x1_weights, self.x1, "x1")
+        weights = row_weights(x1_weights, self.x1, "x1_weights")
         if weights is None:
             count = len(self.x1)
             home = table_device(x1.device)
@@ -122,6 +124,39 @@ class PlanData:
                 " plan: leave validation out"
             )
         return rows
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Which of the different rows these are, by their numbers in x1, ``(B,)``.
+
+        Raises:
+            ValueError: if there is no such row.
+        """
+        count = len(self.x1)
+        which: Tensor = self.rows.which
+        whole = rows.ndim == 1 and not (rows.is_floating_point() or rows.is_complex())
+        if not whole or rows.dtype == torch.bool or bool(((rows < 0) | (rows >= count)).any()):
+            raise ValueError(
+                f"rows are numbers of rows of x1, integers (B,) from 0 to {count - 1}, got"
+                f" {rows.dtype} {tuple(rows.shape)}"
+            )
+        return which[rows.to(which.device)]
+
+    def check_base(self, base: Distribution) -> None:
+        """Refuse a base of other events, or another than the law that x0 is."""
+        law, x1 = self.law, self.x1
+        if base.shape != x1.shape[1:]:
+            raise ValueError(
+                f"the base has events of shape {tuple(base.shape)} and the plan"
+                f" {tuple(x1.shape[1:])}"
+            )
+        same = (
+            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
+        )
+        if not same:
+            raise ValueError(
+                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
+                " give the same object to both"
+            )
 
     def solve(
         self, epsilon: float, penalty: float | None, tolerance: float, max_steps: int | None
@@ -171,19 +206,23 @@ class PlanData:
         )
 
 
-def _weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
-    """Weights in float64, of sum 1; None for equal ones."""
+def row_weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
+    """Weights of rows in float64, of sum 1; None for equal ones.
+
+    Raises:
+        ValueError: if they are not one a row, negative, or do not sum to 1.
+    """
     if given is None:
         return None
     count = len(points)
     if not isinstance(given, Tensor) or given.shape != (count,):
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{name}_weights must be a tensor ({count},), one a row, got {got}")
+        raise ValueError(f"{name} must be a tensor ({count},), one a row, got {got}")
     weights = wide(given.detach()).to(table_device(points.device))
     total = float(weights.sum())
     if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:
         raise ValueError(
-            f"{name}_weights must not be negative and must sum to 1, got a sum of {total:g} and a"
+            f"{name} must not be negative and must sum to 1, got a sum of {total:g} and a"
             f" least weight of {float(weights.min()):g}; write weights / weights.sum()"
         )
     return weights / total

@@ -13,12 +13,12 @@ from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
 from .._core.random import local
-from .._core.registry import alike
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked
 from ..distributions import Distribution, Empirical
-from ..interpolants import Brownian, Interpolant, Linear
+from ..interpolants import Interpolant
 from .base import Coupling
+from .path_regularisation import path_regularisation
 from .plan_data import PlanData
 from .solved import PlanReport, Solved
 
@@ -142,21 +142,7 @@ class TransportPlan(Coupling):
         """
         if self.regularisation is not None:
             return self
-        if path.has_latent:
-            brownian = type(path) is Linear and type(path.latent) is Brownian
-            if not brownian or path.latent.a.requires_grad:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"the regularisation of a TransportPlan follows Linear(Brownian(a)), 2 a, or a"
-                    f" path without a latent, 0; for {brief(path)} give it as a number:"
-                    " TransportPlan(x0, x1, regularisation=...), 0 for the exact plan"
-                )
-            return self._with(2 * float(path.latent.a))  # type: ignore[union-attr, arg-type]
-        if self.unbalanced is not None:
-            raise ValueError(
-                "an unbalanced plan is entropic, and a path without a latent asks for an exact one;"
-                " give TransportPlan(x0, x1, unbalanced=..., regularisation=...)"
-            )
-        return self._with(0.0)
+        return self._with(path_regularisation(path, balanced=self.unbalanced is None))
 
     def _with(self, regularisation: float) -> TransportPlan:
         """The same plan, not solved, at another regularisation."""
@@ -182,20 +168,7 @@ class TransportPlan(Coupling):
 
         A pool may be a sample of another law, which is then the base.
         """
-        law, x1 = self.data.law, self.data.x1
-        if base.shape != x1.shape[1:]:
-            raise ValueError(
-                f"the base has events of shape {tuple(base.shape)} and the plan"
-                f" {tuple(x1.shape[1:])}"
-            )
-        same = (
-            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
-        )
-        if not same:
-            raise ValueError(
-                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
-                " give the same object to both"
-            )
+        self.data.check_base(base)
         if self.unbalanced is not None:
             raise ValueError(
                 "an unbalanced plan takes some rows of x0 more than others, and sampling must"
@@ -236,6 +209,30 @@ class TransportPlan(Coupling):
         pool = self.data.on(x1.device, self.data.x0)  # type: ignore[arg-type]
         taken = partners.draw(places, generator)  # type: ignore[union-attr]
         return pool.index_select(0, taken.to(x1.device)), x1
+
+    def partners(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw which row of the pool goes with each of some rows of x1, all by their numbers.
+
+        Args:
+            rows: numbers of rows of x1, ``(B,)``.
+            generator: source of randomness.
+
+        Returns:
+            Numbers of rows of x0, ``(B,)``.
+
+        Raises:
+            ValueError: if x0 is a law, there is no such row, or nothing goes to it.
+        """
+        plan, data = self._plan(), self.data
+        if plan.partners is None:
+            raise ValueError(
+                f"the plan is from {brief(data.law)}, which has no rows; pair(x0, x1) takes its"
+                " draws, or give a pool, TransportPlan(base.sample(10_000), x1)"
+            )
+        place = data.places(rows)
+        if not plan.all_have_mass and not bool((plan.row_mass > 0).to(place.device)[place].all()):
+            raise ValueError("the plan brings nothing to some of these rows; leave them out")
+        return plan.partners.draw(place, generator).long().to(rows.device)
 
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
