@@ -509,8 +509,10 @@ def test_the_base_is_the_law_of_the_plan() -> None:
     for other in (tpf.Gaussian((2,), scale=2.0), tpf.Gaussian((2,), mean=1.0), theirs):
         with pytest.raises(ValueError, match="give the same object to both"):
             tpf.Process(tpf.Linear(), base=other, coupling=plan)
+    of_rows = TransportPlan(Empirical(x1), x1)
+    tpf.Process(tpf.Linear(), base=Empirical(x1.clone()), coupling=of_rows)
     with pytest.raises(ValueError, match="give the same object to both"):
-        tpf.Process(tpf.Linear(), base=Empirical(x1), coupling=TransportPlan(Empirical(x1), x1))
+        tpf.Process(tpf.Linear(), base=Empirical(2 * x1), coupling=of_rows)
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -580,16 +582,80 @@ def test_exact_plans_of_pools() -> None:
     assert len(a.unique(dim=0)) == 1500
 
 
-def test_it_is_told_and_not_stored(tmp_path) -> None:
+def test_it_is_told() -> None:
     plan = TransportPlan(X0, X1, regularisation=1.0)
     assert repr(plan) == "TransportPlan(<10 rows>, <12 rows of (2,)>, regularisation=1)"
-    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=plan)
-    net = tpf.networks.MLP(2, width=8)
-    tpf.Velocity(net, process).save(tmp_path / "field")
-    with pytest.raises(ValueError, match="TransportPlan"):
-        tpf.load_field(tmp_path / "field")
-    loaded = tpf.load_field(tmp_path / "field", process=process)
-    assert loaded.process.coupling is plan
+
+
+def plans_to_save() -> dict[str, Callable[[], tpf.Process]]:
+    transform = tpf.Standardize(1.0, 2.0)
+    pool = Transformed(Empirical(X0), transform)
+    line = tpf.Linear()
+    return {
+        "pool": lambda: tpf.Process(line, coupling=TransportPlan(X0, X1)),
+        "sample of a law": lambda: tpf.Process(
+            line, base=tpf.Gaussian((2,)), coupling=TransportPlan(X0, X1)
+        ),
+        "law": lambda: tpf.Process(
+            line, coupling=TransportPlan(tpf.Gaussian((2,)), X1, tolerance=0.5)
+        ),
+        "weights": lambda: tpf.Process(
+            line, coupling=TransportPlan(X0, X1, x0_weights=simplex(10, 1), regularisation=1.0)
+        ),
+        "unbalanced": lambda: tpf.Process(
+            line, coupling=TransportPlan(X0, X1, regularisation=1.0, unbalanced=2.0)
+        ),
+        "bridge": lambda: tpf.Process(
+            tpf.Linear(tpf.Brownian(1.0)), coupling=TransportPlan(X0, X1)
+        ),
+        "units": lambda: tpf.Process(
+            line, pool, TransportPlan(transform(X0), transform(X1), regularisation=0)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", plans_to_save())
+def test_a_field_of_a_plan_is_saved_and_samples_the_same(name, tmp_path) -> None:
+    """The plan is training data, and stays behind; the rows of a pool that is the base do not."""
+    process = plans_to_save()[name]()
+    transform = process.base.transform if name == "units" else None
+    field = tpf.Velocity(tpf.networks.MLP(2, width=8).double(), process, transform=transform)
+    tpf.Trainer(field).fit(X1, steps=2, batch_size=4, generator=seeded(), progress=False)
+    field.save(tmp_path / "field")
+    loaded = tpf.load_field(tmp_path / "field")
+    assert repr(loaded.process.coupling) == "Paired()"
+    one, other = (
+        tpf.sample(each, 50, steps=3, dtype=F64, generator=seeded(1)).x for each in (field, loaded)
+    )
+    assert torch.equal(one, other)
+    given = tpf.load_field(tmp_path / "field", process=process)
+    assert given.process.coupling is process.coupling
+    with pytest.raises(ValueError, match="Paired"):  # trained on it needs the plan, or its pairs
+        tpf.Trainer(loaded).fit(X1, steps=1, progress=False)
+    pairs = process.coupling.sample(20, generator=seeded())
+    if name != "units":
+        tpf.Trainer(loaded).fit(pairs, steps=1, progress=False)
+
+
+def test_a_run_goes_on_with_the_pool_that_it_was_begun_with(tmp_path) -> None:
+    def run(x0: Tensor, **options: Any) -> tpf.Trainer:
+        plan = TransportPlan(x0, X1, regularisation=0)
+        process = tpf.Process(tpf.Linear(), coupling=plan)
+        trainer = tpf.Trainer(tpf.Velocity(tpf.networks.MLP(2, width=8).double(), process))
+        trainer.fit(
+            X1, batch_size=4, generator=seeded(), progress=False, checkpoints=tmp_path, **options
+        )
+        return trainer
+
+    run(X0, steps=2)
+    assert run(X0.clone(), steps=4, resume=True).step == 4
+    other = X0 * 3
+    kept = other.clone()
+    with pytest.raises(ValueError, match="of another run: process"):
+        run(other, steps=5, resume=True)
+    with pytest.warns(UserWarning, match="goes on anyway"):
+        assert run(other, steps=5, resume="anyway").step == 5
+    assert torch.equal(other, kept)  # the rows are the user's
 
 
 def test_minibatch_plans_of_a_pool_of_the_whole_are_the_plan() -> None:

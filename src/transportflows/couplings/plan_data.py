@@ -38,6 +38,7 @@ class PlanData:
         x1: data ``(M, *)``, in float32 at least.
         labels: of x1, by name.
         x0_weights: in float64, of sum 1; None for equal ones.
+        x1_weights: likewise.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class PlanData:
                     "x0_weights are of a pool, and x0 is a law; give a pool,"
                     " TransportPlan(base.sample(10_000), x1, ...), or leave them out"
                 )
-        weights = row_weights(x1_weights, self.x1, "x1_weights")
+        self.x1_weights = weights = row_weights(x1_weights, self.x1, "x1_weights")
         if weights is None:
             count = len(self.x1)
             home = table_device(x1.device)

@@ -17,7 +17,7 @@ from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked
 from ..distributions import Distribution, Empirical
 from ..interpolants import Interpolant
-from .base import Coupling
+from .base import Coupling, Paired
 from .path_regularisation import path_regularisation
 from .plan_data import PlanData
 from .solved import PlanReport, Solved
@@ -282,7 +282,22 @@ class TransportPlan(Coupling):
         return self  # of which nothing changes but that it is solved
 
     def config(self) -> dict[str, Any]:
-        raise NotImplementedError("the data are not part of a file")
+        data = self.data
+        return {
+            "x0": data.law if data.x0 is None else data.x0,
+            "x1": data.x1,
+            "regularisation": self.regularisation,
+            "cond": data.labels or None,
+            "x0_weights": data.x0_weights,
+            "x1_weights": data.x1_weights,
+            "unbalanced": self.unbalanced,
+            "tolerance": self.tolerance,
+            "max_steps": self.max_steps,
+        }
+
+    def stored(self) -> Paired:
+        """Files do not hold the plan, which is training data: there it is ``Paired()``."""
+        return Paired()
 
     def __repr__(self) -> str:
         x0, x1 = self.data.x0, self.data.x1
