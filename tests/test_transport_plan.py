@@ -312,8 +312,6 @@ def test_fit_refuses_other_rows() -> None:
         trained(plan, x1, transform=tpf.Standardize.fit(x1), base=tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="float32"):
         trained(plan, x1.float())
-    with pytest.raises(ValueError, match="leave validation out"):
-        trained(plan, x1, validation=x1 + 1, validation_every=2)
     trained(plan, torch.cat([x1, x1]))
 
 
@@ -580,6 +578,113 @@ def test_exact_plans_of_pools() -> None:
     assert plan.report.gap <= 1e-6 * plan.report.value
     a, _ = plan.pair(x1, x1)
     assert len(a.unique(dim=0)) == 1500
+
+
+# --------------------------------------------------------------------------- rows that are held out
+
+
+def held_out_pairs(plan: TransportPlan, x1: Tensor, cond: Any = None, seed: int = 0) -> Any:
+    return plan.pair_held_out(x1, cond or {}, generator=seeded(seed))
+
+
+def test_held_out_rows_have_the_conditional_of_the_plan() -> None:
+    """π(i given y) ∝ p_i exp((f_i - |x_i - y|²)/ε) at a new y, as at an old one; chi-squared."""
+    x0, x1, p, q = normal(7, 2), normal(9, 2, seed=1), simplex(7, 2), simplex(9, 3)
+    plan = TransportPlan(x0, x1, regularisation=0.7, x0_weights=p, x1_weights=q, tolerance=1e-9)
+    whole = dense(x0, x1, p, q, 0.7)
+    f = 0.7 * (whole.log() - (p[:, None] * q).log() + costs(x0, x1) / 0.7)[:, 0]  # up to a constant
+    n = 40_000
+    for y in (x1[4], torch.tensor([0.3, -0.2], dtype=F64)):
+        law = (p.log() + (f - costs(x0, y[None])[:, 0]) / 0.7).softmax(0)
+        a, b = held_out_pairs(plan, y.expand(n, 2))
+        assert torch.equal(b, y.expand(n, 2))
+        found = torch.bincount(places(a, x0), minlength=7) / n
+        assert n * float(((found - law).square() / law).sum()) < 6 + 5 * math.sqrt(12)
+
+
+def test_held_out_rows_of_an_exact_plan_go_where_the_map_does() -> None:
+    """Between a law and a shift of it the map is the shift, of which N points know the rest."""
+    n = 1500
+    x0, x1 = normal(n, 2), normal(n, 2, seed=1) + 5
+    y = normal(1000, 2, seed=2) + 5
+    for regularisation, noise in ((0.0, 0.0), (0.5, 1.0)):
+        plan = TransportPlan(x0, x1, regularisation=regularisation)
+        a, _ = held_out_pairs(plan, y)
+        old, _ = plan.pair(x1, x1, generator=seeded())
+        spread = [float((one - two + 5).square().sum(1).mean()) for one, two in ((a, y), (old, x1))]
+        assert spread[0] == pytest.approx(spread[1], rel=0.25)
+        assert spread[0] < 0.1 + noise
+        assert float(a.mean(0).abs().max()) < 0.1
+        assert float((a.var(0) - 1).abs().max()) < 0.15
+    plan = TransportPlan(x0, x1, regularisation=0)
+    a, _ = held_out_pairs(plan, x1)  # on its own rows the plan, up to ties
+    cost = float((a - x1).square().sum(1).mean())
+    assert cost == pytest.approx(plan.report.value, rel=0.01)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_held_out_rows_of_a_plan_from_a_law(epsilon) -> None:
+    x1 = normal(300, 2, seed=1) + 5
+    plan = TransportPlan(tpf.Gaussian((2,)), x1, regularisation=epsilon, tolerance=0.1)
+    y = normal(1000, 2, seed=2) + 5
+    a, b = held_out_pairs(plan, y)
+    assert torch.equal(b, y)
+    assert float((a - y + 5).square().sum(1).mean()) < 0.15 + epsilon
+    assert float(a.mean(0).abs().max()) < 0.15
+
+
+def test_held_out_rows_keep_to_their_label() -> None:
+    x0, x1, y = labelled()
+    plan = TransportPlan(x0, x1, regularisation=0.3, cond={"label": y})
+    new = x1[y == 0][:50] + 0.05
+    label = torch.zeros(len(new), dtype=y.dtype)
+    one = TransportPlan(x0, x1[y == 0], regularisation=0.3)
+    a, _ = held_out_pairs(plan, new, {"label": label})
+    b, _ = held_out_pairs(one, new)
+    assert float((a - b).abs().mean()) < 0.1
+    with pytest.raises(ValueError, match="label"):
+        held_out_pairs(plan, new, {"label": label + 7})
+    with pytest.raises(ValueError, match="labels"):
+        held_out_pairs(plan, new)
+
+
+def test_validation_with_plans() -> None:
+    x1, new = normal(60, 2, seed=1), normal(20, 2, seed=2)
+    one = {"steps": 3, "validation_every": 2}
+    for x0 in (normal(50, 2), tpf.Gaussian((2,))):
+        for regularisation in (0.0, 0.5):
+            plan = TransportPlan(x0, x1, regularisation=regularisation, tolerance=0.2)
+            history = trained(plan, x1, validation=new, **one).history
+            again = trained(plan, x1, validation=new, **one).history
+            assert len(history.validation) == 2
+            scores = history.validation.loss.tolist()
+            assert scores == again.validation.loss.tolist()
+            assert max(scores) < 10
+    plan = TransportPlan(normal(50, 2), x1, regularisation=0.5, unbalanced=1.0)
+    with pytest.raises(ValueError, match=r"unbalanced.*leave validation out"):
+        trained(plan, x1, validation=new, **one)
+
+
+def test_held_out_rows_of_a_pool_are_paired_as_a_pool(monkeypatch) -> None:
+    """By one plan of as many rows as a pool has, or of all there are."""
+    seen: list[tuple[Tensor, Tensor, bool]] = []
+    sample = tpf.Process.sample
+
+    def watched(self: Any, x1: Tensor, **kwargs: Any) -> Any:
+        seen.append((kwargs.get("x0"), x1, kwargs.get("paired", False)))
+        return sample(self, x1, **kwargs)
+
+    monkeypatch.setattr(tpf.Process, "sample", watched)
+    x1, new = normal(160, 2, seed=1), normal(100, 2, seed=2)
+    trained(MinibatchOT(pool=80), x1, base=tpf.Gaussian((2,)), validation=new, steps=1)
+    held_out = [each for each in seen if bool((each[1][0] == new).all(-1).any())]
+    assert [len(x) for _, x, _ in held_out] == [16] * 5 + [16, 4]
+    assert all(paired for *_, paired in held_out)
+    assert torch.equal(torch.cat([x for _, x, _ in held_out]), new)
+    for first, last in ((0, 5), (5, 7)):
+        x0, y = (torch.cat([each[k] for each in held_out[first:last]]) for k in (0, 1))
+        best = MinibatchOT().pair(x0, y)[0]
+        assert torch.equal(best, x0)
 
 
 def test_it_is_told() -> None:

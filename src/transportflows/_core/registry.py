@@ -62,7 +62,7 @@ class Storable(Built, Movable):
         """
         return {}
 
-    def stored(self) -> Storable:
+    def stored(self) -> Any:
         """What stands for this object in the file of a field; itself, unless it is for training."""
         return self
 

@@ -43,6 +43,8 @@ class ExactPlan:
         columns: which point of y it goes to, ``(L,)``.
         mass: how much of it, ``(L,)``, of sum 1.
         gap: how far the cost can be above the optimum, relative to it: at most 1e-6.
+        x_potential: f of Kantorovich's dual, ``(N,)``, in units of the costs: each y goes with the
+            x of least ``cost - f``.
     """
 
     distance: float
@@ -50,6 +52,7 @@ class ExactPlan:
     columns: Tensor
     mass: Tensor
     gap: float = field(default=0.0, repr=False)
+    x_potential: Tensor | None = field(default=None, repr=False)
 
     __repr__ = summary
 
@@ -112,7 +115,7 @@ def exact_plan(
     if diameter == 0:
         plan = _corner_plan(p, q)
         rows, columns = plan.nonzero(as_tuple=True)
-        return ExactPlan(0.0, rows, columns, plan[rows, columns])
+        return ExactPlan(0.0, rows, columns, plan[rows, columns], 0.0, torch.zeros_like(p))
     cost = distances.div_(diameter)
     if power == 2:
         cost.square_()
@@ -137,7 +140,8 @@ def exact_plan(
     rows, columns = mass.nonzero(as_tuple=True)
     distance = diameter * max(upper, 0.0) ** (1 / power)
     gap = (upper - max(lower, 0.0)) / upper if upper > 0 else 0.0
-    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0))
+    f = u * diameter**power
+    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0), f)
 
 
 @checked

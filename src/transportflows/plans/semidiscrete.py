@@ -250,6 +250,11 @@ def _masses(
     return mass / n, torch.cat(least), None if bend is None else bend / n
 
 
+def potential_at(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -> Tensor:
+    """The potential of states x, the (soft) least of ``|x - y_j|² - g_j``, ``(N,)``."""
+    return _masses(x, y, g, q, epsilon)[1]
+
+
 def _stage(
     draw: Callable[[int], Tensor], y: Tensor, g: Tensor, q: Tensor, epsilon: float, steps: int
 ) -> tuple[Tensor, int]:
