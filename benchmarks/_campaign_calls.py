@@ -90,7 +90,9 @@ def targets() -> tuple[Target, ...]:
     special = dict(_lines(valid.METHODS))
     found += [Target(f"{name}({given})", name, given) for name, given in special.items()]
     made = [eval(name, vars(valid)) for name in special]
-    written = {one.__qualname__ for one in made if inspect.ismethod(one)}
+    methods = [one for one in made if inspect.ismethod(one)]
+    written = {one.__qualname__ for one in methods}
+    written |= {f"{type(one.__self__).__qualname__}.{one.__name__}" for one in methods}
     for maker, _ in _lines(valid.OBJECTS):
         value = eval(maker, vars(valid))
         for name in dir(type(value)):

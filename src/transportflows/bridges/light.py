@@ -137,6 +137,7 @@ class LightPotential(nn.Module):
             x0: ``(B, *)``.
             generator: source of randomness.
         """
+        check_finite_rows(x0, "x0")
         draws = local(generator, x0.device)
         with torch.no_grad():
             weights, means, variances = self.given_start(x0)
@@ -199,6 +200,7 @@ class LightLoss(Loss):
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> Batch:
         given = Batch.of(batch)
+        check_events(given.x1, field.process.shape, "x1", "the process")
         if given.x0 is not None:
             return given
         base = field.process.base

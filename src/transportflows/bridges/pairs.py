@@ -31,7 +31,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.arguments import positive_number
+from .._core.arguments import positive_integer, positive_number
 from .._core.checks import shown
 from .._core.precision import wide
 from .._core.random import local
@@ -127,7 +127,7 @@ class GaussianPairs:
             generator: source of randomness.
             dtype: of the rows; torch's default if None.
         """
-        draws = local(generator, self.means.device)
+        n, draws = positive_integer("n", n), local(generator, self.means.device)
         which = torch.multinomial(self.weights, n, replacement=True, generator=draws)
         z = torch.randn(
             n, 2 * self.d, generator=draws, dtype=self.means.dtype, device=self.means.device

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.arguments import positive_integer
+from .._core.arguments import integer, positive_integer
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.random import draw_key, local, mix, stream
 from .._core.reprs import summary
@@ -113,8 +113,9 @@ class Trajectories(Distribution):
         device: torch.device | str | None = None,
     ) -> Tensor:
         draws, points = local(generator, "cpu"), self.snapshots
-        mass = self.plans[-1].report.x1_mass.cpu()
-        now = torch.multinomial(mass, n, replacement=True, generator=draws)
+        ends = self.plans[-1].report.x1_mass.cpu().cumsum(0)
+        u = torch.rand(integer("n", n, "a number of draws", least=0), generator=draws).double()
+        now = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
         drawn = [points[-1][now.to(points[-1].device)]]
         for plan, there in zip(reversed(self.plans), reversed(points[:-1]), strict=True):
             now = plan.partners(now, generator=draws)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, check_same_kind
+from .._core.checks import check_finite_rows, check_same_kind, plain_tensor
 from .._core.conditions import check_conditions
 from .._core.precision import table_device, wide
 from .._core.random import stream
@@ -101,6 +101,7 @@ class PlanData:
         Raises:
             ValueError: if these are not the labels, or the rows not of the kind, of the plan's.
         """
+        plain_tensor("x1", x1)
         labels = labels_of(cond)
         if labels.keys() != self.labels.keys():
             raise ValueError(

@@ -110,6 +110,7 @@ def entropic_plan(
         (0.693147, True)
     """
     _check_options(epsilon, tolerance, max_steps)
+    check_points(x, y, p, q)
     _check_resolution(epsilon, tolerance, x, y)
     entries = _entries(x, y, memory)
     found = solve(x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps)
@@ -141,6 +142,7 @@ def entropic_self_plan(
         ValueError: as :func:`entropic_plan`.
     """
     _check_options(epsilon, tolerance, max_steps)
+    check_points(x, x, p, p)
     _check_resolution(epsilon, tolerance, x, x)
     found = solve_alone(x, p, epsilon, tolerance=tolerance, max_steps=max_steps)
     return _certified(x, x, p, p, found, epsilon, tolerance)
@@ -180,6 +182,16 @@ def _certified(
         x_potential=found.f,
         y_potential=found.g,
     )
+
+
+def check_points(x: Tensor, y: Tensor, p: Tensor, q: Tensor) -> None:
+    """Refuse points of other dimensions, and weights that are not one a point."""
+    points = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]
+    if not points or p.shape != x.shape[:1] or q.shape != y.shape[:1]:
+        raise ValueError(
+            "points are (N, D) and (M, D) and their weights (N,) and (M,), got"
+            f" {tuple(x.shape)}, {tuple(y.shape)}, {tuple(p.shape)} and {tuple(q.shape)}"
+        )
 
 
 def _check_options(epsilon: float, tolerance: float, max_steps: int) -> None:

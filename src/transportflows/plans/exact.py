@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._core.checks import integer, positive_integer
 from .._core.reprs import summary
 from .._core.signatures import checked
 
@@ -106,11 +107,15 @@ def exact_plan(
     """
     import ot  # it takes a second
 
-    if distances.shape != (len(p), len(q)):
+    power = integer("power", power, "1 or 2", least=1, most=2)
+    positive_integer("max_iterations", max_iterations)
+    if p.ndim != 1 or q.ndim != 1 or distances.shape != (len(p), len(q)):
         raise ValueError(
-            f"distances are {tuple(distances.shape)} for {len(p)} and {len(q)} weights; they are"
-            f" ({len(p)}, {len(q)}), one for each pair"
+            f"distances are {tuple(distances.shape)} for weights {tuple(p.shape)} and"
+            f" {tuple(q.shape)}; they are (N, M) for (N,) and (M,), one for each pair"
         )
+    if not bool((distances >= 0).all()):
+        raise ValueError("distances are negative or NaN; give torch.cdist(x, y) of finite rows")
     diameter = float(distances.max())
     if diameter == 0:
         plan = _corner_plan(p, q)
@@ -161,6 +166,8 @@ def best_permutation(scores: Tensor) -> Tensor:
         >>> best_permutation(torch.tensor([[1.0, 2.0], [1.5, 4.0]])).tolist()
         [0, 1]
     """
+    if scores.ndim != 2 or len(scores) != scores.shape[1] or len(scores) == 0:
+        raise ValueError(f"scores are (N, N), one for each pair, got {tuple(scores.shape)}")
     taken = scores.argmax(0)
     if len(torch.unique(taken)) == len(taken):
         return taken

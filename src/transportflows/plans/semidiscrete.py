@@ -31,7 +31,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.checks import number, positive_integer
+from .._core.checks import check_finite_rows, number, positive_integer, returned
 from .._core.reprs import summary
 from .._core.samples import block_rows
 from .._core.signatures import checked
@@ -95,6 +95,7 @@ def cells(
         epsilon: ε.
         generator: source of randomness, at ε > 0.
     """
+    epsilon = number("epsilon", epsilon, "0 or positive", least=0)
     offset, parts = _offset(y, g, q, epsilon), []
     for rows in torch.split(x, block_rows(len(y), x.device)):
         z = torch.addmm(offset, rows, y.mT, alpha=2)
@@ -142,9 +143,17 @@ def semidiscrete_plan(
         (True, 2)
     """
     epsilon = number("epsilon", epsilon, "0 or positive", least=0)
-    tolerance = number("tolerance", tolerance, "in (0, 2), an L1 norm", above=0, below=2)
+    what = "at least 1e-5 and below 2, an L1 norm"
+    tolerance = number("tolerance", tolerance, what, least=1e-5, below=2)
     max_draws = positive_integer("max_draws", max_draws)
-    first = draw(min(max(2_000, 2 * len(y)), 10_000))
+    if y.ndim != 2 or q.shape != y.shape[:1]:
+        raise ValueError(
+            f"y are points (M, D) and q their weights (M,), got {tuple(y.shape)} and"
+            f" {tuple(q.shape)}"
+        )
+    count = min(max(2_000, 2 * len(y)), 10_000)
+    first = returned("draw(n)", draw(count), (count, y.shape[1]), like=y)
+    check_finite_rows(first, "draw(n)")
     least, _ = least_epsilon(first, y, tolerance)
     if 0 < epsilon < least:
         raise ValueError(
