@@ -707,7 +707,6 @@ tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair | x0=X(4), x1=X
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_weights | x1=X(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).partners | rows=torch.arange(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_places | x1=X(4)
-tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair_at | places=torch.arange(4), x1=X(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair_held_out | x1=Y(3)
 BD().weights | target="velocity", t=T()
 BD().drift_weights | T(), torch.full((4, 1), 0.5), torch.ones(4, 1)

@@ -124,6 +124,7 @@ HOT = {"velocity", "score", "noise", "data", "sample", "log_prob", "beta", "gamm
 """Methods tried on every class that has them."""
 NOT_CALLED = {
     "SpecialMethods",
+    "TransportPlan.pair_at",  # by the trainer alone, at each step
 }
 
 

@@ -56,6 +56,19 @@ CASES = {
     "infinite start": (
         lambda: light().end(X.index_fill(0, torch.tensor([1]), torch.inf)), ValueError, "x0",
     ),
+    "far start": (lambda: light().end(X * 1e30), ValueError, "float32"),
+    "no scale": (
+        lambda: tpf.bridges.LightPotential((2,), 1.0, 3, scale=1e-320), ValueError, "scale",
+    ),
+    "variance of pairs": (
+        lambda: tpf.bridges.GaussianPairs(
+            torch.ones(1), X[:1], X[:1], torch.eye(4)[None], variance=-1.0
+        ),
+        ValueError, "variance",
+    ),
+    "states of no rows": (
+        lambda: tpf.plans.cells(THIRDS, SQUARE, THIRDS, THIRDS), ValueError, r"\(N, D\)",
+    ),
     "no rows": (lambda: tpf.bridges.LightLoss()(drifts(), torch.tensor(1.0)), ValueError, "x1"),
     "no pairs": (lambda: pairs().sample(0), ValueError, "n must be"),
     "no trainer": (

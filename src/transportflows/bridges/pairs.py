@@ -83,7 +83,7 @@ class GaussianPairs:
         self.shape = means0.shape[1:]
         self.means = torch.cat([wide(means0).flatten(1), wide(means1).flatten(1)], 1)
         self.covariances = wide(covariances)
-        self.variance = None if variance is None else float(variance)
+        self.variance = None if variance is None else positive_number("variance", variance)
         self._factor, failed = torch.linalg.cholesky_ex(self.covariances)
         if bool(failed.any()) or not bool(torch.isfinite(self._factor).all()):
             raise ValueError("a covariance of (x0, x1) is not positive definite")

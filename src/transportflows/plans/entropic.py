@@ -238,7 +238,7 @@ def _entries(x: Tensor, y: Tensor, memory: float) -> int:
             f" {own + BYTES_PER_ENTRY * 200 * max(n, m):.3g} is better. Or give fewer points, as"
             " x[torch.randperm(len(x))[:5_000]]"
         )
-    return int((memory - own) / BYTES_PER_ENTRY)
+    return int(min(memory - own, 1e15) / BYTES_PER_ENTRY)
 
 
 def _feasible_cost(

@@ -96,6 +96,11 @@ def cells(
         generator: source of randomness, at ε > 0.
     """
     epsilon = number("epsilon", epsilon, "0 or positive", least=0)
+    if x.ndim != 2 or y.ndim != 2 or not len(y) == len(g) == len(q):
+        raise ValueError(
+            "states are (N, D), points (M, D), potentials and weights (M,), got"
+            f" {tuple(x.shape)}, {tuple(y.shape)}, {tuple(g.shape)} and {tuple(q.shape)}"
+        )
     offset, parts = _offset(y, g, q, epsilon), []
     for rows in torch.split(x, block_rows(len(y), x.device)):
         z = torch.addmm(offset, rows, y.mT, alpha=2)
