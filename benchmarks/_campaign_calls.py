@@ -227,7 +227,8 @@ def outcome(attack: Attack) -> Outcome:
         return _of_error(error, attack)
     if has_nan(result):
         given = any(
-            POOL[value][0].startswith("bad") or "inf" in value for _, value in attack.replaced
+            POOL[value][0].startswith("bad") or "inf" in value or "nan" in value
+            for _, value in attack.replaced
         )
         echoed = given and (is_record(attack.target.make()[0]) or is_elementwise(attack))
         return Outcome("accepted" if echoed else "nan", "", text[:100])
