@@ -106,6 +106,10 @@ class LightPotential(nn.Module):
         self.centres = nn.Parameter(centres.to(torch.get_default_dtype()))
         self.log_spreads = nn.Parameter(torch.full((k, d), math.log(spread)))
 
+    def extra_repr(self) -> str:
+        size = f"variance={self.variance:g}, components={len(self.logits)}"
+        return f"{tuple(self.shape)}, {size}"
+
     def config(self) -> dict[str, Any]:
         """Arguments that make one of the same size, for files."""
         return {
