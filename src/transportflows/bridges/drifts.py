@@ -161,7 +161,7 @@ class BridgeDrift(Field):
         return Combination(None, None, pairs[target])
 
     @property
-    def path_epsilon(self) -> float:  # type: ignore[override]
+    def path_epsilon(self) -> float:
         """The bridge's own ε, a/2."""
         return float(bridge_variance(self.process)) / 2
 

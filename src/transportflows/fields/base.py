@@ -160,9 +160,6 @@ class Field(Saved, Conditioned):
         """
         return conversion(self.process.noise_part, self.outputs, target, t)
 
-    path_epsilon: float | None = None
-    """The ε with which paths are those that the field is of; None for none in particular."""
-
     def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination | None:
         """How ``b ± ε s`` is made where outputs are drifts themselves, and there is no velocity.
 

@@ -184,13 +184,14 @@ def _certified(
     )
 
 
-def check_points(x: Tensor, y: Tensor, p: Tensor, q: Tensor) -> None:
-    """Refuse points of other dimensions, and weights that are not one a point."""
+def check_points(x: Tensor, y: Tensor, p: Tensor, q: Tensor | None) -> None:
+    """Refuse points of other dimensions, and weights or potentials that are not one a point."""
     points = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]
-    if not points or p.shape != x.shape[:1] or q.shape != y.shape[:1]:
+    if not points or p.shape != x.shape[:1] or (q is not None and q.shape != y.shape[:1]):
+        weights = [tuple(each.shape) for each in (p, q) if each is not None]
         raise ValueError(
-            "points are (N, D) and (M, D) and their weights (N,) and (M,), got"
-            f" {tuple(x.shape)}, {tuple(y.shape)}, {tuple(p.shape)} and {tuple(q.shape)}"
+            "points are (N, D) and (M, D), their weights and potentials (N,) and (M,), got points"
+            f" {tuple(x.shape)} and {tuple(y.shape)}, and {' and '.join(map(str, weights))}"
         )
 
 

@@ -35,7 +35,7 @@ from .._core.checks import check_finite_rows, number, positive_integer, returned
 from .._core.reprs import summary
 from .._core.samples import block_rows
 from .._core.signatures import checked
-from .entropic import ConvergenceWarning, entropic_plan, least_epsilon
+from .entropic import ConvergenceWarning, check_points, entropic_plan, least_epsilon
 
 __all__ = ["SemidiscretePlan", "cells", "semidiscrete_plan"]
 
@@ -96,11 +96,8 @@ def cells(
         generator: source of randomness, at ε > 0.
     """
     epsilon = number("epsilon", epsilon, "0 or positive", least=0)
-    if x.ndim != 2 or y.ndim != 2 or not len(y) == len(g) == len(q):
-        raise ValueError(
-            "states are (N, D), points (M, D), potentials and weights (M,), got"
-            f" {tuple(x.shape)}, {tuple(y.shape)}, {tuple(g.shape)} and {tuple(q.shape)}"
-        )
+    check_points(y, x, g, None)
+    check_points(y, x, q, None)
     offset, parts = _offset(y, g, q, epsilon), []
     for rows in torch.split(x, block_rows(len(y), x.device)):
         z = torch.addmm(offset, rows, y.mT, alpha=2)
@@ -151,11 +148,7 @@ def semidiscrete_plan(
     what = "at least 1e-5 and below 2, an L1 norm"
     tolerance = number("tolerance", tolerance, what, least=1e-5, below=2)
     max_draws = positive_integer("max_draws", max_draws)
-    if y.ndim != 2 or q.shape != y.shape[:1]:
-        raise ValueError(
-            f"y are points (M, D) and q their weights (M,), got {tuple(y.shape)} and"
-            f" {tuple(q.shape)}"
-        )
+    check_points(y, y, q, q)
     count = min(max(2_000, 2 * len(y)), 10_000)
     first = returned("draw(n)", draw(count), (count, y.shape[1]), like=y)
     check_finite_rows(first, "draw(n)")

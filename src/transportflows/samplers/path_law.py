@@ -55,8 +55,9 @@ def tell_path_law(
 def _own_epsilon(field: Field) -> float | None:
     """a/2 of a Schrödinger bridge; None for a field of another process."""
     path, coupling = field.process.interpolant, field.process.coupling
-    if field.path_epsilon is not None:
-        return field.path_epsilon
+    told: float | None = getattr(field, "path_epsilon", None)  # of a field of a bridge
+    if told is not None:
+        return told
     if type(path) is not Linear or not isinstance(path.latent, Brownian):
         return None
     if not isinstance(coupling, TransportPlan) or coupling.unbalanced is not None:
