@@ -47,6 +47,7 @@ class Multimarginal(Process):
         ValueError: if there are fewer than two times, or they do not increase.
 
     Example:
+        >>> import torch
         >>> import transportflows as tpf
         >>> process = Multimarginal([0.0, 1.0, 4.0])
         >>> process.at(1.0), process.interpolant.breakpoints
