@@ -127,6 +127,50 @@ def PATHS(n: int = 4, part: Any = None) -> Any:  # noqa: N802
     return (part or P()).sample(X(n), generator=G())
 
 
+def BP(**how: Any) -> tpf.Process:  # noqa: N802
+    """A process of a bridge."""
+    how = {"coupling": tpf.Paired(), **how}
+    return tpf.Process(tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((2,)), **how)
+
+
+def BD() -> Any:  # noqa: N802
+    """Both drifts of a bridge."""
+    return tpf.bridges.BridgeDrift(forward=NET(), backward=NET(), process=BP())
+
+
+def GP() -> Any:  # noqa: N802
+    """Exact pairs of a bridge."""
+    return tpf.bridges.gaussian_bridge(
+        tpf.Gaussian((2,)), tpf.Gaussian((2,), 1.0, 0.5), variance=1.0
+    )
+
+
+def LIGHT() -> Any:  # noqa: N802
+    """A potential of few components."""
+    return tpf.bridges.LightPotential((2,), 1.0, 3, generator=G())
+
+
+def MM(**how: Any) -> Any:  # noqa: N802
+    """A process through three snapshots."""
+    return tpf.bridges.Multimarginal([0.0, 1.0, 3.0], **how)
+
+
+def TRAJ() -> Any:  # noqa: N802
+    """Trajectories through three snapshots."""
+    return tpf.bridges.Trajectories([X(4), Y(5), X(6)])
+
+
+def LP() -> tpf.Velocity:  # noqa: N802
+    """A field of a learned path."""
+    path = tpf.bridges.LearnedPath(2, 4, 1, generator=G())
+    return tpf.Velocity(NET(), tpf.Process(path, base=tpf.Gaussian((2,))))
+
+
+def GEO() -> Any:  # noqa: N802
+    """How straight a field is."""
+    return tpf.metrics.path_geometry(V(), 4, steps=20, generator=G())
+
+
 class DRIFT(tpf.solve.Stepper):
     """A stepper of its own: x halves."""
 
@@ -227,6 +271,33 @@ inverse.Observation | log_likelihood=lambda x: -x.square().sum(1)
 inverse.Operator | forward=lambda x: x, adjoint=lambda y: y
 inverse.PseudoInverse | field=N(), observation=SEEN()
 inverse.Replacement | field=N(), observation=SEEN()
+bridges.BackwardDriftLoss |
+bridges.ForwardDriftLoss |
+bridges.BridgeDrift | forward=NET(), backward=NET(), process=BP()
+bridges.ExactBridge | GP()
+bridges.GaussianPairs | weights=torch.ones(1), means0=torch.zeros(1, 2), means1=torch.ones(1, 2), covariances=torch.eye(4)[None]
+bridges.LearnedPath | 2, width=4, depth=1
+bridges.LeftOut | index=1, time=1.0, truth=X(), found=Y(), transported=Y()
+bridges.LightLoss |
+bridges.LightPotential | (2,), 1.0, components=3
+bridges.Multimarginal | [0.0, 1.0, 3.0]
+bridges.PathDivergence | value=0.1, standard_error=0.01, by_time=T(20)
+bridges.PathOptimizer | LP()
+bridges.PiecewiseGamma | gamma=tpf.interpolants.SineSquared(0.5), times=[0.0, 1.0, 3.0]
+bridges.Reflow | fields=(V(),), geometry=(GEO(),)
+bridges.Round | pairs="given", cost=1.0, loss=0.5
+bridges.SnapshotPath | [0.0, 1.0, 3.0]
+bridges.Trajectories | [X(4), Y(5), X(6)]
+bridges.flow_pairs | V(), 4, steps=2
+bridges.gaussian_bridge | tpf.Gaussian((2,)), tpf.Gaussian((2,), 1.0, 0.5), variance=1.0
+bridges.iterate | field=BD(), x0=X(), x1=Y(), rounds=2, steps=2, fit={"steps": 1, "batch_size": 4, "progress": False}
+bridges.leave_one_out | [X(4), Y(5), X(6)], [0.0, 1.0, 3.0], lambda process, law: tpf.Velocity(NET(), process), n=4, steps=2
+bridges.path_divergence | BD(), GP(), 40
+bridges.path_trainer | LP()
+bridges.potential_bridge | LAW(), LAW(), 1.0
+bridges.reflow | V(), 8, fit={"steps": 1, "progress": False}, steps=2, measured=4
+couplings.Paired |
+couplings.MinibatchOT |
 couplings.ConditionWeight | weight=1.0, weights=(1.0,), bias=(0.0,), length=(1.0,)
 couplings.PlanReport | kind="exact", regularisation=0.0, value=1.0, gap=0.0, violation=0.0, violation_error=0.0, x0_mass=T(), x1_mass=T()
 couplings.TransportPlan | x0=Y(), x1=X(), regularisation=0.5
@@ -513,6 +584,21 @@ tpf.Batch(X(), Y())
 tpf.couplings.Independent()
 tpf.MinibatchOT()
 tpf.couplings.TransportPlan(Y(), X(), regularisation=0.5)
+tpf.couplings.TransportPlan(tpf.Gaussian((2,)), X(), tolerance=0.5)
+BD()
+tpf.bridges.ExactBridge(GP())
+GP()
+LIGHT()
+tpf.bridges.BridgeDrift(forward=LIGHT(), process=BP())
+tpf.bridges.LightLoss()
+tpf.bridges.ForwardDriftLoss()
+tpf.bridges.BackwardDriftLoss()
+tpf.bridges.LearnedPath(2, 4, 1, generator=G())
+tpf.bridges.PathOptimizer(LP())
+MM()
+tpf.bridges.PiecewiseGamma(tpf.interpolants.SineSquared(0.5), [0.0, 1.0, 3.0])
+tpf.bridges.SnapshotPath([0.0, 1.0, 3.0])
+TRAJ()
 tpf.Paired()
 V()
 N()
@@ -619,6 +705,22 @@ tpf.couplings.Independent().for_path | tpf.Linear()
 tpf.couplings.TransportPlan(Y(), X()).for_path | tpf.Linear()
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair | x0=X(4), x1=X(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_weights | x1=X(4)
+tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).partners | rows=torch.arange(4)
+tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_places | x1=X(4)
+tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair_held_out | x1=Y(3)
+BD().weights | target="velocity", t=T()
+BD().drift_weights | T(), torch.full((4, 1), 0.5), torch.ones(4, 1)
+tpf.bridges.LightLoss().evaluate | tpf.bridges.BridgeDrift(forward=LIGHT(), process=BP()), tpf.Batch(X(4), Y(4))
+tpf.bridges.LightLoss().draw | tpf.bridges.BridgeDrift(forward=LIGHT(), process=BP()), tpf.Batch(X(4), Y(4))
+tpf.bridges.ForwardDriftLoss().evaluate | BD(), BP().sample(X(4), x0=Y(4), generator=G())
+tpf.bridges.ForwardDriftLoss().draw | BD(), tpf.Batch(X(4), Y(4))
+tpf.bridges.SnapshotPath([0.0, 1.0, 3.0]).mean | t=T(), x0=None, x1=X(4, 3, 2)
+tpf.bridges.SnapshotPath([0.0, 1.0, 3.0]).mean_dot | t=T(), x0=None, x1=X(4, 3, 2)
+tpf.bridges.SnapshotPath([0.0, 1.0, 3.0]).weights | T()
+tpf.bridges.SnapshotPath([0.0, 1.0, 3.0]).end_errors | x0=X(4, 3, 2), x1=X(4, 3, 2)
+MM().sample | x1=X(4, 3, 2)
+MM().at | 1.0
+tpf.bridges.PathOptimizer(LP()).step |
 tpf.particles.ConstantStep().table | torch.tensor([0.5, 0.2])
 tpf.particles.MovedTargetLoss(sigma=0.5).levels | 0.5
 tpf.particles.MovedTargetLoss(sigma=0.5).moved | tpf.particles.OneStepGenerator(nn.Linear(2, 2), 2), X(), Y()

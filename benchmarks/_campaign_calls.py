@@ -90,7 +90,9 @@ def targets() -> tuple[Target, ...]:
     special = dict(_lines(valid.METHODS))
     found += [Target(f"{name}({given})", name, given) for name, given in special.items()]
     made = [eval(name, vars(valid)) for name in special]
-    written = {one.__qualname__ for one in made if inspect.ismethod(one)}
+    methods = [one for one in made if inspect.ismethod(one)]
+    written = {one.__qualname__ for one in methods}
+    written |= {f"{type(one.__self__).__qualname__}.{one.__name__}" for one in methods}
     for maker, _ in _lines(valid.OBJECTS):
         value = eval(maker, vars(valid))
         for name in dir(type(value)):
@@ -122,6 +124,7 @@ HOT = {"velocity", "score", "noise", "data", "sample", "log_prob", "beta", "gamm
 """Methods tried on every class that has them."""
 NOT_CALLED = {
     "SpecialMethods",
+    "TransportPlan.pair_at",  # by the trainer alone, at each step
 }
 
 
@@ -224,7 +227,8 @@ def outcome(attack: Attack) -> Outcome:
         return _of_error(error, attack)
     if has_nan(result):
         given = any(
-            POOL[value][0].startswith("bad") or "inf" in value for _, value in attack.replaced
+            POOL[value][0].startswith("bad") or "inf" in value or "nan" in value
+            for _, value in attack.replaced
         )
         echoed = given and (is_record(attack.target.make()[0]) or is_elementwise(attack))
         return Outcome("accepted" if echoed else "nan", "", text[:100])

@@ -272,6 +272,27 @@ def test_another_epsilon_is_told():
         tpf.sample(field, 3, epsilon=0.3, steps=2)
 
 
+def test_another_epsilon_is_told_of_a_plan_too():
+    """Once a solve; not with pairs that are of no bridge, nor for the ODE."""
+    draws = seeded()
+    x0, x1 = torch.randn(20, 2, generator=draws), torch.randn(30, 2, generator=draws) + 3
+    nets = [tpf.networks.MLP(2, width=8, depth=1, generator=draws) for _ in range(2)]
+
+    def pair(**options):
+        plan = tpf.couplings.TransportPlan(x0, x1, **options)
+        process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan)
+        return tpf.FieldPair(mean_velocity=nets[0], noise=nets[1], process=process)
+
+    with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for") as told:
+        tpf.sample(pair(), 3, epsilon=0.3, steps=4)
+    assert len(told) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", tpf.bridges.PathLawWarning)
+        for epsilon in (0.0, 0.25, tpf.solve.UnlimitedEpsilon(0.25)):
+            tpf.sample(pair(), 3, epsilon=epsilon, steps=4)
+        tpf.sample(pair(regularisation=0.1), 3, epsilon=0.3, steps=4)
+
+
 def test_one_drift_goes_its_own_way_and_no_other():
     pairs = PAIRS["mixtures"]
     x0, x1 = pairs.sample(6_000, generator=seeded(8))

@@ -282,3 +282,21 @@ def test_torchs_schedulers_are_left_alone(scheduler, tensor):
     )
     fit(mine, rows(), steps=12)
     assert mine.history.learning_rate.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_goes_on_with_the_process_that_it_was_begun_with(tmp_path):
+    """A latent of another size would be overwritten by the file's, or its network trained on."""
+
+    def run(a, folder, **options):
+        process = tpf.Process(tpf.Linear(tpf.Brownian(a)), base=tpf.Gaussian((2,)))
+        mine = tpf.Trainer(tpf.MeanVelocity(mlp(), process))
+        mine.fit(rows(), batch_size=32, progress=False, checkpoints=folder, **options)
+        return mine
+
+    run(0.5, tmp_path, steps=2)
+    with pytest.raises(ValueError, match=r"process was .*a=0\.5.* and is .*a=2\.0"):
+        run(2.0, tmp_path, steps=4, resume=True)
+    with pytest.warns(UserWarning, match="goes on anyway"):
+        gone_on = run(2.0, tmp_path, steps=4, resume="anyway")
+    assert float(gone_on.field.process.interpolant.latent.a) == 2.0
+    assert run(2.0, tmp_path, steps=6, resume=True).step == 6

@@ -53,7 +53,16 @@ def annotated():
             yield name, inspect.unwrap(value)
 
 
-class Anything:
+class Whatever(type):
+    """The type of a module that an inherited annotation names and this one does not import."""
+
+    def __getattr__(cls, name):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return cls
+
+
+class Anything(metaclass=Whatever):
     """A type of another package that is imported for type checkers alone."""
 
     def __class_getitem__(cls, _):

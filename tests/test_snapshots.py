@@ -118,6 +118,62 @@ def test_neighbours_are_joined_by_the_plans():
     assert float((wider[:, 0] - wider[:, 1]).square().sum(1).mean().sqrt()) > 1.1 * float(cost)
 
 
+def test_plans_of_snapshots_are_those_of_the_couplings():
+    """One mechanism: regularisation, weights, certificates and refusals of TransportPlan."""
+    sizes = (7, 5, 6)
+    rows = [torch.randn(n, 2, generator=seeded(n), dtype=F64) for n in sizes]
+    weights = [torch.rand(n, generator=seeded(10 + n), dtype=F64) + 0.1 for n in sizes]
+    weights = [w / w.sum() for w in weights]
+    law = Trajectories(rows, regularisation=0.8, weights=[*weights[:2], None])
+    assert all(type(plan) is tpf.couplings.TransportPlan for plan in law.plans)
+    for plan, w in zip(law.plans, weights[:2], strict=True):
+        report = plan.report
+        assert (report.kind, report.regularisation) == ("entropic", 0.8)
+        assert report.violation <= 1e-3
+        assert report.gap >= 0
+        torch.testing.assert_close(report.x0_mass, w)
+    assert Trajectories(rows).plans[0].report.kind == "exact"
+    assert Trajectories(rows, regularisation=0).plans[0].report.kind == "exact"
+    n = 40_000
+    drawn = law.sample(n, generator=seeded())
+    at = [(drawn[:, k, None] == points).all(-1).int().argmax(1) for k, points in enumerate(rows)]
+    shares = [
+        torch.bincount(where, minlength=len(x)) / n for where, x in zip(at, rows, strict=True)
+    ]
+    for share, w in zip(shares, [*weights[:2], torch.full((6,), 1 / 6, dtype=F64)], strict=True):
+        assert float((share - w).abs().max()) < 5 * math.sqrt(0.25 / n) + 1e-3
+    # A chain: the first and the last are independent given the one between.
+    for middle in range(sizes[1]):
+        here = at[1] == middle
+        joint = torch.zeros(sizes[0], sizes[2]).index_put_(
+            (at[0][here], at[2][here]), torch.ones(()), accumulate=True
+        ) / int(here.sum())
+        apart = joint - joint.sum(1, keepdim=True) * joint.sum(0)
+        assert float(apart.abs().max()) < 5 * math.sqrt(0.25 / int(here.sum()))
+
+
+def test_a_plan_of_snapshots_that_cannot_be_had_is_told_with_its_place():
+    rows = [torch.randn(n, 2, generator=seeded(n)) for n in (6, 9, 4)]
+    with pytest.raises(ValueError, match=r"snapshots 0 and 1.*regularisation=1e-20 is too small"):
+        Trajectories(rows, regularisation=1e-20)
+    with pytest.raises(RuntimeError, match=r"snapshots 0 and 1.*did not converge"):
+        Trajectories(rows, regularisation=1e-6, max_steps=1)
+    with pytest.raises(ValueError, match=r"weights\[1\].*sum to 1"):
+        Trajectories(rows, weights=[None, torch.ones(9), None])
+    with pytest.raises(ValueError, match="3 snapshots and 2 weights"):
+        Trajectories(rows, weights=[None, None])
+
+
+def test_snapshots_of_any_kind(tmp_path):
+    for shape, dtype in (((), torch.float32), ((1, 3, 3), F64), ((2,), torch.float16)):
+        rows = [torch.randn(n, *(shape or (1,)), generator=seeded(n)).to(dtype) for n in (5, 8, 6)]
+        rows[1][3] = rows[1][2]  # twice the same
+        drawn = Trajectories(rows).sample(50, generator=seeded(), dtype=F64)
+        assert drawn.shape == (50, 3, *rows[0].shape[1:])
+        same = (drawn[:, 1, None].flatten(2) == rows[1].to(F64).flatten(1)).all(-1)
+        assert bool(same.any(1).all())
+
+
 # --------------------------------------------------------------------------------- the process
 
 
@@ -132,6 +188,14 @@ def moving(counts=(700, 400, 500, 600, 450)):
         for n, time in zip(counts, times, strict=True)
     ]
     return rows, times
+
+
+def test_the_times_of_a_sample_fit_its_rows():
+    process, points = Multimarginal([0.0, 1.0, 2.0]), torch.zeros(4, 3, 2)
+    for t in (torch.full((3,), 0.5), torch.full((4, 1), 0.5)):
+        with pytest.raises(ValueError, match=r"it must be \(\) or \(4,\)"):
+            process.sample(points, t=t)
+    assert Multimarginal.sample is tpf.Process.sample  # one draw of x_t, whatever the path takes
 
 
 def test_a_field_has_the_marginals_of_the_snapshots_and_follows_the_curve():
@@ -266,8 +330,9 @@ def test_bad_snapshots_are_refused():
         (ValueError, "NaN", lambda: Trajectories(bad)),
         (TypeError, "list of tensors", lambda: Trajectories(torch.zeros(3, 4, 2))),
         (ValueError, "float64", lambda: Trajectories([rows[0], rows[1].double()])),
-        (ValueError, "regularisation", lambda: Trajectories(rows, regularisation=0.0)),
-        (ValueError, "too large", lambda: Trajectories([torch.zeros(8000, 1)] * 2)),
+        (ValueError, "regularisation", lambda: Trajectories(rows, regularisation=-1.0)),
+        (ValueError, "snapshots 0 and 1.*takes 16 GB",
+         lambda: Trajectories([torch.arange(20_000.0)[:, None]] * 2)),
         (ValueError, "from 0 to 3.2", lambda: process.at(4.0)),
         (ValueError, "5 points", lambda: tpf.Trainer(field).fit(rows[0], **one_time)),
         (ValueError, "5 points", 

@@ -312,8 +312,6 @@ def test_fit_refuses_other_rows() -> None:
         trained(plan, x1, transform=tpf.Standardize.fit(x1), base=tpf.Gaussian((2,)))
     with pytest.raises(ValueError, match="float32"):
         trained(plan, x1.float())
-    with pytest.raises(ValueError, match="leave validation out"):
-        trained(plan, x1, validation=x1 + 1, validation_every=2)
     trained(plan, torch.cat([x1, x1]))
 
 
@@ -509,8 +507,10 @@ def test_the_base_is_the_law_of_the_plan() -> None:
     for other in (tpf.Gaussian((2,), scale=2.0), tpf.Gaussian((2,), mean=1.0), theirs):
         with pytest.raises(ValueError, match="give the same object to both"):
             tpf.Process(tpf.Linear(), base=other, coupling=plan)
+    of_rows = TransportPlan(Empirical(x1), x1)
+    tpf.Process(tpf.Linear(), base=Empirical(x1.clone()), coupling=of_rows)
     with pytest.raises(ValueError, match="give the same object to both"):
-        tpf.Process(tpf.Linear(), base=Empirical(x1), coupling=TransportPlan(Empirical(x1), x1))
+        tpf.Process(tpf.Linear(), base=Empirical(2 * x1), coupling=of_rows)
 
 
 # -------------------------------------------------------------------------------------- bad input
@@ -580,16 +580,187 @@ def test_exact_plans_of_pools() -> None:
     assert len(a.unique(dim=0)) == 1500
 
 
-def test_it_is_told_and_not_stored(tmp_path) -> None:
+# --------------------------------------------------------------------------- rows that are held out
+
+
+def held_out_pairs(plan: TransportPlan, x1: Tensor, cond: Any = None, seed: int = 0) -> Any:
+    return plan.pair_held_out(x1, cond or {}, generator=seeded(seed))
+
+
+def test_held_out_rows_have_the_conditional_of_the_plan() -> None:
+    """π(i given y) ∝ p_i exp((f_i - |x_i - y|²)/ε) at a new y, as at an old one; chi-squared."""
+    x0, x1, p, q = normal(7, 2), normal(9, 2, seed=1), simplex(7, 2), simplex(9, 3)
+    plan = TransportPlan(x0, x1, regularisation=0.7, x0_weights=p, x1_weights=q, tolerance=1e-9)
+    whole = dense(x0, x1, p, q, 0.7)
+    f = 0.7 * (whole.log() - (p[:, None] * q).log() + costs(x0, x1) / 0.7)[:, 0]  # up to a constant
+    n = 40_000
+    for y in (x1[4], torch.tensor([0.3, -0.2], dtype=F64)):
+        law = (p.log() + (f - costs(x0, y[None])[:, 0]) / 0.7).softmax(0)
+        a, b = held_out_pairs(plan, y.expand(n, 2))
+        assert torch.equal(b, y.expand(n, 2))
+        found = torch.bincount(places(a, x0), minlength=7) / n
+        assert n * float(((found - law).square() / law).sum()) < 6 + 5 * math.sqrt(12)
+
+
+def test_held_out_rows_of_an_exact_plan_go_where_the_map_does() -> None:
+    """Between a law and a shift of it the map is the shift, of which N points know the rest."""
+    n = 1500
+    x0, x1 = normal(n, 2), normal(n, 2, seed=1) + 5
+    y = normal(1000, 2, seed=2) + 5
+    for regularisation, noise in ((0.0, 0.0), (0.5, 1.0)):
+        plan = TransportPlan(x0, x1, regularisation=regularisation)
+        a, _ = held_out_pairs(plan, y)
+        old, _ = plan.pair(x1, x1, generator=seeded())
+        spread = [float((one - two + 5).square().sum(1).mean()) for one, two in ((a, y), (old, x1))]
+        assert spread[0] == pytest.approx(spread[1], rel=0.25)
+        assert spread[0] < 0.1 + noise
+        assert float(a.mean(0).abs().max()) < 0.1
+        assert float((a.var(0) - 1).abs().max()) < 0.15
+    plan = TransportPlan(x0, x1, regularisation=0)
+    a, _ = held_out_pairs(plan, x1)  # on its own rows the plan, up to ties
+    cost = float((a - x1).square().sum(1).mean())
+    assert cost == pytest.approx(plan.report.value, rel=0.01)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.5])
+def test_held_out_rows_of_a_plan_from_a_law(epsilon) -> None:
+    x1 = normal(300, 2, seed=1) + 5
+    plan = TransportPlan(tpf.Gaussian((2,)), x1, regularisation=epsilon, tolerance=0.1)
+    y = normal(1000, 2, seed=2) + 5
+    a, b = held_out_pairs(plan, y)
+    assert torch.equal(b, y)
+    assert float((a - y + 5).square().sum(1).mean()) < 0.15 + epsilon
+    assert float(a.mean(0).abs().max()) < 0.15
+
+
+def test_held_out_rows_keep_to_their_label() -> None:
+    x0, x1, y = labelled()
+    plan = TransportPlan(x0, x1, regularisation=0.3, cond={"label": y})
+    new = x1[y == 0][:50] + 0.05
+    label = torch.zeros(len(new), dtype=y.dtype)
+    one = TransportPlan(x0, x1[y == 0], regularisation=0.3)
+    a, _ = held_out_pairs(plan, new, {"label": label})
+    b, _ = held_out_pairs(one, new)
+    assert float((a - b).abs().mean()) < 0.1
+    with pytest.raises(ValueError, match="label"):
+        held_out_pairs(plan, new, {"label": label + 7})
+    with pytest.raises(ValueError, match="labels"):
+        held_out_pairs(plan, new)
+
+
+def test_validation_with_plans() -> None:
+    x1, new = normal(60, 2, seed=1), normal(20, 2, seed=2)
+    one = {"steps": 3, "validation_every": 2}
+    for x0 in (normal(50, 2), tpf.Gaussian((2,))):
+        for regularisation in (0.0, 0.5):
+            plan = TransportPlan(x0, x1, regularisation=regularisation, tolerance=0.2)
+            history = trained(plan, x1, validation=new, **one).history
+            again = trained(plan, x1, validation=new, **one).history
+            assert len(history.validation) == 2
+            scores = history.validation.loss.tolist()
+            assert scores == again.validation.loss.tolist()
+            assert max(scores) < 10
+    plan = TransportPlan(normal(50, 2), x1, regularisation=0.5, unbalanced=1.0)
+    with pytest.raises(ValueError, match=r"unbalanced.*leave validation out"):
+        trained(plan, x1, validation=new, **one)
+
+
+def test_held_out_rows_of_a_pool_are_paired_as_a_pool(monkeypatch) -> None:
+    """By one plan of as many rows as a pool has, or of all there are."""
+    seen: list[tuple[Tensor, Tensor, bool]] = []
+    sample = tpf.Process.sample
+
+    def watched(self: Any, x1: Tensor, **kwargs: Any) -> Any:
+        seen.append((kwargs.get("x0"), x1, kwargs.get("paired", False)))
+        return sample(self, x1, **kwargs)
+
+    monkeypatch.setattr(tpf.Process, "sample", watched)
+    x1, new = normal(160, 2, seed=1), normal(100, 2, seed=2)
+    trained(MinibatchOT(pool=80), x1, base=tpf.Gaussian((2,)), validation=new, steps=1)
+    held_out = [each for each in seen if bool((each[1][0] == new).all(-1).any())]
+    assert [len(x) for _, x, _ in held_out] == [16] * 5 + [16, 4]
+    assert all(paired for *_, paired in held_out)
+    assert torch.equal(torch.cat([x for _, x, _ in held_out]), new)
+    for first, last in ((0, 5), (5, 7)):
+        x0, y = (torch.cat([each[k] for each in held_out[first:last]]) for k in (0, 1))
+        best = MinibatchOT().pair(x0, y)[0]
+        assert torch.equal(best, x0)
+
+
+def test_it_is_told() -> None:
     plan = TransportPlan(X0, X1, regularisation=1.0)
     assert repr(plan) == "TransportPlan(<10 rows>, <12 rows of (2,)>, regularisation=1)"
-    process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=plan)
-    net = tpf.networks.MLP(2, width=8)
-    tpf.Velocity(net, process).save(tmp_path / "field")
-    with pytest.raises(ValueError, match="TransportPlan"):
-        tpf.load_field(tmp_path / "field")
-    loaded = tpf.load_field(tmp_path / "field", process=process)
-    assert loaded.process.coupling is plan
+
+
+def plans_to_save() -> dict[str, Callable[[], tpf.Process]]:
+    transform = tpf.Standardize(1.0, 2.0)
+    pool = Transformed(Empirical(X0), transform)
+    line = tpf.Linear()
+    return {
+        "pool": lambda: tpf.Process(line, coupling=TransportPlan(X0, X1)),
+        "sample of a law": lambda: tpf.Process(
+            line, base=tpf.Gaussian((2,)), coupling=TransportPlan(X0, X1)
+        ),
+        "law": lambda: tpf.Process(
+            line, coupling=TransportPlan(tpf.Gaussian((2,)), X1, tolerance=0.5)
+        ),
+        "weights": lambda: tpf.Process(
+            line, coupling=TransportPlan(X0, X1, x0_weights=simplex(10, 1), regularisation=1.0)
+        ),
+        "unbalanced": lambda: tpf.Process(
+            line, coupling=TransportPlan(X0, X1, regularisation=1.0, unbalanced=2.0)
+        ),
+        "bridge": lambda: tpf.Process(
+            tpf.Linear(tpf.Brownian(1.0)), coupling=TransportPlan(X0, X1)
+        ),
+        "units": lambda: tpf.Process(
+            line, pool, TransportPlan(transform(X0), transform(X1), regularisation=0)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", plans_to_save())
+def test_a_field_of_a_plan_is_saved_and_samples_the_same(name, tmp_path) -> None:
+    """The plan is training data, and stays behind; the rows of a pool that is the base do not."""
+    process = plans_to_save()[name]()
+    transform = process.base.transform if name == "units" else None
+    field = tpf.Velocity(tpf.networks.MLP(2, width=8).double(), process, transform=transform)
+    tpf.Trainer(field).fit(X1, steps=2, batch_size=4, generator=seeded(), progress=False)
+    field.save(tmp_path / "field")
+    loaded = tpf.load_field(tmp_path / "field")
+    assert repr(loaded.process.coupling) == "Paired()"
+    one, other = (
+        tpf.sample(each, 50, steps=3, dtype=F64, generator=seeded(1)).x for each in (field, loaded)
+    )
+    assert torch.equal(one, other)
+    given = tpf.load_field(tmp_path / "field", process=process)
+    assert given.process.coupling is process.coupling
+    with pytest.raises(ValueError, match="Paired"):  # trained on it needs the plan, or its pairs
+        tpf.Trainer(loaded).fit(X1, steps=1, progress=False)
+    pairs = process.coupling.sample(20, generator=seeded())
+    if name != "units":
+        tpf.Trainer(loaded).fit(pairs, steps=1, progress=False)
+
+
+def test_a_run_goes_on_with_the_pool_that_it_was_begun_with(tmp_path) -> None:
+    def run(x0: Tensor, **options: Any) -> tpf.Trainer:
+        plan = TransportPlan(x0, X1, regularisation=0)
+        process = tpf.Process(tpf.Linear(), coupling=plan)
+        trainer = tpf.Trainer(tpf.Velocity(tpf.networks.MLP(2, width=8).double(), process))
+        trainer.fit(
+            X1, batch_size=4, generator=seeded(), progress=False, checkpoints=tmp_path, **options
+        )
+        return trainer
+
+    run(X0, steps=2)
+    assert run(X0.clone(), steps=4, resume=True).step == 4
+    other = X0 * 3
+    kept = other.clone()
+    with pytest.raises(ValueError, match="of another run: process"):
+        run(other, steps=5, resume=True)
+    with pytest.warns(UserWarning, match="goes on anyway"):
+        assert run(other, steps=5, resume="anyway").step == 5
+    assert torch.equal(other, kept)  # the rows are the user's
 
 
 def test_minibatch_plans_of_a_pool_of_the_whole_are_the_plan() -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from .built import Built
+from .digests import digest
 from .precision import Movable
 
 __all__ = [
@@ -61,6 +62,10 @@ class Storable(Built, Movable):
         """
         return {}
 
+    def stored(self) -> Any:
+        """What stands for this object in the file of a field; itself, unless it is for training."""
+        return self
+
 
 def register(cls: _Class) -> _Class:
     """Let files name a class of your own, a network say; a decorator.
@@ -100,23 +105,30 @@ def full_name(cls: type) -> str:
     return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def encode(value: Any) -> Any:
-    """A value as tensors, numbers, strings, lists and dicts; what cannot be rebuilt, by name."""
+def encode(value: Any, stored: bool = False) -> Any:
+    """A value as tensors, numbers, strings, lists and dicts; what cannot be rebuilt, by name.
+
+    Args:
+        value: to be described.
+        stored: whether for a file, in which some objects have others that stand for them.
+    """
+    if stored and isinstance(value, Storable):
+        value = value.stored()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, (list, tuple)):
-        return [encode(item) for item in value]
+        return [encode(item, stored) for item in value]
     if type(value) is dict and all(type(key) is str for key in value):
-        return {"dict": {key: encode(item) for key, item in value.items()}}
-    arguments = _arguments(value)
+        return {"dict": {key: encode(item, stored) for key, item in value.items()}}
+    arguments = _arguments(value, stored)
     if arguments is None:
         return {"custom": f"{type(value).__module__}.{type(value).__qualname__}"}
     return {"class": full_name(type(value)), "arguments": arguments}
 
 
-def _arguments(value: Any) -> dict[str, Any] | None:
+def _arguments(value: Any, stored: bool) -> dict[str, Any] | None:
     cls = type(value)
     if _KNOWN.get(full_name(cls)) is not cls:
         return None
@@ -133,7 +145,7 @@ def _arguments(value: Any) -> dict[str, Any] | None:
         if not needed.keys() <= arguments.keys():
             return None
         arguments = {name: arguments[name] for name in needed}
-    return {name: encode(item) for name, item in arguments.items()}
+    return {name: encode(item, stored) for name, item in arguments.items()}
 
 
 def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:
@@ -186,23 +198,29 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def told(value: Any) -> str:
-    """An object for a person to read: ``Linear(gamma=Brownian(a=1.0))``."""
-    return _told(encode(value))
+def told(value: Any, sums: bool = False) -> str:
+    """An object for a person to read: ``Linear(gamma=Brownian(a=1.0))``.
+
+    Args:
+        value: the object.
+        sums: tell of tensors a sum over their rows too, by which others are told from them.
+    """
+    return _told(encode(value), sums)
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, sums: bool) -> str:
     if isinstance(value, Tensor):
         if value.numel() <= 4:
             return str(value.tolist())
-        return f"<{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}>"
+        more = f", sum {digest(value)}" if sums else ""
+        return f"<{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}{more}>"
     if isinstance(value, list):
-        return f"[{', '.join(_told(item) for item in value)}]"
+        return f"[{', '.join(_told(item, sums) for item in value)}]"
     if not isinstance(value, dict):
         return repr(value)
     if "dict" in value:
-        return f"{{{', '.join(f'{k!r}: {_told(v)}' for k, v in value['dict'].items())}}}"
+        return f"{{{', '.join(f'{k!r}: {_told(v, sums)}' for k, v in value['dict'].items())}}}"
     if "custom" in value:
         return str(value["custom"])
-    given = ", ".join(f"{k}={_told(v)}" for k, v in value["arguments"].items())
+    given = ", ".join(f"{k}={_told(v, sums)}" for k, v in value["arguments"].items())
     return f"{value['class']}({given})"

@@ -1,7 +1,8 @@
 """Bridges: Schrödinger's, exact and learned, and what else moves one law to another by pairs."""
 
+from ..samplers.path_law import PathLawWarning
 from .divergence import PathDivergence, path_divergence
-from .drifts import BridgeDrift, PathLawWarning
+from .drifts import BridgeDrift
 from .exact import ExactBridge
 from .iterate import Round, iterate
 from .learned_path import LearnedPath, PathOptimizer, path_trainer

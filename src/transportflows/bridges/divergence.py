@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.checks import positive_integer
+from .._core.checks import integer
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -25,6 +25,8 @@ from .exact import ExactBridge
 from .pairs import GaussianPairs
 
 __all__ = ["PathDivergence", "path_divergence"]
+
+_STRETCHES = 20
 
 
 @checked
@@ -59,12 +61,12 @@ def path_divergence(
     Args:
         field: of a path ``Linear(Brownian(a))``, with a forward drift, or a velocity and a score.
         pairs: the exact bridge's, of variance a.
-        n: draws, in equal numbers over time.
+        n: draws, in equal numbers over time; at least 40, two for each stretch of time.
         generator: source of randomness.
 
     Raises:
         ConversionError: if the field has no forward drift.
-        ValueError: if the variances differ, or the pairs are of no bridge.
+        ValueError: if the variances differ, the pairs are of no bridge, or there are too few draws.
 
     Example:
         >>> import transportflows as tpf
@@ -74,7 +76,7 @@ def path_divergence(
         >>> path_divergence(tpf.bridges.ExactBridge(pairs), pairs, 100).value < 1e-6
         True
     """
-    positive_integer("n", n)
+    n = integer("n", n, f"a number of draws, at least {2 * _STRETCHES}", least=2 * _STRETCHES)
     exact, a = ExactBridge(pairs), float(bridge_variance(field.process))
     if pairs.variance is None or not math.isclose(a, pairs.variance, rel_tol=1e-6):
         raise ValueError(
@@ -90,9 +92,9 @@ def path_divergence(
     sample = exact.process.sample(x1, x0=x0, t=t.to(dtype), generator=draws)
     error = _forward(field, sample.t, sample.x, a) - _forward(exact, sample.t, sample.x, a)
     values = error.double().flatten(1).square().sum(1) / (2 * a)
-    parts = torch.stack([part.sum() for part in values.tensor_split(20)]) / n
-    # Neighbours in time differ little: the variance is that within twenty strata.
-    spread = sum(float(part.var()) * len(part) for part in values.tensor_split(20))
+    parts = torch.stack([part.sum() for part in values.tensor_split(_STRETCHES)]) / n
+    # Neighbours in time differ little: the variance is that within the stretches.
+    spread = sum(float(part.var()) * len(part) for part in values.tensor_split(_STRETCHES))
     return PathDivergence(float(values.mean()), math.sqrt(spread) / n, parts)
 
 

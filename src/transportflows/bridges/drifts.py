@@ -20,7 +20,6 @@ One alone gives its own direction, with the bridge's ε, and nothing else.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,17 +38,9 @@ from ..interpolants import Brownian, Linear
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["BridgeDrift", "PathLawWarning", "bridge_variance"]
+__all__ = ["BridgeDrift", "bridge_variance"]
 
 _SAME = 1e-9  # of ε and a/2
-_OTHER = (
-    "this ε is not the bridge's own, a/2 = {half:g}: the law of each x_t is the same, the law of"
-    " paths, and so of the pairs (x0, x1), is another; write epsilon={half:g} for the bridge"
-)
-
-
-class PathLawWarning(UserWarning):
-    """A bridge is sampled with another ε than its own, so that its paths are not the bridge's."""
 
 
 @checked
@@ -169,13 +160,16 @@ class BridgeDrift(Field):
             return super().weights(target, t)  # which names what there is
         return Combination(None, None, pairs[target])
 
+    @property
+    def path_epsilon(self) -> float:
+        """The bridge's own ε, a/2."""
+        return float(bridge_variance(self.process)) / 2
+
     def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination:
         """``b ± ε s = (½ ± ε/a) f + (½ ∓ ε/a) g``."""
         a = bridge_variance(self.process).to(epsilon)
         share = sign * epsilon / a
         share = torch.where((share.abs() - 0.5).abs() < _SAME, 0.5 * share.sign(), share)
-        if bool(((share != 0) & (share.abs() != 0.5)).any()):
-            warnings.warn(_OTHER.format(half=float(a) / 2), PathLawWarning, stacklevel=2)
         both = {"forward_drift": 0.5 + share, "backward_drift": 0.5 - share}
         missing = [name for name in both if name not in self.outputs and bool(both[name].any())]
         if missing:

@@ -121,7 +121,13 @@ class ExactBridge(ExactField):
             alpha * alpha_dot * a + beta * beta_dot * b + alpha_dot * beta * c
             + alpha * beta_dot * c.mT + half_dot * eye
         )  # fmt: skip
-        factor = torch.linalg.cholesky(sigma)  # (T, K, d, d)
+        try:
+            factor = torch.linalg.cholesky(sigma)  # (T, K, d, d)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the covariance of x_t is not positive definite at a time from {float(t.min()):g}"
+                f" to {float(t.max()):g}; times lie in [0, 1]"
+            ) from error
         if len(factor) == 1:  # one time: all rows at once
             right = apart.permute(1, 2, 0)[None]
             u = torch.cholesky_solve(right, factor)[0].permute(2, 0, 1)

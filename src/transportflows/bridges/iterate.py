@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from .._core import container
+from .._core.arguments import shown
 from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, stream
 from .._core.signatures import checked
@@ -34,6 +35,7 @@ from ..fields import Field
 from ..samplers import sample
 from ..training import Trainer
 from .drifts import BridgeDrift, bridge_variance
+from .fit_arguments import check_fit
 
 __all__ = ["Round", "iterate"]
 
@@ -127,7 +129,9 @@ def iterate(
     for name, rows in (("x0", x0), ("x1", x1)):
         check_events(rows, field.process.shape, name, "the process")
         check_finite_rows(rows, name)
+    check_fit(fit)
     positive_integer("rounds", rounds)
+    positive_integer("steps", steps)
     key, file = draw_key(generator), None if folder is None else Path(folder) / _FILE
     done = _found(field, file, key)
     for k in range(len(done), rounds):
@@ -191,6 +195,11 @@ def _fitted(
 ) -> list[float]:
     """Train, keep the averages where there are any, and give the losses."""
     run = Trainer(field) if trainer is None else trainer(field)
+    if not isinstance(run, Trainer):
+        raise TypeError(
+            f"trainer makes a Trainer of a field, and it gave {shown(run)}; write trainer=lambda"
+            " field: Trainer(field, lr=1e-3)"
+        )
     history = run.fit(pairs, generator=generator, **fit)
     if run.ema is not None:
         with torch.no_grad():

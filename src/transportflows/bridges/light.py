@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.arguments import positive_number
+from .._core.arguments import number, positive_number
 from .._core.checks import check_events, check_finite_rows, event_shape, positive_integer
 from .._core.random import local
 from .._core.registry import register
@@ -98,10 +98,17 @@ class LightPotential(nn.Module):
             rows = torch.randint(len(data), (k,), generator=draws)
             centres = data.detach().cpu().flatten(1)[rows].clone()
             deviation = float(data.detach().flatten(1).std(0).mean()) if len(data) > 1 else 1.0
-        spread = (positive_number("scale", scale) * max(deviation, 1e-6)) ** 2 / self.variance
+        scale = number(
+            "scale", scale, "of 1e-6 to 1e6 deviations of the data", least=1e-6, most=1e6
+        )
+        spread = (scale * max(deviation, 1e-6)) ** 2 / self.variance
         self.logits = nn.Parameter(torch.zeros(k))
         self.centres = nn.Parameter(centres.to(torch.get_default_dtype()))
         self.log_spreads = nn.Parameter(torch.full((k, d), math.log(spread)))
+
+    def extra_repr(self) -> str:
+        size = f"variance={self.variance:g}, components={len(self.logits)}"
+        return f"{tuple(self.shape)}, {size}"
 
     def config(self) -> dict[str, Any]:
         """Arguments that make one of the same size, for files."""
@@ -137,9 +144,15 @@ class LightPotential(nn.Module):
             x0: ``(B, *)``.
             generator: source of randomness.
         """
+        check_finite_rows(x0, "x0")
         draws = local(generator, x0.device)
         with torch.no_grad():
             weights, means, variances = self.given_start(x0)
+            if not bool(weights.isfinite().all()):
+                raise ValueError(
+                    f"x0 reaches {float(x0.abs().max()):.3g}, whose square over the variance"
+                    f" {self.variance:g} is too large for {x0.dtype}; rescale the data"
+                )
             which = torch.multinomial(weights, 1, generator=draws)[:, 0]
             z = torch.randn(means[:, 0].shape, generator=draws, dtype=x0.dtype, device=x0.device)
             rows = torch.arange(len(x0), device=x0.device)
@@ -199,6 +212,7 @@ class LightLoss(Loss):
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> Batch:
         given = Batch.of(batch)
+        check_events(given.x1, field.process.shape, "x1", "the process")
         if given.x0 is not None:
             return given
         base = field.process.base

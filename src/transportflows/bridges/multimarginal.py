@@ -12,27 +12,18 @@ with flow matching across time and conditions", for the spline).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .._core.arguments import number
-from .._core.checks import unit_times
-from .._core.conditions import check_conditions, map_rows
-from .._core.random import local
 from .._core.signatures import checked
-from .._core.tensor import as_time, expand_time, widened
-from ..draws import PathSample
 from ..interpolants import Gamma
 from ..process import Process
-from ..times import TimeSampler, UniformTimes
 from .snapshot_path import SnapshotPath, unit_knots
 
 __all__ = ["Multimarginal"]
-
-_UNIFORM = UniformTimes()
 
 
 @checked
@@ -40,9 +31,10 @@ class Multimarginal(Process):
     """The law of x_t on paths through K points, at the times of K snapshots.
 
     A :class:`~transportflows.Trainer` fits a field of it to trajectories, a tensor ``(N, K, *)`` or
-    the law :class:`Trajectories`. ``sample`` takes it from any snapshot to any time, forward or
-    backward: ``sample(field, start=snapshots[1], t=(process.at(2.0), process.at(5.0)))``. It has no
-    base, so ``start`` is always given.
+    the law :class:`Trajectories`; the method ``sample`` takes them, ``(B, K, *)``, in the place of
+    x1. The function ``sample`` carries states from any snapshot to any time, forward or backward:
+    ``sample(field, start=snapshots[1], t=(process.at(2.0), process.at(5.0)))``. There is no base,
+    so ``start`` is always given.
 
     Args:
         times: of the snapshots, increasing, in units of your own.
@@ -55,6 +47,7 @@ class Multimarginal(Process):
         ValueError: if there are fewer than two times, or they do not increase.
 
     Example:
+        >>> import torch
         >>> import transportflows as tpf
         >>> process = Multimarginal([0.0, 1.0, 4.0])
         >>> process.at(1.0), process.interpolant.breakpoints
@@ -86,69 +79,18 @@ class Multimarginal(Process):
             return self.knots[self.times.index(time)]
         return (time - first) / (last - first)
 
-    def sample(
-        self,
-        x1: Tensor,
-        *,
-        x0: Tensor | None = None,
-        t: float | Tensor | TimeSampler | None = None,
-        antithetic: bool = False,
-        cond: Mapping[str, Any] | None = None,
-        paired: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> PathSample:
-        """Draw x_t on the paths through some points.
-
-        Args:
-            x1: the points, ``(B, K, *)``.
-            x0: None; a path through points has no pairs.
-            t: as in :meth:`Process.sample`.
-            antithetic: draw each latent with both signs.
-            cond: conditions to carry along; tensors have B rows.
-            paired: False; likewise.
-            generator: source of randomness.
-
-        Raises:
-            ValueError: if there are not K points in each row.
-        """
-        path, k = self.interpolant, len(self.times)
-        if (
-            x0 is not None
-            or paired
-            or x1.ndim < 3
-            or x1.shape[1] != k
-            or not x1.is_floating_point()
-        ):
+    def _check_rows(self, x1: Tensor, x0: Tensor | None, paired: bool) -> None:
+        k = len(self.times)
+        points = x1.ndim > 2 and x1.shape[1] == k and x1.is_floating_point()
+        if x0 is not None or paired or not points:
             raise ValueError(
                 f"this process goes through {k} points at {k} times, (B, {k}, *), got"
                 f" {tuple(x1.shape)}{'' if x0 is None else ' and an x0'}; fit trajectories,"
                 " Trainer(field).fit(tpf.bridges.Trajectories(snapshots), ...)"
             )
-        x1 = widened(x1)
-        n, device, dtype = len(x1), x1.device, x1.dtype
-        generator = local(generator, device)
-        if t is None or isinstance(t, TimeSampler):
-            sampler = _UNIFORM if t is None else t.bind(self)
-            margin = self.target_margin if sampler.margin is None else sampler.margin
-            t = sampler.sample(n, margin=margin, generator=generator, device=device, dtype=dtype)
-        else:
-            t = unit_times("t", as_time(t, x1)).expand(n)
-        cond = check_conditions(cond, n, rows="rows of data")
-        z = None
-        if path.has_latent:
-            z = torch.randn(x1[:, 0].shape, generator=generator, device=device, dtype=dtype)
-        elif antithetic:
-            raise ValueError(
-                "antithetic=True mirrors the latent z, and these paths have none; leave it out, or"
-                " write Multimarginal(times, gamma=tpf.interpolants.SineSquared(0.5))"
-            )
-        if antithetic and z is not None:
-            t, x1, z = torch.cat([t, t]), torch.cat([x1, x1]), torch.cat([z, -z])
-            cond = map_rows(cond, lambda rows: torch.cat([rows, rows]))
-        x = path.mean(t, None, x1)  # type: ignore[arg-type]
-        if z is not None:
-            x = torch.addcmul(x, expand_time(path.gamma(t), x), z)
-        return PathSample(self._part_of_rows, t, x, None, x1, z, cond, antithetic)
+
+    def _states(self, x1: Tensor) -> Tensor:
+        return x1[:, 0]
 
     def config(self) -> dict[str, Any]:
         return self.interpolant.config()

@@ -31,7 +31,7 @@ import math
 import torch
 from torch import Tensor
 
-from .._core.arguments import positive_number
+from .._core.arguments import positive_integer, positive_number
 from .._core.checks import shown
 from .._core.precision import wide
 from .._core.random import local
@@ -83,7 +83,7 @@ class GaussianPairs:
         self.shape = means0.shape[1:]
         self.means = torch.cat([wide(means0).flatten(1), wide(means1).flatten(1)], 1)
         self.covariances = wide(covariances)
-        self.variance = None if variance is None else float(variance)
+        self.variance = None if variance is None else positive_number("variance", variance)
         self._factor, failed = torch.linalg.cholesky_ex(self.covariances)
         if bool(failed.any()) or not bool(torch.isfinite(self._factor).all()):
             raise ValueError("a covariance of (x0, x1) is not positive definite")
@@ -127,7 +127,7 @@ class GaussianPairs:
             generator: source of randomness.
             dtype: of the rows; torch's default if None.
         """
-        draws = local(generator, self.means.device)
+        n, draws = positive_integer("n", n), local(generator, self.means.device)
         which = torch.multinomial(self.weights, n, replacement=True, generator=draws)
         z = torch.randn(
             n, 2 * self.d, generator=draws, dtype=self.means.dtype, device=self.means.device

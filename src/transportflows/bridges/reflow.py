@@ -19,7 +19,6 @@ learns well.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.arguments import positive_integer, shown
+from .._core.arguments import positive_integer
 from .._core.conditions import NO_CONDITIONS, map_rows
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -40,6 +39,7 @@ from ..process import Process
 from ..samplers import sample
 from ..samplers.geometry import PathGeometry, path_geometry
 from ..training import Trainer
+from .fit_arguments import fit_arguments
 
 __all__ = ["Reflow", "flow_pairs", "reflow"]
 
@@ -158,7 +158,7 @@ def reflow(
         (2, Paired())
     """
     n, times = positive_integer("n", n), positive_integer("times", times)
-    made, told = _arguments(fit)
+    made, told = fit_arguments(fit)
     check_reflow(field, path)
     key = draw_key(generator)
     some = _rows(cond, n, measured, stream(mix(key, 0)))
@@ -214,35 +214,6 @@ def check_reflow(field: Field, path: Interpolant | None) -> None:
             " base=..., coupling=Paired()))).fit((x0, x1), ...)"
         )
     student(field, path)
-
-
-_TRAINER = [*inspect.signature(Trainer).parameters][1:]
-_FIT = [
-    name for name in inspect.signature(Trainer.fit).parameters
-    if name not in ("self", "data", "cond", "generator", "resume", "checkpoints")
-]  # fmt: skip
-
-
-def _arguments(fit: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those of the Trainer, and those of its ``fit``."""
-    for name in fit:
-        if name not in _TRAINER and name not in _FIT:
-            raise ValueError(
-                f"fit holds {name!r}; it may hold {', '.join(_TRAINER)} of a Trainer and"
-                f" {', '.join(_FIT)} of its fit. Conditions and the generator are reflow's own"
-            )
-    if "steps" not in fit:
-        raise ValueError('fit lacks the number of training steps: fit={"steps": 5_000}')
-    for name in ("optimizer", "scheduler"):
-        given = fit.get(name)
-        if isinstance(given, (torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)):
-            raise TypeError(
-                f"the {name} in fit is of other parameters than those of the copies that are"
-                f" trained; give a function that makes one, such as torch.optim.AdamW, got"
-                f" {shown(given)}"
-            )
-    made = {name: value for name, value in fit.items() if name in _TRAINER}
-    return made, {name: value for name, value in fit.items() if name in _FIT}
 
 
 def _rows(

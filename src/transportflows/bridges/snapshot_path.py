@@ -161,15 +161,15 @@ class SnapshotPath(Interpolant):
         return self._sum(self.weights_dot(self._rows(t, x1)), x1)
 
     def _rows(self, t: Tensor, x1: Tensor) -> Tensor:
-        return (t if t.ndim == 0 else t.flatten()).expand(len(x1))
-
-    def _sum(self, weights: Tensor, x1: Tensor) -> Tensor:
         if x1.ndim < 3 or x1.shape[1] != len(self.knots):
             raise ValueError(
                 f"the path goes through {len(self.knots)} points, (B, {len(self.knots)}, *), got"
                 f" {tuple(x1.shape)}; fit a law of them,"
                 " Trainer(field).fit(Trajectories(snapshots))"
             )
+        return (t if t.ndim == 0 else t.flatten()).expand(len(x1))
+
+    def _sum(self, weights: Tensor, x1: Tensor) -> Tensor:
         return (expand_time(weights.to(x1), x1) * x1).sum(1)
 
     def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:

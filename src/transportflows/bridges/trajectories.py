@@ -10,50 +10,56 @@ third snapshot was in the first, beyond what the second says.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.arguments import positive_integer, positive_number
+from .._core.arguments import integer, positive_integer
 from .._core.checks import check_finite_rows, check_same_kind
-from .._core.distances import square_distances
-from .._core.precision import wide
 from .._core.random import draw_key, local, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
+from ..couplings import TransportPlan
+from ..couplings.plan_data import row_weights
 from ..distributions import Distribution
 from ..fields import Field
-from ..plans import ConvergenceWarning, entropic_plan, exact_plan
 from ..samplers import sample
 from .multimarginal import Multimarginal
 from .snapshot_path import unit_knots
 
 __all__ = ["LeftOut", "Trajectories", "leave_one_out"]
 
-_MOST = 50_000_000  # pairs of points of a plan: 2 GB
-
 
 @checked
 class Trajectories(Distribution):
     """The law of ``(y_1, ..., y_K)``, one point of each snapshot, joined by transport plans.
 
-    Every draw is a row of each snapshot; each snapshot is uniform over its rows. Plans are made
-    once, when the law is.
+    Every draw is a row of each snapshot. Plans are those of
+    :class:`~transportflows.couplings.TransportPlan`, made once, when the law is; the chain is drawn
+    from its end, which has the same law.
 
     Args:
         snapshots: K tensors ``(N_k, *)`` of one event shape, in the order of their times.
         regularisation: of entropic plans, absolute, for the cost ``|x - y|²``: 2a for the motion of
-            members that diffuse with variance a between two snapshots. None for exact plans.
+            members that diffuse with variance a between two snapshots. None, or 0, for exact plans.
+        weights: for each snapshot weights of its rows ``(N_k,)`` of sum 1, or None for equal ones;
+            None for equal ones in all.
+        tolerance: of the marginals of an entropic plan, an L1 norm; 1e-3 by default.
+        max_steps: bound on the steps of the solver.
+
+    Attributes:
+        plans: K - 1 of them; the ``report`` of each says how good it is.
 
     Raises:
         ValueError: if there are fewer than two snapshots, their events have different shapes, rows
-            are NaN or infinite, two are too large for a plan, or a plan did not converge.
+            are NaN or infinite, weights do not fit or do not sum to 1, or two are too large for an
+            exact plan or too far apart for the regularisation.
         TypeError: if snapshots are no tensors, or of different dtypes.
+        RuntimeError: if a plan did not converge.
 
     Example:
         >>> law = Trajectories([torch.zeros(3, 2), torch.ones(5, 2), torch.ones(4, 2)])
@@ -61,17 +67,32 @@ class Trajectories(Distribution):
         torch.Size([2, 3, 2])
     """
 
-    def __init__(self, snapshots: Sequence[Tensor], *, regularisation: float | None = None) -> None:
+    def __init__(
+        self,
+        snapshots: Sequence[Tensor],
+        *,
+        regularisation: float | None = None,
+        weights: Sequence[Tensor | None] | None = None,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+    ) -> None:
         rows = check_snapshots(snapshots)
         super().__init__((len(rows), *rows[0].shape[1:]))
-        if regularisation is not None:
-            regularisation = positive_number("regularisation", regularisation)
         self.regularisation = regularisation
+        given: list[Tensor | None] = [None] * len(rows) if weights is None else list(weights)
+        if len(given) != len(rows):
+            raise ValueError(
+                f"there are {len(rows)} snapshots and {len(given)} weights; give one each, None for"
+                " equal ones"
+            )
         for k, points in enumerate(rows):
+            given[k] = row_weights(given[k], points, f"weights[{k}]")
             self.register_buffer(f"snapshot_{k}", points.detach(), persistent=False)
-        self._plans = [
-            _Links(one, two, regularisation, k) for k, (one, two) in enumerate(pairwise(rows))
-        ]
+        options = {"tolerance": tolerance, "max_steps": max_steps}
+        self.plans = tuple(
+            _plan(rows, given, k, regularisation=regularisation or 0.0, **options)
+            for k in range(len(rows) - 1)
+        )
 
     @property
     def snapshots(self) -> list[Tensor]:
@@ -80,9 +101,7 @@ class Trajectories(Distribution):
 
     def extra_repr(self) -> str:
         counts = [len(points) for points in self.snapshots]
-        plans = (
-            "exact plans" if self.regularisation is None else f"plans of {self.regularisation:g}"
-        )
+        plans = f"plans of {self.regularisation:g}" if self.regularisation else "exact plans"
         return f"{tuple(self.shape)}, rows={counts}, {plans}"
 
     def sample(
@@ -93,67 +112,33 @@ class Trajectories(Distribution):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        points = self.snapshots
-        draws = local(generator, "cpu")
-        now = torch.randint(len(points[0]), (n,), generator=draws)
-        drawn = [points[0][now.to(points[0].device)]]
-        for links, there in zip(self._plans, points[1:], strict=True):
-            now = links.follow(now, torch.rand(n, generator=draws, dtype=torch.float64))
+        draws, points = local(generator, "cpu"), self.snapshots
+        ends = self.plans[-1].report.x1_mass.cpu().cumsum(0)
+        u = torch.rand(integer("n", n, "a number of draws", least=0), generator=draws).double()
+        now = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
+        drawn = [points[-1][now.to(points[-1].device)]]
+        for plan, there in zip(reversed(self.plans), reversed(points[:-1]), strict=True):
+            now = plan.partners(now, generator=draws)
             drawn.append(there[now.to(there.device)])
+        drawn.reverse()
         made = torch.stack(drawn, 1)
         return made.to(device=device or made.device, dtype=state_dtype(dtype, made.dtype))
 
 
-class _Links:
-    """A plan as the partners of each row, with sums of their masses over all rows before."""
-
-    def __init__(self, x: Tensor, y: Tensor, regularisation: float | None, k: int) -> None:
-        x, y = wide(x).cpu().flatten(1), wide(y).cpu().flatten(1)
-        if len(x) * len(y) > _MOST:
-            raise ValueError(
-                f"a plan between {len(x):,} and {len(y):,} points is too large (up to {_MOST:,}"
-                f" pairs); give a subset of the snapshots {k} and {k + 1}, such as"
-                " x[torch.randperm(len(x))[:5_000]]"
-            )
-        if regularisation is None:
-            p, q = (torch.full((len(rows),), 1 / len(rows), dtype=x.dtype) for rows in (x, y))
-            plan = exact_plan(square_distances(x, y).sqrt_(), p, q)
-            order = plan.rows.argsort(stable=True)
-            rows, self.partners, mass = plan.rows[order], plan.columns[order], plan.mass[order]
-            self.sums = mass.cumsum(0)
-            counts = torch.bincount(rows, minlength=len(x)).cumsum(0)
-        else:
-            mass = _entropic(x, y, regularisation, k)
-            self.partners = torch.arange(len(y)).repeat(len(x))
-            self.sums = mass.flatten().cumsum(0)
-            counts = len(y) * torch.arange(1, len(x) + 1)
-        self.last = counts - 1  # the place of each row's last partner
-        ends = torch.cat([self.sums.new_zeros(1), self.sums[self.last]])
-        self.start, self.mass = ends[:-1], ends.diff()
-
-    def follow(self, rows: Tensor, u: Tensor) -> Tensor:
-        """A partner of each of some rows, by uniform numbers u."""
-        place = torch.searchsorted(self.sums, self.start[rows] + u * self.mass[rows], right=True)
-        first = torch.cat([self.last.new_full((1,), -1), self.last])[rows] + 1
-        return self.partners[torch.minimum(torch.maximum(place, first), self.last[rows])]
-
-
-def _entropic(x: Tensor, y: Tensor, epsilon: float, k: int) -> Tensor:
-    """The entropic plan as a matrix."""
-    centre = torch.cat([x, y]).mean(0)
-    x, y = x - centre, y - centre
-    p, q = (torch.full((len(rows),), 1 / len(rows), dtype=x.dtype) for rows in (x, y))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # an error below instead
-        plan = entropic_plan(x, y, p, q, epsilon=epsilon)
-    if not plan.converged:
-        raise ValueError(
-            f"the plan between the snapshots {k} and {k + 1} did not converge at regularisation"
-            f" {epsilon:g} (its marginals are off by {plan.violation:.2g}); give a larger one, or"
-            " None for exact plans"
+def _plan(
+    rows: list[Tensor], weights: Sequence[Tensor | None], k: int, **options: Any
+) -> TransportPlan:
+    """The plan between the snapshots k and k + 1, solved."""
+    try:
+        plan = TransportPlan(
+            rows[k], rows[k + 1], x0_weights=weights[k], x1_weights=weights[k + 1], **options
         )
-    logs = plan.x_potential[:, None] + plan.y_potential - square_distances(x, y)
-    return (logs / epsilon).softmax(1) / len(x)
+        _ = plan.report
+    except ValueError as error:
+        raise ValueError(f"between the snapshots {k} and {k + 1}: {error}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"between the snapshots {k} and {k + 1}: {error}") from error
+    return plan
 
 
 def check_snapshots(snapshots: Sequence[Tensor]) -> list[Tensor]:

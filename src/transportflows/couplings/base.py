@@ -66,6 +66,22 @@ class Coupling(Storable, ABC):
             generator: source of randomness.
         """
 
+    def pair_held_out(
+        self,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """Pairs of rows that are not trained on, for a validation; None where :meth:`pair` serves.
+
+        Args:
+            x1: held-out data, ``(B, *)``.
+            cond: their conditions.
+            generator: source of randomness.
+        """
+        return None
+
     def for_path(self, path: Interpolant) -> Coupling:
         """This coupling, or what becomes of it for a path; a process asks when it is made."""
         return self

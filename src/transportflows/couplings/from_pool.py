@@ -35,8 +35,8 @@ class _Part:
     violation: float
     x0_mass: Tensor
     x1_mass: Tensor
+    f: Tensor
     pairs: tuple[Tensor, Tensor, Tensor] | None = None
-    f: Tensor | None = None
 
 
 def solve_pool(
@@ -75,6 +75,7 @@ def solve_pool(
         len(rows), count, dtype=torch.int32, device=y.device
     )  # fmt: skip
     sums, violation, sparse = [0.0, 0.0], 0.0, []
+    potentials: list[Tensor | None] = [None] * len(groups)
     label_of = torch.zeros(len(rows), dtype=torch.int64, device=y.device)
     for k, group in enumerate(groups):
         label_of[group] = k
@@ -88,12 +89,11 @@ def solve_pool(
         x0_mass[pool.at] += share * part.x0_mass
         row_mass[some] = share * part.x1_mass
         sums = [sums[0] + float(share) * part.value, sums[1] + float(share) * part.gap]
-        violation = max(violation, part.violation)
+        violation, potentials[k] = max(violation, part.violation), part.f
         if part.pairs is not None:
             at0, at1, mass = part.pairs
             sparse.append((some[at1], pool.at[at0], share * mass))
         else:
-            assert part.f is not None
             found = quantiles(y[group], pool.points, part.f, pool.p, epsilon, count, k)
             table[group] = pool.at[found.long()].to(torch.int32)
     partners: TablePartners | SparsePartners
@@ -106,7 +106,8 @@ def solve_pool(
         kind, epsilon, sums[0], sums[1], violation, 0.0, x0_mass, spread(row_mass, rows)
     )
     centre = y.new_zeros(y.shape[1])
-    return Solved(report, row_mass / row_mass.sum(), partners, label_of, (), centre)
+    share = row_mass / row_mass.sum()
+    return Solved(report, share, partners, label_of, (), centre, pool, tuple(potentials))
 
 
 def _of_label(
@@ -134,7 +135,9 @@ def _of_label(
         brought = torch.zeros_like(q).index_add_(0, pairs[1], pairs[2])
         taken = torch.zeros_like(p).index_add_(0, pairs[0], pairs[2])
         off = float((brought - q).abs().sum())
-        return _Part(cost * (1 - plan.gap), cost * plan.gap, off, taken, q, pairs)
+        assert plan.x_potential is not None
+        f = plan.x_potential.to(y)
+        return _Part(cost * (1 - plan.gap), cost * plan.gap, off, taken, q, f, pairs)
     found: EntropicPlan | UnbalancedPlan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # refused below instead
@@ -162,4 +165,4 @@ def _of_label(
             " plan that has not converged is not used; give a larger regularisation, max_steps or"
             " tolerance"
         )
-    return _Part(found.value, found.gap, found.violation, taken, brought, None, found.x_potential)
+    return _Part(found.value, found.gap, found.violation, taken, brought, found.x_potential)

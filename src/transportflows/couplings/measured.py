@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, number, positive_integer
+from .._core.checks import check_finite_rows, number, plain_tensor, positive_integer
 from .._core.precision import wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -87,13 +87,16 @@ def condition_weight(
         (inf, 1.0)
     """
     check_finite_rows(x1, "x1")
+    plain_tensor("c", c)
+    if c.is_floating_point() and not bool(c.isfinite().all()):
+        raise ValueError("c holds NaN or infinities; drop these rows")
     positive_integer("batch_size", batch_size)
     positive_integer("batches", batches)
     number("budget", budget, "a bias, 0 or positive", least=0)
-    if len(c) != len(x1) or len(x1) < batch_size:
+    if c.ndim == 0 or len(c) != len(x1) or len(x1) < batch_size:
         raise ValueError(
-            f"there are {len(x1)} rows of x1 and {len(c)} of c for batches of {batch_size}; give as"
-            " many of both, and at least one batch"
+            f"there are {len(x1)} rows of x1 and {0 if c.ndim == 0 else len(c)} of c for batches of"
+            f" {batch_size}; give as many of both, and at least one batch"
         )
     law, key = as_distribution(base, x1.shape[1:]), draw_key(generator)
     tried = (*sorted(float(weight) for weight in weights if weight < math.inf), math.inf)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows, check_same_kind
+from .._core.checks import check_finite_rows, check_same_kind, plain_tensor
 from .._core.conditions import check_conditions
 from .._core.precision import table_device, wide
 from .._core.random import stream
+from .._core.registry import alike
+from .._core.reprs import brief
 from .._core.samples import rows_of
 from .._core.tensor import widened
 from ..distributions import Distribution, as_distribution
@@ -22,7 +25,7 @@ from .known_rows import KnownRows
 from .labels import labels_of, of_one_label
 from .solved import Pool, Solved
 
-__all__ = ["PlanData"]
+__all__ = ["PlanData", "row_weights"]
 
 _SEED = 0x7472616E7370
 
@@ -36,6 +39,7 @@ class PlanData:
         x1: data ``(M, *)``, in float32 at least.
         labels: of x1, by name.
         x0_weights: in float64, of sum 1; None for equal ones.
+        x1_weights: likewise.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class PlanData:
                 )
             self.x0 = widened(x0.detach())
             check_same_kind(self.x0, self.x1, "x0", "x1")
-            self.x0_weights = _weights(x0_weights, self.x0, "x0")
+            self.x0_weights = row_weights(x0_weights, self.x0, "x0_weights")
         else:
             self.law = as_distribution(x0, x1.shape[1:])
             if self.law.shape != x1.shape[1:]:
@@ -74,29 +78,30 @@ class PlanData:
                     "x0_weights are of a pool, and x0 is a law; give a pool,"
                     " TransportPlan(base.sample(10_000), x1, ...), or leave them out"
                 )
-        weights = _weights(x1_weights, self.x1, "x1")
+        self.x1_weights = weights = row_weights(x1_weights, self.x1, "x1_weights")
         if weights is None:
             count = len(self.x1)
             home = table_device(x1.device)
             weights = torch.full((count,), 1 / count, dtype=torch.float64, device=home)
         self.rows = KnownRows(self.x1, list(self.labels.values()), weights)
-        self._moved: dict[tuple[torch.device, bool], Tensor] = {}
+        self._moved: dict[tuple[torch.device, int], Tensor] = {}
 
     def on(self, device: torch.device, kept: Tensor) -> Tensor:
-        """The pool or x1 on a device, moved there once."""
+        """The pool, x1 or other rows on a device, moved there once."""
         if kept.device == device:
             return kept
-        key = device, kept is self.x1
+        key = device, id(kept)
         if key not in self._moved:
             self._moved[key] = kept.to(device)
         return self._moved[key]
 
-    def find(self, x1: Tensor, cond: Mapping[str, Any], plan: Solved | None = None) -> Tensor:
-        """Which of the different rows these are, ``(B,)``; with a plan, rows to which mass goes.
+    def labels_like(self, x1: Tensor, cond: Mapping[str, Any]) -> list[Tensor]:
+        """The labels of some rows, in the order of their names.
 
         Raises:
-            ValueError: for rows, or labels, that are none of the plan's.
+            ValueError: if these are not the labels, or the rows not of the kind, of the plan's.
         """
+        plain_tensor("x1", x1)
         labels = labels_of(cond)
         if labels.keys() != self.labels.keys():
             raise ValueError(
@@ -110,7 +115,15 @@ class PlanData:
                 f"the plan is of rows {tuple(self.x1.shape[1:])} {self.x1.dtype} and is asked for"
                 f" pairs of rows {tuple(x1.shape[1:])} {x1.dtype}; make it of x1 as it is fitted"
             )
-        rows, known = self.rows.find(x1, list(labels.values()))
+        return list(labels.values())
+
+    def find(self, x1: Tensor, cond: Mapping[str, Any], plan: Solved | None = None) -> Tensor:
+        """Which of the different rows these are, ``(B,)``; with a plan, rows to which mass goes.
+
+        Raises:
+            ValueError: for rows, or labels, that are none of the plan's.
+        """
+        rows, known = self.rows.find(x1, self.labels_like(x1, cond))
         if known is None and plan is not None and not plan.all_have_mass:
             known = (plan.row_mass > 0).to(rows.device)[rows]
         if known is not None and not bool(known.all()):
@@ -118,10 +131,87 @@ class PlanData:
                 f"{int((~known).sum())} of {len(x1)} rows are none of the plan's x1"
                 f"{' with their labels' if self.labels else ''}, which it knows by their bits. Fit"
                 " the x1 that the plan was made of, of the same dtype; where the field has a"
-                " transform, make it of transform(x0) and transform(x1); held-out rows have no"
-                " plan: leave validation out"
+                " transform, make it of transform(x0) and transform(x1). Held-out rows are paired"
+                " by pair_held_out, for a loss that is a regression; for another leave validation"
+                " out"
             )
         return rows
+
+    def places(self, rows: Tensor, plan: Solved) -> Tensor:
+        """Which of the different rows these are, by their numbers in x1, ``(B,)``.
+
+        Raises:
+            ValueError: if x0 has no rows, there is no such row of x1, or nothing goes to it.
+        """
+        if self.law is not None:
+            raise ValueError(
+                f"the plan is from {brief(self.law)}, which has no rows; pair(x0, x1) takes its"
+                " draws, or give a pool, TransportPlan(base.sample(10_000), x1)"
+            )
+        count = len(self.x1)
+        which: Tensor = self.rows.which
+        whole = rows.ndim == 1 and not (rows.is_floating_point() or rows.is_complex())
+        if not whole or rows.dtype == torch.bool or bool(((rows < 0) | (rows >= count)).any()):
+            raise ValueError(
+                f"rows are numbers of rows of x1, integers (B,) from 0 to {count - 1}, got"
+                f" {rows.dtype} {tuple(rows.shape)}"
+            )
+        place = which[rows.to(which.device)]
+        if not plan.all_have_mass and not bool((plan.row_mass > 0).to(place.device)[place].all()):
+            raise ValueError("the plan brings nothing to some of these rows; leave them out")
+        return place
+
+    def weights_of(self, plan: Solved, x1: Tensor, cond: Mapping[str, Any]) -> Tensor | None:
+        """With what weights the rows of a data set are drawn, ``(N,)``; None for equal ones.
+
+        Raises:
+            ValueError: if they are not those of the plan, or not all of them.
+        """
+        rows = self.find(x1, cond)
+        copies = torch.bincount(rows, minlength=len(self.rows))
+        missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
+        if missing:
+            raise ValueError(
+                f"the data lack {missing} of the {len(self.rows)} different rows of the"
+                " plan's x1, and the x0 that go with them would never come; fit the same x1, or"
+                " make the plan of the rows that are fitted"
+            )
+        weights = (plan.row_mass.to(copies.device) / copies.clamp(min=1))[rows]
+        equal = float((weights * len(x1) - 1).abs().max()) < 1e-6
+        return None if equal else weights
+
+    def told(self) -> list[str]:
+        """What x0 and x1 are, for a person to read."""
+        x0, x1 = self.x0, self.x1
+        first = brief(self.law) if x0 is None else f"<{len(x0):,} rows>"
+        return [first, f"<{len(x1):,} rows of {tuple(x1.shape[1:])}>"]
+
+    def config(self) -> dict[str, Any]:
+        """The arguments that it was made of."""
+        return {
+            "x0": self.law if self.x0 is None else self.x0,
+            "x1": self.x1,
+            "cond": self.labels or None,
+            "x0_weights": self.x0_weights,
+            "x1_weights": self.x1_weights,
+        }
+
+    def check_base(self, base: Distribution) -> None:
+        """Refuse a base of other events, or another than the law that x0 is."""
+        law, x1 = self.law, self.x1
+        if base.shape != x1.shape[1:]:
+            raise ValueError(
+                f"the base has events of shape {tuple(base.shape)} and the plan"
+                f" {tuple(x1.shape[1:])}"
+            )
+        same = (
+            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
+        )
+        if not same:
+            raise ValueError(
+                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
+                " give the same object to both"
+            )
 
     def solve(
         self, epsilon: float, penalty: float | None, tolerance: float, max_steps: int | None
@@ -159,7 +249,7 @@ class PlanData:
                     f" marginals are known to {tolerance:g} from {least:.2g} on; give at least"
                     " that, a larger tolerance, or 0 for the exact plan"
                 )
-        return solve_pool(
+        solved = solve_pool(
             pool,
             y,
             rows,
@@ -169,21 +259,26 @@ class PlanData:
             tolerance=tolerance,
             max_steps=max_steps or (500 if penalty is None else 5_000),
         )
+        return replace(solved, centre=centre)
 
 
-def _weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
-    """Weights in float64, of sum 1; None for equal ones."""
+def row_weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
+    """Weights of rows in float64, of sum 1; None for equal ones.
+
+    Raises:
+        ValueError: if they are not one a row, negative, or do not sum to 1.
+    """
     if given is None:
         return None
     count = len(points)
     if not isinstance(given, Tensor) or given.shape != (count,):
         got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{name}_weights must be a tensor ({count},), one a row, got {got}")
+        raise ValueError(f"{name} must be a tensor ({count},), one a row, got {got}")
     weights = wide(given.detach()).to(table_device(points.device))
     total = float(weights.sum())
     if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:
         raise ValueError(
-            f"{name}_weights must not be negative and must sum to 1, got a sum of {total:g} and a"
+            f"{name} must not be negative and must sum to 1, got a sum of {total:g} and a"
             f" least weight of {float(weights.min()):g}; write weights / weights.sum()"
         )
     return weights / total

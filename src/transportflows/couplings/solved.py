@@ -85,6 +85,8 @@ class Solved:
         label_of: of each different row the place of its label in ``cells``.
         cells: of a law, by label.
         centre: what is taken off points before they are compared, ``(D,)``.
+        pool: of x0, or None.
+        potentials: f on the pool, by label; empty for a law, None for a label without mass.
     """
 
     report: PlanReport
@@ -93,6 +95,8 @@ class Solved:
     label_of: Tensor
     cells: tuple[CellsOfLabel, ...]
     centre: Tensor
+    pool: Pool | None = None
+    potentials: tuple[Tensor | None, ...] = ()
     _moved: dict[torch.device, TablePartners | SparsePartners] = field(default_factory=dict)
 
     def partners_on(self, device: torch.device) -> TablePartners | SparsePartners | None:
@@ -107,6 +111,12 @@ class Solved:
     def all_have_mass(self) -> bool:
         """Whether something goes to every row."""
         return bool((self.row_mass > 0).all())
+
+    def draw_rows(self, n: int, generator: torch.Generator | None) -> Tensor:
+        """Different rows of x1 by what goes to them, ``(n,)``."""
+        home, ends = self.row_mass.device, self.row_mass.cumsum(0)
+        u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
+        return torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
 
     def goes_to(self, x0: Tensor, rows: Tensor, generator: torch.Generator | None) -> Tensor:
         """To which different row each draw of a law goes, among those of the label of ``rows``."""

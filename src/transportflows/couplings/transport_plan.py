@@ -12,13 +12,13 @@ from torch import Tensor
 from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
-from .._core.random import local
-from .._core.registry import alike
-from .._core.reprs import brief, call_lines
+from .._core.reprs import call_lines
 from .._core.signatures import as_is, checked
 from ..distributions import Distribution, Empirical
-from ..interpolants import Brownian, Interpolant, Linear
-from .base import Coupling
+from ..interpolants import Interpolant
+from .base import Coupling, Paired
+from .held_out import HeldOut
+from .path_regularisation import path_regularisation
 from .plan_data import PlanData
 from .solved import PlanReport, Solved
 
@@ -53,6 +53,12 @@ class TransportPlan(Coupling):
     numbers, in the same dtype, and rows that are none of x1 are refused. With weights of x1 (and
     unbalanced plans) ``fit`` draws the rows of a tensor by them. The plan is in the units of the
     process: where a field has a transform, of ``transform(x0)`` and ``transform(x1)``.
+
+    **Held-out rows**, of ``fit(validation=...)``, go with the pool by the potential of the plan,
+    ``π(x0 | x1) ∝ p(x0) exp((f(x0) - |x0 - x1|²)/ε)``, at ε = 0 with the x0 of least ``|x0 - x1|² -
+    f(x0)`` (for a law among 10,000 draws of it): on rows of x1 the plan (at ε = 0 up to ties), on
+    others of their law an estimate of it, however many they are. A plan of the held-out rows alone
+    would be another than that which is trained on. Unbalanced plans have none.
 
     **Conditions.** Sampling starts each class from the whole base. So with labels, in ``cond``, the
     plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
@@ -90,8 +96,6 @@ class TransportPlan(Coupling):
         >>> process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan)
         >>> process.coupling.regularisation, process.coupling.report.kind
         (1.0, 'entropic')
-        >>> process.sample(x1[:8]).x0.shape
-        torch.Size([8, 2])
     """
 
     def __init__(
@@ -132,6 +136,7 @@ class TransportPlan(Coupling):
             self.tolerance = number("tolerance", tolerance, "in (0, 2)", above=0, below=2)
         self.max_steps = None if max_steps is None else positive_integer("max_steps", max_steps)
         self._solved: Solved | None = None
+        self._held_out: HeldOut | None = None
         self._base: Distribution | None = None
 
     def for_path(self, path: Interpolant) -> Coupling:
@@ -142,27 +147,14 @@ class TransportPlan(Coupling):
         """
         if self.regularisation is not None:
             return self
-        if path.has_latent:
-            brownian = type(path) is Linear and type(path.latent) is Brownian
-            if not brownian or path.latent.a.requires_grad:  # type: ignore[union-attr]
-                raise ValueError(
-                    f"the regularisation of a TransportPlan follows Linear(Brownian(a)), 2 a, or a"
-                    f" path without a latent, 0; for {brief(path)} give it as a number:"
-                    " TransportPlan(x0, x1, regularisation=...), 0 for the exact plan"
-                )
-            return self._with(2 * float(path.latent.a))  # type: ignore[union-attr, arg-type]
-        if self.unbalanced is not None:
-            raise ValueError(
-                "an unbalanced plan is entropic, and a path without a latent asks for an exact one;"
-                " give TransportPlan(x0, x1, unbalanced=..., regularisation=...)"
-            )
-        return self._with(0.0)
+        return self._with(path_regularisation(path, balanced=self.unbalanced is None))
 
     def _with(self, regularisation: float) -> TransportPlan:
         """The same plan, not solved, at another regularisation."""
         other: TransportPlan = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.regularisation, other._solved, other._base = regularisation, None, None
+        other.regularisation = regularisation
+        other._solved = other._base = other._held_out = None
         return other
 
     @property
@@ -182,20 +174,7 @@ class TransportPlan(Coupling):
 
         A pool may be a sample of another law, which is then the base.
         """
-        law, x1 = self.data.law, self.data.x1
-        if base.shape != x1.shape[1:]:
-            raise ValueError(
-                f"the base has events of shape {tuple(base.shape)} and the plan"
-                f" {tuple(x1.shape[1:])}"
-            )
-        same = (
-            law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
-        )
-        if not same:
-            raise ValueError(
-                f"the plan is from {brief(law)} and the base is {brief(base)}; leave base out, or"
-                " give the same object to both"
-            )
+        self.data.check_base(base)
         if self.unbalanced is not None:
             raise ValueError(
                 "an unbalanced plan takes some rows of x0 more than others, and sampling must"
@@ -237,14 +216,41 @@ class TransportPlan(Coupling):
         taken = partners.draw(places, generator)  # type: ignore[union-attr]
         return pool.index_select(0, taken.to(x1.device)), x1
 
+    def pair_held_out(
+        self,
+        x1: Tensor,
+        cond: Mapping[str, Any] = NO_CONDITIONS,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pairs of rows that are none of the plan's x1, ``(B, *)``: see the class.
+
+        Raises:
+            ValueError: if the plan is unbalanced, or has not seen a label.
+        """
+        self._held_out = self._held_out or HeldOut(self.data, self._plan())
+        return self._held_out.pair(x1, cond, generator), x1
+
+    def partners(self, rows: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw which row of the pool goes with each of some rows of x1, all by their numbers.
+
+        Args:
+            rows: numbers of rows of x1, ``(B,)``.
+            generator: source of randomness.
+
+        Returns:
+            Numbers of rows of x0, ``(B,)``.
+
+        Raises:
+            ValueError: if x0 is a law, there is no such row, or nothing goes to it.
+        """
+        place = self.data.places(rows, self._plan())
+        return self._plan().partners.draw(place, generator).long().to(rows.device)  # type: ignore
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw n independent pairs ``(x0, x1)`` from the plan, all labels together."""
         n, plan, data = positive_integer("n", n), self._plan(), self.data
-        home = plan.row_mass.device
-        ends = plan.row_mass.cumsum(0)
-        u = torch.rand(n, generator=local(generator, home), dtype=torch.float64, device=home)
-        rows = torch.searchsorted(ends, u * ends[-1], right=True).clamp_(max=len(ends) - 1)
-        rows = data.rows.first[rows]
+        rows = data.rows.first[plan.draw_rows(n, generator)]
         x1 = data.x1[rows]
         cond = {name: label[rows.to(label.device)] for name, label in data.labels.items()}
         x0, law = x1, data.law
@@ -254,43 +260,36 @@ class TransportPlan(Coupling):
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
         """See :meth:`Coupling.row_weights`; for a law None, since it chooses the rows itself."""
-        plan = self._plan()
-        rows = self.data.find(x1, cond)
-        copies = torch.bincount(rows, minlength=len(self.data.rows))
-        missing = int(((copies == 0) & (plan.row_mass.to(copies.device) > 0)).sum())
-        if missing:
-            raise ValueError(
-                f"the data lack {missing} of the {len(self.data.rows)} different rows of the"
-                " plan's x1, and the x0 that go with them would never come; fit the same x1, or"
-                " make the plan of the rows that are fitted"
-            )
-        if self.data.law is not None:
-            return None
-        weights = (plan.row_mass.to(copies.device) / copies.clamp(min=1))[rows]
-        alike = float((weights * len(x1) - 1).abs().max()) < 1e-6
-        return None if alike else weights
+        weights = self.data.weights_of(self._plan(), x1, cond)
+        return None if self.data.law is not None else weights
 
     def _plan(self) -> Solved:
         """Solve the plan, if it is not yet."""
         if self._solved is None:
             with _SOLVING:
                 if self._solved is None:
-                    epsilon = self.regularisation or 0.0
-                    self._solved = self.data.solve(
-                        epsilon, self.unbalanced, self.tolerance, self.max_steps
-                    )
+                    options = self.unbalanced, self.tolerance, self.max_steps
+                    self._solved = self.data.solve(self.regularisation or 0.0, *options)
         return self._solved
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TransportPlan:
         return self  # of which nothing changes but that it is solved
 
     def config(self) -> dict[str, Any]:
-        raise NotImplementedError("the data are not part of a file")
+        return {
+            **self.data.config(),
+            "regularisation": self.regularisation,
+            "unbalanced": self.unbalanced,
+            "tolerance": self.tolerance,
+            "max_steps": self.max_steps,
+        }
+
+    def stored(self) -> Paired:
+        """Files do not hold the plan, which is training data: there it is ``Paired()``."""
+        return Paired()
 
     def __repr__(self) -> str:
-        x0, x1 = self.data.x0, self.data.x1
-        parts = [brief(self.data.law) if x0 is None else f"<{len(x0):,} rows>"]
-        parts += [f"<{len(x1):,} rows of {tuple(x1.shape[1:])}>"]
+        parts = self.data.told()
         if self.regularisation is not None:
             parts.append(f"regularisation={self.regularisation:g}")
         if self.unbalanced is not None:

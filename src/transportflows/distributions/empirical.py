@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ __all__ = ["Empirical"]
 class Empirical(Distribution):
     """The empirical law of the rows of a tensor: each draw is one of them, with replacement.
 
+    The file of a field whose base it is holds the rows, since sampling starts from them.
+
     Args:
         data: ``(N, *)``, finite. It is not part of a ``state_dict``.
         weights: of the rows, ``(N,)``, not negative, of positive sum; equal by default.
@@ -33,7 +36,7 @@ class Empirical(Distribution):
         check_finite_rows(data, "data")
         super().__init__(data.shape[1:])
         self.register_buffer("data", data.detach(), persistent=False)
-        ends = None
+        ends, self._weights = None, None if weights is None else weights.detach()
         if weights is not None:
             fit = weights.shape == data.shape[:1] and bool((weights >= 0).all())
             if not fit or not 0 < float(weights.sum()) < math.inf:
@@ -44,6 +47,9 @@ class Empirical(Distribution):
             ends = wide(weights.detach()).cumsum(0)
             ends = (ends / ends[-1]).to(data.device)
         self.register_buffer("ends", ends, persistent=False)
+
+    def config(self) -> dict[str, Any]:
+        return {"data": self.data, "weights": self._weights}
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rows={len(self.data):,}"

@@ -48,7 +48,10 @@ class Saved(Storable, nn.Module):
 
         The file is replaced atomically. Objects of the library, and of your own classes that have a
         ``config()``, are stored by name and arguments; others by name only, to be given to
-        ``load_field``.
+        ``load_field``. The rows of an :class:`~transportflows.distributions.Empirical` base are
+        stored too, since sampling starts from them. A plan of whole data is not, which is for
+        training: what is loaded has the coupling ``Paired()`` in its place, to which pairs of the
+        plan can be fitted, ``plan.sample(n)``, or give ``load_field(path, process=...)`` the plan.
 
         Raises:
             ValueError: if the field has no networks, if its class takes arguments and does not
@@ -57,7 +60,7 @@ class Saved(Storable, nn.Module):
             TypeError: if ``config()`` or ``state_dict()`` hold what a file without code cannot.
             OSError: if the file cannot be written.
         """
-        described, heads = encode(self), self.networks
+        described, heads = encode(self, stored=True), self.networks
         if not heads or "custom" in described:
             raise ValueError(
                 f"a {type(self).__name__} cannot be saved: files hold fields that have networks and"

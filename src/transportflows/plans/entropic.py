@@ -110,6 +110,7 @@ def entropic_plan(
         (0.693147, True)
     """
     _check_options(epsilon, tolerance, max_steps)
+    check_points(x, y, p, q)
     _check_resolution(epsilon, tolerance, x, y)
     entries = _entries(x, y, memory)
     found = solve(x, y, p, q, epsilon, tolerance=tolerance, entries=entries, max_steps=max_steps)
@@ -141,6 +142,7 @@ def entropic_self_plan(
         ValueError: as :func:`entropic_plan`.
     """
     _check_options(epsilon, tolerance, max_steps)
+    check_points(x, x, p, p)
     _check_resolution(epsilon, tolerance, x, x)
     found = solve_alone(x, p, epsilon, tolerance=tolerance, max_steps=max_steps)
     return _certified(x, x, p, p, found, epsilon, tolerance)
@@ -180,6 +182,17 @@ def _certified(
         x_potential=found.f,
         y_potential=found.g,
     )
+
+
+def check_points(x: Tensor, y: Tensor, p: Tensor, q: Tensor | None) -> None:
+    """Refuse points of other dimensions, and weights or potentials that are not one a point."""
+    points = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]
+    if not points or p.shape != x.shape[:1] or (q is not None and q.shape != y.shape[:1]):
+        weights = [tuple(each.shape) for each in (p, q) if each is not None]
+        raise ValueError(
+            "points are (N, D) and (M, D), their weights and potentials (N,) and (M,), got points"
+            f" {tuple(x.shape)} and {tuple(y.shape)}, and {' and '.join(map(str, weights))}"
+        )
 
 
 def _check_options(epsilon: float, tolerance: float, max_steps: int) -> None:
@@ -226,7 +239,7 @@ def _entries(x: Tensor, y: Tensor, memory: float) -> int:
             f" {own + BYTES_PER_ENTRY * 200 * max(n, m):.3g} is better. Or give fewer points, as"
             " x[torch.randperm(len(x))[:5_000]]"
         )
-    return int((memory - own) / BYTES_PER_ENTRY)
+    return int(min(memory - own, 1e15) / BYTES_PER_ENTRY)
 
 
 def _feasible_cost(

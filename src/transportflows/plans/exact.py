@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .._core.checks import integer, positive_integer
 from .._core.reprs import summary
 from .._core.signatures import checked
 
@@ -43,6 +44,8 @@ class ExactPlan:
         columns: which point of y it goes to, ``(L,)``.
         mass: how much of it, ``(L,)``, of sum 1.
         gap: how far the cost can be above the optimum, relative to it: at most 1e-6.
+        x_potential: f of Kantorovich's dual, ``(N,)``, in units of the costs: each y goes with the
+            x of least ``cost - f``.
     """
 
     distance: float
@@ -50,6 +53,7 @@ class ExactPlan:
     columns: Tensor
     mass: Tensor
     gap: float = field(default=0.0, repr=False)
+    x_potential: Tensor | None = field(default=None, repr=False)
 
     __repr__ = summary
 
@@ -103,16 +107,20 @@ def exact_plan(
     """
     import ot  # it takes a second
 
-    if distances.shape != (len(p), len(q)):
+    power = integer("power", power, "1 or 2", least=1, most=2)
+    positive_integer("max_iterations", max_iterations)
+    if p.ndim != 1 or q.ndim != 1 or distances.shape != (len(p), len(q)):
         raise ValueError(
-            f"distances are {tuple(distances.shape)} for {len(p)} and {len(q)} weights; they are"
-            f" ({len(p)}, {len(q)}), one for each pair"
+            f"distances are {tuple(distances.shape)} for weights {tuple(p.shape)} and"
+            f" {tuple(q.shape)}; they are (N, M) for (N,) and (M,), one for each pair"
         )
+    if not bool((distances >= 0).all()):
+        raise ValueError("distances are negative or NaN; give torch.cdist(x, y) of finite rows")
     diameter = float(distances.max())
     if diameter == 0:
         plan = _corner_plan(p, q)
         rows, columns = plan.nonzero(as_tuple=True)
-        return ExactPlan(0.0, rows, columns, plan[rows, columns])
+        return ExactPlan(0.0, rows, columns, plan[rows, columns], 0.0, torch.zeros_like(p))
     cost = distances.div_(diameter)
     if power == 2:
         cost.square_()
@@ -137,7 +145,8 @@ def exact_plan(
     rows, columns = mass.nonzero(as_tuple=True)
     distance = diameter * max(upper, 0.0) ** (1 / power)
     gap = (upper - max(lower, 0.0)) / upper if upper > 0 else 0.0
-    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0))
+    f = u * diameter**power
+    return ExactPlan(distance, rows, columns, mass[rows, columns], max(gap, 0.0), f)
 
 
 @checked
@@ -157,6 +166,8 @@ def best_permutation(scores: Tensor) -> Tensor:
         >>> best_permutation(torch.tensor([[1.0, 2.0], [1.5, 4.0]])).tolist()
         [0, 1]
     """
+    if scores.ndim != 2 or len(scores) != scores.shape[1] or len(scores) == 0:
+        raise ValueError(f"scores are (N, N), one for each pair, got {tuple(scores.shape)}")
     taken = scores.argmax(0)
     if len(torch.unique(taken)) == len(taken):
         return taken

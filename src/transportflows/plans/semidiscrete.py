@@ -31,11 +31,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.checks import number, positive_integer
+from .._core.checks import check_finite_rows, number, positive_integer, returned
 from .._core.reprs import summary
 from .._core.samples import block_rows
 from .._core.signatures import checked
-from .entropic import ConvergenceWarning, entropic_plan, least_epsilon
+from .entropic import ConvergenceWarning, check_points, entropic_plan, least_epsilon
 
 __all__ = ["SemidiscretePlan", "cells", "semidiscrete_plan"]
 
@@ -95,6 +95,9 @@ def cells(
         epsilon: ε.
         generator: source of randomness, at ε > 0.
     """
+    epsilon = number("epsilon", epsilon, "0 or positive", least=0)
+    check_points(y, x, g, None)
+    check_points(y, x, q, None)
     offset, parts = _offset(y, g, q, epsilon), []
     for rows in torch.split(x, block_rows(len(y), x.device)):
         z = torch.addmm(offset, rows, y.mT, alpha=2)
@@ -142,9 +145,13 @@ def semidiscrete_plan(
         (True, 2)
     """
     epsilon = number("epsilon", epsilon, "0 or positive", least=0)
-    tolerance = number("tolerance", tolerance, "in (0, 2), an L1 norm", above=0, below=2)
+    what = "at least 1e-5 and below 2, an L1 norm"
+    tolerance = number("tolerance", tolerance, what, least=1e-5, below=2)
     max_draws = positive_integer("max_draws", max_draws)
-    first = draw(min(max(2_000, 2 * len(y)), 10_000))
+    check_points(y, y, q, q)
+    count = min(max(2_000, 2 * len(y)), 10_000)
+    first = returned("draw(n)", draw(count), (count, y.shape[1]), like=y)
+    check_finite_rows(first, "draw(n)")
     least, _ = least_epsilon(first, y, tolerance)
     if 0 < epsilon < least:
         raise ValueError(
@@ -248,6 +255,11 @@ def _masses(
                 bend += torch.bincount(side[near], minlength=len(y)).to(q) / (2 * reach)
         bend = torch.maximum(bend, n * _FLOOR * q / reach)
     return mass / n, torch.cat(least), None if bend is None else bend / n
+
+
+def potential_at(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -> Tensor:
+    """The potential of states x, the (soft) least of ``|x - y_j|² - g_j``, ``(N,)``."""
+    return _masses(x, y, g, q, epsilon)[1]
 
 
 def _stage(

@@ -29,7 +29,7 @@ from .._core.checks import positive_integer, positive_number
 from .._core.reprs import summary
 from .._core.signatures import checked
 from .blocks import soft_transform
-from .entropic import ConvergenceWarning, least_epsilon
+from .entropic import ConvergenceWarning, check_points, least_epsilon
 
 __all__ = ["UnbalancedPlan", "unbalanced_plan"]
 
@@ -119,6 +119,7 @@ def unbalanced_plan(
     epsilon, rho = positive_number("epsilon", epsilon), positive_number("penalty", penalty)
     tolerance = positive_number("tolerance", tolerance)
     max_steps = positive_integer("max_steps", max_steps)
+    check_points(x, y, p, q)
     least, _ = least_epsilon(x, y, tolerance)
     if epsilon < least:
         raise ValueError(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_same_kind
+from .._core.checks import check_same_kind, unit_times
+from .._core.tensor import as_time
 from ..couplings.base import Coupling
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
@@ -25,6 +26,7 @@ __all__ = [
     "check_speed",
     "check_times",
     "check_told_start",
+    "row_times",
 ]
 
 _END_TOLERANCE = 1e-5
@@ -60,6 +62,14 @@ def check_data(x1: Tensor, x0: Tensor | None, shape: torch.Size | None, whose: s
                 f"x0 is {tuple(x0.shape)} and x1 is {tuple(x1.shape)}; pairs have one shape"
             )
         check_same_kind(x0, x1, "x0", "x1")
+
+
+def row_times(t: float | Tensor, x1: Tensor) -> Tensor:
+    """The time of each row, ``(B,)``, of one for all or one a row."""
+    n, t = len(x1), unit_times("t", as_time(t, x1))
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
+        raise ValueError(f"got t of shape {tuple(t.shape)} for {n} rows; it must be () or ({n},)")
+    return t.expand(n)
 
 
 @torch.no_grad()

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._core.checks import event_shape, unit_times
+from .._core.checks import event_shape
 from .._core.conditions import NO_CONDITIONS, check_conditions, map_rows, with_start
 from .._core.precision import on_table_device, table_device
 from .._core.random import local
 from .._core.registry import Storable
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, checked
-from .._core.tensor import as_time, expand_time, widened
+from .._core.tensor import expand_time, widened
 from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
 from ..distributions.adapters import as_distribution
@@ -35,6 +35,7 @@ from .checks import (
     check_speed,
     check_times,
     check_told_start,
+    row_times,
 )
 from .starting import Starting
 
@@ -217,7 +218,7 @@ class Process(Storable, Starting):
             paired: whether x0 and x1 are pairs of the coupling already, as :meth:`pairs` gives.
             generator: source of randomness.
         """
-        check_data(x1, x0, self.shape, "process" if self.base is None else "base")
+        self._check_rows(x1, x0, paired)
         x1, x0 = widened(x1), None if x0 is None else widened(x0)
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
         generator = local(generator, device)
@@ -226,12 +227,7 @@ class Process(Storable, Starting):
             margin = self.target_margin if sampler.margin is None else sampler.margin
             t = sampler.sample(n, margin=margin, generator=generator, device=device, dtype=dtype)
         else:
-            t = unit_times("t", as_time(t, x1))
-            if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != n):
-                raise ValueError(
-                    f"got t of shape {tuple(t.shape)} for {n} rows; it must be () or ({n},)"
-                )
-            t = t.expand(n)
+            t = row_times(t, x1)
         cond = check_conditions(cond, n, rows="rows of data")
         interpolant = self.interpolant
         if interpolant.uses_base:
@@ -243,7 +239,8 @@ class Process(Storable, Starting):
             x0 = None
         z = None
         if interpolant.has_latent:
-            z = torch.randn(x1.shape, generator=generator, device=device, dtype=dtype)
+            shape = self._states(x1).shape
+            z = torch.randn(shape, generator=generator, device=device, dtype=dtype)
         elif antithetic:
             raise ValueError(
                 f"antithetic=True mirrors the latent z, and {type(interpolant).__name__} has none;"
@@ -256,11 +253,19 @@ class Process(Storable, Starting):
         if not self._ends_checked:
             check_ends(interpolant, x1[:2] if x0 is None else x0[:2], x1[:2])
             self._ends_checked = True
-        wide = expand_time(t, x1)
+        wide = expand_time(t, self._states(x1))
         x = interpolant.mean(wide, x0, x1)  # type: ignore[arg-type]
         if z is not None:
             x = torch.addcmul(x, interpolant.gamma(wide), z)
         return PathSample(self._part_of_rows, t, x, x0, x1, z, cond, antithetic)
+
+    def _check_rows(self, x1: Tensor, x0: Tensor | None, paired: bool) -> None:
+        """Refuse rows that are none of this process."""
+        check_data(x1, x0, self.shape, "process" if self.base is None else "base")
+
+    def _states(self, x1: Tensor) -> Tensor:
+        """What has the shape of x_t, of rows of data."""
+        return x1
 
     @as_is
     def pairs(

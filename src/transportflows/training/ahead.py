@@ -27,7 +27,7 @@ from .contexts import BorrowedGenerator
 from .run import Run
 from .source import Source
 
-__all__ = ["Ahead", "Drawn", "Pools", "ahead_of"]
+__all__ = ["Ahead", "Drawn", "Pools", "ahead_of", "draws_as_regressions"]
 
 STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _POOLS = 5  # the branch of the key that seeds pools: after those of the sources
@@ -75,7 +75,7 @@ def _alone(run: Run) -> bool:
         type(process) is Process
         and all(type(part).__module__.split(".")[0] == __name__.split(".")[0] for part in parts)
         and not any(parameter.requires_grad for parameter in process.parameters())
-        and _plain(loss)
+        and draws_as_regressions(loss)
     )
 
 
@@ -84,10 +84,10 @@ def _times_of(loss: Loss) -> list[Any]:
     return [times for each in losses if (times := getattr(each, "times", None)) is not None]
 
 
-def _plain(loss: Loss) -> bool:
+def draws_as_regressions(loss: Loss) -> bool:
     """Whether a loss draws as regressions do."""
     if isinstance(loss, SumLoss):
-        return type(loss).draw is SumLoss.draw and _plain(loss.losses[0])
+        return type(loss).draw is SumLoss.draw and draws_as_regressions(loss.losses[0])
     return isinstance(loss, Regression) and type(loss).draw is Regression.draw
 
 

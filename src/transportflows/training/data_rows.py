@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.conditions import map_rows
+from .._core.digests import digest as sum_of
 from .._core.reprs import summary
 from .._core.signatures import checked
 from ..draws import Batch
@@ -20,7 +20,6 @@ from .checking import checked_batch, standardised, target_device
 __all__ = ["DataRows", "digest"]
 
 _SHARE_OF_CARD = 0.5  # of the free memory of the device, which the data may take
-_DIGEST_ROWS = 1024
 
 
 @checked
@@ -115,15 +114,7 @@ class DataRows:
 
 def digest(batch: Batch) -> str:
     """A sum over up to 1,024 rows of a batch, spread evenly."""
-    index = torch.linspace(0, len(batch) - 1, min(len(batch), _DIGEST_ROWS)).long()
-    total = hashlib.sha256()
-    for x in (batch.x1, batch.x0, *(batch.cond[name] for name in sorted(batch.cond))):
-        if isinstance(x, Tensor):
-            some = x[index.to(x.device)] if x.ndim > 0 else x
-            total.update(some.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        elif isinstance(x, (str, int, float)):
-            total.update(repr(x).encode())
-    return total.hexdigest()[:16]
+    return sum_of(batch.x1, batch.x0, *(batch.cond[name] for name in sorted(batch.cond)))
 
 
 def _fits(batch: Batch, device: torch.device) -> bool:

@@ -203,10 +203,9 @@ class Loop:
     def _validate(self) -> Tensor:
         """Mean loss over the held-out rows, ``()``; tell those who watch."""
         run, plan, began = self.run, self.plan, time.perf_counter()
-        assert plan.held_out is not None
         self._agree_on_buffers()
         with run.evaluating():
-            score = self.objective.mean(plan.held_out.chunks(plan.chunk), self.generator)
+            score = self.objective.mean(plan.held_out_batches(run, self.generator), self.generator)
         self.recorder.add_validation(run.step, score)
         self.validated_at = run.step
         self.since += time.perf_counter() - began

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._core.arguments import positive_integer
 from .._core.condition import Condition
 from .._core.distributed import World
+from .._core.random import stream
 from ..draws import Batch
 from ..fields.null_conditions import given_transforms
 from .arguments import BATCH_SIZE, as_source
@@ -21,6 +23,7 @@ from .checkpoints import Checkpoints
 from .dropping import Dropping, as_dropping
 from .from_items import FromItems
 from .from_law import FromLaw
+from .held_out import held_out_batches
 from .iterable import ReadInOrder
 from .run import Run
 from .snapshots import check_storable
@@ -60,6 +63,11 @@ class Plan:
         """What the conditions are like that the field is trained with, as far as they were read."""
         known = self.source.conditions
         return known if self.dropping is None else self.dropping.conditions(known)
+
+    def held_out_batches(self, run: Run, generator: torch.Generator) -> Iterator[Batch]:
+        """The rows to validate on, paired as they are to be."""
+        assert self.held_out is not None
+        return held_out_batches(run, self.held_out, self.chunk, generator)
 
 
 def make_plan(
@@ -160,8 +168,9 @@ def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) 
             "validation is the object that the data are read from, and reading it would move"
             " it; make another one"
         )
-    for _ in held_out.chunks(chunk):  # now is the time to see that they can be used
-        break
+    random = stream(0, device=run.parameters[0].device)
+    for _ in held_out_batches(run, held_out, chunk, random):
+        break  # now is the time to see that they can be used
     known = [list(each.conditions or each.names) for each in (source, held_out)]
     if known[0] and set(known[0]) != set(known[1]):
         raise ValueError(

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .._core.condition import Condition
 from .._core.distributed import World
+from .._core.registry import told
 from .._core.shared import writing
 from .._core.signatures import checked
 from .._core.trained import seen_together
@@ -164,7 +165,10 @@ class Run:
     def describe(self, source: Source, dropping: object | None = None) -> dict[str, Any]:
         """What a resumed run must have in common with this one, were it to train on ``source``."""
         kind = None if self.scheduler is None else type(self.scheduler).__name__
+        process = self.field.process
+        learned = any(p.requires_grad for p in process.parameters())
         return {
+            "process": type(process).__name__ if learned else told(process, sums=True),
             "data": source.describe(),
             "batch_size": source.batch_size,
             "world_size": self.world.size,

@@ -20,6 +20,7 @@ from .._core import container
 from .._core.condition import from_storable, to_storable, weights_of
 from .._core.registry import told
 from .._core.version import __version__
+from ..fields.base import Field
 from .callbacks import Callback
 from .checkpoints import CheckpointWarning, ResumeError, check_architecture
 from .run import Run
@@ -233,10 +234,14 @@ def _as_saved(optimizer: Optimizer, saved: dict[str, Any]) -> None:
                 own[name] = value.to(own[name].device)
 
 
-def _unlisted(field: nn.Module) -> list[torch.Tensor]:
-    """Buffers that the field's ``state_dict`` leaves out (``persistent=False``)."""
+def _unlisted(field: Field) -> list[torch.Tensor]:
+    """Buffers that the field's ``state_dict`` leaves out (``persistent=False``).
+
+    Save those of the process, such as the rows of a base: they are as they were given, and are
+    given again.
+    """
     listed = field.state_dict(keep_vars=True).values()
-    known = {id(tensor) for tensor in listed}
+    known = {id(tensor) for tensor in (*listed, *field.process.buffers())}
     return [buffer for buffer in field.buffers() if id(buffer) not in known]
 
 

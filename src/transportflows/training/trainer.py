@@ -196,7 +196,8 @@ class Trainer(Run):
             validation: held-out data, of any of these forms but a law; with ``cond`` tensors, a
                 ``Batch(x1, cond={...})``. Its loss is a mean over all its rows, with the same
                 times and noise at every validation and in every run of this ``batch_size``, the
-                networks in eval mode, and the averages as weights if there are any.
+                networks in eval mode, and the averages as weights if there are any. A
+                :class:`~transportflows.couplings.TransportPlan` says how such rows are paired.
             validation_every: steps (by :attr:`step`) between validations; one comes at the end.
             checkpoints: a folder for them, or :class:`Checkpoints`: how often and how many.
             resume: go on from the newest checkpoint there, if there is one; ``"anyway"``: even if
