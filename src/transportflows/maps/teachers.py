@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.registry import encode, told
+from .._core.registry import alike, told
 from .._core.tensor import expand_time
 from ..fields import Field
 from ..times.base import Margin
@@ -67,13 +67,13 @@ def check_teacher(student: Field, teacher: Field) -> None:
         )
     for name in ("interpolant", "base"):
         mine, other = getattr(student.process, name), getattr(teacher.process, name)
-        if mine is not other and not _same(mine, other):
+        if mine is not other and not alike(mine, other):
             raise ValueError(
                 f"the teacher is of another process: its {name} is {_shown(other)} and that of the"
                 f" map {_shown(mine)}; write FlowMap(net, teacher.process)"
             )
     mine, other = student.transform, teacher.transform
-    if mine is not other and not _same(mine, other):
+    if mine is not other and not alike(mine, other):
         raise ValueError(
             "the teacher works in other units: its transform is"
             f" {_shown(other)} and that of the map {_shown(mine)}; write"
@@ -81,23 +81,6 @@ def check_teacher(student: Field, teacher: Field) -> None:
         )
     if "velocity" not in teacher.outputs:
         teacher.weights("velocity", torch.tensor([0.5], dtype=torch.float64))
-
-
-def _same(first: Any, second: Any) -> bool:
-    """Whether two objects are described by the same arguments."""
-    if first is None or second is None or type(first) is not type(second):
-        return False
-    return _equal(encode(first), encode(second))
-
-
-def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor) and isinstance(second, Tensor):
-        return first.shape == second.shape and bool(torch.equal(first.cpu(), second.cpu()))
-    if isinstance(first, dict) and isinstance(second, dict):
-        return first.keys() == second.keys() and all(_equal(first[k], second[k]) for k in first)
-    if isinstance(first, (list, tuple)) and isinstance(second, (list, tuple)):
-        return len(first) == len(second) and all(map(_equal, first, second))
-    return bool(first == second)
 
 
 def _shown(value: Any) -> str:
