@@ -19,7 +19,7 @@ score taken, as of any other. Three equations say that a map is the flow of b,
           \partial_s X_{s,t}(x) + \nabla X_{s,t}(x)\, b(s, x) &= 0 && \text{(Eulerian)} \\
           X_{u,t}(X_{s,u}(x)) &= X_{s,t}(x) && \text{(semigroup)}
 
-and each gives losses (:mod:`transportflows.maps.losses`).
+and each gives losses (:mod:`transportflows.maps.map_loss`).
 """
 
 from __future__ import annotations
