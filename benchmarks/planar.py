@@ -17,14 +17,15 @@ the ODE. *torchcfm*: its exact minibatch matcher (OT-CFM), σ = .1, the same net
 steps, data made afresh; also with cosine and averages. Published (OT-CFM / SF2M, 10,000 points):
 W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016 .045 .053 .034.
 
-Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--peer FOLDER`` for the folder in
-which torchcfm's wheel was unpacked). Each seed goes through all tasks and methods before the next,
-the peer after ours, and the table is written anew after each cell.
+Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--methods torchcfm --peer FOLDER``
+for the peer, with the folder in which its wheel was unpacked). What was measured is kept in
+results/planar.csv, and a run goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import statistics
 import sys
@@ -40,7 +41,9 @@ import transportflows as tpf
 from _common import header, table
 
 OUT = Path(__file__).parent / "results" / "planar.md"
-HEAD = ("task", "method", "seeds", "W2", "floor", "W2 excess", "energy", "seconds")
+ROWS = OUT.with_suffix(".csv")
+HEAD = ("task", "method", "seeds", "W2", "floor", "W2 excess", "energy")
+FIELDS = ("method", "task", "seed", "square", "energy", "seconds")
 POOL, POINTS = 10_000, 4_000
 
 
@@ -189,54 +192,80 @@ def floor(end: Draw) -> float:
     return statistics.mean(square(a, b) for a, b in itertools.combinations(sets, 2))
 
 
-def row(task: str, method: str, cells: list[tuple[float, float, float]], base: float) -> list[str]:
-    """A line of the table, from W2², energy and seconds of each seed."""
-    squares, energies, seconds = zip(*cells, strict=True)
-    excess = [max(a - base, 0.0) ** 0.5 for a in squares]
-    mean = statistics.mean
-    spread = [f" ± {statistics.stdev(of):.3f}" if len(of) > 1 else "" for of in (excess, energies)]
-    return [
-        task, method, str(len(cells)), f"{mean(s**0.5 for s in squares):.3f}", f"{base**0.5:.3f}",
-        f"{mean(excess):.3f}{spread[0]}", f"{mean(energies):.3f}{spread[1]}",
-        f"{statistics.median(seconds):.0f}",
-    ]  # fmt: skip
+def kept() -> list[dict[str, str]]:
+    """What was measured before."""
+    return list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
+
+
+def keep(*row: object) -> None:
+    """Add a row to the file."""
+    fresh = not ROWS.exists()
+    with ROWS.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if fresh:
+            writer.writerow(FIELDS)
+        writer.writerow(row)
+
+
+def report() -> str:
+    """The table of what is kept."""
+    rows, lines, mean = kept(), [], statistics.mean
+    for method, task in itertools.product(METHODS, TASKS):
+        own = [row for row in rows if (row["method"], row["task"]) == (method, task)]
+        base = [float(row["square"]) for row in rows
+                if (row["method"], row["task"]) == ("floor", task)]  # fmt: skip
+        if not own or not base:
+            continue
+        squares, energies = [[float(row[key]) for row in own] for key in ("square", "energy")]
+        excess = [max(a - base[0], 0.0) ** 0.5 for a in squares]
+        spread = [
+            f" ± {statistics.stdev(of):.3f}" if len(of) > 1 else "" for of in (excess, energies)
+        ]
+        lines.append(
+            [
+                task, method, str(len(own)), f"{mean(a**0.5 for a in squares):.3f}",
+                f"{base[0] ** 0.5:.3f}", f"{mean(excess):.3f}{spread[0]}",
+                f"{mean(energies):.3f}{spread[1]}",
+            ]
+        )  # fmt: skip
+    return f"{header(__doc__)}\n{table(HEAD, lines)}\n"
 
 
 def main() -> None:
-    """Measure, and write the table."""
+    """Measure what is missing, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="only to see that it runs")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--peer")
-    parser.add_argument("--peer-seeds", type=int, default=2)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS)[:2])
+    parser.add_argument("--peer", help="a folder in which torchcfm's wheel was unpacked")
     options = parser.parse_args()
     if options.peer:
         sys.path.insert(0, options.peer)
     torch.set_num_threads(1)
     steps, seeds = (200, 1) if options.quick else (20_000, options.seeds)
-    methods: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
-        "plan": by_plan, "bridge": by_bridge,
-        "torchcfm": lambda *of: by_torchcfm(*of, better=False),
-        "torchcfm, cosine, averages": lambda *of: by_torchcfm(*of, better=True),
-    }  # fmt: skip
-    names = list(methods)
-    runs = list(itertools.product(range(seeds), names[:2], TASKS))
-    if options.peer:
-        runs += itertools.product(range(min(seeds, options.peer_seeds)), names[2:], TASKS)
-    top = header(__doc__)
-    floors = {task: floor(ends[1]) for task, ends in TASKS.items()}
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for seed, method, task in runs:
-        begin = time.perf_counter()
-        velocity = methods[method](TASKS[task], seed, steps)
-        seconds = time.perf_counter() - begin
-        cells = found.setdefault((method, task), [])
-        cells.append((*measured(velocity, TASKS[task], seed), seconds))
-        print(seed, method, task, cells[-1], flush=True)
-        rows = [row(task, method, c, floors[task]) for (method, task), c in found.items()]
+    done = {(row["method"], row["task"], row["seed"]) for row in kept()}
+    for task, ends in TASKS.items():
+        if not options.quick and ("floor", task, "0") not in done:
+            keep("floor", task, 0, floor(ends[1]), "", "")
+    for seed, method, task in itertools.product(range(seeds), options.methods, TASKS):
+        if not options.quick and (method, task, str(seed)) in done:
+            continue
+        begin = time.process_time()
+        velocity = METHODS[method](TASKS[task], seed, steps)
+        seconds = time.process_time() - begin
+        row = (method, task, seed, *measured(velocity, TASKS[task], seed), seconds)
+        print(*row, flush=True)
         if not options.quick:
-            OUT.write_text(top + "\n" + table(HEAD, rows) + "\n")
-    print(table(HEAD, rows))
+            keep(*row)
+            OUT.write_text(report())
+
+
+METHODS: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
+    "plan": by_plan,
+    "bridge": by_bridge,
+    "torchcfm": lambda *of: by_torchcfm(*of, better=False),
+    "torchcfm, cosine, averages": lambda *of: by_torchcfm(*of, better=True),
+}
 
 
 if __name__ == "__main__":
