@@ -12,7 +12,7 @@ from .._core.autodiff import jvp
 from .._core.tensor import expand_time
 from .flow_map import FlowMap
 
-__all__ = ["along"]
+__all__ = ["along", "no_forward_mode"]
 
 
 def along(
@@ -34,18 +34,24 @@ def along(
     try:
         return jvp(moved, torch.zeros_like(s), torch.ones_like(s))
     except (NotImplementedError, RuntimeError) as error:
-        raise _explained(error) from error
+        found = no_forward_mode(error, "this loss", "take SemigroupLoss, which needs no derivative")
+        raise found from error
 
 
-def _explained(error: Exception) -> Exception:
-    """What to write where a network has no forward-mode derivative."""
+def no_forward_mode(error: Exception, who: str, otherwise: str) -> Exception:
+    """What to raise where a network has no forward-mode derivative; the error itself elsewhere.
+
+    Args:
+        error: what torch raised.
+        who: takes the derivative.
+        otherwise: what to do without one.
+    """
     text = str(error)
     if "forward" in text.lower() and ("AD" in text or "derivative" in text):
         return RuntimeError(
-            "the network has no forward-mode derivative, which this loss takes"
+            f"the network has no forward-mode derivative, which {who} takes"
             f" ({text.splitlines()[0][:160]}). Attention: write torch.nn.attention.sdpa_kernel("
             "SDPBackend.MATH) around the training, or scaled products by hand instead of"
-            " nn.MultiheadAttention; checkpointing: switch it off. Or take SemigroupLoss, which"
-            " needs no derivative"
+            f" nn.MultiheadAttention; checkpointing: switch it off. Or {otherwise}"
         )
     return error
