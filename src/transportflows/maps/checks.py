@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ from .trial_rows import Trial, check_reference, size, trial_rows
 
 __all__ = ["CollapsedMapWarning", "MapReport", "check_map"]
 
-_COLLAPSED = 0.1  # of the variance of the data
+_COLLAPSED = 0.1  # of the variance of the data, and of the base
 _COLUMNS = 256  # numbers in an event up to which determinants are looked at
 _DETERMINANTS = 1 << 16  # columns in all
 _SHOULD = {
@@ -57,7 +57,8 @@ class MapReport:
     """What holds for every flow map, measured; ``print`` tells what each should be.
 
     Errors are root mean squares over rows and numbers, over the scale of the data (the root mean
-    square distance of their numbers from the mean). None is what was not measured.
+    square distance of their numbers from the mean), or that of the base where x is of the base and
+    so is the result. None is what was not measured.
 
     Attributes:
         identity: the largest ``|X_{t,t}(x) - x|``. 0 by the form of a :class:`FlowMap`.
@@ -71,6 +72,7 @@ class MapReport:
         error: X_{0,1}(x) against the reference, x of the base.
         median_error: the same, median over the rows.
         scale: of the data, in the units of the process.
+        to_data: whether the map goes to t = 1 only, and has no more than is measured.
     """
 
     identity: float
@@ -83,16 +85,25 @@ class MapReport:
     error: float | None
     median_error: float | None
     scale: float
+    to_data: bool = False
 
     def __str__(self) -> str:
         lines = []
-        for one in fields(self):
-            value, wanted = getattr(self, one.name), _SHOULD.get(one.name, "")
+        for name, wanted in _SHOULD.items():
+            value = getattr(self, name)
             shown = "not measured" if value is None else f"{value:.3g}"
-            if value is None and one.name in ("tangent", "error", "median_error"):
-                wanted = f"give {'field' if one.name == 'tangent' else 'reference'}="
-            lines.append(f"{one.name:<16}{shown:<14}{wanted}".rstrip())
+            if value is None:
+                wanted = self._missing(name)
+            lines.append(f"{name:<16}{shown:<14}{wanted}".rstrip())
         return "\n".join(lines)
+
+    def _missing(self, name: str) -> str:
+        """Why a number is not there."""
+        if self.to_data and name in ("semigroup_back", "tangent", "inverse"):
+            return "a map to t = 1 only has none"
+        if name == "folds":
+            return "too many numbers in an event"
+        return f"give {'field' if name == 'tangent' else 'reference'}="
 
 
 @checked
@@ -122,7 +133,8 @@ def check_map(
         ValueError: if either is of another process, or the data do not fit.
 
     Warns:
-        CollapsedMapWarning: if the samples of a step have less than a tenth of the data's variance.
+        CollapsedMapWarning: if the variance of the samples of a step is less than a tenth of that
+            of the data, and of the base.
 
     Example:
         >>> import torch, transportflows as tpf
@@ -144,33 +156,34 @@ def check_map(
     with torch.inference_mode(False), torch.no_grad(), evaluating(flow_map):
         end = jump_rows(flow_map, 0.0, 1.0, trial.x0, trial.cond)
         check_finite_rows(end, "X_{0,1}(x0), what the map gives,")
-        spread = float(size(end - end.mean(0)).square()) / trial.scale**2
+        base, spread = (float(size(x - x.mean(0))) for x in (trial.x0, end))
         errors = (None, None) if reference is None else _errors(trial, end, reference)
         forward, backward = _semigroups(flow_map, trial, reference)
         inverse = None
         if not flow_map.to_data:
             back = jump_rows(flow_map, 1.0, 0.0, end, trial.cond)
-            inverse = float(size(back - trial.x0)) / trial.scale
+            inverse = float(size(back - trial.x0)) / base
         made = MapReport(
             identity=_identity(flow_map, trial),
             semigroup=forward,
             semigroup_back=backward,
             tangent=_tangent(flow_map, trial, field),
             inverse=inverse,
-            spread=spread,
+            spread=(spread / trial.scale) ** 2,
             folds=_folds(flow_map, trial),
             error=errors[0],
             median_error=errors[1],
             scale=trial.scale,
+            to_data=flow_map.to_data,
         )
-    if made.spread < _COLLAPSED:
+    if spread**2 < _COLLAPSED * min(trial.scale, base) ** 2:
         warnings.warn(
             "the map has collapsed: the variance of X_{0,1}(x0) is"
             f" {made.spread:.2g} of that of the data. A constant meets the semigroup equation, and"
             " is the flow of nothing: train the tangent on more rows (diagonal=0.75), hold targets"
             " fixed (detach=True), or learn from a field: SemigroupLoss(teacher)",
             CollapsedMapWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return made
 

@@ -265,7 +265,7 @@ def _warn(found: MapDensity) -> None:
             " is wrong, by more than its mean tells: train longer, take several jumps (steps=4), or"
             " take the ODE of its tangent, tpf.log_likelihood(flow_map, x), which cannot fold",
             FoldedMapWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     middle = float(found.inverse_residual.median())
     if not middle <= _RESIDUAL * found.scale:
@@ -276,5 +276,5 @@ def _warn(found: MapDensity) -> None:
             " UniformPairs(both=True); without, take tpf.log_likelihood(flow_map, x), the ODE of"
             " its tangent",
             InverseMapWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

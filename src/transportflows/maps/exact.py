@@ -130,7 +130,7 @@ class SolvedMap(FlowMap):
     ) -> tuple[Tensor, Tensor | None]:
         """``v_{s,t}(x)``, solved, and None for its weight; see :meth:`FlowMap.between`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            return self._solved(s, t, x, cond)[0], None
+            return self.solved(s, t, x, cond)[0], None
 
     def jacobian(
         self,
@@ -141,9 +141,8 @@ class SolvedMap(FlowMap):
     ) -> Tensor:
         """``∇X_{s,t}(x)``, ``(B, d, d)`` with d numbers in an event, by the variational equation.
 
-        A column costs a derivative of the velocity in each of the solver's evaluations, and in
-        memory a state. It is solved without gradients, and needs a network that has forward-mode
-        derivatives.
+        A column costs a derivative of the velocity in each evaluation, and a state in memory. It is
+        solved without gradients, and needs a network that has forward-mode derivatives.
 
         Args:
             s: time of x, a number, ``()`` or ``(B,)``.
@@ -153,7 +152,7 @@ class SolvedMap(FlowMap):
         """
         s, t = self._times(s, t, x)
         with torch.no_grad():
-            return self._solved(s, t, x, self._conditions(cond, x), "columns")[1]
+            return self.solved(s, t, x, self._conditions(cond, x), "columns")[1]
 
     def log_det(
         self,
@@ -168,12 +167,22 @@ class SolvedMap(FlowMap):
         """
         s, t = self._times(s, t, x)
         with torch.no_grad():
-            return self._solved(s, t, x, self._conditions(cond, x), "divergence")[1]
+            return self.solved(s, t, x, self._conditions(cond, x), "divergence")[1]
 
-    def _solved(
+    @as_is
+    def solved(
         self, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any], beside: Beside = ""
     ) -> tuple[Tensor, Tensor]:
-        size = self.chunk or default_chunk(self.field.networks, x)
+        """``v_{s,t}(x)``, and beside it in the same solve what is asked for; nothing is checked.
+
+        Args:
+            s: as in :meth:`jacobian`, as are t and x.
+            t: time to go to.
+            x: states.
+            cond: checked.
+            beside: ``"columns"`` for the Jacobian, ``"divergence"`` for its log-determinant.
+        """
+        size = self.chunk or (default_chunk(self.field.networks, x) if len(x) else 1)
         return mean_velocity(self.field, self.options, s, t, x, cond, beside, chunk=size)
 
     # --------------------------------------------------------------- as a field: the one it is of

@@ -101,8 +101,8 @@ def jump_and_log_det(
         chunk: rows in a call, the repeated ones counted; chosen if None.
     """
     if isinstance(field, SolvedMap):
-        log_det = field.log_det(s, t, x, cond)
-        return field.jump(s, t, x, cond), torch.ones_like(log_det), log_det
+        v, log_det = field.solved(s, t, x, cond, "divergence")
+        return x + (t - s) * v, torch.ones_like(log_det), log_det
     d = x.shape[1:].numel()
     size = max(1, (chunk or default_chunk(field.networks, x)) // d)
     parts = []
