@@ -39,6 +39,7 @@ def test_of_the_exact_map_it_is_that_of_the_oracle(path, tolerance):
     found = maps.log_density(exact, x, times=[1.0, 0.7, 0.0] if path.uses_base else None)
     assert (found.log_prob - known).abs().max() < 100 * tolerance
     assert float(found.inverse_residual.max()) < 100 * tolerance
+    assert float(found.log_det_residual.abs().max()) < 100 * tolerance
     assert found.folds == 0
     assert bool((found.standard_error == 0).all())
     assert bool((found.quadrature_error == 0).all())
@@ -100,12 +101,14 @@ def test_of_an_affine_map_it_is_a_gaussian(d, steps):
     assert (found.log_prob - law.log_prob(x)).abs().max() < 1e-10
     assert (found.latent - inverse(flow_map.net.a, x - law.mean)).abs().max() < 1e-10
     assert float(found.inverse_residual.max()) < 1e-10
+    assert float(found.log_det_residual.abs().max()) < 1e-10
     assert found.folds == 0
     chunked = maps.log_density(flow_map, x, steps=steps, chunk=7)
     assert (chunked.log_prob - found.log_prob).abs().max() < 1e-12
     assert not found.log_prob.requires_grad
 
 
+@pytest.mark.filterwarnings("ignore::transportflows.maps.InverseMapWarning")  # moved both ways
 def test_units_of_the_data_and_conditions():
     transform = tpf.Standardize(torch.tensor([10.0, -5.0]), torch.tensor([2.0, 3.0]))
     flow_map, law = affine_map(2, transform=transform)
@@ -170,6 +173,7 @@ def test_the_estimate_is_within_its_errors(steps):
     assert float((found.quadrature_error / found.standard_error).max()) < 0.2
     assert found.folded is None
     assert math.isnan(found.folds)
+    assert found.log_det_residual.isnan().all()
     assert (found.latent - exact.latent).abs().max() < 1e-12
     assert (found.inverse_residual - exact.inverse_residual).abs().max() < 1e-12
 
@@ -312,6 +316,7 @@ def test_a_map_that_was_not_trained_backward_is_told():
             found = maps.log_density(flow_map, rows(n, 2))
         assert told[0].filename == __file__
         assert found.inverse_residual.min() > 0.1
+        assert (found.log_det_residual - 2 * math.log(2)).abs().max() < 1e-12
     flow_map, law = affine_map(2)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -326,6 +331,10 @@ def still(**how):
     return maps.FlowMap(lambda s, t, x: 0 * x, process, **how)
 
 
+def broken():
+    return maps.FlowMap(lambda s, t, x: x * math.nan, still().process)
+
+
 X = rows(4, 2)
 
 
@@ -335,6 +344,7 @@ X = rows(4, 2)
         (lambda: maps.log_density(still(to_data=True), X), ValueError, r"to_data=True"),
         (lambda: maps.log_density(still(base=Empirical(X)), X), ValueError, "Gaussian.fit"),
         (lambda: maps.log_density(still(), X * math.nan), ValueError, "NaN or infinite"),
+        (lambda: maps.log_density(broken(), X), ValueError, "what the map gives"),
         (lambda: maps.log_density(still(), X[:0]), ValueError, "empty"),
         (lambda: maps.log_density(still(), rows(4, 3)), ValueError, "events of the process"),
         (lambda: maps.log_density(still(), X, steps=0), ValueError, "positive integer"),
