@@ -17,9 +17,7 @@ density of the ODE of its tangent, which needs neither.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +28,6 @@ from .._core.autodiff import draw_probes
 from .._core.checks import check_events, check_finite_rows, choice, positive_integer
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
-from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import widened
 from ..distributions import Distribution
@@ -42,60 +39,12 @@ from .bidiagonal import log_det_estimates
 from .exact import SolvedMap
 from .flow_map import FlowMap
 from .jacobians import jump_and_log_det, jump_function, jump_rows
+from .map_density import MapDensity, warn_of
 
-__all__ = ["FoldedMapWarning", "InverseMapWarning", "MapDensity", "log_density"]
+__all__ = ["log_density"]
 
 _COLUMNS = 256  # numbers in an event up to which all columns of a Jacobian are taken
-_FOLDS = 0.02  # share of rows that is told of
-_RESIDUAL = 0.1  # of the scale of the data, likewise
 _HELD = 1 << 24  # numbers of a bidiagonalisation that are held at once
-
-
-class FoldedMapWarning(UserWarning):
-    """A flow map turns space over in many rows, where its log-density is wrong."""
-
-
-class InverseMapWarning(UserWarning):
-    """Backward a flow map is not the inverse of what it is forward, so its density is another's."""
-
-
-@checked
-@dataclass(frozen=True, eq=False)
-class MapDensity:
-    """Log-densities by a flow map, and how far they can be trusted.
-
-    Attributes:
-        log_prob: in nats, in the units of the data, ``(n,)``.
-        standard_error: of each, from the spread over the probes, ``(n,)``; 0 for all columns, NaN
-            for a single probe. It knows of nothing that is below.
-        quadrature_error: by how much the estimate fell in the last steps of its quadrature,
-            ``(n,)``; 0 for all columns. The estimate is too high by about as much, or more.
-        latent: ``X_{1,0}(x)``, in the units of the data, ``(n, *)``.
-        inverse_residual: ``|X_{0,1}(X_{1,0}(x)) - x|``, in the units of the data, ``(n,)``.
-        log_det_residual: ``log |det ∇X_{1,0}(x)| + log |det ∇X_{0,1}|`` there, ``(n,)``: 0 of a map
-            and its inverse; otherwise by about so much the density of what X_{0,1} samples is
-            another. NaN of estimates.
-        folded: rows in which a determinant is 0 or less, ``(n,)``; None where signs are not known,
-            as of estimates.
-        scale: of the data, to hold the residual against: the larger of the root mean square
-            distance of the rows from their mean, and of that which they were moved.
-    """
-
-    log_prob: Tensor
-    standard_error: Tensor
-    quadrature_error: Tensor
-    latent: Tensor
-    inverse_residual: Tensor
-    log_det_residual: Tensor
-    folded: Tensor | None
-    scale: float
-
-    @property
-    def folds(self) -> float:
-        """The share of rows in which a determinant is 0 or less; NaN where that is not known."""
-        return math.nan if self.folded is None else float(self.folded.double().mean())
-
-    __repr__ = summary
 
 
 @checked
@@ -138,7 +87,8 @@ def log_density(
 
     Raises:
         ValueError: if the map goes to the data only (``to_data=True``), the base has no
-            log-density, x or what the map makes of it is not finite, or an option is unknown or out of range.
+            log-density, x or what the map makes of it is not finite, or an option is unknown or
+            out of its range.
         RuntimeError: if the estimate is asked for a network without forward-mode derivatives.
 
     Warns:
@@ -162,54 +112,80 @@ def log_density(
     grid = _grid(steps, times)
     probes, most = positive_integer("probes", probes), positive_integer("most", most)
     way = _method(flow_map, x, method)
-    x, key = widened(x), draw_key(generator)
+    x = widened(x)
     given = flow_map.check_conditions(cond, len(x), device=x.device)
     with torch.inference_mode(False), torch.no_grad(), evaluating(flow_map):
         transform = flow_map.transform
-        start = x if transform is None else transform(x)
-        state, total = start, x.new_zeros(len(x))
-        variance, fall = torch.zeros_like(total), torch.zeros_like(total)
-        folded = torch.zeros_like(total, dtype=torch.bool)
-        for k, (s, t) in enumerate(pairwise(grid.to(start).unbind())):
-            if way == "exact":
-                state, sign, log_det = jump_and_log_det(flow_map, s, t, state, given, chunk)
-                folded = folded | ~(sign > 0)
-                total = total + log_det
-                continue
-            source = stream(key, k, device=x.device)
-            state, found, below = _estimated(
-                flow_map, s, t, state, given, chunk, (probes, most), source
+        start, source = x if transform is None else transform(x), draw_key(generator)
+        times_back = grid.to(start).unbind()
+        if way == "exact":
+            state, total, folded = _jumped(flow_map, times_back, start, given, chunk)
+            error = fall = torch.zeros_like(total)
+        else:
+            state, total, error, fall = _estimated(
+                flow_map, times_back, start, given, chunk, (probes, most), source
             )
-            total, fall = total + found.mean(0), fall + below
-            variance = variance + found.var(0) / probes if probes > 1 else total * math.nan
         check_finite_rows(state, "X_{1,0}(x), what the map gives,")
         log_prob = log_base_of(flow_map, base, state) + total - log_scale(flow_map, x)
-        back, forth = state, torch.zeros_like(total)
-        for s, t in pairwise(grid.flip(0).to(start).unbind()):
-            if way == "exact":
-                back, _, log_det = jump_and_log_det(flow_map, s, t, back, given, chunk)
-                forth = forth + log_det
-            else:
-                back, forth = jump_rows(flow_map, s, t, back, given), forth * math.nan
+        if way == "exact":
+            back, forth, _ = _jumped(flow_map, times_back[::-1], state, given, chunk)
+        else:
+            back, forth = state, total * math.nan
+            for s, t in pairwise(times_back[::-1]):
+                back = jump_rows(flow_map, s, t, back, given)
         if transform is not None:
             state, back = transform.invert(state), transform.invert(back)
-    residual = torch.linalg.vector_norm((back - x).flatten(1), dim=1)
     spread, moved = ((x - other).flatten(1).square().sum(1).mean() for other in (x.mean(0), state))
     made = MapDensity(
-        log_prob,
-        variance.sqrt(),
-        fall,
-        state,
-        residual,
-        total + forth,
-        folded if way == "exact" else None,
-        float(torch.maximum(spread, moved).sqrt()),
+        log_prob=log_prob,
+        standard_error=error,
+        quadrature_error=fall,
+        latent=state,
+        inverse_residual=torch.linalg.vector_norm((back - x).flatten(1), dim=1),
+        log_det_residual=total + forth,
+        folded=folded if way == "exact" else None,
+        scale=float(torch.maximum(spread, moved).sqrt()),
     )
-    _warn(made)
+    warn_of(made)
     return made
 
 
+def _jumped(
+    field: FlowMap,
+    times: Sequence[Tensor],
+    x: Tensor,
+    cond: Mapping[str, Any],
+    chunk: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where jumps along a grid lead, the sum of their log-determinants, and which rows fold."""
+    total = x.new_zeros(len(x))
+    folded = torch.zeros_like(total, dtype=torch.bool)
+    for s, t in pairwise(times):
+        x, sign, log_det = jump_and_log_det(field, s, t, x, cond, chunk)
+        total, folded = total + log_det, folded | ~(sign > 0)
+    return x, total, folded
+
+
 def _estimated(
+    field: FlowMap,
+    times: Sequence[Tensor],
+    x: Tensor,
+    cond: Mapping[str, Any],
+    chunk: int | None,
+    counts: tuple[int, int],
+    key: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where jumps lead, the estimated sum, its standard error, and what the estimates fell by."""
+    total, variance, fall = x.new_zeros(3, len(x)).unbind()
+    for k, (s, t) in enumerate(pairwise(times)):
+        source = stream(key, k, device=x.device)
+        x, found, below = _estimates(field, s, t, x, cond, chunk, counts, source)
+        total, fall = total + found.mean(0), fall + below
+        variance = variance + found.var(0) / len(found) if len(found) > 1 else total * math.nan
+    return x, total, variance.sqrt(), fall
+
+
+def _estimates(
     field: FlowMap,
     s: Tensor,
     t: Tensor,
@@ -270,25 +246,3 @@ def _method(flow_map: FlowMap, x: Tensor, method: str | None) -> str:
             " log_likelihood(solved.field, x, divergence='hutchinson')"
         )
     return method
-
-
-def _warn(found: MapDensity) -> None:
-    if found.folds > _FOLDS:
-        warnings.warn(
-            f"the map is folded (det ≤ 0) in {found.folds:.1%} of the rows, where the log-density"
-            " is wrong, by more than its mean tells: train longer, take several jumps (steps=4), or"
-            " take the ODE of its tangent, tpf.log_likelihood(flow_map, x), which cannot fold",
-            FoldedMapWarning,
-            stacklevel=4,
-        )
-    middle = float(found.inverse_residual.median())
-    if not middle <= _RESIDUAL * found.scale:
-        warnings.warn(
-            f"going back to t = 0 and forth again misses x by {middle:.3g} (median), and the scale"
-            f" of the data is {found.scale:.3g}: X_{{1,0}} is not the inverse of X_{{0,1}}, and"
-            " this is not the density of its samples. Pairs of times in both orders train it,"
-            " UniformPairs(both=True); without, take tpf.log_likelihood(flow_map, x), the ODE of"
-            " its tangent",
-            InverseMapWarning,
-            stacklevel=4,
-        )
