@@ -1,4 +1,4 @@
-r"""log |det J| of a matrix that is known by its products alone, by random probes.
+r"""``log |det J|`` of a matrix that is known by its products alone, by random probes.
 
 With the singular values σ of J, ``log |det J| = Σ log σ = E zᵀ (½ log JᵀJ) z`` over probes z with
 ``E z zᵀ = Id``. A probe starts a bidiagonalisation (Golub and Kahan 1965), ``J V = U B``, with one

@@ -225,7 +225,7 @@ class SolvedMap(FlowMap):
     def check_conditions(
         self, cond: Mapping[str, Any] | None, n: int, **how: Any
     ) -> dict[str, Any]:
-        """What the field takes; see :meth:`Field.check_conditions`."""
+        """What the field takes, as it checks it itself."""
         return self.field.check_conditions({} if cond is None else cond, n, **how)
 
     def _conditions(self, cond: Mapping[str, Any], x: Tensor) -> Mapping[str, Any]:

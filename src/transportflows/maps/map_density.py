@@ -68,8 +68,8 @@ def warn_of(found: MapDensity) -> None:
     """Tell of folds, and of a map that is not its own inverse, where the caller called."""
     if found.folds > _FOLDS:
         warnings.warn(
-            f"the map is folded (det ≤ 0) in {found.folds:.1%} of the rows, where its log-density is"
-            " wrong: train longer, take several jumps (steps=4), or take the ODE of its tangent,"
+            f"the map is folded (det ≤ 0) in {found.folds:.1%} of the rows, where its density"
+            " is wrong: train longer, take several jumps (steps=4), or take the ODE of its tangent,"
             " tpf.log_likelihood(flow_map, x), which cannot fold",
             FoldedMapWarning,
             stacklevel=4,
