@@ -170,7 +170,7 @@ def test_the_estimate_is_within_its_errors(steps):
     assert float(ratio.abs().max()) < 4.5
     assert 0.7 < float(ratio.square().mean().sqrt()) < 1.4
     assert abs(float(gap.mean())) < 3 * float(found.standard_error.square().mean().sqrt()) / 60**0.5
-    assert float((found.quadrature_error / found.standard_error).max()) < 0.2
+    assert float((found.quadrature_error / found.standard_error).max()) < 0.2 * steps
     assert found.folded is None
     assert math.isnan(found.folds)
     assert found.log_det_residual.isnan().all()
@@ -215,21 +215,20 @@ def test_the_quadrature_errs_to_above_and_says_by_how_much():
     j = turn @ torch.diag(sizes) @ torch.linalg.qr(rows(d, d, seed=2)).Q
     z = torch.randint(0, 2, (8, 1, d), generator=gen()).to(F64) * 2 - 1
     exact = log_det_estimates(linear(j), rows(1, d), z, d)[1].mean()
-    last, ahead = math.inf, []
+    last = math.inf
     for most in (8, 16, 32, 64):
         _, found, fall = log_det_estimates(linear(j), rows(1, d), z, most)
         over = float(found.mean() - exact)
-        assert 0 < over < last
+        assert 0 < over < min(last, 4 * float(fall))
         last = over
-        ahead.append(float(fall) / over)
-    assert min(ahead) > 0.02
 
 
 @pytest.mark.filterwarnings("ignore::transportflows.maps.InverseMapWarning")
-def test_many_numbers_take_the_estimate_by_default():
+def test_many_numbers_take_the_estimate_by_default(monkeypatch):
     flow_map, x = curved(300), rows(2, 300, seed=4)
+    exact = maps.log_density(flow_map, x)
+    monkeypatch.setattr("transportflows.maps.density._COLUMNS", 256)
     found = maps.log_density(flow_map, x.float(), probes=4, generator=gen())
-    exact = maps.log_density(flow_map, x, method="exact")
     assert found.folded is None
     assert exact.folded is not None
     assert ((found.log_prob - exact.log_prob) / found.standard_error).abs().max() < 6
@@ -237,6 +236,9 @@ def test_many_numbers_take_the_estimate_by_default():
     assert torch.equal(again.log_prob, found.log_prob)
     one = maps.log_density(flow_map, x.float(), probes=1, generator=gen())
     assert one.standard_error.isnan().all()
+    with pytest.warns(maps.CoarseEstimateWarning, match='method="exact"') as told:
+        maps.log_density(flow_map, x, probes=64, most=4, generator=gen())
+    assert told[0].filename == __file__
 
 
 class NoForward(torch.autograd.Function):

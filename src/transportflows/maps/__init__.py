@@ -8,11 +8,12 @@ from .errors import MapErrors, map_errors
 from .exact import SolvedMap, oracle_map
 from .flow_map import FlowMap
 from .jumps import Jumps, Renoise
-from .map_density import FoldedMapWarning, InverseMapWarning, MapDensity
+from .map_density import CoarseEstimateWarning, FoldedMapWarning, InverseMapWarning, MapDensity
 from .map_loss import MapLoss
 from .pairs import DyadicPairs, GridPairs, Pairs, ToData, UniformPairs
 
 __all__ = [
+    "CoarseEstimateWarning",
     "CollapsedMapWarning",
     "DyadicPairs",
     "EulerianLoss",

@@ -11,10 +11,20 @@ from torch import Tensor
 from .._core.reprs import summary
 from .._core.signatures import checked
 
-__all__ = ["FoldedMapWarning", "InverseMapWarning", "MapDensity", "warn_of"]
+__all__ = [
+    "CoarseEstimateWarning",
+    "FoldedMapWarning",
+    "InverseMapWarning",
+    "MapDensity",
+    "warn_of",
+]
 
 _FOLDS = 0.02  # share of rows that is told of
 _RESIDUAL = 0.1  # of the scale of the data, likewise
+
+
+class CoarseEstimateWarning(UserWarning):
+    """The estimate of a determinant has not come to rest: it is too high by more than its error."""
 
 
 class FoldedMapWarning(UserWarning):
@@ -34,8 +44,9 @@ class MapDensity:
         log_prob: in nats, in the units of the data, ``(n,)``.
         standard_error: of each, from the spread over the probes, ``(n,)``; 0 for all columns, NaN
             for a single probe. It knows of nothing that is below.
-        quadrature_error: by how much the estimate fell in the last steps of its quadrature,
-            ``(n,)``; 0 for all columns. The estimate is too high by about as much, or more.
+        quadrature_error: by how much the estimate fell in the second half of the steps of its
+            quadrature, ``(n,)``; 0 for all columns. It is too high by about as much; by less where
+            this is small, and by more after few steps.
         latent: ``X_{1,0}(x)``, in the units of the data, ``(n, *)``.
         inverse_residual: ``|X_{0,1}(X_{1,0}(x)) - x|``, in the units of the data, ``(n,)``.
         log_det_residual: ``log |det ∇X_{1,0}(x)| + log |det ∇X_{0,1}|`` there, ``(n,)``: 0 of a map
@@ -72,6 +83,16 @@ def warn_of(found: MapDensity) -> None:
             " is wrong: train longer, take several jumps (steps=4), or take the ODE of its tangent,"
             " tpf.log_likelihood(flow_map, x), which cannot fold",
             FoldedMapWarning,
+            stacklevel=4,
+        )
+    coarse = found.quadrature_error - found.standard_error
+    if bool((coarse > 0).double().mean() > 0.5):
+        warnings.warn(
+            "the estimate of the determinant is too high by up to"
+            f" {float(found.quadrature_error.median()):.3g} nats (median), and its standard error"
+            f" is {float(found.standard_error.median()):.3g}: write more steps, most=1024, or"
+            ' method="exact", which costs a derivative for each number of an event',
+            CoarseEstimateWarning,
             stacklevel=4,
         )
     middle = float(found.inverse_residual.median())
