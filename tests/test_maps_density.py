@@ -13,6 +13,7 @@ import transportflows as tpf
 from transportflows import maps
 from transportflows.distributions import Empirical, GaussianMixture
 from transportflows.maps.bidiagonal import log_det_estimates
+from transportflows.maps.jacobians import all_columns
 
 F64 = torch.float64
 
@@ -267,6 +268,15 @@ def test_a_network_without_forward_mode():
     assert (found.log_prob - known).abs().max() < 1e-10
     with pytest.raises(RuntimeError):
         maps.log_density(flow_map, x, method="lanczos")
+
+
+@pytest.mark.parametrize("function", [lambda x: 2 * x, NoForward.apply], ids=["forward", "reverse"])
+def test_columns_are_columns(function):
+    """Column k is the derivative along the k-th number, in both modes, of any event shape."""
+    j = rows(4, 4)
+    value, found = all_columns(lambda x: function(x.flatten(1) @ j.T).view(x.shape), rows(3, 2, 2))
+    assert (found - 2 * j).abs().max() < 1e-12
+    assert (value.flatten(1) - 2 * rows(3, 4) @ j.T).abs().max() < 1e-12
 
 
 def test_attention_that_has_no_forward_mode_is_named():
