@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ._core.checks import check_finite_rows, number, positive_integer, shown
+from ._core.checks import check_finite_rows, choice, number, positive_integer, shown
 from ._core.random import stream
 from ._core.signatures import checked
+from .maps.errors import MapErrors
 from .samplers.sample import sample
 from .training import Callback, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["SamplePictures", "picture", "strips"]
+__all__ = ["SamplePictures", "map_errors", "picture", "strips"]
 
 _INK = "#1f5fa8"
 _OWN = {"field", "n", "generator", "distributed"}  # what a callback gives to sample itself
@@ -138,6 +139,50 @@ def strips(
         axes.set_xticks(places, [f"{time:.2g}" for time in t.tolist()])
         axes.tick_params(length=0)
         axes.set_frame_on(False)
+    return figure
+
+
+@checked
+def map_errors(errors: MapErrors, which: str = "rms", *, title: str = "") -> Figure:
+    """A heat map of the errors of a flow map, s across the rows and t along the columns.
+
+    Colours are those of the logarithm; where the map has no jump, and on the diagonal, where the
+    error is 0 by form, there is none. Up to ten times the numbers are written too.
+
+    Args:
+        errors: what :func:`transportflows.maps.map_errors` found.
+        which: ``"rms"`` or ``"median"``.
+        title: above the picture.
+
+    Raises:
+        ImportError: if Matplotlib is not there.
+    """
+    figure_class = _figure_class()
+    from matplotlib.colors import LogNorm
+
+    choice("which", which, ("rms", "median"))
+    values = getattr(errors, which).double().clone().cpu()
+    values[~(values > 0)] = math.nan
+    known = values[values.isfinite()]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (1.0, 1.0)
+    figure: Figure = figure_class(figsize=(5.4, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    norm = LogNorm(low, high if high > low else 10 * low)
+    image = axes.imshow(values.numpy(), norm=norm, cmap="viridis")
+    label = f"{'rms' if which == 'rms' else 'median'} error over the scale of the data"
+    figure.colorbar(image, ax=axes, label=label)
+    names = [f"{time:.3g}" for time in errors.times.tolist()]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("t, to go to")
+    axes.set_ylabel("s, of x")
+    if len(names) <= 10:
+        for i, row in enumerate(values.tolist()):
+            for j, value in enumerate(row):
+                if math.isfinite(value):
+                    ink = "white" if value < math.sqrt(low * high) else "black"
+                    axes.text(j, i, f"{value:.2g}", ha="center", va="center", color=ink, size=8)
     return figure
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..distributions import Distribution, Empirical, Transformed, as_distribution
 from ..process import Process
 from ..transforms import Standardize
 
-__all__ = ["check_units", "outer_start", "starting_law"]
+__all__ = ["check_units", "log_base_of", "log_scale", "outer_start", "starting_law"]
 
 
 def check_units(process: Process, transform: Standardize | None) -> None:
@@ -67,3 +68,24 @@ def starting_law(field: Any, given: Any | None) -> Distribution:
     if isinstance(law, Transformed) and law.inverse and law.transform is transform:
         return law.law
     return Transformed(law, transform)
+
+
+def log_base_of(field: Any, base: Any | None, state: Tensor) -> Tensor:
+    """Log-density of states at t = 0, in the field's units."""
+    law = starting_law(field, base)
+    try:
+        return law.log_prob(state)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is"
+            " known at t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
+        ) from error
+
+
+def log_scale(field: Any, x: Tensor) -> float | Tensor:
+    """``Σ log s`` over the event, by which the transform's scales s lower a log-density."""
+    if field.transform is None:
+        return 0.0
+    scale = field.transform.scale.to(x)
+    total: Tensor = scale.log().expand(x.shape[1:]).sum()
+    return total

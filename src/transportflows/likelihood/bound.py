@@ -15,10 +15,11 @@ from .._core.reprs import summary
 from .._core.signatures import checked
 from .._core.tensor import sum_events
 from ..fields.base import Field
+from ..fields.units import log_scale
 from ..losses.chain_weight import VariationalWeight
 from ..losses.variational import prior_matching, reconstruction_constant
 from .levels import bits_per_dimension
-from .solver import check_field, log_scale, recording
+from .solver import check_field, recording
 
 __all__ = ["VariationalBound", "variational_bound"]
 

@@ -16,9 +16,9 @@ from .._core.signatures import checked
 from .._core.tensor import solving_dtype, widened
 from ..distributions.base import Distribution
 from ..fields.base import Field
-from ..fields.units import starting_law
+from ..fields.units import log_base_of, log_scale, starting_law
 from ..solve.hooks import Hook
-from .solver import Solver, check_field, log_base_of, log_scale, over_probes, recording
+from .solver import Solver, check_field, over_probes, recording
 
 __all__ = [
     "LogLikelihood",

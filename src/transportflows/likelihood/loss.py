@@ -11,8 +11,9 @@ from .._core.checks import check_finite_rows, positive_integer
 from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
+from ..fields.units import log_base_of
 from ..losses import Loss, Undrawn
-from .solver import Solver, check_field, check_options, log_base_of, recording
+from .solver import Solver, check_field, check_options, recording
 
 __all__ = ["LikelihoodLoss"]
 
@@ -78,4 +79,5 @@ class LikelihoodLoss(Loss):
         solver.refuses = False  # a trainer stops at a loss that is not finite, and says more
         with recording(field, gradients):
             latent, integrals = solver.solve(batch.x1, 1.0, 0.0)
-            return -(log_base_of(field, None, latent) + integrals.mean(1))
+            log_prob: Tensor = log_base_of(field, None, latent) + integrals.mean(1)
+            return -log_prob

@@ -26,7 +26,6 @@ from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
 from ..fields.base import Field
-from ..fields.units import starting_law
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, midpoint, over_pieces
 from ..samplers.budget import Budget
 from ..samplers.dynamics import FunctionDynamics
@@ -43,8 +42,6 @@ __all__ = [
     "Solver",
     "check_field",
     "check_options",
-    "log_base_of",
-    "log_scale",
     "over_probes",
     "recording",
 ]
@@ -310,26 +307,6 @@ def over_probes(integrals: Tensor, *, exact: bool) -> tuple[Tensor, Tensor]:
     if k == 1:
         return mean, integrals.new_full((n,), math.nan)
     return mean, integrals.detach().std(1) / math.sqrt(k)
-
-
-def log_base_of(field: Field, base: Any | None, state: Tensor) -> Tensor:
-    """Log-density of states at t = 0, in the field's units."""
-    law = starting_law(field, base)
-    try:
-        return law.log_prob(state)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"the law at t = 0 ({type(base or law).__name__}) has no log-density, so none is"
-            " known at t = 1; give base= a law with log_prob, such as Gaussian.fit(x0)"
-        ) from error
-
-
-def log_scale(field: Field, x: Tensor) -> float | Tensor:
-    """``Σ log s`` over the event, by which the transform's scales s lower a log-density."""
-    if field.transform is None:
-        return 0.0
-    scale = field.transform.scale.to(x)
-    return scale.log().expand(x.shape[1:]).sum()
 
 
 def check_field(field: Any) -> None:

@@ -13,7 +13,7 @@ from .._core.conditions import map_rows
 from .._core.tensor import expand_time, own_dtype
 from .flow_map import FlowMap
 
-__all__ = ["along", "check_time_derivative", "value_and_change"]
+__all__ = ["along", "check_time_derivative", "no_forward_mode", "value_and_change"]
 
 _STEP = 1e-2  # of central differences
 
@@ -38,7 +38,8 @@ def along(
     try:
         v, change = jvp(moved, torch.zeros_like(s), torch.ones_like(s))
     except (NotImplementedError, RuntimeError) as error:
-        raise _explained(error) from error
+        found = no_forward_mode(error, "this loss", "take SemigroupLoss, which needs no derivative")
+        raise found from error
     return v, change, field.weight(s, t)
 
 
@@ -123,21 +124,27 @@ def check_time_derivative(
         )
 
 
-def _explained(error: Exception) -> Exception:
-    """What to write where a network has no forward-mode derivative."""
+def no_forward_mode(error: Exception, who: str, otherwise: str) -> Exception:
+    """What to raise where a network has no forward-mode derivative; the error itself elsewhere.
+
+    Args:
+        error: what torch raised.
+        who: takes the derivative.
+        otherwise: what to do without one.
+    """
     text = str(error)
-    what = f"the network cannot be differentiated in forward mode ({text.splitlines()[0][:120]}); "
-    semigroup = ", or take SemigroupLoss, which needs no derivative"
+    what = f"the network cannot be differentiated in forward mode, by which {who} goes"
+    what = f"{what} ({text.splitlines()[0][:120]}); "
     if "forward AD" in text or "forward-mode" in text:
         return RuntimeError(
-            f"{what}where it is attention, train under torch.nn.attention.sdpa_kernel("
-            f"SDPBackend.MATH){semigroup}"
+            f"{what}where it is attention, write torch.nn.attention.sdpa_kernel(SDPBackend.MATH)"
+            f" around the call, or {otherwise}"
         )
     if "checkpoint" in text or "setup_context" in text:
-        return RuntimeError(f"{what}switch activation checkpointing off{semigroup}")
+        return RuntimeError(f"{what}switch activation checkpointing off, or {otherwise}")
     if "in-place" in text and "captured" in text:
         return RuntimeError(
-            f"{what}BatchNorm in train mode writes its statistics: take GroupNorm or LayerNorm, or"
-            f" put it in eval mode before the Trainer is made{semigroup}"
+            f"{what}BatchNorm in train mode writes its statistics: take GroupNorm or LayerNorm, put"
+            f" it in eval mode before a Trainer is made, or {otherwise}"
         )
     return error
