@@ -167,6 +167,17 @@ def test_one_jump_is_the_default_and_exact():
     assert torch.allclose(found.x, solved.x, atol=1e-3)
 
 
+def test_breakpoints_of_the_path_add_no_jumps():
+    process = tpf.Process(tpf.EncoderDecoder(), base=tpf.Gaussian((2,)))
+    assert tpf.sample(maps.FlowMap(lambda s, t, x: x, process), 5, generator=seeded()).nfe == 1
+
+
+def test_the_default_loss_trains_the_map_and_not_its_tangent_alone():
+    assert isinstance(tpf.losses.default_loss(EXACT), maps.SemigroupLoss)
+    to_data = maps.FlowMap(exact, PROCESS, to_data=True)
+    assert isinstance(tpf.losses.default_loss(to_data), maps.ConsistencyLoss)
+
+
 def test_jumps_go_back():
     x = data(100)
     z = tpf.sample(EXACT, start=x, t=(1.0, 0.0), steps=3).x
@@ -386,6 +397,18 @@ class OneTime(nn.Module):
             "other units",
         ),
         (lambda: maps.LagrangianLoss(EXACT)(EXACT, data(4)), "its own teacher"),
+        (
+            lambda: tpf.sample(
+                maps.FlowMap(lambda s, t, x: x, PROCESS, prediction="data"),
+                start=data(4),
+                t=(1.0, 0.0),
+            ),
+            "does not leave t = 1",
+        ),
+        (
+            lambda: tpf.sample(maps.FlowMap(lambda s, t, x: x, PROCESS, prediction="noise"), 4),
+            "does not leave t = 0",
+        ),
         (lambda: EXACT.jump(0.0, 1.5, data(4)), r"\[0, 1\]"),
         (lambda: EXACT.jump(torch.zeros(3), 1.0, data(4)), "4 rows"),
         (lambda: maps.GridPairs([0.0, 0.5, 0.3]), "one way"),

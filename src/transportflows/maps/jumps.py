@@ -130,6 +130,17 @@ class _MapStepper(Stepper):
     def inside(self, memory: Any) -> Sequence[Tensor]:
         return memory or ()
 
+    def _check_poles(self, times: Tensor) -> None:
+        """Refuse a grid that leaves a time at which the prediction of the map has a pole."""
+        weight = self.field.weight(times[:-1], times[1:])
+        if weight is not None and not bool(torch.isfinite(weight).all()):
+            bad = float(times[:-1][~torch.isfinite(weight)][0])
+            raise ValueError(
+                f"a map that predicts {self.field.prediction} does not leave t = {bad:g}, where it"
+                f" has a pole; start beside it, such as t=({abs(bad - 0.02):g}, {1 - bad:g}) with"
+                " states of that time, or train FlowMap(..., prediction='velocity')"
+            )
+
     def _jump(self, s: Tensor, t: Tensor, x: Tensor, rows: Rows) -> Tensor:
         v, _ = self.field.between(s, t, x, rows.cond)
         moved: Tensor = x + (t - s) * v
@@ -157,6 +168,7 @@ class _Jumping(_MapStepper):
                 "this FlowMap was trained for t = 1 only (to_data=True), and the grid ends at"
                 f" t = {float(times[-1]):g}; train one with other times, maps.Pairs()"
             )
+        self._check_poles(times)
         forward = bool(times[1] > times[0])
         made = _Table(times=times.to(like), forward=forward, **self._inside(times, like))
         if not self.noisy:

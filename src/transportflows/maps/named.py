@@ -27,10 +27,13 @@ from .._core.checks import number, positive_integer
 from .._core.signatures import checked
 from .._core.tensor import expand_time
 from ..fields import Field
+from ..losses import Loss
+from ..losses.defaults import default_loss
 from ..training.callbacks import Callback
 from ..training.run import Run
 from .draws import MapSample
 from .equations import EulerianLoss, SemigroupLoss
+from .flow_map import FlowMap
 from .pairs import DyadicPairs, Pairs, ToData
 
 __all__ = ["ConsistencyLoss", "DoublingLevels", "MeanFlowLoss", "ShortcutLoss"]
@@ -132,6 +135,12 @@ class ConsistencyLoss(SemigroupLoss):
     def _share(self, sample: MapSample) -> Tensor:
         width = (sample.stop - sample.t).abs().clamp(min=1e-12)
         return (1 / (self.levels * width)).clamp(max=1.0)
+
+
+@default_loss.register
+def _(field: FlowMap) -> Loss:
+    """A map without a teacher: the semigroup, which needs no derivative."""
+    return ConsistencyLoss() if field.to_data else SemigroupLoss()
 
 
 @checked

@@ -212,7 +212,7 @@ def _as_grid(
     first, last = float(t[0]), float(t[-1])
     if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
         raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
-    breakpoints = field.breakpoints
+    breakpoints = () if isinstance(scheme, StepperScheme) else field.breakpoints
     if isinstance(scheme, str):  # an adaptive one, which makes its own steps
         if len(t) > 2:
             raise ValueError(

@@ -17,6 +17,8 @@ __all__ = ["StepperScheme"]
 class StepperScheme(ABC):
     """What ``sample`` takes as a scheme beside those it knows: it makes the stepper of a field.
 
+    Its grid is that of the call, without the breakpoints of the path.
+
     Attributes:
         name: shown in :class:`Solution`.
     """
