@@ -4,27 +4,32 @@ Checkerboard and two moons, 10,000 points each, over their deviation; the linear
 One network, an MLP of 4 x 128 (a map's is told of a second time), Adam at 2e-3 with a cosine,
 averages of .999, batches of 512; each method for the same processor time on one thread. *field*:
 the velocity alone, 100 steps of Heun. *two phases*: the field for two fifths of the time, then
-`SemigroupLoss(field)` from its weights, as `maps.distill` does. The others learn from data alone.
+`SemigroupLoss(field)` from its weights, as `maps.distill` does. The others learn from data alone;
+those of rectified-flow-pytorch (lucidrains) are its own losses with its defaults, on the same
+network, optimiser, schedule and averages.
 
 W2 of 4,000 draws from 4,000 held-out points, a mean over three sets; *ratio* to the field's of the
 same seed; *excess* √(W2² - floor²), the floor that of draws of the law (0 where W2 is below it).
 Means over the seeds.
 
-Run ``python benchmarks/flow_maps_data.py [--seconds 120] [--seeds 5] [--quick]``. What was measured
-is kept in results/flow_maps_data.csv, and a run goes on from there.
+Run ``python benchmarks/flow_maps_data.py [--seconds 120] [--seeds 5] [--quick]``, for the peer with
+``--peer FOLDER``, in which its wheel and that of einops were unpacked. What was measured is kept in
+results/flow_maps_data.csv, and a run goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import transportflows as tpf
 from _common import header, table
@@ -47,6 +52,10 @@ LOSSES: dict[str, Callable[[], maps.MapLoss]] = {
     "consistency training": maps.ConsistencyLoss,
 }
 METHODS = ("field", "two phases", *LOSSES)
+PEERS = {
+    "MeanFlow, rectified-flow-pytorch": ("mean_flow", "MeanFlow"),
+    "LsdFlow, rectified-flow-pytorch": ("lsd_flow", "LsdFlow"),
+}
 POINTS = 4_000
 
 
@@ -92,13 +101,73 @@ def fitted(
     return made.averaged_field(), made.step, took
 
 
-def measure(task: str, method: str, seed: int, seconds: float) -> list[list[object]]:
+class Turned(nn.Module):
+    """A network as the peer calls it: for `MeanFlow` from noise at t = 1, with a width of time."""
+
+    def __init__(self, net: nn.Module, turned: bool) -> None:
+        super().__init__()
+        self.net, self.turned = net, turned
+
+    def forward(self, x: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """The prediction of the peer."""
+        if self.turned:
+            return -self.net(1 - first, 1 - first + second, x)
+        return self.net(first, second, x)
+
+
+def of_peer(
+    method: str, x: Tensor, seed: int, seconds: float, folder: Path
+) -> tuple[tpf.Field, int, float]:
+    """The map of a peer's loss, as one of ours, so that it is sampled alike."""
+    module, name = PEERS[method]
+    where = folder / "rectified_flow_pytorch" / f"{module}.py"
+    spec = importlib.util.spec_from_file_location(module, where)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+
+    def run(steps: int) -> tuple[maps.FlowMap, float]:
+        draws = torch.Generator().manual_seed(seed)
+        net = tpf.networks.MLP(2, 128, 4, frequencies=2, vectors={"stop": 9}, generator=draws)
+        two = maps.TwoTimes(net)
+        loss = getattr(loaded, name)(Turned(two, name == "MeanFlow"), data_shape=(2,))
+        parameters = list(two.parameters())
+        optimizer = torch.optim.Adam(parameters, 2e-3, fused=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        averages = [p.detach().clone() for p in parameters]
+        torch.manual_seed(seed)
+        began = time.process_time()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss(x[torch.randint(len(x), (512,))]).backward()
+            optimizer.step()
+            schedule.step()
+            torch._foreach_lerp_(averages, parameters, 1e-3)
+        took = time.process_time() - began
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, averages)
+        return maps.FlowMap(two, PROCESS), took
+
+    run(5)
+    each = run(40)[1] / 40
+    steps = max(1, round(seconds / each))
+    found, took = run(steps)
+    return found, steps, took
+
+
+def measure(
+    task: str, method: str, seed: int, seconds: float, folder: Path | None
+) -> list[list[object]]:
     """Rows of the file."""
     x = drawn(task, 10_000, seed)
     if method == "two phases":
         teacher, first, spent = fitted("field", x, seed, 0.4 * seconds)
         found, second, more = fitted(method, x, seed, 0.6 * seconds, teacher)
         steps, took = first + second, spent + more
+    elif method in PEERS:
+        assert folder is not None
+        found, steps, took = of_peer(method, x, seed, seconds, folder)
     else:
         found, steps, took = fitted(method, x, seed, seconds)
     sets = [drawn(task, POINTS, 1_000 + 10 * seed + k) for k in range(4)]
@@ -131,7 +200,7 @@ def report() -> str:
             for row in rows if row["task"] == task and row["method"] == "field"
         }  # fmt: skip
         lines = []
-        for method in METHODS:
+        for method in (*METHODS, *PEERS):
             for jumps in ("100", "1", "2", "4"):
                 own = [
                     row for row in rows
@@ -165,15 +234,21 @@ def main() -> None:
     parser.add_argument(
         "--report", action="store_true", help="make the tables anew, measure nothing"
     )
+    parser.add_argument("--peer", type=Path, help="a folder with the wheels of the peer, unpacked")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    methods = list(METHODS)
+    if options.peer:
+        sys.path.insert(0, str(options.peer))
+        methods += PEERS
     done = {(row["task"], row["method"], row["seed"]) for row in kept()}
     for seed in range(0 if options.report else 1 if options.quick else options.seeds):
         for task in LAWS:
-            for method in METHODS:
+            for method in methods:
                 if not options.quick and (task, method, str(seed)) in done:
                     continue
-                rows = measure(task, method, seed, 1.0 if options.quick else options.seconds)
+                seconds = 1.0 if options.quick else options.seconds
+                rows = measure(task, method, seed, seconds, options.peer)
                 for row in rows:
                     print(*row, flush=True)
                 if options.quick:
