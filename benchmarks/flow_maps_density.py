@@ -2,8 +2,8 @@
 
 Eight modes on a circle of radius r = √2 of deviation r/10, and .3 r; d = 2, the linear path from
 N(0, Id); `SemigroupLoss` with the oracle as its teacher, an MLP of 4 x 128, Adam at 2e-3 with a
-cosine, averages of .999, batches of 512, the same processor time for all. Mean absolute error, nats,
-of `maps.log_density` on 2,000 draws of the law, by backward jumps; *ODE*: of the tangent's
+cosine, averages of .999, batches of 512, the same processor time for all. Mean absolute error in
+nats of `maps.log_density` on 2,000 draws of the law, by backward jumps; *ODE*: of the tangent's
 (`log_likelihood`, 100 steps); *folds*: the share of draws with det <= 0; *inverse*: rms of
 X_{0,1}(X_{1,0}(x)) - x. Means over the seeds, and the range.
 
