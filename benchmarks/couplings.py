@@ -153,7 +153,7 @@ def steps(options: argparse.Namespace) -> None:
     entropic = TransportPlan(x0, x1, regularisation=2.0)
     cells = TransportPlan(tpf.Gaussian((2,)), x1[:1_000], tolerance=0.15)
     for size in (256, 512):
-        pool, reuse = 4 * size, 32 if size == 256 else 64
+        pool, reuse = 1_024, 32 if size == 256 else 64
         pooled = f"exact plans of a pool of {pool:,}, each pair used {reuse} times"
         blocks: dict[str, Block] = {
             PLAIN: fits(x1, None, size, count),
