@@ -203,3 +203,46 @@ def test_plans_of_whole_data_on_the_card(regularisation, solved_on):
     own = tpf.Velocity(tpf.networks.MLP(2, 16, 2, generator=seeded()), process).cuda()
     data = x1.to(solved_on)
     tpf.Trainer(own).fit(data, steps=5, batch_size=16, generator=seeded(), progress=False)
+
+
+def flow_map(prediction="velocity", to_data=False):
+    net = tpf.networks.MLP(2, 32, 2, vectors={"stop": 5}, generator=seeded()).double()
+    process = tpf.Process(tpf.Linear(), tpf.Gaussian((2,)))
+    return tpf.maps.FlowMap(tpf.maps.TwoTimes(net), process, prediction=prediction, to_data=to_data)
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+def test_jumps_are_those_of_the_cpu_and_wait_for_nothing(prediction):
+    x = torch.randn(100, 2, generator=seeded(), dtype=torch.float64)
+    on_card = flow_map(prediction).cuda()
+    for how in ({}, {"steps": 4}, {"steps": 3, "save_at": [0.0, 0.4, 1.0]}):
+        cpu = tpf.sample(flow_map(prediction), start=x, **how).x
+        card = tpf.sample(on_card, start=x.cuda(), **how).x
+        torch.testing.assert_close(card.cpu(), cpu, rtol=1e-10, atol=1e-10)
+    noisy = [
+        tpf.sample(on_card, start=x.cuda(), steps=4, epsilon=0.2, generator=seeded()).x
+        for _ in range(2)
+    ]
+    assert torch.equal(*noisy)
+
+
+@pytest.mark.parametrize(
+    "loss", [tpf.maps.LagrangianLoss, tpf.maps.MeanFlowLoss, tpf.maps.SemigroupLoss]
+)
+def test_a_map_is_trained_on_the_card(loss):
+    x1 = torch.randn(5_000, 2, generator=seeded()) * 0.4
+    learned = flow_map().float().cuda()
+    trainer = tpf.Trainer(learned, loss(), lr=3e-3, ema=0.99)
+    trainer.fit(x1.cuda(), steps=400, batch_size=512, generator=seeded(), progress=False)
+    start = torch.randn(500, 2, generator=seeded()).cuda()
+    error = tpf.sample(trainer.averaged_field(), start=start).x - 0.4 * start
+    assert float(error.square().mean().sqrt()) < 0.15
+
+
+def test_the_density_of_a_map_is_that_of_the_cpu():
+    x = torch.randn(40, 2, generator=seeded(), dtype=torch.float64)
+    cpu, card = (
+        tpf.maps.log_density(of, given).log_prob
+        for of, given in ((flow_map(), x), (flow_map().cuda(), x.cuda()))
+    )
+    torch.testing.assert_close(card.cpu(), cpu, rtol=1e-9, atol=1e-9)
