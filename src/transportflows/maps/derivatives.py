@@ -72,6 +72,7 @@ def value_and_change(
     ds, dt, dx = direction
     hook = getattr(field.net, "with_tangent", None)
     plain = type(field) is FlowMap and field.prediction == "velocity" and not field.cond_transforms
+    plain = plain and not torch.is_autocast_enabled(x.device.type)
     if hook is not None and plain and own_dtype(field.net) == x.dtype:
         along_x = torch.zeros_like(x) if dx is None else dx
         found = hook(s, t, x, ds, dt, along_x, gradients=gradients, **cond)

@@ -170,6 +170,18 @@ class SemigroupLoss(MapLoss):
             split = number("split", split, "a width of time, or 'half'", above=0, most=1)
         self.split = split
 
+    def evaluate(self, field: Field, sample: MapSample) -> Tensor:
+        """As of any loss of maps, with one call of the network for both kinds of rows."""
+        flow_map, k = self.as_map(field), sample.diagonal
+        if k in (0, len(sample)):
+            return super().evaluate(flow_map, sample)
+        path = sample.path
+        v, weight = flow_map.between(path.t, sample.stop, path.x, path.cond)
+        with self.fixed():
+            rest = self._target(flow_map, sample.rows(k, len(sample)))
+        target = torch.cat([self.tangent_target(sample.rows(0, k)), rest])
+        return self.value_of(v - target, weight, sample)
+
     def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
         v, weight = field.between(sample.t, sample.stop, sample.path.x, sample.path.cond)
         with self.fixed():

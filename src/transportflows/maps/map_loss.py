@@ -124,22 +124,20 @@ class MapLoss(Loss):
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> MapSample:
-        own = self._as_map(field)
+        own = self.as_map(field)
         return draw_pairs(
             own.process, Batch.of(batch), self.pairs, self.diagonal, self._margin, generator
         )
 
     def evaluate(self, field: Field, sample: MapSample) -> Tensor:
-        field, k = self._as_map(field), sample.diagonal
+        field, k = self.as_map(field), sample.diagonal
         self._look(field, sample)
-        parts = []
-        if k:
-            parts.append(self._of_tangent(field, sample.rows(0, k)))
-        if k < len(sample):
-            rest = sample.rows(k, len(sample))
-            prediction, target, weight = self.compared(field, rest)
-            parts.append(self._value(prediction - target, weight, rest))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if k == 0:
+            return self._of_equation(field, sample)
+        if k == len(sample):
+            return self._of_tangent(field, sample)
+        parts = (sample.rows(0, k), sample.rows(k, len(sample)))
+        return torch.cat([self._of_tangent(field, parts[0]), self._of_equation(field, parts[1])])
 
     @abstractmethod
     def compared(self, field: FlowMap, sample: MapSample) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -163,17 +161,27 @@ class MapLoss(Loss):
             at = (path.t, sample.stop, path.x, path.cond)
             check_time_derivative(field, *at, self.differentiates)
 
+    def _of_equation(self, field: FlowMap, sample: MapSample) -> Tensor:
+        """The loss of rows to which the equation applies."""
+        prediction, target, weight = self.compared(field, sample)
+        return self.value_of(prediction - target, weight, sample)
+
     def _of_tangent(self, field: FlowMap, sample: MapSample) -> Tensor:
         """The velocity loss of rows with t = s."""
         path = sample.path
         v, weight = field.between(path.t, path.t, path.x, path.cond)
-        target = path.velocity
-        if self.teacher is not None:
-            with self.fixed():
-                target = velocity_of(self.teacher, path.t, path.x, path.cond)
-        return self._value(v - target, weight, sample)
+        return self.value_of(v - self.tangent_target(sample), weight, sample)
 
-    def _value(self, error: Tensor, weight: Tensor | None, sample: MapSample) -> Tensor:
+    def tangent_target(self, sample: MapSample) -> Tensor:
+        """What ``v_{s,s}`` is compared with: ẋ of the draw, or the velocity of the teacher."""
+        path = sample.path
+        if self.teacher is None:
+            return path.velocity
+        with self.fixed():
+            return velocity_of(self.teacher, path.t, path.x, path.cond)
+
+    def value_of(self, error: Tensor, weight: Tensor | None, sample: MapSample) -> Tensor:
+        """The loss of rows from the difference of the two sides and the weight of predictions."""
         if weight is not None:
             error = error / expand_time(weight, error)
         value = self.distance(error, sample)
@@ -203,7 +211,8 @@ class MapLoss(Loss):
             return velocity_of(self.teacher, t, x, cond)
         return field.between(t, t, x, cond)[0]
 
-    def _as_map(self, field: Field) -> FlowMap:
+    def as_map(self, field: Field) -> FlowMap:
+        """The field as a flow map that the loss can train; looked at once."""
         if not isinstance(field, FlowMap):
             raise TypeError(
                 f"{self.title} is a loss of a FlowMap, got a {type(field).__name__}; write"

@@ -48,6 +48,8 @@ class Pairs(Built, ABC):
         device = torch.device(device)
         s, t = self.unit(n, generator=local(generator, device), device=device, dtype=dtype)
         low, high = margin
+        if low == high == 0:
+            return s, t
         return s.clamp(low, 1 - high), t.clamp(low, 1 - high)
 
     def __repr__(self) -> str:
@@ -87,12 +89,17 @@ class UniformPairs(Pairs):
     def unit(
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        times = UniformTimes() if self.times is None else self.times
-        how = {"generator": generator, "device": device, "dtype": dtype}
-        u, v = times.unit(n, **how), times.unit(n, **how)  # type: ignore[arg-type]
-        shares = torch.rand(3, n, generator=generator, device=device)
-        first = torch.where(shares[0] < self.at_start, 0.0, torch.minimum(u, v))
-        last = torch.where(shares[1] < self.at_end, 1.0, torch.maximum(u, v))
+        u, v, *shares = torch.rand(5, n, generator=generator, device=device, dtype=dtype)
+        if self.times is not None:
+            u, v = (
+                self.times.unit(n, generator=generator, device=device, dtype=dtype)
+                for _ in range(2)
+            )
+        first, last = torch.minimum(u, v), torch.maximum(u, v)
+        if self.at_start:
+            first = torch.where(shares[0] < self.at_start, 0.0, first)
+        if self.at_end:
+            last = torch.where(shares[1] < self.at_end, 1.0, last)
         if not self.both:
             return first, last
         swap = shares[2] < 0.5
