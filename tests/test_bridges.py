@@ -537,3 +537,15 @@ def test_bad_bridges_are_refused():
         with pytest.raises(kind, match=words):
             call()
     assert math.isclose(float(bridge_variance(of)), 0.5)
+
+
+def test_first_centres_of_a_light_potential_reach_a_small_part_far_away():
+    """Drawn evenly, 20 of 2,000 rows meet one of ten in a tenth of the cases."""
+    rows = torch.randn(2_000, 3, generator=torch.Generator().manual_seed(0))
+    rows[:10] += 40.0
+    for seed in range(5):
+        draws = torch.Generator().manual_seed(seed)
+        net = tpf.bridges.LightPotential((3,), 1.0, 20, data=rows, generator=draws)
+        assert float(net.centres.detach().amax()) > 30
+    same = tpf.bridges.LightPotential((3,), 1.0, 5, data=torch.ones(4, 3))
+    assert bool((same.centres == 1).all())

@@ -49,6 +49,19 @@ from .drifts import BridgeDrift, bridge_variance
 __all__ = ["LightLoss", "LightPotential"]
 
 _LOG_2PI = math.log(2 * math.pi)
+_LOOKED_AT = 20_000  # rows of data among which centres are chosen
+
+
+def _far_apart(rows: Tensor, k: int, draws: torch.Generator) -> Tensor:
+    """Some k of the rows, spread over them."""
+    few = rows[torch.randperm(len(rows), generator=draws)[:_LOOKED_AT]]
+    chosen = [few[0]]
+    near = (few - few[0]).square().sum(1)
+    for _ in range(k - 1):
+        chance = near if bool((near > 0).any()) else torch.ones_like(near)
+        chosen.append(few[int(torch.multinomial(chance, 1, generator=draws))])
+        near = torch.minimum(near, (few - chosen[-1]).square().sum(1))
+    return torch.stack(chosen)
 
 
 @register
@@ -63,8 +76,10 @@ class LightPotential(nn.Module):
         shape: event shape.
         variance: a, as in ``Linear(Brownian(a))``.
         components: K. Too few fail silently: 30 or more.
-        data: rows of data ``(N, *)``, of which K drawn at random are the first centres; centres are
-            standard normal without.
+        data: rows of data ``(N, *)``, of which K are the first centres, each drawn with a chance of
+            its squared distance from those before it (Arthur and Vassilvitskii 2007, "k-means++"),
+            so that a small part of the data far from all else has one; centres are standard normal
+            without.
         scale: the first deviation of a component, in units of the data's.
         generator: source of randomness.
 
@@ -95,8 +110,7 @@ class LightPotential(nn.Module):
         else:
             check_events(data, self.shape, "data", "the potential")
             check_finite_rows(data, "data")
-            rows = torch.randint(len(data), (k,), generator=draws)
-            centres = data.detach().cpu().flatten(1)[rows].clone()
+            centres = _far_apart(data.detach().cpu().flatten(1), k, draws)
             deviation = float(data.detach().flatten(1).std(0).mean()) if len(data) > 1 else 1.0
         scale = number(
             "scale", scale, "of 1e-6 to 1e6 deviations of the data", least=1e-6, most=1e6
