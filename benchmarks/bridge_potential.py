@@ -14,7 +14,8 @@ product of the ends, and *seconds* the median time of a fit.
 *Networks* (``--networks``): two MLPs of 3 x 128, forward and backward drift, by `bridges.iterate`:
 5 rounds of 7,500 steps of 512, first on 20,000 pairs drawn from the entropic plan of as many of
 either end (regularisation 2a), then on 20,000 pairs a round of 50 steps; Adam at 1e-3, averages of
-.995; measured by 10,000 draws (200 steps) at each of 20 x0, whose own sampling error is in the figure.
+.995; measured by 10,000 draws (200 steps) at each of 20 x0, whose own sampling error is in the
+figure.
 
 Run ``python benchmarks/bridge_potential.py`` (``--quick`` for d = 2 and one seed).
 """
@@ -72,8 +73,9 @@ def learned(d: int, a: float, x0: Tensor, x1: Tensor, seed: int, steps: int) -> 
     field = BridgeDrift(forward=nets[0], backward=nets[1], process=process)
     x0, x1 = x0[:20_000], x1[20_000:40_000]
     plan = tpf.couplings.TransportPlan(x0, x1, regularisation=2 * a)
+    pairs = plan.sample(20_000, generator=draws)
     iterate(
-        field, x0, x1, pairs=plan.sample(20_000, generator=draws), rounds=5, steps=50, generator=draws,
+        field, x0, x1, pairs=pairs, rounds=5, steps=50, generator=draws,
         fit={"steps": steps * 3 // 4, "batch_size": 512, "progress": False},
         trainer=lambda field: tpf.Trainer(field, lr=1e-3, ema=0.995),
     )  # fmt: skip
