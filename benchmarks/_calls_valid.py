@@ -54,6 +54,22 @@ def V() -> tpf.Velocity:  # noqa: N802
     return tpf.Velocity(NET(), P())
 
 
+def FM(**how: Any) -> tpf.maps.FlowMap:  # noqa: N802
+    """A flow map of the plane."""
+    net = tpf.maps.TwoTimes(NET(vectors={"stop": 5}))
+    return tpf.maps.FlowMap(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))), **how)
+
+
+def OM() -> tpf.maps.SolvedMap:  # noqa: N802
+    """An exact map of the plane."""
+    return tpf.maps.oracle_map(P(), LAW())
+
+
+def MS() -> tpf.maps.MapSample:  # noqa: N802
+    """What a loss of maps draws."""
+    return tpf.maps.SemigroupLoss().draw(FM(), X(4), generator=G())
+
+
 def SEEN() -> tpf.inverse.LinearObservation:  # noqa: N802
     """An observation of the plane."""
     mask = tpf.inverse.Mask(torch.tensor([1, 0]))
@@ -271,6 +287,30 @@ inverse.Observation | log_likelihood=lambda x: -x.square().sum(1)
 inverse.Operator | forward=lambda x: x, adjoint=lambda y: y
 inverse.PseudoInverse | field=N(), observation=SEEN()
 inverse.Replacement | field=N(), observation=SEEN()
+maps.ChosenTimes | times=(0.0, 0.4, 1.0), error=0.1, uniform=0.2
+maps.ConsistencyLoss | levels=10
+maps.Distilled | flow_map=FM(), errors={"floor": 0.1}, distances={}, steps=4, loss=0.1
+maps.DoublingLevels | 100, first=2, last=16
+maps.DyadicPairs | 3
+maps.EulerianLoss | normalise=0.1
+maps.FlowMap | tpf.maps.TwoTimes(NET(vectors={"stop": 5})), P()
+maps.GridPairs | [0.0, 0.4, 1.0]
+maps.Jumps |
+maps.LagrangianLoss | diagonal=0.5
+maps.MeanFlowLoss | diagonal=0.5
+maps.Renoise |
+maps.SemigroupLoss | split="half"
+maps.ShortcutLoss | 3
+maps.SolvedMap | V()
+maps.ToData |
+maps.TwoTimes | NET(vectors={"stop": 5})
+maps.UniformPairs | at_start=0.1, at_end=0.1
+maps.check_map | FM(), data=X(), n=8
+maps.choose_times | FM(), 2, candidates=4, n=8
+maps.distill | V(), X(), steps=1, fit={"progress": False, "batch_size": 4}, measured=4
+maps.log_density | FM(), X(4)
+maps.map_errors | FM(), OM(), X(8), times=[0.0, 1.0]
+maps.oracle_map | P(), LAW()
 bridges.BackwardDriftLoss |
 bridges.ForwardDriftLoss |
 bridges.BridgeDrift | forward=NET(), backward=NET(), process=BP()
@@ -586,6 +626,18 @@ tpf.MinibatchOT()
 tpf.couplings.TransportPlan(Y(), X(), regularisation=0.5)
 tpf.couplings.TransportPlan(tpf.Gaussian((2,)), X(), tolerance=0.5)
 BD()
+FM()
+OM()
+MS()
+tpf.maps.TwoTimes(NET(vectors={"stop": 5}))
+tpf.maps.SemigroupLoss()
+tpf.maps.LagrangianLoss()
+tpf.maps.MeanFlowLoss()
+tpf.maps.UniformPairs()
+tpf.maps.ToData()
+tpf.maps.DyadicPairs(3)
+tpf.maps.GridPairs([0.0, 0.4, 1.0])
+tpf.maps.DoublingLevels(100)
 tpf.bridges.ExactBridge(GP())
 GP()
 LIGHT()
@@ -708,6 +760,21 @@ tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_weights | x1=X(4
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).partners | rows=torch.arange(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).row_places | x1=X(4)
 tpf.couplings.TransportPlan(Y(4), X(4), regularisation=0.5).pair_held_out | x1=Y(3)
+tpf.maps.SemigroupLoss().evaluate | FM(), MS()
+tpf.maps.LagrangianLoss().evaluate | FM(), MS()
+tpf.maps.MeanFlowLoss().evaluate | FM(), MS()
+tpf.maps.SemigroupLoss().draw | FM(), X(4)
+tpf.maps.LagrangianLoss().draw | FM(), X(4)
+tpf.maps.MeanFlowLoss().draw | FM(), X(4)
+tpf.maps.SemigroupLoss().compared | FM(), MS()
+tpf.maps.LagrangianLoss().compared | FM(), MS()
+tpf.maps.MeanFlowLoss().compared | FM(), MS()
+tpf.maps.SemigroupLoss().tangent_target | MS()
+tpf.maps.SemigroupLoss().distance | error=X(4), sample=MS()
+tpf.maps.LagrangianLoss().distance | error=X(4), sample=MS()
+tpf.maps.MeanFlowLoss().distance | error=X(4), sample=MS()
+tpf.maps.TwoTimes(NET(vectors={"stop": 5})).forward | s=T(), t=T(), x=X(4)
+tpf.maps.DoublingLevels(100).levels | 5
 BD().weights | target="velocity", t=T()
 BD().drift_weights | T(), torch.full((4, 1), 0.5), torch.ones(4, 1)
 tpf.bridges.LightLoss().evaluate | tpf.bridges.BridgeDrift(forward=LIGHT(), process=BP()), tpf.Batch(X(4), Y(4))
@@ -751,6 +818,7 @@ BY_NAME: dict[str, str] = {
     "noise": "tpf.solve.Increments()", "name": "'a'", "law": "tpf.Gaussian((2,))", "level_width": "0.1", "first": "1",
     "conditions": "{}", "scheme": "tpf.samplers.SCHEMES['heun']", "make": "dict",
     "base": "tpf.Gaussian((2,))", "places": "torch.arange(4)", "epsilon": "torch.full((4, 1), 0.5)",
-    "sign": "torch.ones(4, 1)",
+    "sign": "torch.ones(4, 1)", "s": "0.3 * T()", "ds": "T()", "dx": "X(4)", "dcond": "{}",
+    "margin": "(0.0, 0.0)", "weight": "None", "fresh": "True",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""

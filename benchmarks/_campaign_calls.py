@@ -125,6 +125,12 @@ HOT = {"velocity", "score", "noise", "data", "sample", "log_prob", "beta", "gamm
 NOT_CALLED = {
     "SpecialMethods",
     "TransportPlan.pair_at",  # by the trainer alone, at each step
+    "FlowMap.between",  # by losses and steppers alone, and what networks give them for it
+    "SolvedMap.between",
+    "SolvedMap.solved",
+    "GuidedMap.between",
+    "TwoTimes.with_tangent",
+    "MLP.with_tangent",
 }
 
 

@@ -52,7 +52,7 @@ _LOG_2PI = math.log(2 * math.pi)
 _LOOKED_AT = 20_000  # rows of data among which centres are chosen
 
 
-def _far_apart(rows: Tensor, k: int, draws: torch.Generator) -> Tensor:
+def _far_apart(rows: Tensor, k: int, draws: torch.Generator | None) -> Tensor:
     """Some k of the rows, spread over them."""
     few = rows[torch.randperm(len(rows), generator=draws)[:_LOOKED_AT]]
     chosen = [few[0]]

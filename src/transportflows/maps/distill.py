@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import check_callable, number, positive_integer
+from .._core.checks import check_callable, number, positive_integer, shown
 from .._core.conditions import NO_CONDITIONS, map_rows
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -259,7 +259,12 @@ def _distances(
     else:
         first, second = (data.sample(n, generator=generator) for _ in range(2))
     first = first[:n]
-    found = {"floor": float(distance(second, first))}
-    for name, x in ends.items():
-        found[name] = float(distance(x[: len(first)], first))
-    return found
+    samples = {"floor": second, **{name: x[: len(first)] for name, x in ends.items()}}
+    found = {name: distance(x, first) for name, x in samples.items()}
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"distance(x, y) must give one number, and it gave {shown(found['floor'])}; write"
+            " distance=tpf.metrics.energy_distance, for example"
+        ) from error

@@ -61,8 +61,9 @@ class MapSample:
         """The same with a function of its conditions."""
         return replace(self, path=self.path.with_cond(function))
 
+    @checked
     def at(self, t: Tensor) -> Tensor:
-        """The states at other times of the same paths: of the same x0, x1 and z."""
+        """The states at other times ``(B,)`` of the same paths: of the same x0, x1 and z."""
         path, interpolant = self.path, self.path.noise_part.path
         wide = expand_time(t, path.x)
         x = interpolant.mean(wide, path.x0, path.x1)  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from .._core.checks import check_events, check_state, choice
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import wide
-from .._core.signatures import as_is, checked
+from .._core.signatures import as_is, check_call, checked
 from .._core.tensor import expand_time
 from ..combination import Combination
 from ..fields import Field
@@ -206,4 +206,8 @@ class FlowMap(Field):
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """What the network predicts at s = t: the tangent of the map."""
-        return (called_between(self, self.net, t, t, x, cond),)
+        try:
+            return (called_between(self, self.net, t, t, x, cond),)
+        except (AttributeError, TypeError, RuntimeError):
+            check_call(FlowMap.predict, locals())
+            raise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.registry import register
-from .._core.signatures import as_is, checked
+from .._core.signatures import as_is, check_call, checked
 
 __all__ = ["TwoTimes"]
 
@@ -73,8 +73,12 @@ class TwoTimes(nn.Module):
     @as_is
     def forward(self, s: Tensor, t: Tensor, x: Tensor, **cond: Any) -> Any:
         """What the network gives for x at time s on the way to t."""
-        phase = t.unsqueeze(-1) * self.waves.to(t)
-        stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)
+        try:
+            phase = t.unsqueeze(-1) * self.waves.to(t)
+            stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)
+        except (AttributeError, TypeError):
+            check_call(TwoTimes.forward, locals())
+            raise
         return self.net(s, x, stop=stop if stop.ndim > 1 else stop.unsqueeze(0), **cond)
 
     @as_is
