@@ -232,6 +232,13 @@ class LightLoss(Loss):
                 "LightLoss fits a BridgeDrift(forward=LightPotential(...), process=process), got a"
                 f" {type(field).__name__}"
             )
+        if len(field.networks) > 1:
+            raise ValueError(
+                "LightLoss fits the forward drift alone, and would leave the backward one as it is;"
+                " fit BridgeDrift(forward=potential, process=process), then"
+                " BridgeDrift(backward=net, process=process) by its pairs, (x0, potential.end(x0)),"
+                " and put both into one field to sample it"
+            )
         a = float(bridge_variance(field.process))
         if abs(net.variance - a) > 1e-6 * a:
             raise ValueError(
