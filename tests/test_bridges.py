@@ -68,6 +68,15 @@ def test_a_gaussian_plan_is_the_bridges(d, a):
     torch.testing.assert_close(precision[:d, d:], -eye / a, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("a", [1e5, 1e7, 1e9])
+def test_a_gaussian_plan_of_much_noise_keeps_its_digits(a):
+    """``a C`` comes to ``A B`` as a grows: √(λ + a²/4) - a/2 is no difference of large numbers."""
+    base, data = gaussian(3, 1), gaussian(3, 2)
+    cross = gaussian_bridge(base, data, a).blocks()[2][0]
+    limit = base.covariance() @ data.covariance()
+    assert float((a * cross - limit).abs().max()) < 1e-4 * float(limit.abs().max())
+
+
 def test_a_plan_of_potentials_has_their_density():
     """Up to one constant, at pairs far and near."""
     f, g, a = mixture(2, 2, 3), mixture(3, 2, 11), 0.5

@@ -142,10 +142,19 @@ def test_marginals_of_an_epoch() -> None:
     p = simplex(300, 2)
     plan = TransportPlan(x0, x1, regularisation=0.5, x0_weights=p, tolerance=1e-6)
     table = plan._plan().partners.table
-    assert table.shape == (200, partner_count(200))
+    assert table.shape == (200, partner_count(200, 300))
     share = torch.bincount(table.flatten().long(), minlength=300) / table.numel()
     assert float((share - p).abs().sum()) < 5e-3
     assert plan.report.left == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+def test_few_rows_go_with_all_of_a_large_pool() -> None:
+    """The marginal of x0 is that of the pool, where 4,096 partners a row were 40 % short of it."""
+    x0, x1 = normal(40_000, 2), normal(8, 2, seed=1)
+    plan = TransportPlan(x0, x1, regularisation=2.0)
+    table = plan._plan().partners.table
+    share = torch.bincount(table.flatten().long(), minlength=len(x0)) / table.numel()
+    assert float((share * len(x0) - 1).abs().mean()) < 0.05
 
 
 def test_equal_rows_are_one_row_with_both_weights() -> None:
