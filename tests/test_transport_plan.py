@@ -16,7 +16,7 @@ import transportflows as tpf
 from transportflows.couplings import MinibatchOT, TransportPlan
 from transportflows.couplings.known_rows import KnownRows
 from transportflows.couplings.partners import partner_count
-from transportflows.distributions import Empirical, Transformed
+from transportflows.distributions import Empirical, Transformed, Uniform
 
 F64 = torch.float64
 
@@ -520,6 +520,36 @@ def test_the_base_is_the_law_of_the_plan() -> None:
     tpf.Process(tpf.Linear(), base=Empirical(x1.clone()), coupling=of_rows)
     with pytest.raises(ValueError, match="give the same object to both"):
         tpf.Process(tpf.Linear(), base=Empirical(2 * x1), coupling=of_rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_base_of_which_the_pool_is_no_sample_is_refused(weighted, scale) -> None:
+    """Training would start from x0, and sampling from elsewhere."""
+    shape, x1 = (2, 2), normal(50, 2, 2)
+    law = tpf.distributions.GaussianMixture(
+        scale * torch.tensor([-3.0, 3.0])[:, None, None].expand(2, *shape), scale * 0.5
+    )
+    x0 = law.sample(2_000, generator=seeded(3), dtype=F64)
+    weights = simplex(2_000, 4) if weighted else None
+    plan = TransportPlan(x0, x1, x0_weights=weights)
+    assert tpf.Process(tpf.Linear(), base=law, coupling=plan).base is law
+    pool = Empirical(x0, weights=weights)
+    assert tpf.Process(tpf.Linear(), base=pool, coupling=plan).base is pool
+    for other in (tpf.Gaussian(shape, 0.0, 3 * scale), tpf.Gaussian(shape, 9.0), Uniform(shape)):
+        with pytest.raises(ValueError, match=r"are no sample of it.* leave base out"):
+            tpf.Process(tpf.Linear(), base=other, coupling=plan)
+    steps = TransportPlan(
+        (4 * x0 / scale).round() * scale / 3, x1, x0_weights=weights
+    )  # many are equal, and off by rounding
+
+    class Rounded:
+        def sample(self, n, *, generator=None):
+            return (4 * law.sample(n, generator=generator, dtype=F64) / scale).round() / 3 * scale
+
+    tpf.Process(tpf.Linear(), base=Rounded(), coupling=steps, shape=shape)
+    few = TransportPlan(x0[:20], x1)  # which cannot tell
+    assert tpf.Process(tpf.Linear(), base=law, coupling=few).base is law
 
 
 # -------------------------------------------------------------------------------------- bad input

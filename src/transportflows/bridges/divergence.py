@@ -62,9 +62,9 @@ def path_divergence(
 ) -> PathDivergence:
     """``KL(exact bridge ‖ the field's)``, forward in time from the exact law of x0.
 
-    It is a bound for fields that predict the drift, :class:`BridgeDrift`. That of a pair of velocity
-    and noise is infinite where the noise is off at t = 1; what is found then is the part up to
-    about 1 - 1/n, most of it in the last entry of ``by_time``, and bounds nothing.
+    It is a bound for fields that predict the drift, :class:`BridgeDrift`. That of a pair of
+    velocity and noise is infinite where the noise is off at t = 1; what is found then is the part
+    up to about 1 - 1/n, most of it in the last entry of ``by_time``, and bounds nothing.
 
     Args:
         field: of a path ``Linear(Brownian(a))``, with a forward drift, or a velocity and a score.

@@ -259,8 +259,8 @@ def _found(field: Field, file: Path | None, key: int, of: Mapping[str, Any]) -> 
         name, was, now = min(apart, key=lambda one: order.index(one[0].split(".")[0]))
         raise ValueError(
             f"{file} holds rounds of another run: {name} was {was} and is {now}"
-            f"{f', and {len(apart) - 1} more' if len(apart) > 1 else ''}; give what those were begun"
-            " with, or another folder"
+            f"{f', and {len(apart) - 1} more' if len(apart) > 1 else ''}; give what those were"
+            " begun with, or another folder"
         )
     field.load_state_dict(tree["field"])
     return [Round(**one) for one in header["rounds"]]
