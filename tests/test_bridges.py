@@ -507,9 +507,8 @@ def test_what_is_no_light_bridge_is_refused():
     field = BridgeDrift(forward=tpf.networks.MLP(2), process=process)
     with pytest.raises(TypeError, match="LightPotential"):
         LightLoss()(field, tpf.Batch(torch.zeros(2, 2), torch.zeros(2, 2)))
-    other = BridgeDrift(forward=LightPotential((2,), 0.3, 4), process=process)
-    with pytest.raises(ValueError, match=r"variance 0\.3"):
-        LightLoss()(other, tpf.Batch(torch.zeros(2, 2), torch.zeros(2, 2)))
+    with pytest.raises(ValueError, match=r"variance 0\.3"):  # also of one that is never fitted
+        BridgeDrift(forward=LightPotential((2,), 0.3, 4), process=process)
     with pytest.raises(ValueError, match="the potential have shape"):
         LightPotential((3,), 0.7, 4, data=torch.zeros(5, 2))
     with pytest.raises(ValueError, match="components"):
