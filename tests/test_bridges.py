@@ -272,13 +272,20 @@ def test_an_epsilon_of_zero_needs_no_gaussian_part():
 
 
 def test_another_epsilon_is_told():
-    field, _ = drifts(PAIRS["mixtures"])
+    """Of learned and of exact bridges, at the line of the script that samples."""
+    exact = ExactBridge(PAIRS["mixtures"])
+    for field in (drifts(PAIRS["mixtures"])[0], exact):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", tpf.bridges.PathLawWarning)
+            for epsilon in (0.0, 0.25):
+                tpf.sample(field, 3, epsilon=epsilon, steps=2)
+        with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the") as told:
+            tpf.sample(field, 3, epsilon=0.3, steps=2)
+        assert told[0].filename == __file__
+    other = tpf.Process(tpf.Linear(tpf.Brownian(0.1)), base=exact.pairs.base, coupling=tpf.Paired())
     with warnings.catch_warnings():
         warnings.simplefilter("error", tpf.bridges.PathLawWarning)
-        for epsilon in (0.0, 0.25):
-            tpf.sample(field, 3, epsilon=epsilon, steps=2)
-    with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the bridge"):
-        tpf.sample(field, 3, epsilon=0.3, steps=2)
+        tpf.sample(ExactBridge(PAIRS["mixtures"], other), 3, epsilon=0.3, steps=2)
 
 
 def test_another_epsilon_is_told_of_a_plan_too():
