@@ -6,6 +6,7 @@ Decorators that open a context are in between, of torch and of the standard libr
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,8 @@ import torch
 
 __all__ = ["user_level"]
 
-_OWN = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), contextlib.__file__)
+_PLACES = Path(__file__).parents[1], Path(torch.__file__).parent
+_OWN = (*(f"{place}{os.sep}" for place in _PLACES), contextlib.__file__)
 
 
 def user_level() -> int:
