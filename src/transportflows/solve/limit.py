@@ -24,7 +24,7 @@ x_t relaxes at the rate of its noise.
 **Out of a point**, where all of σ̂ is to come from noise, too little of it is as bad. With σ̂² = a t
 the drift is ``(½ - ε/a) x/t``, and of the variance at t the share ``(h/t)^(2ε/a)`` was drawn in the
 first step: nearly all of it where ε is small, and by a drift that is infinite there. So while a
-step adds more than an eighth to σ̂², ε is at least ``σ̂σ̂̇``, for which that drift is zero.
+step adds more than a 32nd to σ̂², ε is at least ``σ̂σ̂̇``, for which that drift is zero.
 
 A law of paths is another for every ε. Where it is wanted, give :class:`UnlimitedEpsilon`.
 """
@@ -44,7 +44,7 @@ from .epsilon import EpsilonSchedule, as_epsilon
 
 __all__ = ["LimitedEpsilon", "UnlimitedEpsilon", "limited", "limited_times"]
 
-_LEAVES = 0.125  # of σ̂²: what a step out of a point adds to it, up to which any ε will do
+_LEAVES = 1 / 32  # of σ̂²: what a step out of a point adds to it, up to which any ε will do
 
 
 class LimitedEpsilon(EpsilonSchedule):
