@@ -3,16 +3,16 @@
 As in the entropic benchmark of Gushchin et al. (2023): ρ0 = N(0, Id), and the law of x1 given x0 is
 the mixture of a known potential of K = 5 components, with centres on a sphere of radius 5 and
 diagonal S, entries uniform on (.5, 1.5) over max(a, 1). The Brownian motion has the variance a
-(their ε). Fitted: a `LightPotential` of 30 components by `LightLoss`, 10,000 steps of 512 of 50,000
+(their ε). Fitted: a `LightPotential` of 30 components by `LightLoss`, 4,000 steps of 512 of 50,000
 pairs of either end in random order, Adam at 1e-2 with a cosine; the same in all cells.
 
-The error is the conditional unexplained variance, the mean over 1,000 x0 (200 where d > 16) of
-BW²(found, exact) of the laws of x1 given x0 (by their means and covariances, which both have in
-closed form) over the total variance of x1, in per cent; mean and range over the seeds.
-*independent* is that of the product of the ends, and *seconds* the median time of a fit.
+The error is the conditional unexplained variance, the mean over 1,000 x0 of BW²(found, exact) of
+the laws of x1 given x0 (by their means and covariances, which both have in closed form) over the
+total variance of x1, in per cent; mean and range over the seeds. *independent* is that of the
+product of the ends, and *seconds* the median time of a fit.
 
 *Networks* (``--networks``): two MLPs of 3 x 128, forward and backward drift, by `bridges.iterate`:
-5 rounds of 7,500 steps of 512, 20,000 pairs a round of 50 steps, Adam at 1e-3, averages of .995;
+5 rounds of 3,000 steps of 512, 20,000 pairs a round of 50 steps, Adam at 1e-3, averages of .995;
 measured by 10,000 draws (200 steps) at each of 20 x0, whose own sampling error is in the figure.
 
 Run ``python benchmarks/bridge_potential.py`` (``--quick`` for d = 2 and one seed).
