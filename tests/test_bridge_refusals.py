@@ -44,6 +44,28 @@ def exact(**changed):
     return tpf.plans.exact_plan(**given)
 
 
+def fit(field, data):
+    return tpf.Trainer(field).fit(data, **FIT)
+
+
+def snapshots(data, count=3):
+    process = tpf.bridges.Multimarginal([float(k) for k in range(count)])
+    return fit(tpf.Velocity(tpf.networks.MLP(2, 8, 1), process), data)
+
+
+def planned(data):
+    process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan())
+    nets = [tpf.networks.MLP(2, 8, 1) for _ in range(2)]
+    return fit(tpf.FieldPair(mean_velocity=nets[0], noise=nets[1], process=process), data)
+
+
+def light_and_network():
+    field = tpf.bridges.BridgeDrift(
+        forward=light(), backward=tpf.networks.MLP(2, 8, 1), process=bridge()
+    )
+    return fit(field, (X, X + 1))
+
+
 FIT = {"steps": 1, "batch_size": 4, "progress": False}
 CASES = {
     "few draws": (
@@ -123,6 +145,18 @@ CASES = {
     "draws of nothing": (lambda: semidiscrete(lambda n: None), TypeError, "draw"),
     "draws of another size": (
         lambda: semidiscrete(lambda n: torch.zeros(n, 3, dtype=torch.float64)), ValueError, "draw",
+    ),
+    "a light potential beside a network": (
+        light_and_network, ValueError, r"leave the backward one.*potential\.end",
+    ),
+    "three snapshots as a list": (
+        lambda: snapshots([X, X, X]), TypeError, r"Trajectories\(snapshots\)",
+    ),
+    "two snapshots as a list": (
+        lambda: snapshots([X, X], 2), ValueError, r"no x0.*Trajectories\(snapshots\)",
+    ),
+    "pairs for a plan": (
+        lambda: planned((X + 1, X)), ValueError, "made of both samples, so fit x1 alone",
     ),
     "draws that are NaN": (
         lambda: semidiscrete(lambda n: SQUARE[:1].expand(n, 2) * torch.nan), ValueError, "draw",

@@ -68,6 +68,15 @@ def test_a_gaussian_plan_is_the_bridges(d, a):
     torch.testing.assert_close(precision[:d, d:], -eye / a, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("a", [1e5, 1e7, 1e9])
+def test_a_gaussian_plan_of_much_noise_keeps_its_digits(a):
+    """``a C`` comes to ``A B`` as a grows: √(λ + a²/4) - a/2 is no difference of large numbers."""
+    base, data = gaussian(3, 1), gaussian(3, 2)
+    cross = gaussian_bridge(base, data, a).blocks()[2][0]
+    limit = base.covariance() @ data.covariance()
+    assert float((a * cross - limit).abs().max()) < 1e-4 * float(limit.abs().max())
+
+
 def test_a_plan_of_potentials_has_their_density():
     """Up to one constant, at pairs far and near."""
     f, g, a = mixture(2, 2, 3), mixture(3, 2, 11), 0.5
@@ -263,13 +272,20 @@ def test_an_epsilon_of_zero_needs_no_gaussian_part():
 
 
 def test_another_epsilon_is_told():
-    field, _ = drifts(PAIRS["mixtures"])
+    """Of learned and of exact bridges, at the line of the script that samples."""
+    exact = ExactBridge(PAIRS["mixtures"])
+    for field in (drifts(PAIRS["mixtures"])[0], exact):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", tpf.bridges.PathLawWarning)
+            for epsilon in (0.0, 0.25):
+                tpf.sample(field, 3, epsilon=epsilon, steps=2)
+        with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the") as told:
+            tpf.sample(field, 3, epsilon=0.3, steps=2)
+        assert told[0].filename == __file__
+    other = tpf.Process(tpf.Linear(tpf.Brownian(0.1)), base=exact.pairs.base, coupling=tpf.Paired())
     with warnings.catch_warnings():
         warnings.simplefilter("error", tpf.bridges.PathLawWarning)
-        for epsilon in (0.0, 0.25):
-            tpf.sample(field, 3, epsilon=epsilon, steps=2)
-    with pytest.warns(tpf.bridges.PathLawWarning, match=r"epsilon=0\.25 for the bridge"):
-        tpf.sample(field, 3, epsilon=0.3, steps=2)
+        tpf.sample(ExactBridge(PAIRS["mixtures"], other), 3, epsilon=0.3, steps=2)
 
 
 def test_another_epsilon_is_told_of_a_plan_too():
@@ -498,9 +514,8 @@ def test_what_is_no_light_bridge_is_refused():
     field = BridgeDrift(forward=tpf.networks.MLP(2), process=process)
     with pytest.raises(TypeError, match="LightPotential"):
         LightLoss()(field, tpf.Batch(torch.zeros(2, 2), torch.zeros(2, 2)))
-    other = BridgeDrift(forward=LightPotential((2,), 0.3, 4), process=process)
-    with pytest.raises(ValueError, match=r"variance 0\.3"):
-        LightLoss()(other, tpf.Batch(torch.zeros(2, 2), torch.zeros(2, 2)))
+    with pytest.raises(ValueError, match=r"variance 0\.3"):  # also of one that is never fitted
+        BridgeDrift(forward=LightPotential((2,), 0.3, 4), process=process)
     with pytest.raises(ValueError, match="the potential have shape"):
         LightPotential((3,), 0.7, 4, data=torch.zeros(5, 2))
     with pytest.raises(ValueError, match="components"):

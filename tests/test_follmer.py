@@ -204,3 +204,37 @@ def test_what_a_point_cannot_do_is_refused():
     for steps, most in ((50, 0.15), (800, 0.05)):  # back to the point it may go, in steps √h right
         back = tpf.sample(exact, start=there, t=(1.0, 0.0), steps=steps).x
         assert float((back - AT).abs().mean()) < most
+
+
+@pytest.mark.parametrize("scheme", ["euler_maruyama", "heun", "rk4"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 2.0])
+def test_a_small_epsilon_leaves_the_point_too(scheme, share):
+    """To N(x0, a) x_t is a Brownian motion: whatever ε is, its variance is a t."""
+    law = tpf.Gaussian((2,), AT, math.sqrt(A))
+    exact = tpf.oracle(process(), law)
+    solved = tpf.sample(
+        exact, 20_000, epsilon=share * A, steps=50, scheme=scheme, save_at=[0.1, 0.5, 1.0],
+        generator=seeded(),
+    )  # fmt: skip
+    for t, x in zip((0.1, 0.5, 1.0), solved.trajectory, strict=True):
+        assert float(x.var(0).mean()) == pytest.approx(A * t, rel=0.06)
+    if share < 0.5:
+        assert solved.limited[0][0] < 0.02  # which tells that ε was another there
+
+
+def test_a_small_epsilon_leaves_each_row_s_own_point():
+    """Likewise where the network is told of x0: x1 is x0 + √a Z."""
+
+    def mean_velocity(t, x, x0):  # E[x1 - x0 | x_t]
+        return x - x0
+
+    def noise(t, x, x0):  # (x_t - x0 - t E[x1 - x0])/γ
+        return (x - x0) * ((1 - t) / (A * t.clamp(min=1e-12)))[:, None].sqrt()
+
+    coupling = tpf.Paired(condition_on_start=True)
+    told = tpf.Process(tpf.Linear(tpf.Brownian(A)), coupling=coupling, shape=(1,))
+    field = tpf.FieldPair(mean_velocity=mean_velocity, noise=noise, process=told)
+    start = torch.full((20_000, 1), 3.0)
+    x = tpf.sample(field, start=start, epsilon=0.1 * A, steps=50, generator=seeded()).x
+    assert float(x.var()) == pytest.approx(A, rel=0.06)
+    assert float(x.mean()) == pytest.approx(3.0, abs=0.03)

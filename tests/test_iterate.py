@@ -134,3 +134,45 @@ def test_what_cannot_be_iterated_is_refused():
             iterate(field, bad, x1, rounds=1, fit=fit)
     with pytest.raises(ValueError, match="rounds"):
         iterate(field, x0, x1, rounds=0, fit=fit)
+
+
+def test_rounds_of_another_run_are_not_taken_up(tmp_path):
+    """Other data, first pairs, steps, processes and networks are told, and the field left alone."""
+    x0, x1 = ends(100)
+    fit = {"steps": 2, "batch_size": 16, "progress": False}
+
+    def go(field=None, x0=x0, x1=x1, rounds=2, **changed):
+        given = {"steps": 3, "fit": fit, "folder": tmp_path, "generator": seeded(2), **changed}
+        return iterate(field or drifts(width=8, depth=1), x0, x1, rounds=rounds, **given)
+
+    go()
+    first, second = nets(width=8, depth=1)
+    wide = process(base=tpf.Gaussian((2,), 0.0, 2.0))
+    cases = {
+        "x0": {"x0": x0 + 1},
+        "x1": {"x1": x1 + 1},
+        "pairs": {"pairs": (x0, x0)},
+        "fit.steps": {"fit": {**fit, "steps": 3}},
+        "steps": {"steps": 4},
+        "process": {"field": BridgeDrift(forward=first, backward=second, process=wide)},
+        "field.": {"field": drifts(width=4, depth=1)},
+        "kind": {"field": tpf.FieldPair(mean_velocity=first, noise=second, process=process())},
+    }
+    for name, changed in cases.items():
+        field = changed.get("field", drifts(width=8, depth=1))
+        before = [p.clone() for p in field.parameters()]
+        with pytest.raises(ValueError, match=rf"of another run: {name}.* another folder"):
+            go(**{"field": field, **changed}, rounds=3)
+        assert all(map(torch.equal, before, field.parameters()))
+    more = {**fit, "progress": True, "workers": 0}  # which change no numbers
+    assert len(go(rounds=3, fit=more)) == 3
+
+
+def test_what_a_later_round_needs_is_asked_for_at_once():
+    """A velocity has no score: known before anything is trained."""
+    field = tpf.Velocity(nets(width=8, depth=1)[0], process())
+    before = [p.clone() for p in field.parameters()]
+    fit = {"steps": 2, "batch_size": 16, "progress": False}
+    with pytest.raises(tpf.ConversionError, match="FieldPair"):
+        iterate(field, *ends(50), rounds=2, fit=fit)
+    assert all(map(torch.equal, before, field.parameters()))

@@ -106,6 +106,29 @@ def test_networks_go_down_and_the_path_goes_up_in_turn():
     assert moved == [False, False, True, False, False, True]
 
 
+@pytest.mark.parametrize("learned", ["path", "scale"])
+def test_a_batch_in_parts_learns_as_a_whole_one(learned):
+    """With accumulate= the path, drawn once for all parts, has the gradients of all of them."""
+    found = []
+    for parts in (1, 3):
+        draws = torch.Generator().manual_seed(2)
+        path = LearnedPath(2, 8, 1, generator=draws)
+        if learned == "scale":
+            path = tpf.Linear(tpf.Brownian(torch.nn.Parameter(torch.tensor(0.7))))
+        net = tpf.networks.MLP(2, 8, 1, generator=draws).double()
+        field = tpf.Velocity(net, tpf.Process(path.double(), base=tpf.Gaussian((2,))))
+        if learned == "path":
+            trainer = path_trainer(field, every=1, accumulate=parts)
+        else:
+            optimizer = torch.optim.SGD(field.parameters(), 1e-3)
+            trainer = tpf.Trainer(field, optimizer=optimizer, accumulate=parts)
+        data = torch.randn(60, 2, generator=draws, dtype=torch.float64)
+        trainer.fit(data, steps=4, batch_size=20, progress=False, generator=draws)
+        found.append([p.detach() for p in field.parameters()])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-8)
+
+
 def test_the_path_of_least_energy_is_found():
     """Deviations 3 and 1/3: the straight path has 1.30 of the least energy, W2² = 4.44."""
     base, data = tpf.Gaussian((2,)), tpf.Gaussian((2,), scale=torch.tensor([3.0, 1 / 3]))

@@ -16,7 +16,7 @@ import transportflows as tpf
 from transportflows.couplings import MinibatchOT, TransportPlan
 from transportflows.couplings.known_rows import KnownRows
 from transportflows.couplings.partners import partner_count
-from transportflows.distributions import Empirical, Transformed
+from transportflows.distributions import Empirical, Transformed, Uniform
 
 F64 = torch.float64
 
@@ -142,10 +142,19 @@ def test_marginals_of_an_epoch() -> None:
     p = simplex(300, 2)
     plan = TransportPlan(x0, x1, regularisation=0.5, x0_weights=p, tolerance=1e-6)
     table = plan._plan().partners.table
-    assert table.shape == (200, partner_count(200))
+    assert table.shape == (200, partner_count(200, 300))
     share = torch.bincount(table.flatten().long(), minlength=300) / table.numel()
     assert float((share - p).abs().sum()) < 5e-3
     assert plan.report.left == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+def test_few_rows_go_with_all_of_a_large_pool() -> None:
+    """The marginal of x0 is that of the pool, where 4,096 partners a row were 40 % short of it."""
+    x0, x1 = normal(40_000, 2), normal(8, 2, seed=1)
+    plan = TransportPlan(x0, x1, regularisation=2.0)
+    table = plan._plan().partners.table
+    share = torch.bincount(table.flatten().long(), minlength=len(x0)) / table.numel()
+    assert float((share * len(x0) - 1).abs().mean()) < 0.05
 
 
 def test_equal_rows_are_one_row_with_both_weights() -> None:
@@ -511,6 +520,36 @@ def test_the_base_is_the_law_of_the_plan() -> None:
     tpf.Process(tpf.Linear(), base=Empirical(x1.clone()), coupling=of_rows)
     with pytest.raises(ValueError, match="give the same object to both"):
         tpf.Process(tpf.Linear(), base=Empirical(2 * x1), coupling=of_rows)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_a_base_of_which_the_pool_is_no_sample_is_refused(weighted, scale) -> None:
+    """Training would start from x0, and sampling from elsewhere."""
+    shape, x1 = (2, 2), normal(50, 2, 2)
+    law = tpf.distributions.GaussianMixture(
+        scale * torch.tensor([-3.0, 3.0])[:, None, None].expand(2, *shape), scale * 0.5
+    )
+    x0 = law.sample(2_000, generator=seeded(3), dtype=F64)
+    weights = simplex(2_000, 4) if weighted else None
+    plan = TransportPlan(x0, x1, x0_weights=weights)
+    assert tpf.Process(tpf.Linear(), base=law, coupling=plan).base is law
+    pool = Empirical(x0, weights=weights)
+    assert tpf.Process(tpf.Linear(), base=pool, coupling=plan).base is pool
+    for other in (tpf.Gaussian(shape, 0.0, 3 * scale), tpf.Gaussian(shape, 9.0), Uniform(shape)):
+        with pytest.raises(ValueError, match=r"are no sample of it.* leave base out"):
+            tpf.Process(tpf.Linear(), base=other, coupling=plan)
+    steps = TransportPlan(
+        (4 * x0 / scale).round() * scale / 3, x1, x0_weights=weights
+    )  # many are equal, and off by rounding
+
+    class Rounded:
+        def sample(self, n, *, generator=None):
+            return (4 * law.sample(n, generator=generator, dtype=F64) / scale).round() / 3 * scale
+
+    tpf.Process(tpf.Linear(), base=Rounded(), coupling=steps, shape=shape)
+    few = TransportPlan(x0[:20], x1)  # which cannot tell
+    assert tpf.Process(tpf.Linear(), base=law, coupling=few).base is law
 
 
 # -------------------------------------------------------------------------------------- bad input

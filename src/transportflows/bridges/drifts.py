@@ -59,7 +59,8 @@ class BridgeDrift(Field):
         cond_transforms: see :class:`Field`.
 
     Raises:
-        ValueError: if there is no network, or the path is another.
+        ValueError: if there is no network, the path is another, or a light potential is of another
+            variance.
 
     Warns:
         PathLawWarning: when it is sampled with an ε > 0 that is not a/2.
@@ -101,6 +102,12 @@ class BridgeDrift(Field):
         check_units(process, transform)
         for net in nets.values():
             check_network(net)
+            own, a = getattr(net, "bridge_variance", None), float(bridge_variance(process))
+            if own is not None and abs(own - a) > 1e-6 * a:
+                raise ValueError(
+                    f"the potential is of variance {own:g} and the process of a = {a:g}; both must"
+                    f" be one: LightPotential(shape, {a:g})"
+                )
         self.outputs = tuple(nets)
         self.process, self.transform = process, transform
         self.cond_transforms = as_cond_transforms(cond_transforms)

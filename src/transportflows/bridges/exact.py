@@ -14,6 +14,7 @@ means of x0 and of x1 are had likewise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,14 @@ class ExactBridge(ExactField):
                 " other; write Process(path, base=pairs.base, coupling=Paired())"
             )
         self.pairs = pairs
+
+    @property
+    def path_epsilon(self) -> float | None:
+        """The bridge's own ε, a/2; None for pairs of no bridge, or on another path."""
+        path, a = self.process.interpolant, self.pairs.variance
+        if a is None or type(path) is not Linear or type(path.latent) is not Brownian:
+            return None
+        return a / 2 if math.isclose(float(path.latent.a), a, rel_tol=1e-6) else None
 
     def predict(
         self,

@@ -28,12 +28,15 @@ from torch import Tensor
 from .._core import container
 from .._core.arguments import shown
 from .._core.checks import check_events, check_finite_rows, positive_integer
+from .._core.digests import digest
 from .._core.random import draw_key, stream
+from .._core.registry import told
 from .._core.signatures import checked
 from ..couplings import Paired
 from ..fields import Field
 from ..samplers import sample
 from ..training import Trainer
+from ..training.differences import differences
 from .drifts import BridgeDrift, bridge_variance
 from .fit_arguments import check_fit
 
@@ -41,6 +44,7 @@ __all__ = ["Round", "iterate"]
 
 _FILE = "rounds.tpf"
 _SAMPLED = "euler_maruyama"
+_QUIET = ("progress", "workers", "callbacks")  # of a fit, which change no numbers
 
 
 @checked
@@ -92,16 +96,17 @@ def iterate(
         trainer: makes the trainer of a round, of the field or of one of its drifts: ``lambda field:
             Trainer(field, lr=1e-3, ema=0.999)``. With averages the field goes on from these.
         folder: where the field and the rounds done are kept after each of them. Called again with
-            the same folder and seed it goes on from there, with the bits of a run that was never
-            stopped.
+            the same folder, seed and arguments (but for more rounds) it goes on from there, with
+            the bits of a run that was never stopped.
         generator: source of randomness; one key is drawn from it.
 
     Returns:
         What was done in each round, those of an earlier call included.
 
     Raises:
-        ValueError: if the path is no Brownian bridge, the coupling is not Paired, or one drift
-            alone is given.
+        ValueError: if the path is no Brownian bridge, the coupling is not Paired, one drift alone
+            is given, or the folder holds rounds of other data, arguments or networks.
+        ConversionError: if the field lacks what simulates its pairs.
 
     Example:
         >>> import transportflows as tpf
@@ -132,8 +137,12 @@ def iterate(
     check_fit(fit)
     positive_integer("rounds", rounds)
     positive_integer("steps", steps)
+    if rounds > 1 and not isinstance(field, BridgeDrift):
+        for needed in ("velocity", "score"):
+            field.weights(needed, torch.tensor([0.5], dtype=torch.float64))
     key, file = draw_key(generator), None if folder is None else Path(folder) / _FILE
-    done = _found(field, file, key)
+    of = {} if file is None else _described(field, x0, x1, pairs, steps, fit)
+    done = _found(field, file, key, of)
     for k in range(len(done), rounds):
         way = "given" if k == 0 else "backward" if k % 2 else "forward"
         if way == "given":
@@ -144,7 +153,7 @@ def iterate(
         last = losses[-max(1, len(losses) // 10) :]
         cost = (made[1] - made[0]).flatten(1).square().sum(1).mean()
         done.append(Round(way, float(cost), sum(last) / len(last)))
-        _keep(field, file, key, done)
+        _keep(field, file, key, of, done)
     return done
 
 
@@ -207,7 +216,34 @@ def _fitted(
     return [float(value) for value in history.loss]
 
 
-def _found(field: Field, file: Path | None, key: int) -> list[Round]:
+def _described(
+    field: Field,
+    x0: Tensor,
+    x1: Tensor,
+    pairs: tuple[Tensor, Tensor] | None,
+    steps: int,
+    fit: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What rounds must have in common to go on from each other."""
+    weights = {name: str(tuple(value.shape)) for name, value in field.state_dict().items()}
+    return {
+        "kind": type(field).__name__,
+        "process": told(field.process, sums=True),
+        "transform": told(field.transform, sums=True),
+        "x0": f"{tuple(x0.shape)} {digest(x0)}",
+        "x1": f"{tuple(x1.shape)} {digest(x1)}",
+        "pairs": None if pairs is None else digest(*pairs),
+        "steps": steps,
+        "fit": {
+            name: value
+            for name, value in fit.items()
+            if name not in _QUIET and isinstance(value, (bool, int, float, str))
+        },
+        "field": {name: at for name, at in weights.items() if not name.startswith("process.")},
+    }
+
+
+def _found(field: Field, file: Path | None, key: int, of: Mapping[str, Any]) -> list[Round]:
     """The rounds that a file has, whose weights are put in the place of the field's."""
     if file is None or not file.exists():
         return []
@@ -217,14 +253,26 @@ def _found(field: Field, file: Path | None, key: int) -> list[Round]:
             f"{file} holds rounds of another seed; give generator= the seed of those, or another"
             " folder"
         )
+    apart = differences(header.get("of", {}), of)
+    if apart:
+        order = [*of]
+        name, was, now = min(apart, key=lambda one: order.index(one[0].split(".")[0]))
+        raise ValueError(
+            f"{file} holds rounds of another run: {name} was {was} and is {now}"
+            f"{f', and {len(apart) - 1} more' if len(apart) > 1 else ''}; give what those were"
+            " begun with, or another folder"
+        )
     field.load_state_dict(tree["field"])
     return [Round(**one) for one in header["rounds"]]
 
 
-def _keep(field: Field, file: Path | None, key: int, done: list[Round]) -> None:
+def _keep(
+    field: Field, file: Path | None, key: int, of: Mapping[str, Any], done: list[Round]
+) -> None:
     """Write the weights and what was done, in one file, at once."""
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    header = {"kind": "rounds of a bridge", "key": key, "rounds": [asdict(one) for one in done]}
+    rounds = [asdict(one) for one in done]
+    header = {"kind": "rounds of a bridge", "key": key, "of": of, "rounds": rounds}
     container.write(file, header, {"field": dict(field.state_dict())})

@@ -197,11 +197,11 @@ def gaussian_bridge(base: Gaussian, data: Gaussian, variance: float) -> Gaussian
         raise ValueError("the base is singular; a bridge from a point is the Föllmer process")
     root = basis @ torch.diag(values.sqrt()) @ basis.mT
     inverse_root = basis @ torch.diag(values.rsqrt()) @ basis.mT
-    eye = torch.eye(len(first), dtype=first.dtype, device=first.device)
-    inner = root @ second @ root + 0.25 * a * a * eye
+    inner = root @ second @ root
     values, basis = torch.linalg.eigh(0.5 * (inner + inner.mT))
-    middle = basis @ torch.diag(values.sqrt()) @ basis.mT
-    cross = root @ middle @ inverse_root - 0.5 * a * eye
+    values = values.clamp(min=0)
+    shrunk = values / ((values + 0.25 * a * a).sqrt() + 0.5 * a)  # √(λ + a²/4) - a/2
+    cross = root @ (basis * shrunk) @ basis.mT @ inverse_root
     whole = torch.cat([torch.cat([first, cross], 1), torch.cat([cross.mT, second], 1)])
     first_mean, second_mean = (wide(law.mean).reshape(1, *law.shape) for law in (base, data))
     return GaussianPairs(whole.new_ones(1), first_mean, second_mean, whole[None], variance=a)

@@ -70,7 +70,7 @@ def solve_pool(
     kind = "exact" if epsilon == 0 else "entropic" if penalty is None else "unbalanced"
     x0_mass = torch.zeros(pool.count, dtype=torch.float64, device=y.device)
     row_mass = torch.zeros_like(q)
-    count = partner_count(len(rows))
+    count = partner_count(len(rows), len(pool.at))
     table = torch.empty(0) if kind == "exact" else torch.empty(
         len(rows), count, dtype=torch.int32, device=y.device
     )  # fmt: skip

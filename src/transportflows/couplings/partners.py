@@ -19,13 +19,15 @@ __all__ = ["SparsePartners", "TablePartners", "partner_count", "quantiles"]
 
 _ENTRIES = 1 << 22  # of a table, 16 MB
 _FEWEST, _MOST = 16, 1 << 12  # partners of a row
+_SEEN = 64  # times that each x0 is to be among the partners, in the mean
 _SEED = 0x706C616E
 _NOTHING = -90.0  # exponent of what counts as nothing
 
 
-def partner_count(rows: int) -> int:
-    """K, of so many rows."""
-    return min(max(_ENTRIES // rows, _FEWEST), _MOST)
+def partner_count(rows: int, pool: int) -> int:
+    """K, of so many rows and x0: of few rows more, so that no x0 is left out by chance."""
+    most = max(_MOST, -(-_SEEN * pool // rows))
+    return min(max(_ENTRIES // rows, _FEWEST), most)
 
 
 def quantiles(

@@ -17,12 +17,13 @@ from .._core.registry import alike
 from .._core.reprs import brief
 from .._core.samples import rows_of
 from .._core.tensor import widened
-from ..distributions import Distribution, as_distribution
+from ..distributions import Distribution, Empirical, as_distribution
 from ..plans.entropic import least_epsilon
 from .from_law import solve_law
 from .from_pool import solve_pool
 from .known_rows import KnownRows
 from .labels import labels_of, of_one_label
+from .sampled_from import check_sampled_from
 from .solved import Pool, Solved
 
 __all__ = ["PlanData", "row_weights"]
@@ -197,13 +198,15 @@ class PlanData:
         }
 
     def check_base(self, base: Distribution) -> None:
-        """Refuse a base of other events, or another than the law that x0 is."""
+        """Refuse a base of other events, or another than x0 is, or is a sample of."""
         law, x1 = self.law, self.x1
         if base.shape != x1.shape[1:]:
             raise ValueError(
                 f"the base has events of shape {tuple(base.shape)} and the plan"
                 f" {tuple(x1.shape[1:])}"
             )
+        if self.x0 is not None and not isinstance(base, Empirical):
+            check_sampled_from(base, self.x0, self.x0_weights)
         same = (
             law is None or alike(law, base) or getattr(base, "law", base) is law.__dict__.get("law")
         )

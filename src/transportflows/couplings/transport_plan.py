@@ -39,9 +39,9 @@ class TransportPlan(Coupling):
     asked for, and costs a step nothing. A plan that did not converge is refused, never used.
 
     **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
-    one, of which every row of x1 has K partners (4,000,000 over the rows, from 16 to 4,096): the
-    quantiles of its conditional, drawn once, of which a batch draws one for each of its rows. The
-    rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
+    one, of which every row of x1 has K partners (4,000,000 over the rows, at least 16, and no more
+    than 4,096 or 64 N/M): the quantiles of its conditional, drawn once, of which a batch draws one
+    a row. The rows of x1 keep their order and their labels, so over an epoch x1 is as it is.
 
     **A law** ``x0`` that can be drawn from, such as a Gaussian, is paired by the semidiscrete plan:
     each x0 that the process draws goes to the x1 of its cell, so x0 is exactly of its law, and the

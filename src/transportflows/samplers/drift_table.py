@@ -21,6 +21,7 @@ from ..solve.limit import UnlimitedEpsilon, limited, limited_times
 from .ends import BOUND, extrapolation, integration, kind_of_end, looks, rooted
 from .path_law import tell_path_law
 from .schemes import Scheme
+from .starts import from_point
 
 __all__ = ["DriftTable"]
 
@@ -61,7 +62,9 @@ class DriftTable:
         self.own_drift = type(field).drift_weights is not Field.drift_weights
         if self.own_drift:  # the noise is that of the path between both ends
             self.part = NoisePart(self.part.path, self.part.owner)
-        self.schedules = limited(epsilons, scheme.limit, growth=True)
+        start = float(stages[0, 0] - scheme.nodes[0] * widths[0])
+        leaves = from_point(field.process) and _same(start, 0.0) and bool(widths[0] > 0)
+        self.schedules = limited(epsilons, scheme.limit, growth=True, from_point=leaves)
         self.may_close = not self.of_score and isinstance(self.part, GaussianPart)
         self.may_close &= not any(isinstance(e, UnlimitedEpsilon) for e in epsilons)
         self.times, self.widths = stages.clone(), widths
@@ -256,4 +259,8 @@ def _sum(terms: Tensor) -> Tensor:
 
 def _end(t: Tensor) -> float | None:
     """The end of time that a time is, rounding aside."""
-    return next((end for end in (0.0, 1.0) if abs(float(t) - end) < _SAME), None)
+    return next((end for end in (0.0, 1.0) if _same(float(t), end)), None)
+
+
+def _same(t: float, end: float) -> bool:
+    return abs(t - end) < _SAME

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from .._core.callers import user_level
 from ..couplings import TransportPlan
 from ..fields import Field
 from ..gaussian_part import NoisePart
@@ -47,7 +48,7 @@ def tell_path_law(
                 " the law of paths, and so of the pairs (x0, x1), is another; write"
                 f" epsilon={own:g} for the bridge",
                 PathLawWarning,
-                stacklevel=3,
+                stacklevel=user_level(),
             )
             return
 

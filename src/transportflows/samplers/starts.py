@@ -17,9 +17,16 @@ from ..couplings.base import Coupling
 from ..distributions import Distribution, Point
 from ..fields.base import Field
 from ..fields.units import starting_law
+from ..process import Process
 from ..solve.epsilon import EpsilonSchedule
 
-__all__ = ["check_from_point", "check_from_start", "evaluating", "starting_states"]
+__all__ = [
+    "check_from_point",
+    "check_from_start",
+    "evaluating",
+    "from_point",
+    "starting_states",
+]
 
 
 def starting_states(
@@ -83,6 +90,11 @@ def check_from_start(
             " map; give an epsilon, such as NoiseScaleEpsilon(0.5), or write"
             " Paired(condition_on_start=True, is_map=True)"
         )
+
+
+def from_point(process: Process) -> bool:
+    """Whether paths begin in one point: that of the base, or of each row its own."""
+    return isinstance(process.base, Point) or process.coupling.condition_on_start
 
 
 def check_from_point(

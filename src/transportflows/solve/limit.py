@@ -21,6 +21,11 @@ that of a Brownian bridge is limited, nor need it be, since ``∫ ε/σ̂ dt`` i
 That is so where the score itself is an output, too: data may be narrow in any direction, and then
 x_t relaxes at the rate of its noise.
 
+**Out of a point**, where all of σ̂ is to come from noise, too little of it is as bad. With σ̂² = a t
+the drift is ``(½ - ε/a) x/t``, and of the variance at t the share ``(h/t)^(2ε/a)`` was drawn in the
+first step: nearly all of it where ε is small, and by a drift that is infinite there. So while a
+step adds more than a 32nd to σ̂², ε is at least ``σ̂σ̂̇``, for which that drift is zero.
+
 A law of paths is another for every ε. Where it is wanted, give :class:`UnlimitedEpsilon`.
 """
 
@@ -39,20 +44,32 @@ from .epsilon import EpsilonSchedule, as_epsilon
 
 __all__ = ["LimitedEpsilon", "UnlimitedEpsilon", "limited", "limited_times"]
 
+_LEAVES = 1 / 32  # of σ̂²: what a step out of a point adds to it, up to which any ε will do
+
 
 class LimitedEpsilon(EpsilonSchedule):
-    """An ε that renews no more than a share of the noise in a step.
+    """An ε that renews no more than a share of the noise in a step, and out of a point no less.
 
     Args:
         schedule: ε.
         limit: E, above 0: the most of ``|h| ε/σ̂²``; infinite for none.
         growth: whether what σ̂ grows by counts besides; not for schemes that solve the transport
             exactly.
+        from_point: whether the solve starts in one point, at t = 0.
     """
 
-    def __init__(self, schedule: EpsilonSchedule, limit: float, *, growth: bool = False) -> None:
-        self.schedule, self.limit, self.growth = schedule, limit, growth
+    def __init__(
+        self,
+        schedule: EpsilonSchedule,
+        limit: float,
+        *,
+        growth: bool = False,
+        from_point: bool = False,
+    ) -> None:
+        self.schedule, self.limit = schedule, limit
+        self.growth, self.from_point = growth, from_point
         self._most: tuple[Tensor, Tensor] | None = None  # of ε and of ε/σ̂
+        self._least: tuple[Tensor, Tensor] | None = None
 
     @property
     def is_zero(self) -> bool:
@@ -62,7 +79,7 @@ class LimitedEpsilon(EpsilonSchedule):
         schedule = self.schedule.bound(part, stages, widths)
         if self.limit == math.inf:
             return schedule
-        own = LimitedEpsilon(schedule, self.limit, growth=self.growth)
+        own = LimitedEpsilon(schedule, self.limit, growth=self.growth, from_point=self.from_point)
         t, h = stages.reshape(-1), widths[:, None].expand(stages.shape).reshape(-1).to(stages)
         scale, square = part.scale(t), part.scale_sq(t)
         whole = isinstance(part, GaussianPart)
@@ -75,20 +92,34 @@ class LimitedEpsilon(EpsilonSchedule):
             most = most + (0.5 * h.sign() * part.scale_sq_dot(t)).clamp(min=0)
             over = over + (h.sign() * part.scale_dot(t)).clamp(min=0)
         own._most = most, over
+        if self.from_point:
+            gain, gain_scale = part.scale_sq_dot(t), part.scale_dot(t)
+            leaves = (h * gain >= _LEAVES * square).view(stages.shape).any(1, keepdim=True)
+            leaves = leaves.expand(stages.shape).reshape(-1)
+            own._least = tuple(  # type: ignore[assignment]
+                torch.where(leaves, of, 0.0).clamp(min=0) for of in (0.5 * gain, gain_scale)
+            )
         return own
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         name = f"{type(self.schedule).__name__}.value"
         value = per_time(name, self.schedule.value(t, noise_scale), t).to(t)
-        return value if self.limit == math.inf else torch.fmin(value, self._bound()[0])
+        return value if self.limit == math.inf else self._between(value, 0)
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
         over = self.schedule.over_noise_scale(t, noise_scale)
-        return over if self.limit == math.inf else torch.fmin(over, self._bound()[1])
+        return over if self.limit == math.inf else self._between(over, 1)
 
     def acts(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        """Whether ε is less than it would be, of the shape of t."""
-        return ~(self.schedule.value(t, noise_scale) <= self._bound()[0])  # NaN is beyond it
+        """Whether ε is another than it would be, of the shape of t."""
+        value = self.schedule.value(t, noise_scale)
+        found = ~(value <= self._bound()[0])  # NaN is beyond it
+        return found if self._least is None else found | (value < self._least[0])
+
+    def _between(self, value: Tensor, which: int) -> Tensor:
+        """ε, or ``ε/σ̂``, within its bounds."""
+        kept = torch.fmin(value, self._bound()[which])
+        return kept if self._least is None else torch.fmax(kept, self._least[which])
 
     def _bound(self) -> tuple[Tensor, Tensor]:
         if self._most is None:
@@ -117,12 +148,13 @@ def limited(
     limit: float,
     *,
     growth: bool = False,
+    from_point: bool = False,
 ) -> list[EpsilonSchedule]:
     """Schedules with their limit; those that are zero or unlimited stay as they are."""
     return [
         schedule
         if schedule.is_zero or isinstance(schedule, UnlimitedEpsilon)
-        else LimitedEpsilon(schedule, limit, growth=growth)
+        else LimitedEpsilon(schedule, limit, growth=growth, from_point=from_point)
         for schedule in schedules
     ]
 

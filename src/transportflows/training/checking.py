@@ -84,7 +84,14 @@ def _check_pairs(batch: Batch, field: Field, name: str) -> None:
         )
     if batch.x0 is not None and not isinstance(coupling, Paired):
         cure = "for rows that belong together write Process(interpolant, coupling=Paired())"
-        if not coupling.independent:
+        if not field.process.interpolant.uses_base:
+            cure = (
+                f"paths of {type(field.process.interpolant).__name__} have no x0, so give x1 alone;"
+                " snapshots at several times go in as tpf.bridges.Trajectories(snapshots)"
+            )
+        elif coupling.brings_start or coupling.base is not None:
+            cure = "it was made of both samples, so fit x1 alone; for pairs coupling=Paired()"
+        elif not coupling.independent:
             cure = (
                 "for two samples that do not belong together write Process(interpolant,"
                 f" base=tpf.distributions.Empirical(x0), coupling={type(coupling).__name__}()) and"

@@ -81,7 +81,11 @@ class DataRows:
                 f" {type(data).__name__}; write torch.as_tensor(..., dtype=torch.float32)"
             )
         if isinstance(data, (tuple, list)) and len(data) != 2:
-            raise TypeError(f"{name} must be x1 or a pair (x0, x1), got {len(data)} things")
+            raise TypeError(
+                f"{name} must be x1 or a pair (x0, x1), got {len(data)} things; samples of one law"
+                " are one tensor, torch.cat(samples), and snapshots at several times go in as"
+                " tpf.bridges.Trajectories(snapshots)"
+            )
         batch = Batch.of(data)  # type: ignore[arg-type]
         if cond and batch.cond:
             raise ValueError(f"{name} is a Batch with conditions, and cond= gives others; give one")

@@ -131,13 +131,16 @@ class Objective:
             Losses of this process's rows, detached, and their times.
         """
         rows, seen = len(batch), []
-        for part in self._parts(batch, generator, seed, self.dropping, sample):
+        parts = self._parts(batch, generator, seed, self.dropping, sample)
+        learned = len(parts) > 1 and any(p.requires_grad for p in self.field.process.parameters())
+        for k, part in enumerate(parts, 1):
             with self._precision:
                 values = self._evaluate(self.field, part)
             share = self._share
             if share is None or share.shape != values.shape or self._share_of != rows:
                 share = self._new_share(values, rows)
-            torch.autograd.backward((values,), (share,), inputs=self.only)
+            again = learned and k < len(parts)  # through the path, which was drawn for all parts
+            torch.autograd.backward((values,), (share,), retain_graph=again, inputs=self.only)
             seen.append((values.detach(), _times(part)))
         if self.world.size > 1:
             self._sum_gradients()
