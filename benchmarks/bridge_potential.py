@@ -6,10 +6,10 @@ diagonal S, entries uniform on (.5, 1.5) over max(a, 1). The Brownian motion has
 (their ε). Fitted: a `LightPotential` of 30 components by `LightLoss`, 4,000 steps of 512 of 50,000
 pairs of either end in random order, Adam at 1e-2 with a cosine; the same in all cells.
 
-The error is the conditional unexplained variance, the mean over 1,000 x0 (200 above d = 16) of BW²(found, exact) of
-the laws of x1 given x0 (by their means and covariances, which both have in closed form) over the
-total variance of x1, in per cent; mean and range over the seeds. *independent* is that of the
-product of the ends, and *seconds* the median time of a fit.
+The error is the conditional unexplained variance, the mean over 1,000 x0 (200 above d = 16) of
+BW²(found, exact) of the laws of x1 given x0 (by their means and covariances, which both have in
+closed form) over the total variance of x1, in per cent; mean and range over the seeds.
+*independent* is that of the product of the ends, and *seconds* the median time of a fit.
 
 *Networks* (``--networks``): two MLPs of 3 x 128, forward and backward drift, by `bridges.iterate`:
 5 rounds of 7,500 steps of 512, first on 20,000 pairs drawn from the entropic plan of as many of
