@@ -1,5 +1,7 @@
 """Iterated Markovian fitting: towards the exact bridge, in rounds that can be taken up again."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -176,3 +178,17 @@ def test_what_a_later_round_needs_is_asked_for_at_once():
     with pytest.raises(tpf.ConversionError, match="FieldPair"):
         iterate(field, *ends(50), rounds=2, fit=fit)
     assert all(map(torch.equal, before, field.parameters()))
+
+
+def test_another_epsilon_is_told_of_a_pair_that_was_iterated(tmp_path):
+    """Of a pair too, which knows nothing of bridges, and of one that was saved."""
+    field, (x0, x1) = KINDS["pair"](), ends(60)
+    iterate(field, x0, x1, rounds=2, steps=2, fit={"steps": 2, "batch_size": 16, "progress": False})
+    field.save(tmp_path / "field")
+    for each in (field, tpf.load_field(tmp_path / "field")):
+        with pytest.warns(tpf.bridges.PathLawWarning, match=r"a/2 = 0\.5"):
+            tpf.sample(each, 4, steps=3, epsilon=2.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", tpf.bridges.PathLawWarning)
+            tpf.sample(each, 4, steps=3, epsilon=A / 2)
+            tpf.sample(each, 4, steps=3)

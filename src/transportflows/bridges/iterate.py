@@ -140,6 +140,7 @@ def iterate(
     if rounds > 1 and not isinstance(field, BridgeDrift):
         for needed in ("velocity", "score"):
             field.weights(needed, torch.tensor([0.5], dtype=torch.float64))
+    field.process.coupling.path_epsilon = epsilon  # so that sampling with another is told
     key, file = draw_key(generator), None if folder is None else Path(folder) / _FILE
     of = {} if file is None else _described(field, x0, x1, pairs, steps, fit)
     done = _found(field, file, key, of)

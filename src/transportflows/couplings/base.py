@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.registry import Storable
 from .._core.reprs import call
@@ -157,15 +158,26 @@ class Paired(Coupling):
         condition_on_start: give networks the x0 of each path, as the condition ``"x0"``, in the
             units of the process.
         is_map: each x0 has one x1, which needs no noise: neither a latent nor ε > 0.
+        path_epsilon: the ε of which these are the pairs, a/2 where they are those of a Schrödinger
+            bridge; sampling with another is then told. None for pairs of no such process.
     """
 
-    def __init__(self, *, condition_on_start: bool = False, is_map: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        condition_on_start: bool = False,
+        is_map: bool = False,
+        path_epsilon: float | None = None,
+    ) -> None:
+        if path_epsilon is not None:
+            path_epsilon = positive_number("path_epsilon", path_epsilon)
         if is_map and not condition_on_start:
             raise ValueError(
                 "is_map is of pairs that the network is told of; write"
                 " Paired(condition_on_start=True, is_map=True)"
             )
         self.condition_on_start, self.is_map = condition_on_start, is_map
+        self.path_epsilon = path_epsilon
 
     def pair(
         self,
@@ -178,8 +190,9 @@ class Paired(Coupling):
         return x0, x1
 
     def __repr__(self) -> str:
-        flags = [f"{name}=True" for name, on in self.config().items() if on]
+        flags = [f"{name}={value!r}" for name, value in self.config().items() if value]
         return f"{type(self).__name__}({', '.join(flags)})"
 
     def config(self) -> dict[str, Any]:
-        return {"condition_on_start": self.condition_on_start, "is_map": self.is_map}
+        told = {"condition_on_start": self.condition_on_start, "is_map": self.is_map}
+        return told if self.path_epsilon is None else {**told, "path_epsilon": self.path_epsilon}

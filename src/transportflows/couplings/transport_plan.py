@@ -285,8 +285,12 @@ class TransportPlan(Coupling):
         }
 
     def stored(self) -> Paired:
-        """Files do not hold the plan, which is training data: there it is ``Paired()``."""
-        return Paired()
+        """Files do not hold the plan, which is training data: there it is ``Paired()``.
+
+        It keeps the ε of the Schrödinger bridge that an entropic plan makes of its latent.
+        """
+        bridge = self.unbalanced is None and self.regularisation
+        return Paired(path_epsilon=self.regularisation / 4 if bridge else None)  # type: ignore
 
     def __repr__(self) -> str:
         parts = self.data.told()

@@ -206,6 +206,8 @@ class FlowMap(Field):
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """What the network predicts at s = t: the tangent of the map."""
+        if needed is not None and not isinstance(needed, (tuple, list)):
+            check_call(FlowMap.predict, locals())
         try:
             return (called_between(self, self.net, t, t, x, cond),)
         except (AttributeError, TypeError, RuntimeError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from .._core.callers import user_level
-from ..couplings import TransportPlan
+from ..couplings import Paired, TransportPlan
 from ..fields import Field
 from ..gaussian_part import NoisePart
 from ..interpolants import Brownian, Linear
@@ -61,7 +61,10 @@ def _own_epsilon(field: Field) -> float | None:
         return told
     if type(path) is not Linear or not isinstance(path.latent, Brownian):
         return None
-    if not isinstance(coupling, TransportPlan) or coupling.unbalanced is not None:
-        return None
-    a, epsilon = float(path.latent.a), coupling.regularisation or 0.0
-    return a / 2 if abs(epsilon - 2 * a) <= _SAME * a else None
+    own = 0.0
+    if isinstance(coupling, Paired):
+        own = coupling.path_epsilon or 0.0
+    elif isinstance(coupling, TransportPlan) and coupling.unbalanced is None:
+        own = (coupling.regularisation or 0.0) / 4
+    half = float(path.latent.a) / 2
+    return half if abs(own - half) <= _SAME * half else None
