@@ -16,7 +16,8 @@ Ours: *plan*, one exact plan of 10,000 draws of either end (`TransportPlan`), co
 the ODE. *torchcfm*: its exact minibatch matcher (OT-CFM), σ = .1, the same network, optimiser and
 steps, data made afresh; its bridge's (*SF2M*, σ = .1 and exact plans as in its examples), of which
 the ODE needs the flow alone; the first also with cosine and averages. Published (OT-CFM / SF2M,
-10,000 points): W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016 .045 .053 .034.
+10,000 points): W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016
+.045 .053 .034.
 
 Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--methods torchcfm --peer FOLDER``
 for the peer, with the folder in which its wheel was unpacked). What was measured is kept in
