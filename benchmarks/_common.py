@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
 import os
@@ -16,7 +17,36 @@ import torch
 
 import transportflows as tpf
 
-__all__ = ["Timings", "header", "in_turns", "table"]
+__all__ = ["Kept", "Timings", "header", "in_turns", "table"]
+
+
+class Kept:
+    """What a long benchmark has measured, row by row in a file, so that it can go on from there.
+
+    Args:
+        path: of the file, of comma-separated values.
+        fields: names of the columns.
+    """
+
+    def __init__(self, path: Path, fields: Sequence[str]) -> None:
+        self.path, self.fields = path, fields
+
+    def rows(self, **wanted: object) -> list[dict[str, str]]:
+        """All rows, or those with certain values in some columns."""
+        if not self.path.exists():
+            return []
+        with self.path.open() as file:
+            found = list(csv.DictReader(file))
+        return [r for r in found if all(r[k] == str(value) for k, value in wanted.items())]
+
+    def add(self, *rows: Sequence[object]) -> None:
+        """Add rows."""
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if fresh:
+                writer.writerow(self.fields)
+            writer.writerows(rows)
 
 
 def header(doc: str | None, *packages: str) -> str:

@@ -22,7 +22,6 @@ is made of it (``--report`` alone).
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 import time
@@ -33,23 +32,25 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from _common import header, table
+from _common import Kept, header, table
 from transportflows import maps
 
 FOLDER = Path(__file__).parent / "results"
-ROWS = FOLDER / "flow_maps.csv"
-FIELDS = (
-    "d",
-    "loss",
-    "seed",
-    "seconds",
-    "steps",
-    "rms",
-    "median",
-    "two",
-    "four",
-    "semigroup",
-    "tangent",
+ROWS = Kept(
+    FOLDER / "flow_maps.csv",
+    (
+        "d",
+        "loss",
+        "seed",
+        "seconds",
+        "steps",
+        "rms",
+        "median",
+        "two",
+        "four",
+        "semigroup",
+        "tangent",
+    ),
 )
 RADIUS = math.sqrt(2)
 LOSSES: dict[str, Callable[[tpf.Field], maps.MapLoss]] = {
@@ -139,14 +140,9 @@ def measured(flow_map: maps.FlowMap, d: int) -> list[float]:
     return found
 
 
-def rows_kept() -> list[dict[str, str]]:
-    """What was measured before."""
-    return list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-
-
 def report() -> str:
     """The tables of what is kept."""
-    text, kept = [header(__doc__)], rows_kept()
+    text, kept = [header(__doc__)], ROWS.rows()
     for d in sorted({int(row["d"]) for row in kept}):
         lines = []
         for name in LOSSES:
@@ -195,24 +191,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = {(row["d"], row["loss"], row["seed"]) for row in rows_kept()}
     for seed in range(0 if options.report else 1 if options.quick else options.seeds):
         for d in options.dimensions:
             for name in LOSSES:
-                if not options.quick and (str(d), name, str(seed)) in done:
+                if not options.quick and ROWS.rows(d=d, loss=name, seed=seed):
                     continue
                 seconds = 1.0 if options.quick else options.seconds
                 flow_map, steps, took = trained(name, d, seed, seconds)
                 row = [d, name, seed, f"{took:.1f}", steps, *measured(flow_map, d)]
                 print(*row, flush=True)
-                if options.quick:
-                    continue
-                fresh = not ROWS.exists()
-                with ROWS.open("a", newline="") as file:
-                    writer = csv.writer(file)
-                    if fresh:
-                        writer.writerow(FIELDS)
-                    writer.writerow(row)
+                if not options.quick:
+                    ROWS.add(row)
     if not options.quick:
         (FOLDER / "flow_maps.md").write_text(report())
 

@@ -20,7 +20,6 @@ results/flow_maps_data.csv, and a run goes on from there.
 from __future__ import annotations
 
 import argparse
-import csv
 import importlib.util
 import statistics
 import sys
@@ -32,12 +31,14 @@ import torch
 from torch import Tensor, nn
 
 import transportflows as tpf
-from _common import header, table
+from _common import Kept, header, table
 from transportflows import maps
 
 FOLDER = Path(__file__).parent / "results"
-ROWS = FOLDER / "flow_maps_data.csv"
-FIELDS = ("task", "method", "seed", "seconds", "steps", "jumps", "w2", "floor")
+ROWS = Kept(
+    FOLDER / "flow_maps_data.csv",
+    ("task", "method", "seed", "seconds", "steps", "jumps", "w2", "floor"),
+)
 PROCESS = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
 LAWS: dict[str, Callable[..., Tensor]] = {
     "checkerboard": tpf.datasets.checkerboard,
@@ -186,14 +187,9 @@ def measure(
     return rows
 
 
-def kept() -> list[dict[str, str]]:
-    """What was measured before."""
-    return list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-
-
 def report() -> str:
     """The tables of what is kept."""
-    text, rows = [header(__doc__)], kept()
+    text, rows = [header(__doc__)], ROWS.rows()
     for task in LAWS:
         base = {
             row["seed"]: float(row["w2"])
@@ -241,24 +237,17 @@ def main() -> None:
     if options.peer:
         sys.path.insert(0, str(options.peer))
         methods += PEERS
-    done = {(row["task"], row["method"], row["seed"]) for row in kept()}
     for seed in range(0 if options.report else 1 if options.quick else options.seeds):
         for task in LAWS:
             for method in methods:
-                if not options.quick and (task, method, str(seed)) in done:
+                if not options.quick and ROWS.rows(task=task, method=method, seed=seed):
                     continue
                 seconds = 1.0 if options.quick else options.seconds
                 rows = measure(task, method, seed, seconds, options.peer)
                 for row in rows:
                     print(*row, flush=True)
-                if options.quick:
-                    continue
-                fresh = not ROWS.exists()
-                with ROWS.open("a", newline="") as file:
-                    writer = csv.writer(file)
-                    if fresh:
-                        writer.writerow(FIELDS)
-                    writer.writerows(rows)
+                if not options.quick:
+                    ROWS.add(*rows)
     if not options.quick:
         (FOLDER / "flow_maps_data.md").write_text(report())
 

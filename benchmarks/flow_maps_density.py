@@ -14,7 +14,6 @@ measured is kept in results/flow_maps_density.csv, and a run goes on from there.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
 import time
@@ -24,21 +23,14 @@ from pathlib import Path
 import torch
 
 import transportflows as tpf
-from _common import header, table
+from _common import Kept, header, table
 from transportflows import maps
 
 FOLDER = Path(__file__).parent / "results"
-ROWS = FOLDER / "flow_maps_density.csv"
 STEPS = (1, 2, 4)
-FIELDS = (
-    "modes",
-    "seed",
-    "seconds",
-    "steps",
-    *(f"nats{k}" for k in STEPS),
-    "ode",
-    "folds",
-    "inverse",
+ROWS = Kept(
+    FOLDER / "flow_maps_density.csv",
+    ("modes", "seed", "seconds", "steps", *(f"nats{k}" for k in STEPS), "ode", "folds", "inverse"),
 )
 RADIUS = math.sqrt(2)
 SIZES = {"r/10": RADIUS / 10, ".3 r": 0.3 * RADIUS}
@@ -84,16 +76,11 @@ def measure(modes: str, seed: int, seconds: float) -> list[object]:
     return [modes, seed, f"{took:.1f}", trainer.step, *errors, ode_error, folds, inverse]
 
 
-def kept() -> list[dict[str, str]]:
-    """What was measured before."""
-    return list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-
-
 def report() -> str:
     """The table of what is kept."""
     lines = []
     for modes in SIZES:
-        own = [row for row in kept() if row["modes"] == modes]
+        own = ROWS.rows(modes=modes)
         if not own:
             continue
         cells = []
@@ -121,21 +108,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    done = {(row["modes"], row["seed"]) for row in kept()}
     for seed in range(1 if options.quick else options.seeds):
         for modes in SIZES:
-            if not options.quick and (modes, str(seed)) in done:
+            if not options.quick and ROWS.rows(modes=modes, seed=seed):
                 continue
             row = measure(modes, seed, 1.0 if options.quick else options.seconds)
             print(*row, flush=True)
             if options.quick:
                 continue
-            fresh = not ROWS.exists()
-            with ROWS.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if fresh:
-                    writer.writerow(FIELDS)
-                writer.writerow(row)
+            ROWS.add(row)
             (FOLDER / "flow_maps_density.md").write_text(report())
 
 

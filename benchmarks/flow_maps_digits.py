@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import statistics
 import time
 from pathlib import Path
@@ -26,12 +25,14 @@ from torch import Tensor, nn
 
 import _digits as digits
 import transportflows as tpf
-from _common import header, table
+from _common import Kept, header, table
 from transportflows import maps
 
 FOLDER = Path(__file__).parent / "results"
-ROWS = FOLDER / "flow_maps_digits.csv"
-FIELDS = ("size", "method", "calls", "seed", "seconds", "steps", "mean", "deviation")
+ROWS = Kept(
+    FOLDER / "flow_maps_digits.csv",
+    ("size", "method", "calls", "seed", "seconds", "steps", "mean", "deviation"),
+)
 SETS = 5
 
 
@@ -148,8 +149,7 @@ def measure(size: int, method: str, seed: int, seconds: float) -> list[list[obje
 
 def report() -> str:
     """The tables of what is kept."""
-    kept = list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-    text = [header(__doc__)]
+    kept, text = ROWS.rows(), [header(__doc__)]
     for size in sorted({row["size"] for row in kept}, key=int):
         lines = [
             [
@@ -173,11 +173,9 @@ def main() -> None:
     options = parser.parse_args()
     methods = ["train", "flow matching", "two phases", "self"]
     methods += ["particles"] if options.size == 8 else []
-    kept = list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-    done = {(row["size"], row["method"], row["seed"]) for row in kept}
     for seed in range(1 if options.quick else options.seeds):
         for method in methods:
-            if not options.quick and (str(options.size), method, str(seed)) in done:
+            if not options.quick and ROWS.rows(size=options.size, method=method, seed=seed):
                 continue
             seconds = 1.0 if options.quick else options.seconds
             rows = measure(options.size, method, seed, seconds)
@@ -185,12 +183,7 @@ def main() -> None:
                 print(*row, flush=True)
             if options.quick:
                 continue
-            fresh = not ROWS.exists()
-            with ROWS.open("a", newline="") as file:
-                writer = csv.writer(file)
-                if fresh:
-                    writer.writerow(FIELDS)
-                writer.writerows(rows)
+            ROWS.add(*rows)
             (FOLDER / "flow_maps_digits.md").write_text(report())
 
 

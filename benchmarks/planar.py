@@ -27,7 +27,6 @@ results/planar.csv, and a run goes on from there.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
 import statistics
 import sys
@@ -41,12 +40,11 @@ from sklearn.datasets import make_moons, make_s_curve
 from torch import Tensor, nn
 
 import transportflows as tpf
-from _common import header, table
+from _common import Kept, header, table
 
 OUT = Path(__file__).parent / "results" / "planar.md"
-ROWS = OUT.with_suffix(".csv")
 HEAD = ("task", "method", "seeds", "W2", "floor", "W2 excess", "energy")
-FIELDS = ("method", "task", "seed", "square", "energy", "seconds")
+ROWS = Kept(OUT.with_suffix(".csv"), ("method", "task", "seed", "square", "energy", "seconds"))
 POOL, POINTS = 10_000, 4_000
 
 
@@ -196,39 +194,23 @@ def floor(end: Draw) -> float:
     return statistics.mean(square(a, b) for a, b in itertools.combinations(sets, 2))
 
 
-def kept() -> list[dict[str, str]]:
-    """What was measured before."""
-    return list(csv.DictReader(ROWS.open())) if ROWS.exists() else []
-
-
-def keep(*row: object) -> None:
-    """Add a row to the file."""
-    fresh = not ROWS.exists()
-    with ROWS.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if fresh:
-            writer.writerow(FIELDS)
-        writer.writerow(row)
-
-
 def report() -> str:
     """The table of what is kept."""
-    rows, lines, mean = kept(), [], statistics.mean
+    lines, mean = [], statistics.mean
     for method, task in itertools.product(METHODS, TASKS):
-        own = [row for row in rows if (row["method"], row["task"]) == (method, task)]
-        base = [float(row["square"]) for row in rows
-                if (row["method"], row["task"]) == ("floor", task)]  # fmt: skip
+        own, base = ROWS.rows(method=method, task=task), ROWS.rows(method="floor", task=task)
         if not own or not base:
             continue
+        floor_of = float(base[0]["square"])
         squares, energies = [[float(row[key]) for row in own] for key in ("square", "energy")]
-        excess = [max(a - base[0], 0.0) ** 0.5 for a in squares]
+        excess = [max(a - floor_of, 0.0) ** 0.5 for a in squares]
         spread = [
             f" ± {statistics.stdev(of):.3f}" if len(of) > 1 else "" for of in (excess, energies)
         ]
         lines.append(
             [
                 task, method, str(len(own)), f"{mean(a**0.5 for a in squares):.3f}",
-                f"{base[0] ** 0.5:.3f}", f"{mean(excess):.3f}{spread[0]}",
+                f"{floor_of**0.5:.3f}", f"{mean(excess):.3f}{spread[0]}",
                 f"{mean(energies):.3f}{spread[1]}",
             ]
         )  # fmt: skip
@@ -247,12 +229,11 @@ def main() -> None:
         sys.path.insert(0, options.peer)
     torch.set_num_threads(1)
     steps, seeds = (200, 1) if options.quick else (20_000, options.seeds)
-    done = {(row["method"], row["task"], row["seed"]) for row in kept()}
     for task, ends in TASKS.items():
-        if not options.quick and ("floor", task, "0") not in done:
-            keep("floor", task, 0, floor(ends[1]), "", "")
+        if not options.quick and not ROWS.rows(method="floor", task=task):
+            ROWS.add(("floor", task, 0, floor(ends[1]), "", ""))
     for seed, method, task in itertools.product(range(seeds), options.methods, TASKS):
-        if not options.quick and (method, task, str(seed)) in done:
+        if not options.quick and ROWS.rows(method=method, task=task, seed=seed):
             continue
         begin = time.process_time()
         velocity = METHODS[method](TASKS[task], seed, steps)
@@ -260,7 +241,7 @@ def main() -> None:
         row = (method, task, seed, *measured(velocity, TASKS[task], seed), seconds)
         print(*row, flush=True)
         if not options.quick:
-            keep(*row)
+            ROWS.add(row)
             OUT.write_text(report())
 
 

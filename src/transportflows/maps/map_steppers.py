@@ -59,6 +59,12 @@ class _MapStepper(Stepper):
         ]  # fmt: skip
         return {"inside": found, "inside_times": ahead}
 
+    def draw(
+        self, prepared: _Table, step: int, t0: float, t1: float, noise: NoiseSource
+    ) -> tuple[Tensor, ...]:
+        increment, _ = noise.increment(step, t0, t1, area=False)
+        return (increment / math.sqrt(abs(t1 - t0)),)
+
     def inside(self, memory: Any) -> Sequence[Tensor]:
         return memory or ()
 
@@ -141,11 +147,6 @@ class Jumping(_MapStepper):
             strength=strength[:, 0].tolist() if one else list(strength.to(like).unbind(0)),
         )
 
-    def draw(
-        self, prepared: _Table, step: int, t0: float, t1: float, noise: NoiseSource
-    ) -> tuple[Tensor, ...]:
-        return (_normal(step, t0, t1, noise),)
-
     def step(
         self,
         prepared: _Table,
@@ -214,11 +215,6 @@ class Renoising(_MapStepper):
             **self._inside(times, like),
         )
 
-    def draw(
-        self, prepared: _Table, step: int, t0: float, t1: float, noise: NoiseSource
-    ) -> tuple[Tensor, ...]:
-        return (_normal(step, t0, t1, noise),)
-
     def step(
         self,
         prepared: _Table,
@@ -236,9 +232,3 @@ class Renoising(_MapStepper):
         mean = self.field.process.noise_part.base_mean
         back = prepared.noise_of[step].of(end, None if mean is None else mean.to(end), ())
         return back + prepared.strength[step] * draws[0], between
-
-
-def _normal(step: int, t0: float, t1: float, noise: NoiseSource) -> Tensor:
-    """Standard normals of a step, off whatever source."""
-    increment, _ = noise.increment(step, t0, t1, area=False)
-    return increment / math.sqrt(abs(t1 - t0))
