@@ -56,9 +56,8 @@ class TransportPlan(Coupling):
 
     **Held-out rows**, of ``fit(validation=...)``, go with the pool by the potential of the plan,
     ``π(x0 | x1) ∝ p(x0) exp((f(x0) - |x0 - x1|²)/ε)``, at ε = 0 with the x0 of least ``|x0 - x1|² -
-    f(x0)`` (for a law among 10,000 draws of it): on rows of x1 the plan (at ε = 0 up to ties), on
-    others of their law an estimate of it, however many they are. A plan of the held-out rows alone
-    would be another than that which is trained on. Unbalanced plans have none.
+    f(x0)`` (for a law among 10,000 draws of it): on rows of x1 the plan, at ε = 0 up to ties, which
+    are of another law; on others an estimate of it. Unbalanced plans have none.
 
     **Conditions.** Sampling starts each class from the whole base. So with labels, in ``cond``, the
     plan of each label is from all of x0 to the rows of that label, and ``p(x0 | label)`` is the law
@@ -285,10 +284,7 @@ class TransportPlan(Coupling):
         }
 
     def stored(self) -> Paired:
-        """Files do not hold the plan, which is training data: there it is ``Paired()``.
-
-        It keeps the ε of the Schrödinger bridge that an entropic plan makes of its latent.
-        """
+        """Files do not hold the plan, which is training data, only the ε that its bridge has."""
         bridge = self.unbalanced is None and self.regularisation
         return Paired(path_epsilon=self.regularisation / 4 if bridge else None)  # type: ignore
 
