@@ -13,11 +13,11 @@ scikit-learn, noise .05, seen from the side, times 1.5).
 
 Ours: *plan*, one exact plan of 10,000 draws of either end (`TransportPlan`), cosine, averages of
 .999; *bridge*, its entropic plan for `Linear(Brownian(a))`, a = .5, and a pair (v, η), sampled by
-the ODE. *torchcfm*: its exact minibatch matcher (OT-CFM), σ = .1, the same network, optimiser and
-steps, data made afresh; its bridge's (*SF2M*, σ = .1 and exact plans as in its examples), of which
-the ODE needs the flow alone; the first also with cosine and averages. Published (OT-CFM / SF2M,
-10,000 points): W2 .303 .601 .130 .144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016
-.045 .053 .034.
+the ODE; *minibatches*, exact plans of batches drawn afresh (`MinibatchOT`). *torchcfm*: its exact
+minibatch matcher (OT-CFM), σ = .1, the same network, optimiser and steps, data made afresh; its
+bridge's (*SF2M*, σ = .1 and exact plans as in its examples), of which the ODE needs the flow alone;
+the first also with cosine and averages. Published (OT-CFM / SF2M, 10,000 points): W2 .303 .601 .130
+.144 / .275 .726 .124 .128, energy .031 .015 .083 .027 / .016 .045 .053 .034.
 
 Run ``python benchmarks/planar.py`` (``--quick`` for a minute; ``--methods torchcfm --peer FOLDER``
 for the peer, with the folder in which its wheel was unpacked). What was measured is kept in
@@ -104,7 +104,7 @@ class Net(nn.Module):
         return self.layers(torch.cat([x, t.expand(len(x))[:, None]], 1))
 
 
-def fit(field: tpf.Field, x1: Tensor, steps: int, draws: torch.Generator) -> None:
+def fit(field: tpf.Field, x1: Any, steps: int, draws: torch.Generator) -> None:
     """Train, and leave the averages in the field."""
     trainer = tpf.Trainer(
         field, optimizer=torch.optim.AdamW(field.parameters(), lr=1e-3), scheduler="cosine",
@@ -134,6 +134,29 @@ def by_bridge(task: tuple[Draw, Draw], seed: int, steps: int) -> Callable[[Tenso
     field = tpf.FieldPair(mean_velocity=Net(seed), noise=Net(seed + 1_000), process=process)
     fit(field, x1, steps, draws)
     return lambda t, x: field.velocity(t.clamp(1e-3, 1 - 1e-3), x)
+
+
+class Drawn(tpf.distributions.Distribution):
+    """A law that is drawn from by a function."""
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__((2,))
+        self.draw = draw
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None, **how: Any) -> Tensor:
+        """Rows, float32."""
+        return self.draw(n, torch.Generator() if generator is None else generator)
+
+
+def by_minibatches(
+    task: tuple[Draw, Draw], seed: int, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The velocity of exact plans of batches that are drawn afresh, as the peer's are."""
+    draws = torch.Generator().manual_seed(seed)
+    process = tpf.Process(tpf.Linear(), base=Drawn(task[0]), coupling=tpf.MinibatchOT())
+    field = tpf.Velocity(Net(seed), process)
+    fit(field, Drawn(task[1]), steps, draws)
+    return field.velocity
 
 
 def by_torchcfm(
@@ -248,6 +271,7 @@ def main() -> None:
 METHODS: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
     "plan": by_plan,
     "bridge": by_bridge,
+    "minibatches": by_minibatches,
     "torchcfm": by_torchcfm,
     "torchcfm, SF2M": lambda *of: by_torchcfm(*of, bridge=True),
     "torchcfm, cosine, averages": lambda *of: by_torchcfm(*of, better=True),
