@@ -485,3 +485,24 @@ def test_networks_of_the_library_take_every_loss(net):
         assert all(
             bool(torch.isfinite(p.grad).all()) for p in net.parameters() if p.grad is not None
         )
+
+
+@pytest.mark.parametrize(
+    "loss", [maps.LagrangianLoss, maps.EulerianLoss, maps.SemigroupLoss, "tangent", "map"]
+)
+def test_a_teacher_in_train_mode_teaches_as_it_samples(loss):
+    """Its dropout is off, as in ``sample``, and its mode is left as it was."""
+
+    class Dropping(nn.Module):
+        def forward(self, s, *rest):
+            return nn.functional.dropout(torch.ones_like(rest[-1]), 0.5, self.training)
+
+    teacher = tpf.Velocity(Dropping(), PROCESS)
+    if loss == "map":
+        teacher, loss = maps.FlowMap(lambda *given: net(*given), PROCESS), maps.SemigroupLoss
+        net = Dropping()
+        teacher.net = net
+    made = maps.SemigroupLoss(teacher, diagonal=1.0) if loss == "tangent" else loss(teacher)
+    flow = maps.FlowMap(lambda s, t, x: torch.ones_like(x) + 0 * (s + t)[:, None], PROCESS)
+    assert float(made(flow, data(50).float(), generator=seeded()).abs().max()) < 1e-10
+    assert teacher.net.training

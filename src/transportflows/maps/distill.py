@@ -18,7 +18,7 @@ from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
 from ..draws import Batch
-from ..fields import Field
+from ..fields import DataPredictor, Field, Velocity
 from ..fields.base import check_field
 from ..fields.null_conditions import given_transforms
 from ..samplers import sample
@@ -26,7 +26,6 @@ from ..training import Trainer
 from .equations import SemigroupLoss
 from .flow_map import FlowMap
 from .map_loss import MapLoss
-from .pairs import GridPairs
 from .two_times import student_network
 
 __all__ = ["Distilled", "distill"]
@@ -129,7 +128,7 @@ def distill(
     run = _Run(student, data, cond, told, key)
     left = run.counted(loss, minutes) if steps is None else positive_integer("steps", steps)
     if not warm and (first := int(_FIRST * left)):
-        run.train(SemigroupLoss(field, pairs=GridPairs([0.0, 1.0]), diagonal=1 - 1e-9), first)
+        run.train(SemigroupLoss(field, diagonal=1.0), first)  # the tangent alone
         left -= first
     run.train(loss, left)
     rows = _rows(data, cond, positive_integer("measured", measured), stream(mix(key, 1)))
@@ -176,11 +175,9 @@ class _Run:
 def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, bool]:
     """The student, and whether it begins as its teacher."""
     own = None
-    if net is None and len(field.outputs) == 1 and type(field).trainable:
+    if net is None and type(field) in (Velocity, DataPredictor):
         kind = field.outputs[0]
-        own = student_network(getattr(field, "net", None)) if kind in ("velocity", "data") else None
-        plain = type(field).__name__ in ("Velocity", "DataPredictor")
-        own = own if plain and prediction in (None, kind) else None
+        own = student_network(field.net) if prediction in (None, kind) else None
         prediction = kind if own is not None else prediction
     if net is None and own is None:
         raise TypeError(
@@ -189,7 +186,7 @@ def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, b
             " conditions that the field takes"
         )
     student = FlowMap(
-        net or own,  # type: ignore[arg-type]
+        own if net is None else net,  # type: ignore[arg-type]
         field.process,
         prediction=prediction or "velocity",
         transform=field.transform,

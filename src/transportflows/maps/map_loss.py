@@ -31,8 +31,8 @@ matching (Boffi, Albergo and Vanden-Eijnden 2024, equations 3.7, 3.8 and 3.11); 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +45,7 @@ from ..draws import Batch
 from ..fields import Field
 from ..losses import Loss
 from ..losses.base import BatchLike
+from ..samplers.starts import evaluating
 from .derivatives import check_time_derivative
 from .draws import MapSample, draw_pairs
 from .flow_map import FlowMap
@@ -108,7 +109,9 @@ class MapLoss(Loss):
         self.source = source or self._sources[0]
         self.pairs = UniformPairs() if pairs is None else pairs
         share = (0.5 if teacher is None else 0.0) if diagonal is None else diagonal
-        self.diagonal = number("diagonal", share, "a share of the rows", least=0, below=1)
+        self.diagonal = number(
+            "diagonal", share, "a share of the rows, from 0 to 1", least=0, most=1
+        )
         if teacher is None and self.diagonal == 0 and self.source == "own":
             raise ValueError(
                 "diagonal=0 without a teacher leaves the tangent v_{s,s} = b untrained, and any"
@@ -192,9 +195,12 @@ class MapLoss(Loss):
             value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         return value
 
-    def fixed(self) -> Any:
-        """A context in which no gradient is recorded, unless the target is not to be detached."""
-        return torch.no_grad() if self.detach else nullcontext()
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """A context for targets: the teacher in eval mode, and no gradient if it is detached."""
+        known = nullcontext() if self.teacher is None else evaluating(self.teacher)
+        with known, torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach):
+            yield
 
     def distance(self, error: Tensor, sample: MapSample) -> Tensor:
         """How far the two sides are from each other, ``½|f - f*|²``, ``(B,)``.
