@@ -8,10 +8,9 @@ and by several jumps backward the logarithms of the determinants add up. It take
 word: that X_{1,0} is the inverse of X_{0,1}, which a learned one is nearly, and that it does not
 *fold*. Where det ≤ 0 it has turned space over, as no flow does, and the number there is wrong. So
 both are measured beside it: where ``X_{0,1}(X_{1,0}(x))`` leads, and in nats by how much the two
-determinants do not cancel. A map of eight sharp modes, distilled in a minute, missed the
-log-density of the data by .17 nats, and that of the samples of its own X_{0,1} by .5, with points
-that came back to within .05 of 4. :func:`transportflows.log_likelihood` of the same map is the
-density of the ODE of its tangent, which needs neither.
+determinants do not cancel: where they do not, this may be near the density of the data and is not
+that of the samples of its own X_{0,1}. :func:`transportflows.log_likelihood` of the same map is
+the density of the ODE of its tangent, which needs neither.
 """
 
 from __future__ import annotations

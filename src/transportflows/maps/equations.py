@@ -27,8 +27,8 @@ class LagrangianLoss(MapLoss):
 
     The derivative is by forward mode, one jvp along t, and the gradient goes through it: with
     ``∂_t v`` in the target instead the losses of successive steps feed its errors back with a gain
-    of ``|t - s|`` times their frequency, and a map that is its own teacher diverges. With a teacher
-    one of the most exact losses; the teacher is looked at where the map goes.
+    of ``|t - s|`` times their frequency, and a map that is its own teacher may diverge. A teacher
+    is looked at where the map goes.
     """
 
     differentiates = "t"
@@ -52,8 +52,7 @@ class EulerianLoss(MapLoss):
     One jvp along (1, b). By the path, ``source="path"``, it is MeanFlow. The target feeds errors of
     v back with a gain of ``|t - s|`` times their steepness, so that long ways are learned badly
     until short ones are known: its pairs are forward ones without the shares of whole ways that
-    other losses draw (rms error of X_{0,1} on eight modes .11, with these shares .18, and with
-    backward pairs beside them .33).
+    other losses draw, so it does not learn to go back unless other ``pairs`` say so.
 
     Args:
         teacher: see :class:`MapLoss`.

@@ -74,7 +74,7 @@ class MapLoss(Loss):
         weight: w, a function of s and t, each ``(B,)``; None for 1.
         adaptive: p of a further weight of each row, ``(|f - f*|² + c)^-p``, as MeanFlow has it (p =
             1). It changes what the loss is least for, which then is no conditional mean: with p = 1
-            the tangent of a mixture was off by 1.2, for .11. 0 for none.
+            the tangent of eight sharp modes was off by .82 of its size, for .14. 0 for none.
         floor: c.
         detach: hold the target fixed. Otherwise the gradient goes through it, a residual of the
             equation itself, at several times the cost and with second derivatives.
