@@ -11,8 +11,8 @@ It is stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017) without forming 
 square the condition of J. The probes are unbiased; the quadrature errs to above, by less with
 every step, and by nothing after d steps. Where singular values are spread over decades it falls as
 slowly as one over the steps, so each estimate tells by how much it fell in the second half of them,
-which is then about what is left. (The d columns of J cost
-less up to a thousand numbers, and do not err.) A Taylor series of the logarithm is not offered: it converges for
+which is then about what is left. (The d columns of J cost less up to a thousand numbers, and do not
+err.) A Taylor series of the logarithm is not offered: it converges for
 ``|Id - J| < 1`` only, which does not hold for a map that contracts to sharp modes, and its
 remainder is a bias that no probe shows.
 """
