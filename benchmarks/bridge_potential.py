@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[2, 16, 64, 128])
+    parser.add_argument("--variances", type=float, nargs="+", default=[0.1, 1.0, 10.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--networks", action="store_true")
@@ -146,7 +147,7 @@ def main() -> None:
     dimensions, seeds = ([2], 1) if options.quick else (options.dimensions, options.seeds)
     steps, rows = (1_000 if options.quick else 7_500 if options.networks else 4_000), []
     for d in dimensions:
-        for a in (0.1, 1.0, 10.0):
+        for a in options.variances:
             found, seconds = [], []
             for seed in range(seeds):
                 draws = torch.Generator().manual_seed(1_000 + seed)

@@ -9,7 +9,9 @@ import pytest
 import transportflows as tpf
 
 HEAVY = ("scipy", "ot", "torchdiffeq", "matplotlib", "sklearn")
-LEAVES = ("datasets", "metrics", "plots", "testing")
+LEAVES = (
+    "bridges", "datasets", "guidance", "inverse", "langevin", "maps", "metrics", "plots", "testing",
+)  # fmt: skip
 
 
 def run(code: str) -> object:
@@ -34,6 +36,25 @@ def test_leaves_are_there_when_asked_for(leaf):
     )
     assert run(code) == [True, True]
     assert leaf in tpf.__all__
+
+
+@pytest.mark.parametrize("part", ["bridges", "maps"])
+def test_files_name_classes_of_leaves_that_nobody_has_used(part, tmp_path):
+    path = tmp_path / "field.safetensors"
+    process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), base=tpf.Gaussian((2,)))
+    if part == "bridges":
+        net = tpf.bridges.LightPotential((2,), 0.5, 3)
+        field = tpf.bridges.BridgeDrift(forward=net, process=process)
+    else:
+        net = tpf.maps.TwoTimes(tpf.networks.MLP(2, 8, 1, vectors={"stop": 3}))
+        field = tpf.maps.FlowMap(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+    field.save(path)
+    code = (
+        "import sys, json, transportflows as tpf;"
+        f"before = 'transportflows.{part}' in sys.modules; field = tpf.load_field({str(path)!r});"
+        "print(json.dumps([before, type(field).__name__]))"
+    )
+    assert run(code) == [False, type(field).__name__]
 
 
 def test_using_exact_transport_does_not_import_what_it_does_not_need():

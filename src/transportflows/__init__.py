@@ -9,18 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import (
-    bridges,
     couplings,
     distributions,
     fields,
     gaussian_part,
-    guidance,
     interpolants,
-    inverse,
-    langevin,
     likelihood,
     losses,
-    maps,
     networks,
     noise_level,
     oracles,
@@ -148,9 +143,29 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import datasets, metrics, plots, testing
+    from . import (
+        bridges,
+        datasets,
+        guidance,
+        inverse,
+        langevin,
+        maps,
+        metrics,
+        plots,
+        testing,
+    )
 else:  # hidden from type checkers, which would take any name for one that is there
-    _LEAVES = ("datasets", "metrics", "plots", "testing")
+    _LEAVES = (
+        "bridges",
+        "datasets",
+        "guidance",
+        "inverse",
+        "langevin",
+        "maps",
+        "metrics",
+        "plots",
+        "testing",
+    )
 
     def __getattr__(name):
         if name in _LEAVES:

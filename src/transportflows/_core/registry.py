@@ -1,9 +1,9 @@
 """Classes by name, with which files and people tell objects: the class and its arguments.
 
 A class that a file may name is a :class:`Storable`, which makes it known when it is defined, or was
-given to :func:`register`. What a file names is looked up among those and never imported. Classes of
-the library go by their bare names, so that they may move between modules; a user's own by
-``module.qualname``.
+given to :func:`register`. What a file names is looked up among those and never imported, but for
+namespaces of the library that nobody has used yet. Classes of the library go by their bare names,
+so that they may move between modules; a user's own by ``module.qualname``.
 
 An object is told by the arguments that would build it again: ``config()``, written by the class
 that writes ``__init__`` or by one below it. An inherited ``config`` serves where it tells all that
@@ -13,7 +13,9 @@ the constructor takes; otherwise the class is only named.
 from __future__ import annotations
 
 import inspect
+import pkgutil
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -105,6 +107,16 @@ def full_name(cls: type) -> str:
     return cls.__qualname__ if own else f"{cls.__module__}.{cls.__qualname__}"
 
 
+def _known(name: str) -> type | None:
+    """The class of a name in a file; for a bare one, namespaces not yet imported are, once."""
+    if name not in _KNOWN and "." not in name:
+        library = import_module(__name__.partition(".")[0])
+        for module in pkgutil.iter_modules(library.__path__, f"{library.__name__}."):
+            if module.ispkg and not module.name.rpartition(".")[2].startswith("_"):
+                import_module(module.name)
+    return _KNOWN.get(name)
+
+
 def encode(value: Any, stored: bool = False) -> Any:
     """A value as tensors, numbers, strings, lists and dicts; what cannot be rebuilt, by name.
 
@@ -168,13 +180,13 @@ def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:
     if "custom" in value:
         raise UnknownClassError(f"{value['custom']}, which is stored without its arguments")
     name = str(value["class"])
-    cls = _KNOWN.get(name)
+    cls = _known(name)
     for given in classes if "." in name else ():
         if name == full_name(given) or name.rpartition(".")[2] == given.__name__:
             cls = given
     if cls is None or not issubclass(cls, (kind, Storable)):
         raise UnknownClassError(
-            f"{name}, which is not known here (nothing is imported for a file: import or register"
+            f"{name}, which is not known here (nothing of yours is imported for a file: import or register"
             " it first, or give the class)"
         )
     return cls(**{key: decode(item, kind, classes) for key, item in value["arguments"].items()})

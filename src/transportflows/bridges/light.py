@@ -52,8 +52,13 @@ _LOG_2PI = math.log(2 * math.pi)
 _LOOKED_AT = 20_000  # rows of data among which centres are chosen
 
 
-def _far_apart(rows: Tensor, k: int, draws: torch.Generator | None) -> Tensor:
-    """Some k of the rows, spread over them."""
+def _first_centres(rows: Tensor, k: int, draws: torch.Generator | None) -> Tensor:
+    """Some k of the rows, spread over them, drawn to their mean by √(2/d).
+
+    Two draws of noise are √(2d) deviations apart in d dimensions. Of centres as far as that from
+    each other those nearest to the data take all of it within the first steps, and modes that they
+    share stay shared.
+    """
     few = rows[torch.randperm(len(rows), generator=draws)[:_LOOKED_AT]]
     chosen = [few[0]]
     near = (few - few[0]).square().sum(1)
@@ -61,7 +66,8 @@ def _far_apart(rows: Tensor, k: int, draws: torch.Generator | None) -> Tensor:
         chance = near if bool((near > 0).any()) else torch.ones_like(near)
         chosen.append(few[int(torch.multinomial(chance, 1, generator=draws))])
         near = torch.minimum(near, (few - chosen[-1]).square().sum(1))
-    return torch.stack(chosen)
+    middle = few.mean(0)
+    return middle + min(1.0, math.sqrt(2 / few.shape[1])) * (torch.stack(chosen) - middle)
 
 
 @register
@@ -78,8 +84,8 @@ class LightPotential(nn.Module):
         components: K. Too few fail silently: 30 or more.
         data: rows of data ``(N, *)``, of which K are the first centres, each drawn with a chance of
             its squared distance from those before it (Arthur and Vassilvitskii 2007, "k-means++"),
-            so that a small part of the data far from all else has one; centres are standard normal
-            without.
+            so that a small part of the data far from all else has one, and all drawn to the mean of
+            the data by √(2/d) where d > 2; centres are standard normal without.
         scale: the first deviation of a component, in units of the data's.
         generator: source of randomness.
 
@@ -110,7 +116,7 @@ class LightPotential(nn.Module):
         else:
             check_events(data, self.shape, "data", "the potential")
             check_finite_rows(data, "data")
-            centres = _far_apart(data.detach().cpu().flatten(1), k, draws)
+            centres = _first_centres(data.detach().cpu().flatten(1), k, draws)
             deviation = float(data.detach().flatten(1).std(0).mean()) if len(data) > 1 else 1.0
         scale = number(
             "scale", scale, "of 1e-6 to 1e6 deviations of the data", least=1e-6, most=1e6
