@@ -186,8 +186,8 @@ def decode(value: Any, kind: type, classes: Iterable[type] = ()) -> Any:
             cls = given
     if cls is None or not issubclass(cls, (kind, Storable)):
         raise UnknownClassError(
-            f"{name}, which is not known here (nothing but this library is imported for a file: import"
-            " or register it first, or give the class)"
+            f"{name}, which is not known here (nothing but this library is imported for a file:"
+            " import or register it first, or give the class)"
         )
     return cls(**{key: decode(item, kind, classes) for key, item in value["arguments"].items()})
 
