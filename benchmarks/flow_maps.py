@@ -7,7 +7,7 @@ cosine, averages of .999, batches of 512 drawn afresh; each loss for the same pr
 thread, from which its number of steps follows.
 
 - *rms*, *median*: of |X_{0,1}(x) - exact| over 4,000 starts, per number, over the data's deviation;
-  *2*, *4*: rms in as many equal jumps (consistency losses know one end, so none is given);
+  *2* to *16*: rms in as many equal jumps (consistency losses know one end, so none is given);
 - *semigroup*: rms of X_{u,1}(X_{0,u}) - X_{0,1} for uniform u, over the same;
 - *tangent*: rms of v_{t,t} - b over states of the process, over that of b.
 
@@ -36,6 +36,7 @@ from _common import Kept, header, table
 from transportflows import maps
 
 FOLDER = Path(__file__).parent / "results"
+MORE = (2, 4, 8, 16)
 ROWS = Kept(
     FOLDER / "flow_maps.csv",
     (
@@ -46,8 +47,7 @@ ROWS = Kept(
         "steps",
         "rms",
         "median",
-        "two",
-        "four",
+        *(f"steps {k}" for k in MORE),
         "semigroup",
         "tangent",
     ),
@@ -110,26 +110,34 @@ def trained(name: str, d: int, seed: int, seconds: float) -> tuple[maps.FlowMap,
     return trainer.averaged_field(), trainer.step, took  # type: ignore[return-value]
 
 
+def rms(error: Tensor) -> float:
+    """Per number."""
+    return float(error.double().square().mean().sqrt())
+
+
 @torch.no_grad()
-def measured(flow_map: maps.FlowMap, d: int) -> list[float]:
-    """Errors in the order of the table."""
-    process, law, oracle = problem(d)
-    draws = torch.Generator().manual_seed(1_000)
+def ends(d: int, draws: torch.Generator) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Starts, their exact ends, draws of the data and their deviation."""
+    law, oracle = problem(d)[1:]
     x = torch.randn(4_000, d, generator=draws)
     end = tpf.sample(oracle, start=x.double(), steps=400, scheme="rk4").x
     data = law.sample(20_000, generator=draws)
-    scale = float(data.var(0).mean().sqrt())
+    return x, end, data, float(data.var(0).mean().sqrt())
 
-    def rms(error: Tensor) -> float:
-        return float(error.double().square().mean().sqrt())
 
+@torch.no_grad()
+def measured(flow_map: maps.FlowMap, d: int) -> list[float]:
+    """Errors in the order of the table."""
+    process, _, oracle = problem(d)
+    draws = torch.Generator().manual_seed(1_000)
+    x, end, data, scale = ends(d, draws)
     one = flow_map.jump(0.0, 1.0, x)
     rows = (one - end).square().mean(1)
     found = [rms(one - end) / scale, float(rows.median().sqrt()) / scale]
     if flow_map.to_data:
-        found += [math.nan] * 3
+        found += [math.nan] * (len(MORE) + 1)
     else:
-        found += [rms(tpf.sample(flow_map, start=x, steps=k).x - end) / scale for k in (2, 4)]
+        found += [rms(tpf.sample(flow_map, start=x, steps=k).x - end) / scale for k in MORE]
         u = torch.rand(len(x), generator=draws)
         middle = flow_map.jump(0.0, u, x)
         found.append(rms(flow_map.jump(u, 1.0, middle) - one) / scale)
@@ -143,7 +151,7 @@ def measured(flow_map: maps.FlowMap, d: int) -> list[float]:
 def report() -> str:
     """The tables of what is kept."""
     text, kept = [header(__doc__)], ROWS.rows()
-    for d in sorted({int(row["d"]) for row in kept}):
+    for d in sorted({int(row["d"]) for row in kept if row["d"]}):
         lines = []
         for name in LOSSES:
             own = [row for row in kept if row["loss"] == name and int(row["d"]) == d]
@@ -160,21 +168,11 @@ def report() -> str:
                     name, str(len(own)), f"{statistics.median(int(r['steps']) for r in own):,.0f}",
                     f"{statistics.median(float(r['seconds']) for r in own):.0f}",
                     f"{mean('rms')} ({min(ends):.3f} to {max(ends):.3f})", mean("median"),
-                    mean("two"), mean("four"), mean("semigroup"), mean("tangent"),
+                    *(mean(f"steps {k}") for k in MORE), mean("semigroup"), mean("tangent"),
                 ]
             )  # fmt: skip
-        head = [
-            "loss",
-            "seeds",
-            "steps",
-            "seconds",
-            "rms",
-            "median",
-            "2",
-            "4",
-            "semigroup",
-            "tangent",
-        ]
+        head = ["loss", "seeds", "steps", "seconds", "rms", "median", *map(str, MORE)]
+        head += ["semigroup", "tangent"]
         text.append(f"## d = {d}\n\n{table(head, lines)}\n")
     return "\n".join(text)
 
