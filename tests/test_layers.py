@@ -29,7 +29,9 @@ HOUSE = """
     training
     langevin likelihood particles guidance bridges maps
     inverse
-    metrics networks datasets plots testing
+    metrics networks datasets plots
+    testing
+    exam
 """
 """A folder or file of the library imports from rows above its own, and from no other of its row."""
 ROW = {name: k for k, row in enumerate(HOUSE.strip().splitlines()) for name in row.split()}
