@@ -35,7 +35,7 @@ from .testing import ExamReport, exam
 from .training import Trainer
 from .transforms import Standardize
 
-__all__ = ["LAWS", "METHODS", "main"]
+__all__ = ["LAWS", "METHODS", "Method", "main", "methods"]
 
 _ROWS = 20_000  # of data
 
@@ -74,7 +74,7 @@ def _trained(field: Field, data: Tensor, steps: int, draws: torch.Generator) -> 
     return trainer.averaged_field()
 
 
-def _methods(steps: int) -> dict[str, Method]:
+def methods(steps: int) -> dict[str, Method]:
     """Fields of this library, each with networks of 4 x 128."""
 
     def method(make: Callable[..., Field]) -> Method:
@@ -113,7 +113,7 @@ def _methods(steps: int) -> dict[str, Method]:
     }  # fmt: skip
 
 
-METHODS = tuple(_methods(1))
+METHODS = tuple(methods(1))
 """Names of the methods that are examined by default."""
 
 
@@ -136,16 +136,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.field and options.method:
         parser.error("give --field or --method, not both")
-    methods = _methods(options.steps)
+    chosen = methods(options.steps)
     if options.method:
-        methods = {options.method: _imported(options.method, parser)}
+        chosen = {options.method: _imported(options.method, parser)}
     elif options.field:
         known = load_field(options.field)
-        methods = {str(options.field): lambda data, draws: known}
+        chosen = {str(options.field): lambda data, draws: known}
     lines, curves = [], []
     for name in options.laws:
         law = LAWS[name]()
-        for method, train in methods.items():
+        for method, train in chosen.items():
             draws = torch.Generator().manual_seed(options.seed)
             data = law.sample(options.rows, generator=draws, dtype=torch.float32)
             report = exam(
