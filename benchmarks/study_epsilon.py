@@ -1,4 +1,4 @@
-"""Which ε is best: a sweep of learned fields in 128 dimensions, and the ε* that the bound predicts.
+r"""Which ε is best: a sweep of learned fields in 128 dimensions, and the ε* that the bound predicts.
 
 The study of Albergo, Boffi and Vanden-Eijnden (2023), section 7: ρ0 = N(0, Id), ρ1 a mixture of
 five Gaussians with means from N(0, 7.5² Id) and covariances WᵀW/d + Id, W standard normal; the
@@ -14,7 +14,7 @@ all from the same starts, and in 20 steps (*40 calls*).
 - *energy*: energy distance in all 128 dimensions.
 - *whole KL*: at ε = 0, from the log-density of the ODE at 200 draws in all dimensions (RK4, 60
   steps, 8 probes).
-- *ε\\**: √(B/S) with B = ∫ E|δb|² and S = ∫ E|δs|² over [m, 1 - m], m = .001 and .01; *bound*: the
+- *ε\**: √(B/S) with B = ∫ E|δb|² and S = ∫ E|δs|² over [m, 1 - m], m = .001 and .01; *bound*: the
   paper's bound on the KL of the whole law, for each ε (m = .001).
 
 Run ``python benchmarks/study_epsilon.py [--seeds 3] [--budgets 1000 4000 16000]``, for half a
