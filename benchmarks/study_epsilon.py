@@ -1,4 +1,4 @@
-r"""Which ε is best: a sweep of learned fields in 128 dimensions, and the ε* that the bound predicts.
+r"""Which ε is best: a sweep of learned fields in 128 dimensions, and the ε* of the bound.
 
 The study of Albergo, Boffi and Vanden-Eijnden (2023), section 7: ρ0 = N(0, Id), ρ1 a mixture of
 five Gaussians with means from N(0, 7.5² Id) and covariances WᵀW/d + Id, W standard normal; the
