@@ -1,8 +1,8 @@
 """The checkerboard: which latent scale, which pair of fields, which ε.
 
 The study of Albergo, Boffi and Vanden-Eijnden (2023), section 7, in two dimensions: from N(0, Id)
-to the uniform law on 8 squares, by the linear path with γ = 0, √(t(1-t)), t(1-t), sin²(πt); ε in {0,
-0.5, 1, 2.5}, Heun in 100 steps. Learned are (b, η), (b, s) or (v, η); with γ = 0 the velocity b
+to the uniform law on 8 squares, by the linear path with γ = 0, √(t(1-t)), t(1-t), sin²(πt); ε in
+{0, 0.5, 1, 2.5}, Heun in 100 steps. Learned are (b, η), (b, s) or (v, η); with γ = 0 the velocity b
 alone, whose score follows from the Gaussian base. One network for each, an MLP with ReLU, depth 4,
 width 512 (``--width``), 7,000 steps of 512 draws made afresh, antithetic, Adam at 2e-3 halved every
 1,500, times in [1e-4, 1 - 1e-4].
