@@ -1,0 +1,32 @@
+"""The studies of benchmarks/ run: each in its shortest form, as its command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STUDIES = {
+    "exam.py": "velocity, linear",
+    "study_ve_linear.py": "VE, reverse SDE from prior",
+    "study_checkerboard.py": "sin²(πt) v, η",
+    "study_epsilon.py": "ε*, m = 0.001",
+    "study_mirror.py": "learned",
+    "study_inference.py": "slcp",
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_runs_and_leaves_what_was_measured_alone(study):
+    kept = sorted((BENCHMARKS / "results").glob("*"))
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / study, "--quick"], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert STUDIES[study] in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert sorted((BENCHMARKS / "results").glob("*")) == kept
