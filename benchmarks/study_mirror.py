@@ -3,8 +3,8 @@
 x_t = x1 + √(a t(1-t)) z (Albergo, Boffi and Vanden-Eijnden 2023, section 3.3; their slides: it
 "takes many SDE steps"). Both ends are the data, and the ODE leaves each point where it is: what
 moves a sample is ε. Data: eight modes of deviation .2 on a circle of radius 2; 10,000 starts of the
-data. Fields: the exact one, and a noise predictor (MLP of 4 x 128, 8,000 steps of 512, Adam at 1e-3 with a
-cosine, averages of .999). Heun.
+data. Fields: the exact one, and a noise predictor (MLP of 4 x 128, 8,000 steps of 512, Adam at 1e-3
+with a cosine, averages of .999). Heun.
 
 - *energy*: energy distance of the ends to further draws, times 1e4; floor: of draws;
 - *moved*: rms distance from start to end, over that of two independent draws;

@@ -23,9 +23,12 @@ def test_a_study_runs_and_leaves_what_was_measured_alone(study):
     kept = sorted((BENCHMARKS / "results").glob("*"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / study, "--quick"], capture_output=True, text=True, check=False,
+        [sys.executable, BENCHMARKS / study, "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert STUDIES[study] in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
