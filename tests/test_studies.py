@@ -33,3 +33,19 @@ def test_a_study_runs_and_leaves_what_was_measured_alone(study):
     assert STUDIES[study] in done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted((BENCHMARKS / "results").glob("*")) == kept
+
+
+def test_the_script_for_a_card_can_be_tried_without_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "card.py", "--dry-run", "--out", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "card.md").read_text()
+    for part in ("tests", "sampling", "training", "particles", "entropic", "peers", "half"):
+        assert f"| {part} |" in told
+    assert "failed" not in done.stdout
+    assert "was not done" not in done.stdout
