@@ -15,7 +15,9 @@ STUDIES = {
     "study_epsilon.py": "ε*, m = 0.001",
     "study_mirror.py": "learned",
     "study_inference.py": "slcp",
+    "study_zoo.py": "mirror: 6 rows",
 }
+MORE = {"study_zoo.py": ["--methods", "mirror", "flow map, semigroup", "SD flow (particles)"]}
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -23,7 +25,7 @@ def test_a_study_runs_and_leaves_what_was_measured_alone(study):
     kept = sorted((BENCHMARKS / "results").glob("*"))
     before = {path: path.stat().st_mtime_ns for path in kept}
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / study, "--quick"],
+        [sys.executable, BENCHMARKS / study, "--quick", *MORE.get(study, [])],
         capture_output=True,
         text=True,
         check=False,
