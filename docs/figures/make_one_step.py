@@ -20,7 +20,7 @@ import flow_maps
 
 CALLS = (1, 2, 4, 8, 16)
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 640, 430, 52, 14, 400, 380
-LEAST, MOST, APART = 0.01, 2.0, 17
+LEAST, MOST, APART = 0.005, 2.0, 17
 TAUGHT, SELF = "#0f9d8a", "#8a5cd6"
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "1 2", "12 4")
 STYLE = """
@@ -84,7 +84,7 @@ def apart(heights: list[float]) -> list[float]:
 def picture() -> str:
     """The whole picture."""
     parts = []
-    for error in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0):
+    for error in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0):
         y = place(1, error)[1]
         parts.append(f'  <line class="grid" x1="{LEFT}" y1="{y:.1f}" x2="{RIGHT}" y2="{y:.1f}"/>\n')
         parts.append(f'  <text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{error:g}</text>\n')
