@@ -14,8 +14,10 @@ from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
 from ..fields import Field
+from ..fields.base import check_field
 from ..samplers import sample
 from .flow_map import FlowMap
+from .teachers import check_teacher
 
 __all__ = ["ChosenTimes", "choose_times"]
 
@@ -68,7 +70,9 @@ def choose_times(
         generator: source of the starts.
 
     Raises:
-        ValueError: if there are more steps than candidates, or the map is to t = 1 only.
+        TypeError: if the reference is no field.
+        ValueError: if there are more steps than candidates, the map or the reference is to t = 1
+            only, or the reference is of another process.
     """
     steps, candidates = positive_integer("steps", steps), positive_integer("candidates", candidates)
     if steps > candidates:
@@ -78,6 +82,9 @@ def choose_times(
             "this FlowMap was trained for t = 1 only (to_data=True), so its jumps are not composed"
         )
     reference = flow_map if field is None else field
+    if reference is not flow_map:
+        check_field(reference, "jumps are held against the ODE of")
+        check_teacher(flow_map, reference)
     grid = [k / candidates for k in range(candidates + 1)]
     key = draw_key(generator)
 

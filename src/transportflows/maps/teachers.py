@@ -56,7 +56,7 @@ def check_teacher(student: Field, teacher: Field) -> None:
 
     Raises:
         TypeError: if it is no field.
-        ValueError: if its process or transform is not the map's.
+        ValueError: if its process or transform is not the map's, or it is a map to t = 1 only.
         ConversionError: if it has no velocity.
     """
     if not isinstance(teacher, Field):
@@ -64,6 +64,12 @@ def check_teacher(student: Field, teacher: Field) -> None:
     if teacher is student:
         raise ValueError(
             "the map cannot be its own teacher, which would move as it learns; leave teacher out"
+        )
+    if getattr(teacher, "to_data", False):
+        raise ValueError(
+            "the teacher is a FlowMap that was trained for t = 1 only (to_data=True), so that it"
+            " has no velocity, nor jumps that end elsewhere; give the field that it was distilled"
+            " from"
         )
     for name in ("interpolant", "base"):
         mine, other = getattr(student.process, name), getattr(teacher.process, name)
