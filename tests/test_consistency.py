@@ -36,7 +36,7 @@ X = torch.randn(6, 2, generator=seeded())
 )
 def test_it_has_no_tangent(use):
     """No loss to t = 1 trains ``v_{t,t}``, so that what it gives is of no field."""
-    with pytest.raises(ValueError, match="t = 1 only.*(tangent|end)"):
+    with pytest.raises(ValueError, match=r"t = 1 only.*(tangent|end)"):
         use()
 
 

@@ -108,7 +108,7 @@ def draw_pairs(
     dtype = torch.promote_types(x1.dtype, torch.float32)
     how: dict[str, Any] = {"generator": generator, "device": x1.device, "dtype": dtype}
     low, high = margin
-    s, t = pairs.sample(n, margin=margin, **how)
+    s, t = pairs.bind(process).sample(n, margin=margin, **how)
     part = torch.rand(n, **how)
     first = round(diagonal * n)
     if first:

@@ -34,6 +34,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -77,7 +78,8 @@ class MapLoss(Loss):
             the tangent of eight sharp modes was off by .82 of its size, for .14. 0 for none.
         floor: c.
         detach: hold the target fixed. Otherwise the gradient goes through it, a residual of the
-            equation itself, at several times the cost and with second derivatives.
+            equation itself, at several times the cost and with second derivatives. Not by the
+            path, where that has another minimiser.
 
     Attributes:
         differentiates: ``"s"`` or ``"t"``, by which time the network is differentiated; None where
@@ -118,9 +120,15 @@ class MapLoss(Loss):
                 " map would do; give a share such as 0.5, or a teacher"
             )
         self.weight, self.detach = weight, bool(detach)
+        if self.source == "path" and not self.detach:
+            raise ValueError(
+                "a target by the path is held fixed: with the gradient through it (detach=False)"
+                " the scatter of ẋ about its mean would be made small too, and what the loss is"
+                " least for would be no flow map. Leave detach out, or write source='own'"
+            )
         self.adaptive = number("adaptive", adaptive, "an exponent p >= 0", least=0)
         self.floor = number("floor", floor, "a positive number", above=0)
-        self._known: tuple[int, int] | None = None
+        self._known: tuple[ref[FlowMap], Field | None] | None = None
         self._margin = (0.0, 0.0)
         self._calls = 0
 
@@ -224,8 +232,8 @@ class MapLoss(Loss):
                 f"{self.title} is a loss of a FlowMap, got a {type(field).__name__}; write"
                 " Trainer(tpf.maps.FlowMap(net, process), loss)"
             )
-        known = (id(field), id(self.teacher))
-        if known != self._known:
+        known = self._known
+        if known is None or known[0]() is not field or known[1] is not self.teacher:
             if field.to_data and not self.pairs.to_data:
                 raise ValueError(
                     "this FlowMap is for t = 1 only (to_data=True), and the loss draws other times"
@@ -239,5 +247,9 @@ class MapLoss(Loss):
             if self.teacher is not None:
                 check_teacher(field, self.teacher)
             teachers = () if self.teacher is None else (self.teacher,)
-            self._margin, self._known = margin_of(field, *teachers), known
+            self._margin = margin_of(field, *teachers)
+            self._known = (ref(field), self.teacher)
         return field
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": None}

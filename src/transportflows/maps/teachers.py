@@ -78,6 +78,13 @@ def check_teacher(student: Field, teacher: Field) -> None:
                 f"the teacher is of another process: its {name} is {_shown(other)} and that of the"
                 f" map {_shown(mine)}; write FlowMap(net, teacher.process)"
             )
+    mine, other = student.process.coupling, teacher.process.coupling
+    if mine.independent is not other.independent:
+        raise ValueError(
+            f"the teacher is of another process: its coupling is {_shown(other)} and that of the"
+            f" map {_shown(mine)}, and of these one alone leaves x0 independent of x1; write"
+            " FlowMap(net, teacher.process)"
+        )
     mine, other = student.transform, teacher.transform
     if mine is not other and not alike(mine, other):
         raise ValueError(

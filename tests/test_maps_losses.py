@@ -1,0 +1,130 @@
+"""Losses of flow maps: what they refuse, their times, and what they keep from run to run."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import transportflows as tpf
+from transportflows import maps
+
+PROCESS = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+LAW = tpf.Gaussian((2,), mean=1.0, scale=0.4)
+X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def net(s, t, x):
+    return 0.5 * x + (t - s)[:, None]
+
+
+@pytest.mark.parametrize("loss", [maps.EulerianLoss, maps.SemigroupLoss])
+def test_a_target_of_one_path_is_held_fixed(loss):
+    """With the gradient through it, the scatter of ẋ would be minimised too."""
+    with pytest.raises(ValueError, match="held fixed"):
+        loss(source="path", detach=False)
+    loss(source="own", detach=False)
+    loss(tpf.oracle(PROCESS, LAW), detach=False)
+
+
+def test_a_loss_looks_at_each_map_that_it_is_given():
+    """Also where a new one has the place in memory of one that is gone."""
+    loss = maps.SemigroupLoss()
+    told = 0
+    for _ in range(20):
+        flow = maps.FlowMap(net, PROCESS)
+        loss.as_map(flow)
+        del flow
+        flow = maps.FlowMap(net, PROCESS, to_data=True)
+        try:
+            loss.as_map(flow)
+        except ValueError:
+            told += 1
+        del flow
+    assert told == 20
+    flow = maps.FlowMap(net, PROCESS)
+    loss.as_map(flow)
+    for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert other(flow, X, generator=seeded()).shape == (64,)
+
+
+class Partly(nn.Module):
+    """One of two ways of s into the network has no derivative."""
+
+    def __init__(self, cut):
+        super().__init__()
+        self.cut, self.mix = cut, nn.Linear(3, 2)
+
+    def forward(self, s, t, x):
+        out = self.mix(torch.cat([x, (t - s)[:, None]], 1))
+        s, t = (u.detach() if self.cut else u for u in (s, t))
+        return out + torch.sin(6 * s + 4 * t)[:, None]
+
+
+@pytest.mark.parametrize("loss", [maps.MeanFlowLoss(), maps.LagrangianLoss()], ids=["s", "t"])
+def test_a_derivative_of_which_a_part_is_missing_is_told(loss):
+    with pytest.raises(ValueError, match="detached"):
+        loss(maps.FlowMap(Partly(True), PROCESS), X, generator=seeded())
+    whole = type(loss)()
+    whole(maps.FlowMap(Partly(False), PROCESS), X, generator=seeded())
+
+
+@pytest.mark.parametrize("frequencies", [1, 8])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_a_right_derivative_is_not_refused(frequencies, activation):
+    for seed in range(5):
+        made = maps.TwoTimes(
+            tpf.networks.MLP(
+                2, 16, 2, frequencies=frequencies, activation=activation, vectors={"stop": 9},
+                generator=seeded(seed),
+            )
+        )  # fmt: skip
+        for loss in (maps.MeanFlowLoss(), maps.LagrangianLoss()):
+            loss(maps.FlowMap(made, PROCESS), X, generator=seeded(seed))
+
+
+@pytest.mark.parametrize("pairs", [maps.ToData, lambda times: maps.UniformPairs(times=times)])
+def test_times_by_noise_level_and_their_margins(pairs):
+    """Consistency models draw times by noise level; a law's own margin is kept."""
+    loss = maps.SemigroupLoss(pairs=pairs(tpf.times.EDMTimes()))
+    flow = maps.FlowMap(net, PROCESS, to_data=loss.pairs.to_data)
+    sample = loss.draw(flow, LAW.sample(4_000, generator=seeded(1)), generator=seeded(2))
+    s = sample.t[sample.diagonal :]
+    if loss.pairs.to_data:
+        wanted = tpf.times.EDMTimes().bind(PROCESS).sample(4_000, generator=seeded(3))
+        assert float(s.median()) == pytest.approx(float(wanted.median()), abs=0.03)
+    made = pairs(tpf.times.UniformTimes(margin=0.2))
+    if not made.to_data:
+        made = maps.UniformPairs(times=made.times, at_start=0.0, at_end=0.0)
+    first, _ = made.sample(1_000, generator=seeded())
+    assert float(first.min()) >= 0.2
+    assert float(first.max()) <= 0.8
+
+
+def test_a_teacher_of_another_coupling_is_of_another_process():
+    """Its velocity has no score, and one of independent pairs has."""
+    other = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=tpf.MinibatchOT())
+    teacher = tpf.Velocity(tpf.networks.MLP(2, 8, 1, generator=seeded()), other)
+    with pytest.raises(ValueError, match="coupling"):
+        maps.SemigroupLoss(teacher)(maps.FlowMap(net, PROCESS), X)
+    with pytest.raises(ValueError, match="coupling"):
+        maps.check_map(maps.FlowMap(net, other), LAW, n=20, field=tpf.oracle(PROCESS, LAW))
+    stored = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)), coupling=tpf.Paired())
+    maps.SemigroupLoss(teacher)(maps.FlowMap(net, stored), tpf.Batch(X, X))
+
+
+def test_a_guided_map_is_not_saved(tmp_path):
+    made = maps.TwoTimes(tpf.networks.MLP(2, 8, 1, labels=3, vectors={"stop": 3}))
+    flow = maps.FlowMap(made, PROCESS)
+    guided = maps.GuidedMap(flow, 2.0)
+    with pytest.raises(ValueError, match="cannot be saved"):
+        guided.save(tmp_path / "guided.tpf")
+    assert "scale=2" in repr(guided)
+    exact = maps.oracle_map(PROCESS, LAW)
+    with pytest.raises(TypeError, match="ClassifierFree"):
+        maps.GuidedMap(exact, 2.0)
