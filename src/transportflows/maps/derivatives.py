@@ -129,9 +129,9 @@ def check_time_derivative(
         told = "zero" if zero else f"off by {off:.3g}"
         raise ValueError(
             f"the prediction of the network changes with {which}, by {size:.3g} in a unit of time,"
-            f" and its derivative is {told}: the time is made a number (float(t), t.item()), an index"
-            " of a table or a detached tensor on its way. Keep it a tensor throughout, or take"
-            " SemigroupLoss, which needs no derivative"
+            f" and its derivative is {told}: the time is made a number (float(t), t.item()), an"
+            " index of a table or a detached tensor on its way. Keep it a tensor throughout, or"
+            " take SemigroupLoss, which needs no derivative"
         )
 
 
