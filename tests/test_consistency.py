@@ -97,6 +97,16 @@ def test_a_pole_is_told_and_the_identity_is_kept(prediction, pole):
         flow.average(pole, pole, X)
 
 
+@pytest.mark.parametrize("prediction", ["velocity", "data", "noise"])
+def test_a_number_goes_with_times_of_rows(prediction):
+    flow = maps.FlowMap(net, PROCESS, prediction=prediction)
+    rows = torch.linspace(0.1, 0.9, 6)
+    for s, t in ((0.2, rows), (rows, 0.2), (torch.tensor(0.2), rows), (0.2, torch.tensor(0.6))):
+        found = flow.jump(s, t, X)
+        wide = (torch.as_tensor(u).expand(6) for u in (s, t))
+        assert torch.allclose(found, flow.jump(*wide, X))
+
+
 def test_reports_of_maps_with_a_pole():
     """An x-prediction cannot go back from t = 1, so that it has no inverse, and says so."""
     report = maps.check_map(maps.FlowMap(net, PROCESS, prediction="data"), LAW, n=50)

@@ -128,3 +128,12 @@ def test_a_guided_map_is_not_saved(tmp_path):
     exact = maps.oracle_map(PROCESS, LAW)
     with pytest.raises(TypeError, match="ClassifierFree"):
         maps.GuidedMap(exact, 2.0)
+
+
+def test_a_weight_that_divides_by_the_way_is_told():
+    loss = maps.SemigroupLoss(weight=lambda s, t: 1 / (t - s) ** 2)
+    with pytest.raises(ValueError, match="rows of the tangent have t = s"):
+        loss(maps.FlowMap(net, PROCESS), X, generator=seeded())
+    for weight in (lambda s, t: 1 / (t - s).square().clamp(min=0.01), lambda s, t: 2.0):
+        loss = maps.SemigroupLoss(weight=weight)
+        assert bool(loss(maps.FlowMap(net, PROCESS), X, generator=seeded()).isfinite().all())

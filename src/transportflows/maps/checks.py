@@ -124,7 +124,8 @@ def check_map(
 
     Args:
         flow_map: the map. Of one with ``to_data=True`` only what it has is measured.
-        data: rows ``(N, *)`` or a law, in the units of the data.
+        data: rows ``(N, *)``, or a law, in the units of the data; of a process of pairs these,
+            ``(x0, x1)`` or a Batch.
         field: with the velocity b that the tangent is held against: the teacher, or an oracle.
         reference: the exact map, :func:`oracle_map` or ``SolvedMap(field)``.
         n: rows of the data, and of the base, on which it is tried.

@@ -49,6 +49,7 @@ def choose_times(
     field: Field | None = None,
     candidates: int = 16,
     n: int = 1_000,
+    start: Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> ChosenTimes:
@@ -66,6 +67,8 @@ def choose_times(
         field: the reference: the teacher, whose ODE is solved. By default the map's own tangent.
         candidates: equal parts of [0, 1] whose ends may be chosen.
         n: paths.
+        start: states at t = 0 to start from instead, ``(n, *)``, in the units of the data; those of
+            a process without a base.
         cond: conditions; tensors have n rows.
         generator: source of the starts.
 
@@ -94,8 +97,9 @@ def choose_times(
         )
 
     path: Any = sample(
-        reference, n, t=grid, scheme="rk4", save_at=grid, cond=cond, generator=stream(mix(key, 1))
-    ).trajectory
+        reference, n if start is None else None, start=start, t=grid, scheme="rk4", save_at=grid,
+        cond=cond, generator=stream(mix(key, 1)),
+    ).trajectory  # fmt: skip
     start = path[0]
     cost = torch.full((candidates + 1, candidates + 1), torch.inf, dtype=torch.float64)
     for j in range(1, candidates + 1):

@@ -160,7 +160,7 @@ class FlowMap(Field):
     ) -> Tensor:
         """``X_{s,t}(x) = x + (t - s) v_{s,t}(x)``, ``(B, *)``; see :meth:`average`."""
         start, stop = self._times(s, t, x)
-        if not isinstance(s, Tensor) and s is not t and s != t:
+        if not isinstance(s, Tensor) and (isinstance(t, Tensor) or s != t):
             self.check_leaving(start, stop)
         v = self.between(start, stop, x, self._conditions(cond, x))[0]
         return moved(start, stop, x, v)

@@ -72,7 +72,7 @@ class MapLoss(Loss):
         pairs: law of (s, t); :class:`UniformPairs` if None.
         diagonal: share of the rows that train the tangent, ``v_{s,s} = b``, on ẋ of the draw, or on
             the teacher's velocity. By default a half without a teacher, and none with one.
-        weight: w, a function of s and t, each ``(B,)``; None for 1.
+        weight: w, a function of s and t, each ``(B,)``, finite at t = s too; None for 1.
         adaptive: p of a further weight of each row, ``(|f - f*|² + c)^-p``, as MeanFlow has it (p =
             1). It changes what the loss is least for, which then is no conditional mean: with p = 1
             the tangent of eight sharp modes was off by .82 of its size, for .14. 0 for none.
@@ -130,15 +130,31 @@ class MapLoss(Loss):
         self.floor = number("floor", floor, "a positive number", above=0)
         self._known: tuple[ref[FlowMap], Field | None] | None = None
         self._margin = (0.0, 0.0)
-        self._calls = 0
+        self._calls, self._weighed = 0, False
 
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> MapSample:
         own = self.as_map(field)
-        return draw_pairs(
+        sample = draw_pairs(
             own.process, Batch.of(batch), self.pairs, self.diagonal, self._margin, generator
         )
+        if self.weight is not None and not self._weighed:
+            self._weighed = True
+            self._check_weight(sample)
+        return sample
+
+    def _check_weight(self, sample: MapSample) -> None:
+        """Refuse a weight that is infinite where t = s, as in all rows of the tangent."""
+        s, t = sample.t, sample.stop
+        found = per_time("weight(s, t)", self.weight(s, t), s)  # type: ignore[misc]
+        if not bool(torch.isfinite(found).all()):
+            bad = (~torch.isfinite(found.expand(s.shape))).nonzero()[0, 0]
+            raise ValueError(
+                f"weight(s, t) is infinite or NaN at s = {float(s[bad]):g}, t = {float(t[bad]):g};"
+                " rows of the tangent have t = s, so that a weight does not divide by t - s: write"
+                " such as 1 / (t - s).square().clamp(min=0.01)"
+            )
 
     def evaluate(self, field: Field, sample: MapSample) -> Tensor:
         field, k = self.as_map(field), sample.diagonal
