@@ -137,3 +137,56 @@ def test_a_weight_that_divides_by_the_way_is_told():
     for weight in (lambda s, t: 1 / (t - s).square().clamp(min=0.01), lambda s, t: 2.0):
         loss = maps.SemigroupLoss(weight=weight)
         assert bool(loss(maps.FlowMap(net, PROCESS), X, generator=seeded()).isfinite().all())
+
+
+def flow_between_gaussians(s, t, x):
+    """The mean velocity of the flow of LAW: ``X = m_t + (σ_t/σ_s)(x - m_s)``."""
+    s, t = s[:, None], t[:, None]
+    p, q = (((1 - u) ** 2 + 0.16 * u**2).sqrt() for u in (s, t))
+    return 1 + (-2 + 1.16 * (s + t)) / (p + q) / p * (x - s)
+
+
+@pytest.mark.parametrize("normalise", [None, 0.1])
+@pytest.mark.parametrize("pairs", [maps.ToData(), maps.UniformPairs()], ids=["to data", "all"])
+def test_the_exact_map_is_least_with_a_normalised_tangent(normalise, pairs):
+    """What Lu and Song divide is the whole tangent of the map, which of the exact one is 0."""
+    loss = maps.EulerianLoss(tpf.oracle(PROCESS, LAW), pairs=pairs, normalise=normalise)
+    flow = maps.FlowMap(flow_between_gaussians, PROCESS, to_data=pairs.to_data)
+    data = LAW.sample(64, generator=seeded(1), dtype=torch.float64)
+    assert float(loss(flow, data, generator=seeded(2)).max()) < 1e-20
+    other = maps.FlowMap(
+        lambda s, t, x: 1.5 * flow_between_gaussians(s, t, x), PROCESS, to_data=pairs.to_data
+    )
+    value = loss(other, data, generator=seeded(2))
+    assert float(value.mean()) > 1e-2
+    if normalise is not None:  # a row's is of unit size at most
+        assert float(value.max()) <= 0.5 * 2
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "data"])
+def test_a_normalised_tangent_is_of_unit_size_and_points_as_the_whole(prediction):
+    flow = maps.FlowMap(net, PROCESS, prediction=prediction)
+    plain, bounded = (
+        maps.EulerianLoss(tpf.oracle(PROCESS, LAW), normalise=c, pairs=maps.UniformPairs())
+        for c in (None, 0.1)
+    )
+    sample = plain.draw(flow, LAW.sample(64, generator=seeded(1)), generator=seeded(2))
+    (v, whole, weight), (_, short, _) = (loss.compared(flow, sample) for loss in (plain, bounded))
+    scale = 1 if weight is None else weight[:, None]
+    r, bound = (whole - v) / scale, (short - v) / scale
+    size = r.square().mean(1, keepdim=True).sqrt()
+    assert torch.allclose(bound, r / (size + 0.1), atol=1e-4)
+
+
+def test_a_weight_of_times_does_not_enter_that_of_the_row():
+    """``w (|r|² + c)^-p ½|r|²``, as the docstring has it."""
+    flow, data = maps.FlowMap(net, PROCESS), LAW.sample(64, generator=seeded(1))
+    how = {"diagonal": 0.5, "floor": 0.3}
+
+    def value(**more):
+        return maps.MeanFlowLoss(**how, **more)(flow, data, generator=seeded(2))
+
+    plain = value()
+    assert torch.allclose(value(adaptive=1.0), plain / (2 * plain + 0.3), rtol=1e-4)
+    both = value(adaptive=1.0, weight=lambda s, t: 10.0)
+    assert torch.allclose(both, 10 * plain / (2 * plain + 0.3), rtol=1e-4)

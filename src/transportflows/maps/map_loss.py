@@ -212,11 +212,11 @@ class MapLoss(Loss):
         if weight is not None:
             error = error / expand_time(weight, error)
         value = self.distance(error, sample)
+        if self.adaptive:
+            value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         if self.weight is not None:
             found = self.weight(sample.t, sample.stop)
             value = value * per_time("weight(s, t)", found, sample.t)
-        if self.adaptive:
-            value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         return value
 
     @contextmanager
