@@ -111,8 +111,8 @@ class EulerianLoss(MapLoss):
         if self.normalise is not None:
             held = v.detach() if self.detach else v
             r = target - held
-            own = r if weight is None else r / expand_time(weight, r)
-            size = own.flatten(1).square().mean(1).sqrt()
+            scaled = r if weight is None else r / expand_time(weight, r)
+            size = scaled.flatten(1).square().mean(1).sqrt()
             target = held + r / expand_time(size + self.normalise, r)
         return v, target, weight
 
