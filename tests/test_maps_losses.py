@@ -190,3 +190,12 @@ def test_a_weight_of_times_does_not_enter_that_of_the_row():
     assert torch.allclose(value(adaptive=1.0), plain / (2 * plain + 0.3), rtol=1e-4)
     both = value(adaptive=1.0, weight=lambda s, t: 10.0)
     assert torch.allclose(both, 10 * plain / (2 * plain + 0.3), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(1, 0.5), (1, 0.75), (2, 0.25), (2, 0.8), (10, 0.3)])
+def test_small_batches_have_both_kinds_of_rows_on_average(rows, share):
+    """Of one row half was rounded to none, always, so that the tangent was never trained."""
+    loss, flow, draws = maps.SemigroupLoss(diagonal=share), maps.FlowMap(net, PROCESS), seeded(3)
+    counts = [loss.draw(flow, X[:rows], generator=draws).diagonal for _ in range(600)]
+    found = sum(counts) / (rows * len(counts))
+    assert found == pytest.approx(share, abs=0.08)
