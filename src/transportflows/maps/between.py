@@ -16,11 +16,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._core.tensor import expand_time
 from ..combination import Combination
 from ..conversions import conversion
 from ..gaussian_part import GaussianPart
 
-__all__ = ["average_weights"]
+__all__ = ["average_weights", "moved"]
 
 _NEAR = 1e-6  # a difference of times, below which a quotient of differences loses its digits
 
@@ -47,3 +48,9 @@ def average_weights(part: GaussianPart, prediction: str, s: Tensor, t: Tensor) -
     quotient = Combination((ratio - 1) / safe, mean, ((other(t) - other(s) * ratio) / safe,))
     limit = conversion(part, (prediction,), "velocity", 0.5 * (s + t))
     return limit.where(near, quotient)
+
+
+def moved(s: Tensor, t: Tensor, x: Tensor, v: Tensor) -> Tensor:
+    """``x + (t - s) v``, and x itself where s = t, though v be infinite there."""
+    gap = expand_time((t - s).to(x), x)
+    return torch.where(gap == 0, x, x + gap * v)

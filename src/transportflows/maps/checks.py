@@ -66,7 +66,8 @@ class MapReport:
             of x_s. Of a map to t = 1 only, with a reference for the first way.
         semigroup_back: the same at s > u > t.
         tangent: ``v_{t,t}(x) - b(t, x)`` against a field, at random times and x of the law of x_t.
-        inverse: ``X_{1,0}(X_{0,1}(x)) - x`` on x of the base.
+        inverse: ``X_{1,0}(X_{0,1}(x)) - x`` on x of the base. None of a prediction of data, which
+            does not leave t = 1.
         spread: the variance of X_{0,1}(x) over that of the data, x of the base.
         folds: the share of x of the base with ``det ∇X_{0,1}(x) <= 0``; None above 256 numbers.
         error: X_{0,1}(x) against the reference, x of the base.
@@ -101,6 +102,8 @@ class MapReport:
         """Why a number is not there."""
         if self.to_data and name in ("semigroup_back", "tangent", "inverse"):
             return "a map to t = 1 only has none"
+        if name == "inverse":
+            return "a map of this prediction does not leave t = 1"
         if name == "folds":
             return "too many numbers in an event"
         return f"give {'field' if name == 'tangent' else 'reference'}="
@@ -121,7 +124,8 @@ def check_map(
 
     Args:
         flow_map: the map. Of one with ``to_data=True`` only what it has is measured.
-        data: rows ``(N, *)`` or a law, in the units of the data.
+        data: rows ``(N, *)``, or a law, in the units of the data; of a process of pairs these,
+            ``(x0, x1)`` or a Batch.
         field: with the velocity b that the tangent is held against: the teacher, or an oracle.
         reference: the exact map, :func:`oracle_map` or ``SolvedMap(field)``.
         n: rows of the data, and of the base, on which it is tried.
@@ -153,6 +157,8 @@ def check_map(
         check_reference("reference", reference, flow_map)
         check_teacher(flow_map, reference)
     trial = trial_rows(flow_map, data, n, cond, generator)
+    low, high = trial.x0.new_tensor([0.0, 1.0]).unbind()
+    flow_map.check_leaving(low, high)
     with torch.inference_mode(False), torch.no_grad(), evaluating(flow_map):
         end = jump_rows(flow_map, 0.0, 1.0, trial.x0, trial.cond)
         check_finite_rows(end, "X_{0,1}(x0), what the map gives,")
@@ -160,7 +166,7 @@ def check_map(
         errors = (None, None) if reference is None else _errors(trial, end, reference)
         forward, backward = _semigroups(flow_map, trial, reference)
         inverse = None
-        if not flow_map.to_data:
+        if not flow_map.to_data and bool(flow_map.leaves(high, low)):
             back = jump_rows(flow_map, 1.0, 0.0, end, trial.cond)
             inverse = float(size(back - trial.x0)) / base
         made = MapReport(

@@ -14,8 +14,10 @@ from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
 from ..fields import Field
+from ..fields.base import check_field
 from ..samplers import sample
 from .flow_map import FlowMap
+from .teachers import check_teacher
 
 __all__ = ["ChosenTimes", "choose_times"]
 
@@ -47,6 +49,7 @@ def choose_times(
     field: Field | None = None,
     candidates: int = 16,
     n: int = 1_000,
+    start: Tensor | None = None,
     cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> ChosenTimes:
@@ -64,11 +67,15 @@ def choose_times(
         field: the reference: the teacher, whose ODE is solved. By default the map's own tangent.
         candidates: equal parts of [0, 1] whose ends may be chosen.
         n: paths.
+        start: states at t = 0 to start from instead, ``(n, *)``, in the units of the data; those of
+            a process without a base.
         cond: conditions; tensors have n rows.
         generator: source of the starts.
 
     Raises:
-        ValueError: if there are more steps than candidates, or the map is to t = 1 only.
+        TypeError: if the reference is no field.
+        ValueError: if there are more steps than candidates, the map or the reference is to t = 1
+            only, or the reference is of another process.
     """
     steps, candidates = positive_integer("steps", steps), positive_integer("candidates", candidates)
     if steps > candidates:
@@ -78,6 +85,9 @@ def choose_times(
             "this FlowMap was trained for t = 1 only (to_data=True), so its jumps are not composed"
         )
     reference = flow_map if field is None else field
+    if reference is not flow_map:
+        check_field(reference, "jumps are held against the ODE of")
+        check_teacher(flow_map, reference)
     grid = [k / candidates for k in range(candidates + 1)]
     key = draw_key(generator)
 
@@ -87,8 +97,9 @@ def choose_times(
         )
 
     path: Any = sample(
-        reference, n, t=grid, scheme="rk4", save_at=grid, cond=cond, generator=stream(mix(key, 1))
-    ).trajectory
+        reference, n if start is None else None, start=start, t=grid, scheme="rk4", save_at=grid,
+        cond=cond, generator=stream(mix(key, 1)),
+    ).trajectory  # fmt: skip
     start = path[0]
     cost = torch.full((candidates + 1, candidates + 1), torch.inf, dtype=torch.float64)
     for j in range(1, candidates + 1):

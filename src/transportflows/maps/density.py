@@ -112,6 +112,7 @@ def log_density(
     check_events(x, flow_map.process.shape, "x", "the process")
     grid = _grid(steps, times)
     probes, most = positive_integer("probes", probes), positive_integer("most", most)
+    flow_map.check_leaving(grid[:-1], grid[1:])
     way = _method(flow_map, x, method)
     x = widened(x)
     given = flow_map.check_conditions(cond, len(x), device=x.device)

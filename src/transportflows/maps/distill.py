@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._core.checks import check_callable, number, positive_integer, shown
-from .._core.conditions import NO_CONDITIONS, map_rows
+from .._core.checks import number, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -23,6 +22,7 @@ from ..fields.base import check_field
 from ..fields.null_conditions import given_transforms
 from ..samplers import sample
 from ..training import Trainer
+from .distill_trial import Held, Trials, rows_to_start
 from .equations import SemigroupLoss
 from .flow_map import FlowMap
 from .map_loss import MapLoss
@@ -45,7 +45,8 @@ class Distilled:
         flow_map: the student; its averages where there were any.
         errors: rms distance of the ends from those of a refined solve of the teacher with the same
             starts, over the deviation of these, by what moved them: ``"teacher, 1 step"`` and so on
-            by Heun, ``"map, 1 step"``; and ``"floor"``, of the solve of half the steps.
+            by Heun, ``"map, 1 step"``; and ``"floor"``, of the solve of half the steps. Of a map to
+            t = 1 only that of one step, since it makes others with noise.
         distances: of draws from the data, by the same names, where a distance was asked for; the
             floor is that of two halves of the data.
         steps: training steps done.
@@ -72,7 +73,7 @@ def distill(
     prediction: str | None = None,
     loss: MapLoss | None = None,
     fit: Mapping[str, Any] | None = None,
-    cond: Mapping[str, Any] | None = None,
+    cond: Mapping[str, Any] | Sequence[str] | None = None,
     measured: int = 2_000,
     distance: Callable[[Tensor, Tensor], Any] | None = None,
     generator: torch.Generator | None = None,
@@ -80,23 +81,27 @@ def distill(
     """Learn the flow map of a field: a network that takes its steps in one call.
 
     The student begins with the weights of the teacher's network where this is one of the library's
-    (it then is an Euler step of the teacher); any other learns the teacher's velocity first, for
-    two fifths of the time. Then it is trained by ``SemigroupLoss(field)``: of every way the first
-    .05 by a step of the teacher, the rest by itself. The teacher is left as it is.
+    (it then is an Euler step of the teacher, or of its data prediction one of DDIM); any other
+    learns the teacher's velocity first, for two fifths of the time. Then it is trained by
+    ``SemigroupLoss(field)``: of every way the first .05 by a step of the teacher, the rest by
+    itself. The teacher is left as it is.
 
     Args:
         field: the teacher: any field with a velocity, a guided one too.
-        data: what the teacher was trained on, in the units of the data: a tensor, or a law.
+        data: what the teacher was trained on, in the units of the data: what ``fit`` takes, pairs
+            too. Of a process without a base the errors are of starts x0 of pairs.
         minutes: of training, by the clock. For results that can be made again give ``steps``.
         steps: of training, in the place of minutes.
         net: of the student, ``net(s, t, x, **cond)``; that of the teacher by default.
         prediction: of the student; see :class:`FlowMap`. That of a student with the network of its
             teacher is the teacher's.
-        loss: another one, such as ``LagrangianLoss(field)``.
+        loss: another one, such as ``LagrangianLoss(field)``; with one to t = 1 only, such as
+            ``ConsistencyLoss(field)``, the student has ``to_data=True``.
         fit: arguments of the Trainer and of its ``fit``: ``batch_size``, ``lr``, ``ema``, ...
         cond: conditions of the rows of data, as for ``fit``.
         measured: starts on which the errors are measured, with conditions of rows of the data.
-        distance: of samples from the data, such as ``tpf.metrics.wasserstein2``; None for none.
+        distance: of samples from the data, such as ``tpf.metrics.wasserstein2``; None for none. The
+            data then are tensors or a law.
         generator: source of all that is drawn.
 
     Raises:
@@ -120,20 +125,28 @@ def distill(
         )
     if minutes is not None:
         minutes = number("minutes", minutes, "a positive number", above=0)
-    if distance is not None:
-        check_callable("distance", distance, ("x", "y"))
-    key, told = draw_key(generator), _arguments(fit)
-    student, warm = _student(field, net, prediction)
+    key, told, measured = (
+        draw_key(generator),
+        _arguments(fit),
+        positive_integer("measured", measured),
+    )
     loss = SemigroupLoss(field) if loss is None else loss
+    student, warm = _student(field, net, prediction, loss.pairs.to_data)
+    trial = rows_to_start(student, data, cond, told.get("batch_size"), measured, mix(key, 1))
+    known = _ends(field, student, trial, mix(key, 2))  # whatever is wrong is told before training
+    held = None if distance is None else Held(distance, data, measured, mix(key, 3))
     run = _Run(student, data, cond, told, key)
     left = run.counted(loss, minutes) if steps is None else positive_integer("steps", steps)
     if not warm and (first := int(_FIRST * left)):
-        run.train(SemigroupLoss(field, diagonal=1.0), first)  # the tangent alone
+        run.train(SemigroupLoss(field, diagonal=1.0, pairs=loss.pairs), first)  # the tangent alone
         left -= first
     run.train(loss, left)
-    rows = _rows(data, cond, positive_integer("measured", measured), stream(mix(key, 1)))
-    errors, ends = _errors(field, run.flow_map, rows, measured, mix(key, 2))
-    distances = {} if distance is None else _distances(distance, data, ends, mix(key, 3))
+    ends = {**known, **_ends(None, run.flow_map, trial, mix(key, 2))}
+    exact = ends.pop("teacher")
+    scale = float(exact.double().var(0).mean().sqrt())
+    errors = {name: _rms(x - exact) / scale for name, x in ends.items()}
+    del ends["floor"]
+    distances = {} if held is None else held.distances({"teacher": exact, **ends})
     return Distilled(run.flow_map, errors, distances, run.done, run.last)
 
 
@@ -172,7 +185,7 @@ class _Run:
         self.done, self.last = self.done + steps, sum(last) / len(last)
 
 
-def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, bool]:
+def _student(field: Field, net: Any, prediction: str | None, to_data: bool) -> tuple[FlowMap, bool]:
     """The student, and whether it begins as its teacher."""
     own = None
     if net is None and type(field) in (Velocity, DataPredictor):
@@ -189,6 +202,7 @@ def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, b
         own if net is None else net,  # type: ignore[arg-type]
         field.process,
         prediction=prediction or "velocity",
+        to_data=to_data,
         transform=field.transform,
         cond_transforms=given_transforms(field).get("cond_transforms"),
     )
@@ -198,9 +212,16 @@ def _student(field: Field, net: Any, prediction: str | None) -> tuple[FlowMap, b
 def _arguments(fit: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the Trainer and its fit are given."""
     told = {"ema": 0.999, "scheduler": "cosine", **(fit or {})}
-    for name in ("steps", "cond", "generator", "resume", "checkpoints", "loss", "field", "data"):
+    for name in ("steps", "cond", "generator", "loss", "field", "data"):
         if name in told:
             raise ValueError(f"fit holds {name!r}, which is distill's own; give {name}= to it")
+    for name in ("resume", "checkpoints"):
+        if name in told:
+            raise ValueError(
+                f"fit holds {name!r}, and distill trains in several short runs, which leave no"
+                " checkpoints; to go on after a stop, train FlowMap(net, field.process) with a"
+                " Trainer and SemigroupLoss(field)"
+            )
     known = {*inspect.signature(Trainer).parameters, *inspect.signature(Trainer.fit).parameters}
     if unknown := told.keys() - known:
         raise ValueError(
@@ -209,59 +230,21 @@ def _arguments(fit: Mapping[str, Any] | None) -> dict[str, Any]:
     return told
 
 
-def _rows(
-    data: Any, cond: Mapping[str, Any] | None, n: int, generator: torch.Generator
-) -> Mapping[str, Any]:
-    """Conditions of n rows of the data."""
-    given = data.cond if isinstance(data, Batch) else cond
-    if not given or not isinstance(given, Mapping):
-        return NO_CONDITIONS
-    total = len(data)
-    index = torch.randint(total, (n,), generator=generator)
-    return map_rows(given, lambda rows: rows[index.to(rows.device)])
-
-
-def _errors(
-    field: Field, flow_map: FlowMap, cond: Mapping[str, Any], n: int, key: int
-) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Errors, and the ends that they are of."""
+def _ends(field: Field | None, flow_map: FlowMap, trial: Trials, key: int) -> dict[str, Tensor]:
+    """Where the trial starts are taken, by what took them: the field, or without one the map."""
 
     def ends(of: Field, steps: int, **how: Any) -> Tensor:
-        return sample(of, n, steps=steps, cond=cond or None, generator=stream(key), **how).x
+        return sample(of, steps=steps, generator=stream(key), **trial, **how).x
 
-    exact = ends(field, _REFERENCE, scheme="heun")
-    scale = float(exact.double().var(0).mean().sqrt())
-    found = {"floor": ends(field, _REFERENCE // 2, scheme="heun")}
-    for steps in _STEPS:
-        name = f"{steps} step{'s' if steps > 1 else ''}"
-        found[f"teacher, {name}"] = ends(field, steps, scheme="heun")
-        found[f"map, {name}"] = ends(flow_map, steps)
-    errors = {
-        name: float((x - exact).double().square().mean().sqrt()) / scale
-        for name, x in found.items()
-    }
-    return errors, {"teacher": exact, **{k: x for k, x in found.items() if k != "floor"}}
+    counts = {k: f"{k} step{'s' if k > 1 else ''}" for k in _STEPS}
+    if field is None:
+        own = {k: name for k, name in counts.items() if k == 1 or not flow_map.to_data}
+        return {f"map, {name}": ends(flow_map, k) for k, name in own.items()}
+    ends(flow_map, 1)  # as after the training
+    found = {"teacher": _REFERENCE, "floor": _REFERENCE // 2}
+    found |= {f"teacher, {name}": k for k, name in counts.items()}
+    return {name: ends(field, k, scheme="heun") for name, k in found.items()}
 
 
-def _distances(
-    distance: Callable[[Tensor, Tensor], Any], data: Any, ends: Mapping[str, Tensor], key: int
-) -> dict[str, float]:
-    """Distances of the ends from the data, and that of two halves of these."""
-    generator, n = stream(key), len(next(iter(ends.values())))
-    if isinstance(data, Batch):
-        data = data.x1
-    if isinstance(data, Tensor):
-        order = torch.randperm(len(data), generator=generator)[: 2 * n].to(data.device)
-        first, second = data[order].tensor_split(2)
-    else:
-        first, second = (data.sample(n, generator=generator) for _ in range(2))
-    first = first[:n]
-    samples = {"floor": second, **{name: x[: len(first)] for name, x in ends.items()}}
-    found = {name: distance(x, first) for name, x in samples.items()}
-    try:
-        return {name: float(value) for name, value in found.items()}
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"distance(x, y) must give one number, and it gave {shown(found['floor'])}; write"
-            " distance=tpf.metrics.energy_distance, for example"
-        ) from error
+def _rms(error: Tensor) -> float:
+    return float(error.double().square().mean().sqrt())

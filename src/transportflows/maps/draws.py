@@ -108,9 +108,9 @@ def draw_pairs(
     dtype = torch.promote_types(x1.dtype, torch.float32)
     how: dict[str, Any] = {"generator": generator, "device": x1.device, "dtype": dtype}
     low, high = margin
-    s, t = pairs.sample(n, margin=margin, **how)
+    s, t = pairs.bind(process).sample(n, margin=margin, **how)
     part = torch.rand(n, **how)
-    first = round(diagonal * n)
+    first = _tangents(n, diagonal, generator, x1.device)
     if first:
         own = torch.rand(first, **how)
         s = torch.cat([low + (1 - low - high) * own, s[first:]])
@@ -119,3 +119,13 @@ def draw_pairs(
         process, batch, times=_Given(s), weight=None, form="velocity", generator=generator
     )
     return MapSample(path, t, first, part)
+
+
+def _tangents(n: int, share: float, generator: torch.Generator | None, device: torch.device) -> int:
+    """How many of n rows train the tangent: in small batches by chance, where else none would."""
+    wanted = share * n
+    first = round(wanted)
+    if first == wanted or 0 < first < n:
+        return first
+    low = int(wanted)
+    return low + int(torch.rand((), generator=generator, device=device) < wanted - low)

@@ -56,8 +56,10 @@ class EulerianLoss(MapLoss):
 
     Args:
         teacher: see :class:`MapLoss`.
-        normalise: a number c to divide the change ``(t - s)(∂_s v + ∇v b)`` by ``|change|/√d + c``
-            of its row, which bounds it (Lu and Song 2024, section 4.1); None for none. It changes
+        normalise: a number c to divide the tangent ``r = v* - v``, which is ``∂_s X + ∇X b`` of the
+            map, by ``|r|/√d + c`` of its row, which bounds it: ``v* = v + r/(|r|/√d + c)`` (Lu and
+            Song 2024, section 4.1), in the units of what the network predicts; None for none. The
+            tangent of the exact map is 0; but by the path it is so on average only, and it changes
             what the loss is least for.
         source: see :class:`MapLoss`.
         pairs: see :class:`MapLoss`; here ``UniformPairs(both=False, at_start=0, at_end=0)``.
@@ -105,11 +107,14 @@ class EulerianLoss(MapLoss):
             b = sample.path.velocity if own else self.b(field, s, x, cond)
         direction = (torch.ones_like(s), torch.zeros_like(s), b)
         v, change, weight = value_and_change(field, s, t, x, cond, direction, not self.detach)
-        change = expand_time(t - s, x) * change
+        target = b + expand_time(t - s, x) * change
         if self.normalise is not None:
-            size = change.flatten(1).square().mean(1).sqrt()
-            change = change / expand_time(size + self.normalise, x)
-        return v, b + change, weight
+            held = v.detach() if self.detach else v
+            r = target - held
+            scaled = r if weight is None else r / expand_time(weight, r)
+            size = scaled.flatten(1).square().mean(1).sqrt()
+            target = held + r / expand_time(size + self.normalise, r)
+        return v, target, weight
 
 
 @checked

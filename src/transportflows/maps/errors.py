@@ -73,7 +73,8 @@ def map_errors(
     Args:
         flow_map: the map; of one with ``to_data=True`` the column t = 1 alone.
         reference: the exact map, :func:`oracle_map` or ``SolvedMap(field)``.
-        data: rows ``(N, *)`` or a law, in the units of the data.
+        data: rows ``(N, *)``, or a law, in the units of the data; of a process of pairs these,
+            ``(x0, x1)`` or a Batch.
         times: how many, equally spaced from 0 to 1, or the grid itself, increasing.
         from_base: take for x what the reference makes of the base at time s; otherwise x is drawn
             of the process, whose law of x_s is that of an oracle.

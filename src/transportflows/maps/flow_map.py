@@ -27,13 +27,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._core.checks import check_events, check_state, choice
 from .._core.conditions import NO_CONDITIONS
-from .._core.precision import wide
+from .._core.precision import table_device, wide
 from .._core.signatures import as_is, check_call, checked
-from .._core.tensor import expand_time
 from ..combination import Combination
 from ..fields import Field
 from ..fields.calls import Network, check_process, check_transform
@@ -41,11 +41,13 @@ from ..fields.null_conditions import as_cond_transforms, given_transforms
 from ..fields.units import check_units
 from ..process import Process
 from ..transforms import Standardize
-from .between import average_weights
+from .between import average_weights, moved
 from .calls import called_between, check_network_between, rows_of
 from .jumps import Jumps, Renoise
 
 __all__ = ["FlowMap"]
+
+_POLE = 1e6  # a weight of a prediction in v that is none: it is within 1e-6 of a pole
 
 
 @checked
@@ -64,7 +66,9 @@ class FlowMap(Field):
             same on the way: ``X = (σ̂_t/σ̂_s) x + (β_t - β_s σ̂_t/σ̂_s) d`` with m = 0. Data have a
             pole where σ̂_s = 0, so that such a map does not leave t = 1; noise where β_s = 0.
         to_data: say that it was trained for t = 1 only, as a consistency model is. Then no jump
-            ends elsewhere: several steps go to t = 1 and come back by noise, :class:`Renoise`.
+            ends elsewhere, nor has it a tangent, which nothing trained, so that what needs one (a
+            velocity, an ODE, its density, ε) is refused: several steps go to t = 1 and come back
+            by noise, :class:`Renoise`.
         transform: see :class:`Field`.
         cond_transforms: see :class:`Field`.
 
@@ -142,8 +146,10 @@ class FlowMap(Field):
             x: states at time s, ``(B, *)``, in the units of the process.
             cond: conditions for the network, by name.
         """
-        s, t = self._times(s, t, x)
-        return self.between(s, t, x, self._conditions(cond, x))[0]
+        start, stop = self._times(s, t, x)
+        if not isinstance(s, Tensor):
+            self.check_leaving(start, stop)
+        return self.between(start, stop, x, self._conditions(cond, x))[0]
 
     def jump(
         self,
@@ -153,9 +159,11 @@ class FlowMap(Field):
         cond: Mapping[str, Any] = NO_CONDITIONS,
     ) -> Tensor:
         """``X_{s,t}(x) = x + (t - s) v_{s,t}(x)``, ``(B, *)``; see :meth:`average`."""
-        s, t = self._times(s, t, x)
-        v = self.between(s, t, x, self._conditions(cond, x))[0]
-        return x + expand_time((t - s).to(x), x) * v
+        start, stop = self._times(s, t, x)
+        if not isinstance(s, Tensor) and (isinstance(t, Tensor) or s != t):
+            self.check_leaving(start, stop)
+        v = self.between(start, stop, x, self._conditions(cond, x))[0]
+        return moved(start, stop, x, v)
 
     @as_is
     def between(
@@ -181,10 +189,44 @@ class FlowMap(Field):
         weight: Tensor = self._weights(s, t).outputs[0].to(t)
         return weight
 
+    @torch.no_grad()
+    def leaves(self, s: Tensor, t: Tensor) -> Tensor:
+        """Whether a jump from s to t is finite: not from where the prediction has a pole.
+
+        Args:
+            s: times to leave, of any shape.
+            t: times to go to, of the same.
+        """
+        if self.prediction == "velocity":
+            return torch.ones_like(s, dtype=torch.bool)
+        device = table_device(self.reference().device)
+        return self._weights(s.to(device), t.to(device)).within(_POLE)
+
+    def check_leaving(self, s: Tensor, t: Tensor) -> None:
+        """Refuse jumps from where the prediction of the map has a pole.
+
+        Raises:
+            ValueError: says from where, and where to start.
+        """
+        leaves = self.leaves(s, t)
+        if not bool(leaves.all()):
+            bad = float(s.to(leaves.device).expand(leaves.shape)[~leaves].flatten()[0])
+            raise ValueError(
+                f"a map that predicts {self.prediction} does not leave t = {bad:g}, where it"
+                f" has a pole; start beside it, such as t=({abs(bad - 0.02):g}, {1 - bad:g}) with"
+                " states of that time, or train FlowMap(..., prediction='velocity')"
+            )
+
     def _weights(self, s: Tensor, t: Tensor) -> Combination:
         return average_weights(self.process.part, self.prediction, wide(s), wide(t))
 
     def _times(self, s: float | Tensor, t: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.to_data and not isinstance(t, Tensor) and t != 1:
+            raise ValueError(
+                f"this FlowMap was trained for t = 1 only (to_data=True), and has no end t = {t};"
+                " write t=1.0, or train one with other times, FlowMap(net, process) with"
+                " maps.UniformPairs()"
+            )
         s, t = rows_of(s, x), rows_of(t, x)
         check_state(s, x)
         check_events(x, self.process.shape, "x", "the process")
@@ -205,7 +247,18 @@ class FlowMap(Field):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """What the network predicts at s = t: the tangent of the map."""
+        """What the network predicts at s = t: the tangent of the map.
+
+        Raises:
+            ValueError: if the map is for t = 1 only, and has none.
+        """
+        if self.to_data:
+            raise ValueError(
+                "this FlowMap was trained for t = 1 only (to_data=True), so that it has no tangent"
+                " v_{t,t}: no velocity or score, no ODE, no density of one, and no epsilon. Sample"
+                " it by its jumps, tpf.sample(flow_map, n, steps=2), or take the field that it was"
+                " distilled from"
+            )
         if needed is not None and not isinstance(needed, (tuple, list)):
             check_call(FlowMap.predict, locals())
         try:

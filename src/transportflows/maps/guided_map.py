@@ -11,6 +11,7 @@ from torch import Tensor
 from .._core.checks import number
 from .._core.conditions import NO_CONDITIONS
 from .._core.signatures import as_is, checked
+from .exact import SolvedMap
 from .flow_map import FlowMap
 
 __all__ = ["GuidedMap"]
@@ -30,12 +31,18 @@ class GuidedMap(FlowMap):
         scale: w; 1 for none.
 
     Raises:
+        TypeError: if the map is a SolvedMap, of which the exact guided one can be had.
         ValueError: if the map knows no null for a condition.
     """
 
     trainable = False
 
     def __init__(self, flow_map: FlowMap, scale: float) -> None:
+        if isinstance(flow_map, SolvedMap):
+            raise TypeError(
+                "the jumps of a SolvedMap are of its own field; guide that, and solve it: write"
+                " SolvedMap(tpf.guidance.ClassifierFree(field, w))"
+            )
         super().__init__(
             flow_map.net, flow_map.process, prediction=flow_map.prediction,
             to_data=flow_map.to_data, transform=flow_map.transform,
@@ -46,6 +53,9 @@ class GuidedMap(FlowMap):
         self.flow_map.null_cond(1)
 
     def config(self) -> dict[str, Any]:
+        raise NotImplementedError("a GuidedMap is made of its map: save that")
+
+    def _told(self) -> dict[str, Any]:
         return {"flow_map": self.flow_map, "scale": self.scale}
 
     @as_is

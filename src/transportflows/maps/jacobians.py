@@ -11,8 +11,8 @@ from torch import Tensor
 from .._core.autodiff import jvp, ordinary, repeat_rows
 from .._core.conditions import map_rows
 from .._core.precision import wide
-from .._core.tensor import expand_time
 from ..solve.rows import default_chunk
+from .between import moved
 from .exact import SolvedMap
 from .flow_map import FlowMap
 
@@ -30,7 +30,7 @@ def jump_rows(
         rows = slice(first, first + size)
         own = map_rows(cond, lambda value, rows=rows: value[rows])
         a, b = (u if u.ndim == 0 else u[rows] for u in (s, t))
-        parts.append(x[rows] + expand_time(b - a, x) * field.between(a, b, x[rows], own)[0])
+        parts.append(moved(a, b, x[rows], field.between(a, b, x[rows], own)[0]))
     return torch.cat(parts)
 
 

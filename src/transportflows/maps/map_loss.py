@@ -34,6 +34,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -71,13 +72,14 @@ class MapLoss(Loss):
         pairs: law of (s, t); :class:`UniformPairs` if None.
         diagonal: share of the rows that train the tangent, ``v_{s,s} = b``, on ẋ of the draw, or on
             the teacher's velocity. By default a half without a teacher, and none with one.
-        weight: w, a function of s and t, each ``(B,)``; None for 1.
+        weight: w, a function of s and t, each ``(B,)``, finite at t = s too; None for 1.
         adaptive: p of a further weight of each row, ``(|f - f*|² + c)^-p``, as MeanFlow has it (p =
             1). It changes what the loss is least for, which then is no conditional mean: with p = 1
             the tangent of eight sharp modes was off by .82 of its size, for .14. 0 for none.
         floor: c.
         detach: hold the target fixed. Otherwise the gradient goes through it, a residual of the
-            equation itself, at several times the cost and with second derivatives.
+            equation itself, at several times the cost and with second derivatives. Not by the
+            path, where that has another minimiser.
 
     Attributes:
         differentiates: ``"s"`` or ``"t"``, by which time the network is differentiated; None where
@@ -118,19 +120,41 @@ class MapLoss(Loss):
                 " map would do; give a share such as 0.5, or a teacher"
             )
         self.weight, self.detach = weight, bool(detach)
+        if self.source == "path" and not self.detach:
+            raise ValueError(
+                "a target by the path is held fixed: with the gradient through it (detach=False)"
+                " the scatter of ẋ about its mean would be made small too, and what the loss is"
+                " least for would be no flow map. Leave detach out, or write source='own'"
+            )
         self.adaptive = number("adaptive", adaptive, "an exponent p >= 0", least=0)
         self.floor = number("floor", floor, "a positive number", above=0)
-        self._known: tuple[int, int] | None = None
+        self._known: tuple[ref[FlowMap], Field | None] | None = None
         self._margin = (0.0, 0.0)
-        self._calls = 0
+        self._calls, self._weighed = 0, False
 
     def draw(
         self, field: Field, batch: BatchLike, *, generator: torch.Generator | None = None
     ) -> MapSample:
         own = self.as_map(field)
-        return draw_pairs(
+        sample = draw_pairs(
             own.process, Batch.of(batch), self.pairs, self.diagonal, self._margin, generator
         )
+        if self.weight is not None and not self._weighed:
+            self._weighed = True
+            self._check_weight(sample)
+        return sample
+
+    def _check_weight(self, sample: MapSample) -> None:
+        """Refuse a weight that is infinite where t = s, as in all rows of the tangent."""
+        s, t = sample.t, sample.stop
+        found = per_time("weight(s, t)", self.weight(s, t), s)  # type: ignore[misc]
+        if not bool(torch.isfinite(found).all()):
+            bad = (~torch.isfinite(found.expand(s.shape))).nonzero()[0, 0]
+            raise ValueError(
+                f"weight(s, t) is infinite or NaN at s = {float(s[bad]):g}, t = {float(t[bad]):g};"
+                " rows of the tangent have t = s, so that a weight does not divide by t - s: write"
+                " such as 1 / (t - s).square().clamp(min=0.01)"
+            )
 
     def evaluate(self, field: Field, sample: MapSample) -> Tensor:
         field, k = self.as_map(field), sample.diagonal
@@ -188,11 +212,11 @@ class MapLoss(Loss):
         if weight is not None:
             error = error / expand_time(weight, error)
         value = self.distance(error, sample)
+        if self.adaptive:
+            value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         if self.weight is not None:
             found = self.weight(sample.t, sample.stop)
             value = value * per_time("weight(s, t)", found, sample.t)
-        if self.adaptive:
-            value = value * (2 * value.detach() + self.floor).pow(-self.adaptive)
         return value
 
     @contextmanager
@@ -224,8 +248,8 @@ class MapLoss(Loss):
                 f"{self.title} is a loss of a FlowMap, got a {type(field).__name__}; write"
                 " Trainer(tpf.maps.FlowMap(net, process), loss)"
             )
-        known = (id(field), id(self.teacher))
-        if known != self._known:
+        known = self._known
+        if known is None or known[0]() is not field or known[1] is not self.teacher:
             if field.to_data and not self.pairs.to_data:
                 raise ValueError(
                     "this FlowMap is for t = 1 only (to_data=True), and the loss draws other times"
@@ -239,5 +263,9 @@ class MapLoss(Loss):
             if self.teacher is not None:
                 check_teacher(field, self.teacher)
             teachers = () if self.teacher is None else (self.teacher,)
-            self._margin, self._known = margin_of(field, *teachers), known
+            self._margin = margin_of(field, *teachers)
+            self._known = (ref(field), self.teacher)
         return field
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": None}

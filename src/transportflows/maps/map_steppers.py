@@ -51,6 +51,12 @@ class _MapStepper(Stepper):
             step = next(
                 k for k in range(len(grid) - 1) if (time - grid[k]) * (time - grid[k + 1]) < 0
             )
+            if self.field.to_data:
+                raise ValueError(
+                    "this FlowMap was trained for t = 1 only (to_data=True), so that no state is"
+                    f" known at t = {time:g}, between the times of the grid; put what is saved into"
+                    " the grid, t=[0, ..., 1]"
+                )
             found.setdefault(step, []).append(time)
         ahead = [
             [torch.tensor(time, dtype=torch.float64, device=like.device).to(like) for time in
@@ -67,17 +73,6 @@ class _MapStepper(Stepper):
 
     def inside(self, memory: Any) -> Sequence[Tensor]:
         return memory or ()
-
-    def _check_poles(self, times: Tensor) -> None:
-        """Refuse a grid that leaves a time at which the prediction of the map has a pole."""
-        weight = self.field.weight(times[:-1], times[1:])
-        if weight is not None and not bool(torch.isfinite(weight).all()):
-            bad = float(times[:-1][~torch.isfinite(weight)][0])
-            raise ValueError(
-                f"a map that predicts {self.field.prediction} does not leave t = {bad:g}, where it"
-                f" has a pole; start beside it, such as t=({abs(bad - 0.02):g}, {1 - bad:g}) with"
-                " states of that time, or train FlowMap(..., prediction='velocity')"
-            )
 
     def _jump(self, s: Tensor, t: Tensor, x: Tensor, rows: Rows) -> Tensor:
         v, _ = self.field.between(s, t, x, rows.cond)
@@ -108,7 +103,7 @@ class Jumping(_MapStepper):
                 "this FlowMap was trained for t = 1 only (to_data=True), and the grid ends at"
                 f" t = {float(times[-1]):g}; train one with other times, maps.Pairs()"
             )
-        self._check_poles(times)
+        self.field.check_leaving(times[:-1], times[1:])
         forward = bool(times[1] > times[0])
         made = _Table(times=times.to(like), forward=forward, **self._inside(times, like))
         if not self.noisy:
@@ -202,6 +197,7 @@ class Renoising(_MapStepper):
                 "Renoise goes to the data at each step, so it cannot run backward in time; write"
                 " scheme=tpf.maps.Jumps(), with a map that was trained in both directions"
             )
+        self.field.check_leaving(times[:-1], torch.ones_like(times[1:]))
         part, at = self.field.process.part, times[1:].to(table_device(like.device))
         beta, scale = part.path.beta(at), part.scale(at)
         mean = part.path.alpha(at) if part.base_mean is not None else None

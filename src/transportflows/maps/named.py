@@ -101,7 +101,7 @@ class ConsistencyLoss(SemigroupLoss):
         levels: N, so that ``u = s + 1/N``; :class:`DoublingLevels` lets it grow.
         pairs: :class:`ToData`, with a law of s.
         ends: compare ends, ``|X_{s,1} - X*|``, as the papers do; False for ``|v - v*|``, which
-            weighs late times more.
+            weighs late times more, or, of a map that predicts data or noise, for these.
         huber: c of the pseudo-Huber distance ``√(|e|² + c²) - c`` (Song and Dhariwal 2023, equation
             8); None for ``½|e|²``. It changes what the loss is least for.
         weight: see :class:`MapLoss`.
@@ -124,9 +124,12 @@ class ConsistencyLoss(SemigroupLoss):
         self.levels, self.ends = positive_integer("levels", levels), bool(ends)
         self.huber = None if huber is None else number("huber", huber, "positive", above=0)
 
-    def distance(self, error: Tensor, sample: MapSample) -> Tensor:
+    def value_of(self, error: Tensor, weight: Tensor | None, sample: MapSample) -> Tensor:
         if self.ends:
-            error = expand_time(1 - sample.t, error) * error
+            error, weight = expand_time(sample.stop - sample.t, error) * error, None
+        return super().value_of(error, weight, sample)
+
+    def distance(self, error: Tensor, sample: MapSample) -> Tensor:
         square = error.flatten(1).square().sum(1)
         if self.huber is None:
             return 0.5 * square

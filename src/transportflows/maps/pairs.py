@@ -2,6 +2,7 @@ r"""Laws of the two times (s, t) that a flow map is trained at."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from .._core.precision import as_wide
 from .._core.random import local
 from .._core.reprs import call
 from .._core.signatures import checked
-from ..times.base import Margin, TimeSampler, UniformTimes
+from ..times.base import HasPart, Margin, TimeSampler, UniformTimes
 
 __all__ = ["DyadicPairs", "GridPairs", "Pairs", "ToData", "UniformPairs"]
 
@@ -34,6 +35,15 @@ class Pairs(Built, ABC):
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         """Draw s and t, each ``(n,)`` on [0, 1], before margins; what a subclass writes."""
+
+    def bind(self, process: HasPart) -> Pairs:
+        """The law for one process: itself, unless its times go by noise level."""
+        times = getattr(self, "times", None)
+        if not isinstance(times, TimeSampler) or (bound := times.bind(process)) is times:
+            return self
+        made = copy.copy(self)
+        made.times = bound  # type: ignore[attr-defined]
+        return made
 
     def sample(
         self,
@@ -67,7 +77,7 @@ class UniformPairs(Pairs):
             that densities need, costs nothing more, and errors were no larger for it.
         at_start: share of the rows in which the earlier time is 0.
         at_end: share of the rows in which the later time is 1, independent of that.
-        times: law of each of the two; uniform if None.
+        times: law of each of the two, such as ``tpf.times.LogitNormalTimes()``; uniform if None.
 
     Raises:
         ValueError: if a share is none.
@@ -92,7 +102,7 @@ class UniformPairs(Pairs):
         u, v, *shares = torch.rand(5, n, generator=generator, device=device, dtype=dtype)
         if self.times is not None:
             u, v = (
-                self.times.unit(n, generator=generator, device=device, dtype=dtype)
+                self.times.sample(n, generator=generator, device=device, dtype=dtype)
                 for _ in range(2)
             )
         first, last = torch.minimum(u, v), torch.maximum(u, v)
@@ -111,7 +121,7 @@ class ToData(Pairs):
     """t = 1 always: consistency models (Song et al. 2023), which have no other end.
 
     Args:
-        times: law of s; uniform if None.
+        times: law of s, such as ``tpf.times.EDMTimes()``, by noise level; uniform if None.
     """
 
     to_data = True
@@ -123,7 +133,7 @@ class ToData(Pairs):
         self, n: int, *, generator: torch.Generator | None, device: torch.device, dtype: torch.dtype
     ) -> tuple[Tensor, Tensor]:
         times = UniformTimes() if self.times is None else self.times
-        s = times.unit(n, generator=generator, device=device, dtype=dtype)
+        s = times.sample(n, generator=generator, device=device, dtype=dtype)
         return s, torch.ones_like(s)
 
 

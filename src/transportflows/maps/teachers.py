@@ -56,7 +56,7 @@ def check_teacher(student: Field, teacher: Field) -> None:
 
     Raises:
         TypeError: if it is no field.
-        ValueError: if its process or transform is not the map's.
+        ValueError: if its process or transform is not the map's, or it is a map to t = 1 only.
         ConversionError: if it has no velocity.
     """
     if not isinstance(teacher, Field):
@@ -65,6 +65,12 @@ def check_teacher(student: Field, teacher: Field) -> None:
         raise ValueError(
             "the map cannot be its own teacher, which would move as it learns; leave teacher out"
         )
+    if getattr(teacher, "to_data", False):
+        raise ValueError(
+            "the teacher is a FlowMap that was trained for t = 1 only (to_data=True), so that it"
+            " has no velocity, nor jumps that end elsewhere; give the field that it was distilled"
+            " from"
+        )
     for name in ("interpolant", "base"):
         mine, other = getattr(student.process, name), getattr(teacher.process, name)
         if mine is not other and not alike(mine, other):
@@ -72,6 +78,13 @@ def check_teacher(student: Field, teacher: Field) -> None:
                 f"the teacher is of another process: its {name} is {_shown(other)} and that of the"
                 f" map {_shown(mine)}; write FlowMap(net, teacher.process)"
             )
+    mine, other = student.process.coupling, teacher.process.coupling
+    if mine.independent is not other.independent:
+        raise ValueError(
+            f"the teacher is of another process: its coupling is {_shown(other)} and that of the"
+            f" map {_shown(mine)}, and of these one alone leaves x0 independent of x1; write"
+            " FlowMap(net, teacher.process)"
+        )
     mine, other = student.transform, teacher.transform
     if mine is not other and not alike(mine, other):
         raise ValueError(
