@@ -287,6 +287,8 @@ def main() -> None:
         if not options.quick:
             ROWS.add(row)
             OUT.write_text(report())
+    if not options.quick:
+        OUT.write_text(report())  # of what is kept, where nothing was missing
 
 
 METHODS: dict[str, Callable[..., Callable[[Tensor, Tensor], Tensor]]] = {
