@@ -78,6 +78,7 @@ def test_errors_are_in_the_units_of_the_network_and_laws_in_those_of_the_data():
     assert report["velocity"].value < 1e-5
     assert report["ends"].value == pytest.approx(report["ends"].floor, rel=0.05)
     assert report["log-density"].value < 1e-3
+    assert report["log-density"].floor < 1e-3
     row = report["covariance error, ODE"]
     assert 0.2 < row.value / row.floor < 4
 
@@ -112,6 +113,25 @@ def test_conditions_are_those_under_which_the_law_is_that():
         cond = {"shift": torch.tensor(shift)}
         report = exam(field, LAW, n=200, densities=0, cond=cond, generator=seeded())
         assert (report["velocity"].value > error) if error else (report["velocity"].value < 1e-6)
+
+
+def test_a_field_is_examined_in_evaluation_mode_and_left_as_it_was():
+    class Net(Scaled):
+        def forward(self, t, x):
+            return super().forward(t, x) + float(self.training)
+
+    field = tpf.Velocity(Net(LAW), process()).train()
+    report = exam(field, LAW, n=100, densities=0, generator=seeded())
+    assert report["velocity"].value < 1e-6
+    assert field.training
+
+
+def test_what_starts_in_one_point_has_no_ode_and_the_report_says_so():
+    at = tpf.Process(tpf.Linear(tpf.Brownian()), base=tpf.distributions.Point((2,)))
+    report = exam(tpf.oracle(at, LAW), LAW, n=100, densities=20, generator=seeded())
+    assert "not sampled" in report["ODE"].note
+    assert report["W2, SDE"].value < 3 * report["W2, SDE"].floor
+    assert math.isnan(report["log-density"].value)
 
 
 def test_bad_calls_are_refused():
@@ -151,7 +171,7 @@ def test_the_command_examines_a_file_and_a_method(tmp_path, monkeypatch, capsys)
     with (out / "exam.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["part"] for row in rows} >= {"fields", "law, ODE", "density", "ends", "cost"}
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "own_method.py").write_text(
         "import transportflows as tpf\n"
         "def train(data, generator):\n"
@@ -165,6 +185,7 @@ def test_the_command_examines_a_file_and_a_method(tmp_path, monkeypatch, capsys)
         (["--method", "own_method"], "module:function"),
         (["--method", "own_method:other"], "was not found"),
         (["--method", "a:b", "--field", "c"], "not both"),
+        (["--field", "c"], "needs --laws"),
     ):
         with pytest.raises(SystemExit):
             command.main(wrong)

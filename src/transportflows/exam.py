@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib
-import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -123,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m transportflows.exam", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("--laws", nargs="+", choices=LAWS, default=list(LAWS))
+    parser.add_argument("--laws", nargs="+", choices=LAWS, help="all by default")
     parser.add_argument("--field", type=Path, help="a file of a field, trained on draws of a law")
     parser.add_argument("--method", help="module:function, of data and a generator")
     parser.add_argument("--steps", type=int, default=4_000, help="of training, of our methods")
@@ -136,6 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.field and options.method:
         parser.error("give --field or --method, not both")
+    if options.field and not options.laws:
+        parser.error("--field needs --laws, the one of whose draws the field was trained")
     chosen = methods(options.steps)
     if options.method:
         chosen = {options.method: _imported(options.method, parser)}
@@ -143,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
         known = load_field(options.field)
         chosen = {str(options.field): lambda data, draws: known}
     lines, curves = [], []
-    for name in options.laws:
+    for name in options.laws or LAWS:
         law = LAWS[name]()
         for method, train in chosen.items():
             draws = torch.Generator().manual_seed(options.seed)
@@ -168,12 +169,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _imported(name: str, parser: argparse.ArgumentParser) -> Method:
-    """A method by its module and name; the working directory is looked into as well."""
+    """A method by its module and name."""
     module, _, function = name.partition(":")
     if not module or not function:
         parser.error(f"--method is module:function, got {name!r}")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:

@@ -19,36 +19,31 @@ A peer's network is examined as any other: what it predicts makes it a field.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._core.checks import positive_integer
-from .._core.random import draw_key, stream
+from .._core.random import draw_key
 from .._core.signatures import checked
-from .._core.tensor import sum_events
 from ..distributions import Gaussian, GaussianMixture
 from ..fields.base import Field, check_field
-from ..gaussian_part import ConversionError
-from ..likelihood import log_likelihood
-from ..metrics import evaluate
-from ..oracles import GaussianMixtureOracle
-from ..oracles.components import components_of
-from ..samplers import sample
-from ..transforms import Standardize
+from ..samplers.starts import evaluating
+from ..solve import Solution
+from .exam_parts import (
+    by_time,
+    cost,
+    density,
+    distances,
+    draws_of,
+    ends,
+    exact_field,
+    solved,
+)
 from .exam_report import ExamReport, ExamRow
 
 __all__ = ["exam"]
-
-_METRICS = ("mean error", "covariance error", "energy distance", "W2")
-_FINE = 400  # RK4 steps of the exact ends
-_NODES = 12  # times
-_SETS = 4  # of draws of the law, whose mean distance is told
-_NONE = math.nan
 
 
 @checked
@@ -112,168 +107,47 @@ def exam(
         raise ValueError(f"margin must lie in (0, 0.5), got {margin}; 0.01 is usual")
     if densities < 0:
         raise ValueError(f"densities must be a number of draws, or 0 for none, got {densities}")
-    key, rows = draw_key(generator), list[ExamRow]()
-    exact = _oracle(field, law)
-    how: dict[str, Any] = {"steps": count, "scheme": "heun", "cond": cond}
-    t = torch.empty(0, dtype=torch.float64)
-    errors: dict[str, tuple[Tensor, Tensor]] = {}
-    if isinstance(exact, str):
-        rows.append(ExamRow("fields", "velocity", _NONE, note=exact))
-    else:
-        t, errors = _by_time(field, exact, n, margin, cond, key)
-        for name, (squares, sizes) in errors.items():
-            whole = squares.sum() / sizes.sum() if name == "velocity" else (squares / sizes).mean()
-            rows.append(ExamRow("fields", name, float(whole.sqrt()), 0.0))
-    rows += _law(field, law, n, epsilon, how, key)
-    rows += _density(field, exact, law, densities, cond, key)
-    if not isinstance(exact, str):
-        rows.append(_ends(field, exact, law, n, how, key))
-    rows += _cost(field, n, how, key)
-    curves = [
-        (squares / sizes).sqrt() if len(squares) else squares
-        for squares, sizes in (errors.get(k, (t[:0], t[:0])) for k in ("velocity", "score"))
-    ]
-    return ExamReport(tuple(rows), t, *curves)
+    field.check_conditions(cond, n, rows="samples")  # before what the field lacks is told
+    with evaluating(field):
+        return _examined(field, law, n, count, epsilon, densities, margin, cond, generator)
 
 
-def _oracle(field: Field, law: Gaussian | GaussianMixture) -> GaussianMixtureOracle | str:
-    """The exact field in the units of the network, or why there is none."""
-    weights, means, covariances = components_of(law, "law")
-    means = means.view(-1, *law.shape)
-    if isinstance(field.transform, Standardize):
-        scale = field.transform.scale.to(means).expand(law.shape).flatten()
-        means = field.transform(means)
-        covariances = covariances / (scale[:, None] * scale)
-    inner = GaussianMixture(means, weights=weights, covariances=covariances, singular=True)
-    try:
-        exact = GaussianMixtureOracle(field.process, inner)
-    except (TypeError, ValueError) as reason:
-        return f"no closed form: {reason}"
-    return exact.to(field.reference().device)
-
-
-def _by_time(
+def _examined(
     field: Field,
-    exact: GaussianMixtureOracle,
+    law: Gaussian | GaussianMixture,
     n: int,
+    steps: int,
+    epsilon: float,
+    densities: int,
     margin: float,
     cond: Mapping[str, Any] | None,
-    key: int,
-) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Times, and for velocity and score the mean squares of errors and of the exact values."""
-    like = field.reference()
-    known = field.check_conditions(cond, n, device=like.device)
-    grid = torch.linspace(margin, 1 - margin, _NODES, dtype=torch.float64)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ("velocity", "score")}
-    for k, t in enumerate(grid.to(like)):
-        x = exact.sample(t, n, generator=stream(key, k, device=like.device), dtype=like.dtype)
-        for name, pairs in found.items():
-            try:
-                given = getattr(field, name)(t, x, known)
-            except ConversionError:
+    generator: torch.Generator | None,
+) -> ExamReport:
+    """All parts, of a field in evaluation mode."""
+    key, rows, exact = draw_key(generator), list[ExamRow](), exact_field(field, law)
+    how: dict[str, Any] = {"steps": steps, "scheme": "heun", "dtype": field.reference().dtype}
+    t, curves = torch.empty(0, dtype=torch.float64), []
+    if isinstance(exact, str):
+        rows.append(ExamRow("fields", "velocity", math.nan, note=exact))
+    else:
+        t, found = by_time(field, exact, n, margin, cond, key)
+        for name, errors in found.items():
+            if isinstance(errors, str):
+                rows.append(ExamRow("fields", name, math.nan, note=f"has none: {errors}"))
+                curves.append(t[:0])
                 continue
-            truth = getattr(exact, name)(t, x)
-            parts = (sum_events(part.double().square()).mean() for part in (given - truth, truth))
-            pairs.append((float(next(parts)), float(next(parts))))
-    return grid, {
-        name: tuple(torch.tensor(pairs, dtype=torch.float64).mT.unbind())  # type: ignore[misc]
-        for name, pairs in found.items()
-        if len(pairs) == _NODES
-    }
-
-
-def _law(
-    field: Field, law: Gaussian | GaussianMixture, n: int, epsilon: float, how: dict[str, Any],
-    key: int,
-) -> list[ExamRow]:  # fmt: skip
-    """Distances at the end, by the ODE and by the SDE, each beside its floor."""
-    like, rows = field.reference(), list[ExamRow]()
-    draws = stream(key, 100)
-    truth = [law.sample(2 * n, generator=draws, dtype=like.dtype) for _ in range(_SETS)]
-    for name, eps in (("ODE", 0.0), ("SDE", epsilon)):
-        part = f"law, {name}"
-        try:
-            x = sample(field, n, epsilon=eps, generator=stream(key, 101), **how).x
-        except ConversionError as reason:
-            rows.append(ExamRow(part, name, _NONE, note=f"not sampled: {reason}"))
-            continue
-        tables = [
-            evaluate(x, of.to(x.device), list(_METRICS), generator=stream(key, 102 + k)).rows
-            for k, of in enumerate(truth)
-        ]
-        note = "" if eps == 0 else f"ε = {eps:g}"
-        for same in zip(*tables, strict=True):
-            value, floor = (
-                statistics.mean(getattr(row, kind) for row in same) for kind in ("value", "floor")
-            )
-            rows.append(ExamRow(part, f"{same[0].name}, {name}", value, floor, note))
-    return rows
-
-
-def _density(
-    field: Field,
-    exact: GaussianMixtureOracle | str,
-    law: Gaussian | GaussianMixture,
-    count: int,
-    cond: Mapping[str, Any] | None,
-    key: int,
-) -> list[ExamRow]:
-    """Errors of log-densities in nats."""
-    if count == 0:
-        return []
-    like = field.reference()
-    x = law.sample(count, generator=stream(key, 110), dtype=like.dtype).to(like.device)
-    truth, floors = law.log_prob(x.double()), (_NONE, _NONE)
-    try:
-        found = log_likelihood(field, x, cond=cond).log_prob
-    except (ConversionError, TypeError, ValueError) as reason:
-        return [ExamRow("density", "log-density", _NONE, note=f"has none: {reason}")]
-    if not isinstance(exact, str):
-        inside = x if field.transform is None else field.transform(x)
-        gained = 0.0 if field.transform is None else field.transform.log_abs_det(law.shape)
-        best = truth - gained - log_likelihood(exact, inside).log_prob
-        floors = float(best.abs().mean()), abs(float(best.mean()))
-    off = truth - found
-    error = float(off.std()) / math.sqrt(count)
-    return [
-        ExamRow("density", "log-density", float(off.abs().mean()), floors[0], "nats"),
-        ExamRow("density", "KL", float(off.mean()), floors[1], f"nats, standard error {error:.2g}"),
-    ]
-
-
-def _ends(
-    field: Field,
-    exact: GaussianMixtureOracle,
-    law: Gaussian | GaussianMixture,
-    n: int,
-    how: dict[str, Any],
-    key: int,
-) -> ExamRow:
-    """Where the ODE takes starts, beside where it should."""
-
-    def end(of: Field, **how: Any) -> Tensor:
-        x = sample(of, n, dtype=field.reference().dtype, generator=stream(key, 120), **how).x
-        return x if of is field or field.transform is None else field.transform.invert(x)
-
-    truth = end(exact, steps=_FINE, scheme="rk4")
-    best = end(exact, steps=how["steps"], scheme=how["scheme"])
-    weights, means, covariances = components_of(law, "law")
-    apart = (means - weights @ means).square() + covariances.diagonal(dim1=1, dim2=2)
-    scale = float((weights @ apart).mean().sqrt())
-    value, floor = (
-        float((x.double() - truth.double()).square().mean().sqrt()) / scale
-        for x in (end(field, **how), best)
-    )
-    return ExamRow("ends", "ends", value, floor, "over the deviation of the data")
-
-
-def _cost(field: Field, n: int, how: dict[str, Any], key: int) -> list[ExamRow]:
-    """Calls, and the time of one, by the clock."""
-    began = time.perf_counter()
-    solution = sample(field, n, generator=stream(key, 130), **how)
-    float(solution.x.sum())  # wait for a device
-    each = (time.perf_counter() - began) / (solution.nfe * n)
-    return [
-        ExamRow("cost", "calls", float(solution.nfe), note="of the field, for a sample by the ODE"),
-        ExamRow("cost", "time of a call", each * 1e6, note="µs a row, the solver included"),
-    ]
+            squares, sizes = errors
+            whole = squares.sum() / sizes.sum() if name == "velocity" else (squares / sizes).mean()
+            rows.append(ExamRow("fields", name, float(whole.sqrt()), 0.0))
+            curves.append((squares / sizes).sqrt())
+    truth = draws_of(field, law, n, key)
+    solution, seconds = solved(field, n, 0.0, {**how, "cond": cond}, key)
+    rows += distances("ODE", solution, truth, "", key)
+    by_sde, _ = solved(field, n, epsilon, {**how, "cond": cond}, key)
+    rows += distances("SDE", by_sde, truth, f"ε = {epsilon:g}", key)
+    rows += density(field, exact, law, densities, cond, key)
+    if isinstance(solution, Solution):
+        if not isinstance(exact, str):
+            rows.append(ends(field, exact, law, solution.x, how, key))
+        rows += cost(solution, seconds)
+    return ExamReport(tuple(rows), t, *(curves or (t, t)))
