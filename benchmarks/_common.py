@@ -17,7 +17,7 @@ import torch
 
 import transportflows as tpf
 
-__all__ = ["Kept", "Timings", "header", "in_turns", "table"]
+__all__ = ["Kept", "Timings", "header", "in_turns", "seeded", "spread", "table"]
 
 
 class Kept:
@@ -47,6 +47,19 @@ class Kept:
             if fresh:
                 writer.writerow(self.fields)
             writer.writerows(rows)
+
+
+def seeded(*parts: int) -> torch.Generator:
+    """A generator of its own for each purpose."""
+    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """The mean of some values, and their deviation where there are several."""
+    if not values:
+        return ""
+    apart = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{apart}"
 
 
 def header(doc: str | None, *packages: str) -> str:

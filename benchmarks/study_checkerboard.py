@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import transportflows as tpf
-from _common import Kept, header, table
+from _common import Kept, header, seeded, spread, table
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
@@ -47,11 +47,6 @@ GAMMAS = {
 PAIRS = ("b, η", "b, s", "v, η")
 EPSILONS = (0.0, 0.5, 1.0, 2.5)
 SETS = 3
-
-
-def seeded(*parts: int) -> torch.Generator:
-    """A generator of its own for each purpose."""
-    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
 
 
 class Board(tpf.distributions.Distribution):
@@ -145,9 +140,7 @@ def report() -> str:
     least = statistics.mean(float(row["w2"]) for row in floor) if floor else 0.0
 
     def told(rows: list[dict[str, str]], key: str, digits: int, less: float = 0.0) -> str:
-        found = [float(row[key]) - less for row in rows]
-        spread = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-        return f"{statistics.mean(found):.{digits}f}{spread}"
+        return spread([float(row[key]) - less for row in rows], digits)
 
     for gamma in ("floor", *GAMMAS):
         for pair in dict.fromkeys(row["pair"] for row in ROWS.rows(gamma=gamma)):

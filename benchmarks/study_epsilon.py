@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from _common import Kept, header, table
+from _common import Kept, header, seeded, spread, table
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
@@ -43,11 +43,6 @@ ROWS = Kept(
 D, WIDTH, DEPTH, BATCH, BLUR = 128, 256, 4, 256, 0.4
 EPSILONS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 MARGINS = (1e-3, 1e-2)
-
-
-def seeded(*parts: int) -> torch.Generator:
-    """A generator of its own for each purpose."""
-    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
 
 
 def law() -> tpf.distributions.GaussianMixture:
@@ -143,14 +138,6 @@ def values(quantity: str, **wanted: object) -> list[float]:
     return [float(row["value"]) for row in ROWS.rows(quantity=quantity, **wanted)]
 
 
-def told(found: list[float], digits: int = 4) -> str:
-    """Mean and standard deviation over the seeds."""
-    if not found:
-        return ""
-    spread = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.{digits}f}{spread}"
-
-
 def budgets() -> list[int]:
     """Those that were measured."""
     return sorted({int(row["budget"]) for row in ROWS.rows() if row["budget"]})
@@ -159,7 +146,7 @@ def budgets() -> list[int]:
 def report() -> str:
     """The tables of what is kept."""
     floors = ", ".join(
-        f"{name} {told(values(name, budget=''))}" for name in ("KL", "paper's", "energy")
+        f"{name} {spread(values(name, budget=''), 4)}" for name in ("KL", "paper's", "energy")
     )
     text = [header(__doc__), f"Floors of exact draws: {floors}.\n"]
     for budget in budgets():
@@ -168,15 +155,16 @@ def report() -> str:
             of = {"budget": budget, "epsilon": epsilon}
             lines.append(
                 [
-                    f"{epsilon:g}", told(values("KL", calls=400, **of)),
-                    told(values("KL", calls=40, **of)), told(values("paper's", calls=400, **of)),
-                    told(values("energy", calls=400, **of)), told(values("bound", **of), 1),
-                    told(values("whole KL", **of), 1),
+                    f"{epsilon:g}", spread(values("KL", calls=400, **of), 4),
+                    spread(values("KL", calls=40, **of), 4),
+                    spread(values("paper's", calls=400, **of), 4),
+                    spread(values("energy", calls=400, **of), 4), spread(values("bound", **of), 1),
+                    spread(values("whole KL", **of), 1),
                 ]
             )  # fmt: skip
         head = ["ε", "KL", "KL, 40 calls", "paper's", "energy", "bound", "whole KL"]
         stars = ", ".join(
-            f"{told(values(f'ε*, m = {m:g}', budget=budget), 2)} (m = {m:g})" for m in MARGINS
+            f"{spread(values(f'ε*, m = {m:g}', budget=budget), 2)} (m = {m:g})" for m in MARGINS
         )
         seeds = len(ROWS.rows(budget=budget, quantity="whole KL"))
         best = min(
@@ -201,9 +189,9 @@ def draw(path: Path) -> None:
         for k, budget in enumerate(budgets()):
             found = [values(quantity, budget=budget, epsilon=e, calls=calls) for e in EPSILONS]
             mean = [statistics.mean(v) for v in found]
-            spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
+            apart = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in found]
             ax.errorbar(
-                [max(e, 0.05) for e in EPSILONS], mean, spread, marker="o", color=f"C{k}",
+                [max(e, 0.05) for e in EPSILONS], mean, apart, marker="o", color=f"C{k}",
                 label=f"{budget:,} steps",
             )  # fmt: skip
             star = statistics.mean(values(f"ε*, m = {MARGINS[0]:g}", budget=budget))

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from _common import Kept, header, table
+from _common import Kept, header, seeded, spread, table
+from transportflows import exam
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
@@ -37,16 +38,9 @@ VARIANCES, EPSILONS, STEPS = (1.0, 4.0, 16.0), (0.0, 0.5, 2.0, 8.0, 32.0), (10, 
 POINTS = 10_000
 
 
-def seeded(*parts: int) -> torch.Generator:
-    """A generator of its own for each purpose."""
-    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
-
-
 def law() -> tpf.distributions.GaussianMixture:
     """Eight modes."""
-    angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
-    means = 2 * torch.stack([angle.cos(), angle.sin()], 1)
-    return tpf.distributions.GaussianMixture(means, 0.2)
+    return exam.LAWS["modes"]()
 
 
 def field_of(kind: str, a: float, seed: int, steps: int) -> tpf.Field:
@@ -82,9 +76,7 @@ def measured(field: tpf.Field, epsilon: float, steps: int, seed: int, n: int) ->
 
 def told(rows: list[dict[str, str]], key: str, digits: int) -> str:
     """Mean and deviation over the seeds."""
-    found = [float(row[key]) for row in rows]
-    spread = f" ± {statistics.stdev(found):.{digits}f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.{digits}f}{spread}"
+    return spread([float(row[key]) for row in rows], digits)
 
 
 def report() -> str:

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 import transportflows as tpf
-from _common import Kept, header, table
+from _common import Kept, header, seeded, table
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
@@ -55,11 +55,6 @@ def law(d: int) -> tpf.distributions.GaussianMixture:
     cross = torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]], dtype=torch.float64)
     means = cross if d == 2 else torch.eye(d, dtype=torch.float64)[:4]
     return tpf.distributions.GaussianMixture(means, 1.0)
-
-
-def seeded(*parts: int) -> torch.Generator:
-    """A generator of its own for each purpose."""
-    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
 
 
 class Written(nn.Module):

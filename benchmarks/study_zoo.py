@@ -33,8 +33,8 @@ import torch
 from torch import Tensor, nn
 
 import transportflows as tpf
-from _common import Kept, header, table
-from transportflows import maps, particles
+from _common import Kept, header, seeded, table
+from transportflows import exam, maps, particles
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
@@ -43,11 +43,6 @@ ROWS = Kept(
 )
 CALLS = (1, 2, 4, 10, 20, 50, 100)
 Sampler = Callable[[int, int, torch.Generator], "Tensor | None"]
-
-
-def seeded(*parts: int) -> torch.Generator:
-    """A generator of its own for each purpose."""
-    return torch.Generator().manual_seed(sum(p * 10_007**k for k, p in enumerate(parts)) + 1)
 
 
 @dataclass
@@ -70,9 +65,7 @@ class Problem:
 
 def modes() -> Problem:
     """Eight modes."""
-    angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
-    means = 2 * torch.stack([angle.cos(), angle.sin()], 1)
-    law = tpf.distributions.GaussianMixture(means, 0.2)
+    law = exam.LAWS["modes"]()
     parts = [law.sample(n, generator=seeded(n), dtype=torch.float32) for n in (20_000, 5_000)]
     return Problem(parts[0], parts[1], 128)
 
