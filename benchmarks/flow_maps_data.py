@@ -93,7 +93,8 @@ def fitted(
     def run(steps: int) -> tuple[tpf.Trainer, float]:
         made, draws = trainer(method, seed, field), torch.Generator().manual_seed(seed)
         began = time.process_time()
-        made.fit(x, steps=steps, batch_size=512, progress=False, generator=draws)
+        grows = [maps.DoublingLevels(steps)] if method == "consistency training" else []
+        made.fit(x, steps=steps, batch_size=512, callbacks=grows, progress=False, generator=draws)
         return made, time.process_time() - began
 
     run(5)

@@ -107,6 +107,13 @@ def test_losses_by_the_path_have_the_right_mean(loss, order):
         assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
 
+def test_consistency_from_data_has_more_levels_than_with_a_teacher():
+    """By the path, x_u is not where the flow leads: an error of 1/N, not 1/N²."""
+    assert maps.ConsistencyLoss().levels >= 8 * maps.ConsistencyLoss(EXACT).levels
+    for teacher in (None, EXACT):
+        assert maps.ConsistencyLoss(teacher, levels=7).levels == 7
+
+
 @pytest.mark.parametrize("prediction", ["data", "noise"])
 @pytest.mark.parametrize(
     "process",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ._core.reprs import summary
-from ._core.signatures import checked
+from ._core.signatures import as_is, checked
 from ._core.tensor import expand_time
 
 __all__ = ["Combination"]
@@ -123,6 +123,7 @@ class Combination:
             w is not None and not (isinstance(w, float) and w == 0.0) for w in self.outputs
         )
 
+    @as_is
     def of(
         self,
         x: Tensor,

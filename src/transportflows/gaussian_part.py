@@ -33,7 +33,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._core.autodiff import time_derivative
+from ._core.autodiff import none_of
 from ._core.precision import table_device, widest
 from ._core.reprs import summary
 from ._core.signatures import checked
@@ -140,13 +140,18 @@ class NoisePart:
     def scale_dot(self, t: Tensor) -> Tensor:
         """``σ̂̇(t)``, with its one-sided limit (perhaps infinite) where σ̂ vanishes."""
         square, half_dot = self.scale_sq(t), 0.5 * self.scale_sq_dot(t)
-        # Where σ̂² = c (t - t0)², 0/0 is replaced by ±sqrt(c), c half the second derivative.
-        curvature = 0.5 * time_derivative(self.scale_sq_dot, t)
-        finite_limit = curvature.clamp(min=0).sqrt() * torch.where(t > 0.5, -1.0, 1.0).to(t)
-        infinite = torch.copysign(torch.full_like(half_dot, torch.inf), half_dot)
-        limit = torch.where(half_dot.abs() <= _ZERO_SQ**0.5, finite_limit, infinite)
-        safe = torch.where(square > _ZERO_SQ, square, 1.0)
-        return torch.where(square > _ZERO_SQ, half_dot / safe.sqrt(), limit)
+        zero = square <= _ZERO_SQ
+        double = zero & (half_dot.abs() <= _ZERO_SQ**0.5)
+        slope = half_dot / torch.where(zero, 1.0, square).sqrt()
+        slope = torch.where(zero, torch.copysign(torch.full_like(t, torch.inf), half_dot), slope)
+        if none_of(double):
+            return slope
+        square_dot = self.path.gamma_slope_sq(torch.where(double, t, 0.5))
+        if self.base_scale is not None and isinstance(self.path, AffineInterpolant):
+            alpha_dot = self.path.alpha_dot(torch.where(double, t, 0.5))
+            square_dot = square_dot + (alpha_dot * self.base_scale.to(t)).square()
+        limit = torch.where(double, square_dot, 1.0).clamp(min=0).sqrt()
+        return torch.where(double, torch.where(t > 0.5, -limit, limit), slope)
 
     @cached_property
     @torch.no_grad()
@@ -185,9 +190,13 @@ class NoisePart:
             return self.scale_dot(t)
         if not self.path.has_latent:
             return torch.zeros_like(t)
-        scale_dot, second = self.scale_dot(t), 0.5 * time_derivative(self.path.gamma_sq_dot, t)
-        finite = torch.isfinite(scale_dot) & (scale_dot != 0)
-        ratio = second / torch.where(finite, scale_dot, 1.0)
+        scale_dot = self.scale_dot(t)
+        finite = torch.isfinite(scale_dot) & (scale_dot != 0) & (self.scale(t) == 0)
+        if none_of(finite):
+            ratio = torch.zeros_like(t)
+        else:
+            slope_sq = self.path.gamma_slope_sq(torch.where(finite, t, 0.5))
+            ratio = slope_sq / torch.where(finite, scale_dot, 1.0)
         return torch.where(finite, ratio, torch.where(scale_dot == 0, 0.0, scale_dot))
 
     __repr__ = summary

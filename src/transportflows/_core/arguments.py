@@ -8,6 +8,7 @@ ranges are asked for where a function begins.
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -255,7 +256,7 @@ def check_callable(
     if arguments is None:
         return
     try:
-        takes = inspect.signature(value.forward if _is_plain_module(value) else value)
+        takes = (_class_signature if isinstance(value, type) else _signature)(value)
     except (TypeError, ValueError):  # of a builtin
         return
     try:
@@ -265,6 +266,14 @@ def check_callable(
             f"{like}, got {shown(value)}, which takes {takes}; write lambda"
             f" {', '.join((*arguments, *keywords))}: ..."
         ) from None
+
+
+def _signature(value: Any) -> inspect.Signature:
+    return inspect.signature(value.forward if _is_plain_module(value) else value)
+
+
+_class_signature = functools.lru_cache(maxsize=64)(_signature)
+"""That of a class, such as a default that is looked at in each call."""
 
 
 def _of(arguments: Sequence[str]) -> str:

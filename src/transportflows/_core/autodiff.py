@@ -20,6 +20,7 @@ __all__ = [
     "Directional",
     "draw_probes",
     "jvp",
+    "none_of",
     "ordinary",
     "pullback",
     "repeat_rows",
@@ -86,6 +87,16 @@ def time_derivative(f: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """
     t = t.contiguous()  # an expanded time cannot carry tangents
     return jvp(f, t, torch.ones_like(t))[1]
+
+
+def none_of(mask: Tensor) -> bool:
+    """Whether a condition is known to hold nowhere; False where asking waits, or cannot be."""
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    try:
+        return not bool(mask.any())
+    except RuntimeError:  # of a mapped or a fake tensor
+        return False
 
 
 def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

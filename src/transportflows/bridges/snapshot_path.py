@@ -97,6 +97,10 @@ class PiecewiseGamma(Gamma):
         u, length = self._own(t)
         return self.inner.gamma_dot(u) / length
 
+    def gamma_slope_sq(self, t: Tensor) -> Tensor:
+        u, length = self._own(t)
+        return self.inner.gamma_slope_sq(u) / length.square()
+
     def config(self) -> dict[str, Any]:
         return {"gamma": self.inner, "times": self.times}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.signatures import checked
+from .._core.tensor import first_floating
 from .._core.trained import check_trained, filled
 from ..process import Process
 from .calls import Network
@@ -101,8 +102,8 @@ class Conditioned(nn.Module):
     def reference(self) -> Tensor:
         """A scalar of the dtype and device that the networks expect."""
         for net in self.networks:
-            if isinstance(net, nn.Module):
-                for tensor in (*net.parameters(), *net.buffers()):
-                    if tensor.is_floating_point():
-                        return tensor.detach().new_zeros(())
+            for kind in ("_parameters", "_buffers"):
+                found = first_floating(net, kind)
+                if found is not None:
+                    return found.detach().new_zeros(())
         return torch.zeros((), device=self.process.device)

@@ -123,6 +123,13 @@ class Interpolant(LatentScale, ABC):
             return super().gamma_dot(t)
         return self.latent.gamma_dot(t)
 
+    def gamma_slope_sq(self, t: Tensor) -> Tensor:
+        if not self.has_latent:
+            return torch.zeros_like(t)
+        if self._writes("gamma_sq") or self._writes("gamma") or self.latent is None:
+            return super().gamma_slope_sq(t)
+        return self.latent.gamma_slope_sq(t)
+
     def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
         """Distances of the path's ends from where they must be: all zero for a right path."""
         zero, one = x1.new_zeros(()), x1.new_ones(())

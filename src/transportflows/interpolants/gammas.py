@@ -127,6 +127,12 @@ class LatentScale(Storable, nn.Module):
         t = torch.where(double, torch.where(t < 0.5, t + _BESIDE, t - _BESIDE), t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
+    def gamma_slope_sq(self, t: Tensor) -> Tensor:
+        """``γ̇²`` where γ² has a double zero, so that ``γ²˙/(2γ)`` is 0/0; elsewhere any number."""
+        if self._writes("gamma") or self._writes("gamma_dot"):
+            return self.gamma_dot(t).square()
+        return 0.5 * time_derivative(self.gamma_sq_dot, t)
+
     def __repr__(self) -> str:
         return call(self)
 

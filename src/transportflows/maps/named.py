@@ -98,7 +98,9 @@ class ConsistencyLoss(SemigroupLoss):
 
     Args:
         teacher: a field; None to train from data.
-        levels: N, so that ``u = s + 1/N``; :class:`DoublingLevels` lets it grow.
+        levels: N, so that ``u = s + 1/N``; by default 20 with a teacher, and 160 without: by the
+            path, x_u is not where the flow leads, so that what is learned is off by the order of
+            1/N. :class:`DoublingLevels` lets N grow, and is the best there.
         pairs: :class:`ToData`, with a law of s.
         ends: compare ends, ``|X_{s,1} - X*|``, as the papers do; False for ``|v - v*|``, which
             weighs late times more, or, of a map that predicts data or noise, for these.
@@ -111,7 +113,7 @@ class ConsistencyLoss(SemigroupLoss):
         self,
         teacher: Field | None = None,
         *,
-        levels: int = 20,
+        levels: int | None = None,
         pairs: ToData | None = None,
         ends: bool = False,
         huber: float | None = None,
@@ -121,6 +123,8 @@ class ConsistencyLoss(SemigroupLoss):
             teacher, source=None if teacher is not None else "path", diagonal=0.0,
             pairs=ToData() if pairs is None else pairs, weight=weight,
         )  # fmt: skip
+        if levels is None:
+            levels = 160 if teacher is None else 20
         self.levels, self.ends = positive_integer("levels", levels), bool(ends)
         self.huber = None if huber is None else number("huber", huber, "positive", above=0)
 

@@ -62,7 +62,7 @@ class FlowStepper(Stepper):
     whole = True
 
     def __init__(self, plan: FlowPlan) -> None:
-        self.plan, self.name = plan, plan.name
+        self.plan, self.name, self.bound = plan, plan.name, plan.bound
 
     def prepare(self, times: Tensor, like: Tensor) -> Prepared:
         return Prepared()
@@ -76,9 +76,6 @@ class FlowStepper(Stepper):
     ) -> tuple[Tensor, Any]:
         moved = self.advance(step, x, memory)
         return moved.x, moved.carried
-
-    def fine(self, prepared: Prepared, x: Tensor) -> Tensor:
-        return (x.abs() < self.plan.bound).all()
 
     def advance(self, i: int, x: Tensor, carried: Carried) -> Moved:
         """Step i from particles ``(M, *)``; no value is read from the device."""

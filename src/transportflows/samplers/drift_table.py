@@ -19,7 +19,6 @@ from ..gaussian_part import ConversionError, GaussianPart, NoisePart
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.limit import UnlimitedEpsilon, limited, limited_times
 from .ends import BOUND, extrapolation, integration, kind_of_end, looks, rooted
-from .path_law import tell_path_law
 from .schemes import Scheme
 from .starts import from_point
 
@@ -76,7 +75,6 @@ class DriftTable:
         self.still = torch.zeros_like(widths, dtype=torch.bool)
         if self.noisy:
             self.part.check("score")
-            tell_path_law(field, epsilons, self.part, stages)
 
     def keep_off(self, low: float, high: float) -> None:
         """Evaluate the field no nearer to the ends of time than this."""

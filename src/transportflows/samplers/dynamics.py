@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ from ..fields.calls import restored, rounded
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
 from ..solve.rows import Rows
 from .drift_table import DriftTable
+from .kept import kept
+from .path_law import tell_path_law
 from .schemes import Scheme
 
 __all__ = ["Drift", "Dynamics", "FieldDynamics", "FunctionDynamics"]
@@ -49,6 +52,7 @@ class Drift(ABC):
         laws: Gaussian laws that the noise of a step is to keep: rates κ at the nodes, float64
             ``(steps, nodes, groups)``, of ``dX = κ X dt + √(2ε) dW``, and variances at the times of
             the grid, ``(steps + 1,)``. NaN where a step is none of theirs.
+        made: what a stepper makes of the tables, kept with them.
     """
 
     epsilon: Tensor | None = None
@@ -56,6 +60,7 @@ class Drift(ABC):
     margin: tuple[float, float] = (0.0, 0.0)
     dropped: tuple[int, ...] = ()
     laws: Sequence[tuple[Tensor, Tensor]] = ()
+    made: list[Any]
 
     @abstractmethod
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ class FunctionDynamics(Dynamics):
 
 class _FunctionDrift(Drift):
     def __init__(self, function: Callable[..., Tensor], times: Tensor) -> None:
-        self.function, self.times = function, times
+        self.function, self.times, self.made = function, times, []
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
         t, given, cond = rounded(self.function, self.times[step, node], x, rows.cond)
@@ -162,6 +167,18 @@ class FieldDynamics(Dynamics):
 
     @torch.no_grad()
     def prepare(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> Drift:
+        tell_path_law(self.field, self.epsilons, times)
+        told = (torch.cat([times, widths[:, None]], 1), like, self.given_margin)
+        table = kept(
+            self.field,
+            self.epsilons,
+            scheme,
+            *told,
+            make=lambda: self._tabulated(times, widths, like, scheme),
+        )
+        return _FieldDrift(self.field, table, self.groups)
+
+    def _tabulated(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> _Table:
         device = table_device(like.device)
         table = DriftTable(self.field, self.epsilons, times.to(device), widths.to(device), scheme)
         if self.given_margin is None:
@@ -169,25 +186,45 @@ class FieldDynamics(Dynamics):
         else:
             table.keep_off(*self.given_margin)
         weights, epsilon, stretches = table.filled()
-        drift = _FieldDrift(self.field, weights, table.times, self.groups, like)
-        drift.limited, drift.margin, drift.dropped = stretches, table.margin, table.dropped
-        if epsilon is not None:
-            drift.epsilon = epsilon.cpu()
-            drift.laws = [(rate.cpu(), law.cpu()) for rate, law in table.laws(epsilon)]
-        return drift
+        mean, nodes = self.field.process.noise_part.base_mean, times.shape[1]
+        combinations = weights.tabulated(times.numel(), self.groups, like)
+        return _Table(
+            [combinations[k : k + nodes] for k in range(0, len(combinations), nodes)],
+            table.times.to(like),
+            None if mean is None else mean.to(like),
+            stretches,
+            table.margin,
+            table.dropped,
+            None if epsilon is None else epsilon.cpu(),
+            [] if epsilon is None else [(r.cpu(), law.cpu()) for r, law in table.laws(epsilon)],
+            [],
+        )
+
+
+class _Table(NamedTuple):
+    """A :class:`Drift` without its field: of each step and node, what is added up."""
+
+    combinations: list[list[Combination]]
+    times: Tensor
+    mean: Tensor | None
+    limited: tuple[tuple[float, float], ...] | None
+    margin: tuple[float, float]
+    dropped: tuple[int, ...]
+    epsilon: Tensor | None
+    laws: list[tuple[Tensor, Tensor]]
+    made: list[Any]
 
 
 class _FieldDrift(Drift):
-    def __init__(
-        self, field: Field, weights: Combination, times: Tensor, groups: int, like: Tensor
-    ) -> None:
-        mean, nodes = field.process.noise_part.base_mean, times.shape[1]
-        table = weights.tabulated(times.numel(), groups, like)
-        self.field, self.groups, self.times = field, groups, times.to(like)
-        self.combinations = [table[k : k + nodes] for k in range(0, len(table), nodes)]
-        self.mean = None if mean is None else mean.to(like)
+    def __init__(self, field: Field, table: _Table, groups: int) -> None:
+        self.field, self.table, self.groups = field, table, groups
+        self.limited, self.margin, self.dropped = table.limited, table.margin, table.dropped
+        self.epsilon, self.laws, self.made = table.epsilon, table.laws, table.made
+        self.nodes = table.times.shape[1]
+        self.times = table.times.flatten().clone().unbind()  # a network may write into them
 
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        combination = self.combinations[step][node]
-        predictions = self.field.predict(self.times[step, node], x, rows.cond, combination.needed)
-        return combination.of(x, self.mean, predictions, None if self.groups == 1 else rows)
+        combination = self.table.combinations[step][node]
+        t = self.times[step * self.nodes + node]
+        predictions = self.field.predict(t, x, rows.cond, combination.needed)
+        return combination.of(x, self.table.mean, predictions, None if self.groups == 1 else rows)

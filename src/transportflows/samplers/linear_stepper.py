@@ -11,7 +11,7 @@ steps is the predicted one, and what changes it there (a Langevin step) is not u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from ..solve.limit import limited, limited_times
 from ..solve.noise import NoiseSource
 from ..solve.rows import Rows
 from ..solve.stepper import Prepared, Stepper
+from .kept import kept
 from .multistep import Multistep
 from .multistep_table import Row, bridge, counts_of, inside_steps
 
@@ -81,6 +82,12 @@ class LinearStepper(Stepper):
 
     @torch.no_grad()
     def prepare(self, times: Tensor, like: Tensor) -> _Steps:
+        others = (self.given_margin, tuple(self.saved))
+        told = (self.field, self.schedules, self.scheme, times, like, others)
+        steps = kept(*told, make=lambda: self._tabulated(times, like))
+        return replace(steps, nodes=steps.nodes.clone())  # a network may write into them
+
+    def _tabulated(self, times: Tensor, like: Tensor) -> _Steps:
         part = self.field.process.part
         on_device = times.to(table_device(like.device))
         rows = self.scheme.tabulate(self.field, self.schedules, on_device).rows()

@@ -48,7 +48,9 @@ class OneStep(Stepper):
         strength = None
         if drift.epsilon is not None:
             get_scheme(self.scheme, noisy=True)
-            strength = _Strength(drift, widths, self.scheme, like)
+            if not drift.made:
+                drift.made.append(_Strength(drift, widths, self.scheme, like))
+            strength = drift.made[0]
         return _Tables(
             noisy=strength is not None,
             calls=self.scheme.nfe,

@@ -23,20 +23,19 @@ class PathLawWarning(UserWarning):
     """A bridge is sampled with another ε than its own, so that its paths are not the bridge's."""
 
 
-def tell_path_law(
-    field: Field, epsilons: Sequence[EpsilonSchedule], part: NoisePart, stages: Tensor
-) -> None:
+def tell_path_law(field: Field, epsilons: Sequence[EpsilonSchedule], stages: Tensor) -> None:
     """Warn where an ε > 0 is not that of the bridge that a field is of.
 
     Args:
         field: any field.
         epsilons: of a solve.
-        part: whose scale they hang on.
         stages: times of the nodes, ``(S, K)``.
     """
     own = _own_epsilon(field)
     if own is None:
         return
+    path = field.process.noise_part.path
+    part = NoisePart(path, "")  # the noise is that of the path between both ends
     middle = stages[len(stages) // 2, :1].reshape(1)
     for schedule in epsilons:
         if schedule.is_zero:

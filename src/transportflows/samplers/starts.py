@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
-from .._core.tensor import solving_dtype
+from .._core.tensor import first_floating, solving_dtype
 from ..couplings.base import Coupling
 from ..distributions import Distribution, Point
 from ..fields.base import Field
@@ -65,7 +65,7 @@ def starting_states(
 
 def _check_device(field: Field, x: Tensor, name: str) -> None:
     """Refuse states that are on another device than the networks."""
-    if not any(isinstance(net, nn.Module) and list(net.parameters()) for net in field.networks):
+    if all(first_floating(net) is None for net in field.networks):
         return
     like = field.reference()
     if x.device != like.device:

@@ -235,6 +235,9 @@ class ForwardSDE(OneSided):
             return -time_derivative(self.sigma, 1 - t)
         return 0.5 * self.gamma_sq_dot(t) / self.gamma(t)
 
+    def gamma_slope_sq(self, t: Tensor) -> Tensor:
+        return 0.5 * time_derivative(self.gamma_sq_dot, t)
+
     # --------------------------------------------------------------------------------- refusals
 
     def check(self) -> None:

@@ -2,8 +2,8 @@
 
 Steps outside, rows inside: the noise of a step is drawn once for all rows, and the rows go through
 the stepper in equal chunks that fit the cache or the card. Chunks change results by rounding only.
-The loop reads no value from the device; whether a state stopped being finite is kept in a flag for
-each step and looked at once, at the end.
+The loop reads no value from the device; the largest number of each state is kept there, and looked
+at once, at the end.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def march(
     parts: list[Any] = [(slice(0, len(x)), chunks)] if stepper.whole else chunks.parts
     state = x.clone()
     memories = [stepper.memory(prepared, state[pick], rows) for pick, rows in parts]
-    in_place = not torch.is_grad_enabled() and not stepper.whole
-    finite = torch.ones(len(steps), dtype=torch.bool, device=x.device)
+    in_place = not torch.is_grad_enabled() and len(parts) > 1
+    largest: list[Tensor] = []
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
     trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
     done, stopped, spoilt = 0, False, _Spoilt()
@@ -108,20 +108,23 @@ def march(
                     state[rows.first : rows.first + rows.own] = new[: rows.own]
                 else:
                     moved.append(new)
-                between.append([part[: rows.own] for part in stepper.inside(memories[k])])
+                if done in prepared.inside:
+                    between.append([part[: rows.own] for part in stepper.inside(memories[k])])
             if not in_place:
                 state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
-            pieces = map(torch.cat, zip(*between, strict=True))
-            trajectory.update(zip(prepared.inside.get(done, ()), pieces, strict=True))
+            if between:
+                pieces = map(torch.cat, zip(*between, strict=True))
+                trajectory.update(zip(prepared.inside[done], pieces, strict=True))
             done, time = done + 1, steps[done][1]
             if looks:
                 moment = Moment(done, len(steps), time, state, chunks.cond)
                 state, stopped = _hooked(stepper, looks, moment, spoilt)
-            finite[done - 1] = stepper.fine(prepared, state.detach())
+            largest.append(state.detach().abs().amax())
             if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    solved = _solution(stepper, prepared, looks, times[: done + 1], state, finite[:done], spoilt)
+    fine = torch.stack(largest) < stepper.bound  # NaN is not
+    solved = _solution(stepper, prepared, looks, times[: done + 1], state, fine, spoilt)
     return _with_path(solved, trajectory, wanted), memories
 
 

@@ -9,15 +9,15 @@ step to step is its *memory*; both are passed in, and the new memory is given ba
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .._core.signatures import checked
+from .._core.signatures import as_is, checked
 from .noise import NoiseSource
 
 __all__ = ["Prepared", "Stepper"]
@@ -54,6 +54,7 @@ class Stepper(ABC):
         groups: number of epsilons; rows come in as many equal groups.
         whole: whether a step needs all rows at once; it is then given them all, and a
             :class:`Chunks` by which it divides its calls of a network itself.
+        bound: what no number in a state may reach; infinity for any finite one.
         remembers: whether what is remembered of earlier states would be wrong for states that a
             hook has changed; such hooks are then refused.
     """
@@ -61,6 +62,7 @@ class Stepper(ABC):
     name: str
     groups: int = 1
     whole: bool = False
+    bound: float = math.inf
     remembers: bool = False
 
     @abstractmethod
@@ -102,10 +104,7 @@ class Stepper(ABC):
             The states after the step, and the memory.
         """
 
+    @as_is
     def inside(self, memory: Any) -> Sequence[Tensor]:
         """The states of a chunk at the times of ``Prepared.inside`` in the step just made."""
         return ()
-
-    def fine(self, prepared: Any, x: Tensor) -> Tensor:
-        """Whether the states after a step are as they should be, a boolean ``()`` on the device."""
-        return torch.isfinite(x).all()
