@@ -17,7 +17,7 @@ import torch
 
 import transportflows as tpf
 
-__all__ = ["Kept", "Timings", "header", "in_turns", "seeded", "spread", "table"]
+__all__ = ["Kept", "Timings", "header", "in_turns", "interval", "seeded", "spread", "table"]
 
 
 class Kept:
@@ -60,6 +60,16 @@ def spread(values: Sequence[float], digits: int) -> str:
         return ""
     apart = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{apart}"
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    """The mean of some values, and half its 95 % interval of Student's t if there are several."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return spread(values, digits)
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 def header(doc: str | None, *packages: str) -> str:
