@@ -30,14 +30,17 @@ class Kept:
 
     def __init__(self, path: Path, fields: Sequence[str]) -> None:
         self.path, self.fields = path, fields
+        self._read: tuple[int, list[dict[str, str]]] = (0, [])
 
     def rows(self, **wanted: object) -> list[dict[str, str]]:
         """All rows, or those with certain values in some columns."""
         if not self.path.exists():
             return []
-        with self.path.open() as file:
-            found = list(csv.DictReader(file))
-        return [r for r in found if all(r[k] == str(value) for k, value in wanted.items())]
+        size = self.path.stat().st_size
+        if size != self._read[0]:
+            with self.path.open() as file:
+                self._read = size, list(csv.DictReader(file))
+        return [r for r in self._read[1] if all(r[k] == str(value) for k, value in wanted.items())]
 
     def add(self, *rows: Sequence[object]) -> None:
         """Add rows."""
