@@ -149,7 +149,7 @@ def report() -> str:
     summary = table(["task", "seeds", "C2ST", "published", "reach"], means)
     head = ["task", "seed", "observations", "C2ST", "range", "steps", "seconds"]
     return (
-        f"{header(__doc__)}\nMeans over the observations, and over the seeds with a 95 % interval of"
+        f"{header(__doc__)}\nMeans over the observations, and over seeds with a 95 % interval of"
         f" Student's t:\n\n{summary}\n{table(head, lines)}"
     )
 

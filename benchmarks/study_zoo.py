@@ -14,8 +14,8 @@ latent by Heun (Euler in one call), pairs also by the SDE, ε = 1; chains by anc
 NCSN by annealed Langevin, 10 levels. The mirror starts at the training data, and so has their law
 before it moves.
 
-Run ``python benchmarks/study_zoo.py [--seconds 4 15 60] [--seeds 1]``, for a minute with ``--quick``.
-What was measured is kept in results/study_zoo.csv, and a run goes on from there;
+Run ``python benchmarks/study_zoo.py [--seconds 4 15 60] [--seeds 1]``, for a minute with
+``--quick``. What was measured is kept in results/study_zoo.csv, and a run goes on from there;
 results/study_zoo.md and .png are made of it (``--report`` alone).
 """
 
