@@ -282,7 +282,8 @@ def flow(
         p = training.problem
         near = float(tpf.metrics.nearest_distances(p.train[:2_000], p.train[:2_000],
                                                    exclude_self=True)[0].median())  # fmt: skip
-        sigma = particles.CosineSigma(2.0, max(near, 0.1))
+        low = max(near, 0.1)
+        sigma = particles.CosineSigma(max(2.0, 5 * low), low)
 
         def draw(calls: int, n: int, draws: torch.Generator) -> Tensor:
             x0 = torch.randn(n, p.d, generator=draws)
