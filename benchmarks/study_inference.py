@@ -158,8 +158,9 @@ def draw(path: Path) -> None:
     """C2ST of each observation, a mark for each seed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    for ax, task in zip(figure.subplots(1, 2, sharey=True), TASKS, strict=True):
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, task in zip(panels, TASKS, strict=True):
         for row in ROWS.rows(task=task):
             ax.plot(int(row["observation"]), float(row["c2st"]), ".", color="#0f9d8a")
         ax.axhline(0.5, color="0.5", lw=1, label="best")
@@ -168,7 +169,7 @@ def draw(path: Path) -> None:
         if found:
             ax.axhline(statistics.mean(found), color="#0f9d8a", lw=1, label="mean")
         ax.set(xlabel="observation", ylabel="C2ST", title=task, xticks=range(1, 11))
-        ax.legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
     figure.savefig(path, dpi=120)
 
 

@@ -129,7 +129,9 @@ def draw(path: Path) -> None:
     floor = ROWS.rows(field="draws")
     if floor:
         right.axhline(statistics.mean(float(row["energy"]) for row in floor), color="0.5", lw=1)
-    right.set(xscale="log", yscale="log", xlabel="steps", title="energy distance x 1e4, ε = 8")
+    right.set(
+        xscale="log", yscale="log", xlabel="steps", title="energy distance x 1e4, ε = 8; floor"
+    )
     right.set_xticks(STEPS, [str(n) for n in STEPS])
     for ax in (left, right):
         ax.minorticks_off()

@@ -475,13 +475,16 @@ def draw_all(path: Path) -> None:
 
     figure = Figure(figsize=(13, 9), layout="constrained")
     panels = figure.subplots(2, 2)
+    names = list(dict.fromkeys(r["method"] for r in ROWS.rows() if r["method"] != "floor"))
+    handles = {}
     for i, problem in enumerate(PROBLEMS):
         kept = [row for row in ROWS.rows(problem=problem) if row["method"] != "floor"]
         if not kept:
             continue
         budgets = sorted({float(row["budget"]) for row in kept})
         floor = [float(row["energy"]) for row in ROWS.rows(problem=problem, method="floor")]
-        for k, name in enumerate(dict.fromkeys(row["method"] for row in kept)):
+        for name in dict.fromkeys(row["method"] for row in kept):
+            k = names.index(name)
             colour, mark = f"C{k % 10}", "os^vDP*X"[k // 10]
             own = [row for row in kept if row["method"] == name]
             most = [row for row in own if float(row["budget"]) == budgets[-1]]
@@ -490,7 +493,7 @@ def draw_all(path: Path) -> None:
                 statistics.mean(float(row["energy"]) for row in most if int(row["calls"]) == c)
                 for c in calls
             ]
-            panels[i][0].plot(calls, values, marker=mark, color=colour, label=name, lw=1)
+            (handles[name],) = panels[i][0].plot(calls, values, marker=mark, color=colour, lw=1)
             best = [
                 min(float(row["energy"]) for row in own if float(row["budget"]) == b)
                 for b in budgets
@@ -500,7 +503,7 @@ def draw_all(path: Path) -> None:
         for ax, what in zip(panels[i], ("calls", "seconds of training"), strict=True):
             ax.set(xscale="log", yscale="log", xlabel=what, title=f"{problem}: energy x 1e3")
             ax.axhline(statistics.mean(floor), color="0.5", lw=1)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right", fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside right", fontsize=7)
     figure.savefig(path, dpi=120)
 
 
