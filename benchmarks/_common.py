@@ -17,7 +17,7 @@ import torch
 
 import transportflows as tpf
 
-__all__ = ["Kept", "Timings", "header", "in_turns", "seeded", "spread", "table"]
+__all__ = ["Kept", "Timings", "header", "in_turns", "interval", "seeded", "spread", "table"]
 
 
 class Kept:
@@ -30,14 +30,17 @@ class Kept:
 
     def __init__(self, path: Path, fields: Sequence[str]) -> None:
         self.path, self.fields = path, fields
+        self._read: tuple[int, list[dict[str, str]]] = (0, [])
 
     def rows(self, **wanted: object) -> list[dict[str, str]]:
         """All rows, or those with certain values in some columns."""
         if not self.path.exists():
             return []
-        with self.path.open() as file:
-            found = list(csv.DictReader(file))
-        return [r for r in found if all(r[k] == str(value) for k, value in wanted.items())]
+        size = self.path.stat().st_size
+        if size != self._read[0]:
+            with self.path.open() as file:
+                self._read = size, list(csv.DictReader(file))
+        return [r for r in self._read[1] if all(r[k] == str(value) for k, value in wanted.items())]
 
     def add(self, *rows: Sequence[object]) -> None:
         """Add rows."""
@@ -60,6 +63,16 @@ def spread(values: Sequence[float], digits: int) -> str:
         return ""
     apart = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{apart}"
+
+
+def interval(values: Sequence[float], digits: int) -> str:
+    """The mean of some values, and half its 95 % interval of Student's t if there are several."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return spread(values, digits)
+    half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.mean(values):.{digits}f} ± {half:.{digits}f}"
 
 
 def header(doc: str | None, *packages: str) -> str:

@@ -13,7 +13,8 @@ observations; .5 is the best. Published for flow matching: .57 and .68 (Wildberg
 Observations and reference posteriors are those that the package sbibm ships: ``--files`` names a
 folder in which its wheel was unpacked. Run ``python benchmarks/study_inference.py --files FOLDER
 [--seeds 5] [--tasks two_moons slcp]``, without files and with ``--quick`` only to see that it
-trains. What was measured is kept in results/study_inference.csv, and a run goes on from there.
+trains. What was measured is kept in results/study_inference.csv, and a run goes on from there;
+results/study_inference.md and .png are made of it (``--report`` alone).
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ import torch
 from torch import Tensor
 
 import transportflows as tpf
-from _common import Kept, header, table
+from _common import Kept, header, interval, table
 
 FOLDER = Path(__file__).parent / "results"
 ROWS = Kept(
     FOLDER / "study_inference.csv", ("task", "seed", "observation", "c2st", "steps", "seconds")
 )
 REACH = {"two_moons": 0.55, "slcp": 0.65}
+PUBLISHED = {"two_moons": 0.57, "slcp": 0.68}
 SIMULATIONS, POINTS, STEPS = 10_000, 10_000, 6_000
 
 
@@ -87,14 +89,14 @@ def trained(task: str, seed: int, steps: int) -> tpf.Field:
 @torch.no_grad()
 def posterior(field: tpf.Field, y: Tensor, side: float, seed: int, n: int = POINTS) -> Tensor:
     """Samples inside the box."""
-    draws, kept = torch.Generator().manual_seed(1_000 + seed), []
-    while sum(map(len, kept)) < n:
+    draws, kept, left = torch.Generator().manual_seed(1_000 + seed), [], n
+    while left > 0:
         x = tpf.sample(
-            field, n, cond={"y": y.expand(n, -1)}, scheme="heun", steps=50,
-            generator=draws,
-        ).x  # fmt: skip
+            field, left, cond={"y": y.expand(left, -1)}, scheme="heun", steps=50, generator=draws
+        ).x
         kept.append(x[(x.abs() <= side).all(1)])
-    return torch.cat(kept)[:n]
+        left -= len(kept[-1])
+    return torch.cat(kept)
 
 
 def c2st(reference: Tensor, x: Tensor) -> float:
@@ -119,22 +121,62 @@ def numbers(path: Path) -> Tensor:
     return torch.tensor([[float(number) for number in row] for row in rows])
 
 
+def by_seed(task: str) -> dict[str, list[float]]:
+    """C2ST of the observations of each seed."""
+    rows = ROWS.rows(task=task)
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    return {k: [float(row["c2st"]) for row in rows if row["seed"] == k] for k in seeds}
+
+
 def report() -> str:
-    """The table of what is kept."""
-    lines = []
+    """The tables of what is kept."""
+    lines, means = [], []
     for task in TASKS:
-        for seed in dict.fromkeys(row["seed"] for row in ROWS.rows(task=task)):
-            own = ROWS.rows(task=task, seed=seed)
-            found = [float(row["c2st"]) for row in own]
+        for seed, found in by_seed(task).items():
+            own = ROWS.rows(task=task, seed=seed)[0]
             lines.append(
                 [
-                    task, seed, str(len(own)), f"{statistics.mean(found):.3f}",
-                    f"{min(found):.3f} to {max(found):.3f}", f"{REACH[task]}", own[0]["steps"],
-                    f"{float(own[0]['seconds']):.0f}",
+                    task, seed, str(len(found)), f"{statistics.mean(found):.3f}",
+                    f"{min(found):.3f} to {max(found):.3f}", own["steps"],
+                    f"{float(own['seconds']):.0f}",
                 ]
             )  # fmt: skip
-    head = ["task", "seed", "observations", "C2ST", "range", "reach", "steps", "seconds"]
-    return f"{header(__doc__)}\n{table(head, lines)}\n"
+        each = [statistics.mean(found) for found in by_seed(task).values()]
+        if each:
+            means.append(
+                [task, str(len(each)), interval(each, 3), f"{PUBLISHED[task]}", f"{REACH[task]}"]
+            )
+    summary = table(["task", "seeds", "C2ST", "published", "reach"], means)
+    head = ["task", "seed", "observations", "C2ST", "range", "steps", "seconds"]
+    return (
+        f"{header(__doc__)}\nMeans over the observations, and over seeds with a 95 % interval of"
+        f" Student's t:\n\n{summary}\n{table(head, lines)}"
+    )
+
+
+def draw(path: Path) -> None:
+    """C2ST of each observation, a mark for each seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for ax, task in zip(panels, TASKS, strict=True):
+        for row in ROWS.rows(task=task):
+            ax.plot(int(row["observation"]), float(row["c2st"]), ".", color="#0f9d8a")
+        ax.axhline(0.5, color="0.5", lw=1, label="best")
+        ax.axhline(PUBLISHED[task], color="#d6612c", ls="--", lw=1, label="published")
+        found = [c2st for of in by_seed(task).values() for c2st in of]
+        if found:
+            ax.axhline(statistics.mean(found), color="#0f9d8a", lw=1, label="mean")
+        ax.set(xlabel="observation", ylabel="C2ST", title=task, xticks=range(1, 11))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def write() -> None:
+    """Tables and figure of what is kept."""
+    (FOLDER / "study_inference.md").write_text(report())
+    draw(FOLDER / "study_inference.png")
 
 
 def main() -> None:
@@ -144,7 +186,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="only to see that it trains")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--report", action="store_true", help="tables and figure alone")
     options = parser.parse_args()
+    if options.report:
+        write()
+        return
     if options.quick:
         for task, (_, side, simulate) in TASKS.items():
             field = trained(task, 0, 20)
@@ -169,7 +215,7 @@ def main() -> None:
                 row = (task, seed, k, c2st(reference, x), STEPS, f"{seconds:.1f}")
                 print(*row, flush=True)
                 ROWS.add(row)
-                (FOLDER / "study_inference.md").write_text(report())
+                write()
 
 
 if __name__ == "__main__":
