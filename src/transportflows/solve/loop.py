@@ -93,10 +93,9 @@ def march(
     state = x.clone()
     memories = [stepper.memory(prepared, state[pick], rows) for pick, rows in parts]
     in_place = not torch.is_grad_enabled() and len(parts) > 1
-    largest: list[Tensor] = []
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
     trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
-    done, stopped, spoilt = 0, False, _Spoilt()
+    done, stopped, spoilt, largest = 0, False, _Spoilt(), list[Tensor]()
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
             draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
@@ -123,8 +122,7 @@ def march(
             if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    fine = torch.stack(largest) < stepper.bound  # NaN is not
-    solved = _solution(stepper, prepared, looks, times[: done + 1], state, fine, spoilt)
+    solved = _solution(stepper, prepared, looks, times[: done + 1], state, largest, spoilt)
     return _with_path(solved, trajectory, wanted), memories
 
 
@@ -250,9 +248,10 @@ def _solution(
     hooks: Sequence[Hook],
     times: Tensor,
     state: Tensor,
-    finite: Tensor,
+    largest: Sequence[Tensor],
     spoilt: _Spoilt,
 ) -> Solution:
+    finite = torch.stack(list(largest)) < stepper.bound  # NaN is not
     bad = None if bool(finite.all()) else int((~finite).nonzero()[0])
     names = [] if bad is None else [name for name, flag in spoilt.get(bad, ()) if bool(flag)]
     own = [hook for hook in hooks if isinstance(hook, BegunHook)]
