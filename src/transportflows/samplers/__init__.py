@@ -8,8 +8,10 @@ from .exponential import ExponentialIntegrator
 from .integrate import integrate
 from .multistep import Multistep, Table
 from .multistep_table import Row
+from .planned import plan
 from .sample import sample
 from .schemes import SCHEMES, Scheme
+from .solve_plan import SolvePlan, Trial
 from .stepper_scheme import StepperScheme
 
 __all__ = [
@@ -26,9 +28,12 @@ __all__ = [
     "Multistep",
     "Row",
     "Scheme",
+    "SolvePlan",
     "StepperScheme",
     "Table",
+    "Trial",
     "integrate",
+    "plan",
     "sample",
     "sample_each",
 ]
