@@ -2,8 +2,8 @@
 
 Steps outside, rows inside: the noise of a step is drawn once for all rows, and the rows go through
 the stepper in equal chunks that fit the cache or the card. Chunks change results by rounding only.
-The loop reads no value from the device; the largest number of each state is kept there, and looked
-at once, at the end.
+The loop reads no value from the device; the extent of each state is kept there, and looked at once,
+at the end.
 """
 
 from __future__ import annotations
@@ -95,22 +95,22 @@ def march(
     in_place = not torch.is_grad_enabled() and len(parts) > 1
     wanted = [float(times[k]) if isinstance(k, int) else k for k in saved]
     trajectory = {time: state.clone() for time in wanted if time == float(times[0])}
-    done, stopped, spoilt, largest = 0, False, _Spoilt(), list[Tensor]()
+    done, stopped, spoilt, extents = 0, False, _Spoilt(), list[Sequence[Tensor]]()
     with tqdm(total=len(steps), disable=None if progress else True, desc=stepper.name) as bar:
         while done < len(steps) and not stopped:
             draws = stepper.draw(prepared, done, *steps[done], noise) if prepared.noisy else ()
             moved, between = [], []
             for k, (pick, rows) in enumerate(parts):
                 own = draws if stepper.whole else tuple(_of(d, pick, rows, groups) for d in draws)
-                new, memories[k] = stepper.step(prepared, done, state[pick], memories[k], rows, own)
+                x_k = state[pick] if len(parts) > 1 else state  # each operation counts
+                new, memories[k] = stepper.step(prepared, done, x_k, memories[k], rows, own)
                 if in_place:
                     state[rows.first : rows.first + rows.own] = new[: rows.own]
                 else:
                     moved.append(new)
                 if done in prepared.inside:
                     between.append([part[: rows.own] for part in stepper.inside(memories[k])])
-            if not in_place:
-                state = moved[0] if len(moved) == 1 else torch.cat(moved)[: len(x)]
+            state = state if in_place else _joined(moved, len(x))
             if between:
                 pieces = map(torch.cat, zip(*between, strict=True))
                 trajectory.update(zip(prepared.inside[done], pieces, strict=True))
@@ -118,11 +118,11 @@ def march(
             if looks:
                 moment = Moment(done, len(steps), time, state, chunks.cond)
                 state, stopped = _hooked(stepper, looks, moment, spoilt)
-            largest.append(state.detach().abs().amax())
+            extents.append(_extent(state))
             if time in wanted:
                 trajectory[time] = state.clone()
             bar.update()
-    solved = _solution(stepper, prepared, looks, times[: done + 1], state, largest, spoilt)
+    solved = _solution(stepper, prepared, looks, times[: done + 1], state, extents, spoilt)
     return _with_path(solved, trajectory, wanted), memories
 
 
@@ -207,6 +207,19 @@ def _of(draws: Tensor, pick: slice | Tensor, rows: Rows, groups: int) -> Tensor:
     return draws[pick] if groups == 1 and isinstance(pick, slice) else draws[rows.sample]
 
 
+def _extent(x: Tensor) -> Sequence[Tensor]:
+    """The least and the largest number in a tensor, NaN where one is NaN."""
+    x = x.detach() if x.requires_grad else x
+    if x.device.type in ("cpu", "cuda"):
+        return torch.aminmax(x)
+    return x.amin(), x.amax()
+
+
+def _joined(parts: Sequence[Tensor], n: int) -> Tensor:
+    """The rows of chunks in one, those that filled up the last one left out."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))[:n]
+
+
 _Spoilt = dict[int, list[tuple[str, Tensor]]]
 """By step, the hooks that returned states, and whether those were the first not to be finite."""
 
@@ -248,10 +261,11 @@ def _solution(
     hooks: Sequence[Hook],
     times: Tensor,
     state: Tensor,
-    largest: Sequence[Tensor],
+    extents: Sequence[Sequence[Tensor]],
     spoilt: _Spoilt,
 ) -> Solution:
-    finite = torch.stack(list(largest)) < stepper.bound  # NaN is not
+    low, high = map(torch.stack, zip(*extents, strict=True))
+    finite = (low > -stepper.bound) & (high < stepper.bound)  # NaN is not
     bad = None if bool(finite.all()) else int((~finite).nonzero()[0])
     names = [] if bad is None else [name for name, flag in spoilt.get(bad, ()) if bool(flag)]
     own = [hook for hook in hooks if isinstance(hook, BegunHook)]
