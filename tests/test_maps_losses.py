@@ -146,7 +146,7 @@ def flow_between_gaussians(s, t, x):
     return 1 + (-2 + 1.16 * (s + t)) / (p + q) / p * (x - s)
 
 
-@pytest.mark.parametrize("normalise", [None, 0.1])
+@pytest.mark.parametrize("normalise", [0.0, 0.1])
 @pytest.mark.parametrize("pairs", [maps.ToData(), maps.UniformPairs()], ids=["to data", "all"])
 def test_the_exact_map_is_least_with_a_normalised_tangent(normalise, pairs):
     """What Lu and Song divide is the whole tangent of the map, which of the exact one is 0."""
@@ -159,8 +159,24 @@ def test_the_exact_map_is_least_with_a_normalised_tangent(normalise, pairs):
     )
     value = loss(other, data, generator=seeded(2))
     assert float(value.mean()) > 1e-2
-    if normalise is not None:  # a row's is of unit size at most
+    if normalise > 0:  # a row's is of unit size at most
         assert float(value.max()) <= 0.5 * 2
+
+
+def test_a_map_that_is_its_own_teacher_has_a_bounded_tangent():
+    """Its gain on its own errors has no bound: runs of 10,000 steps diverged. Least is the same."""
+    assert maps.EulerianLoss().normalise == 1
+    plain = (maps.EulerianLoss(tpf.oracle(PROCESS, LAW)), maps.EulerianLoss(source="path"))
+    assert all(loss.normalise == 0 for loss in (*plain, maps.MeanFlowLoss()))
+    loss = maps.EulerianLoss(pairs=maps.UniformPairs(), diagonal=0.01)
+    data = LAW.sample(64, generator=seeded(1), dtype=torch.float64)
+    exact = maps.FlowMap(flow_between_gaussians, PROCESS)
+    sample = loss.draw(exact, data, generator=seeded(2))
+    v, target, _ = loss.compared(exact, sample)
+    assert float((v - target).abs().max()) < 1e-10
+    steep = maps.FlowMap(lambda s, t, x: 50 * torch.sin(20 * x), PROCESS)
+    v, target, _ = loss.compared(steep, sample)
+    assert float((v - target).square().mean(1).max()) < 1
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data"])
@@ -168,7 +184,7 @@ def test_a_normalised_tangent_is_of_unit_size_and_points_as_the_whole(prediction
     flow = maps.FlowMap(net, PROCESS, prediction=prediction)
     plain, bounded = (
         maps.EulerianLoss(tpf.oracle(PROCESS, LAW), normalise=c, pairs=maps.UniformPairs())
-        for c in (None, 0.1)
+        for c in (0.0, 0.1)
     )
     sample = plain.draw(flow, LAW.sample(64, generator=seeded(1)), generator=seeded(2))
     (v, whole, weight), (_, short, _) = (loss.compared(flow, sample) for loss in (plain, bounded))
