@@ -142,6 +142,19 @@ def reading(networks: Iterable[Any]) -> Iterator[None]:
 
 
 @contextmanager
+def evaluated(networks: Iterable[Any]) -> Iterator[None]:
+    """Have networks in evaluation mode for a call within a use of theirs, of whichever thread."""
+    before = [(module, module.training) for module in _modules(networks)]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, mode in before:
+            module.training = mode
+
+
+@contextmanager
 def writing(networks: Iterable[Any]) -> Iterator[None]:
     """Be the only thread that uses networks; their mode is the caller's to change and put back.
 

@@ -9,13 +9,18 @@ from .._core.checks import choice
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule
 from ..solve.hooks import Corrector, Hooks
+from ..solve.stepper import Stepper
 from .adaptive import ADAPTIVE
 from .ancestral import FEW_STEP
+from .dynamics import FieldDynamics
+from .linear_stepper import LinearStepper
 from .multistep import Multistep
+from .one_step import OneStep
+from .recomputed import Recomputed
 from .schemes import ELSEWHERE, SCHEMES, Scheme, get_scheme
 from .stepper_scheme import StepperScheme
 
-__all__ = ["as_scheme", "as_solve"]
+__all__ = ["as_scheme", "as_solve", "as_stepper"]
 
 
 def as_solve(
@@ -25,12 +30,20 @@ def as_solve(
     schedules: Sequence[EpsilonSchedule],
     corrector: Any,
     hooks: Hooks,
+    gradients: bool = False,
 ) -> tuple[str | Scheme | Multistep | StepperScheme, int]:
     """The scheme and the number of steps of a call, those of the field where it gives none."""
     own = scheme is None
     count = (field if own else Field).default_steps if steps is None else steps
     scheme = field.default_scheme if own else scheme
-    return as_scheme(scheme, schedules, corrector, hooks), count
+    found = as_scheme(scheme, schedules, corrector, hooks)
+    if gradients and (isinstance(found, str) or corrector is not None):
+        what = f"the adaptive scheme {found!r}" if isinstance(found, str) else "a corrector"
+        raise ValueError(
+            f"gradients=True keeps the states of the steps of a fixed-step scheme, and {what} was"
+            " given; write scheme='heun' or 'rk4', with steps= enough, and no corrector"
+        )
+    return found, count
 
 
 def as_scheme(
@@ -73,3 +86,22 @@ def as_scheme(
             " the corrector: 'ddim', 'ancestral', 'heun' or 'euler_maruyama'"
         )
     return found
+
+
+def as_stepper(
+    field: Field,
+    members: list[EpsilonSchedule],
+    scheme: Scheme | Multistep | StepperScheme,
+    margin: tuple[float, float] | None,
+    saved: Sequence[float],
+    gradients: bool,
+) -> Stepper:
+    """What makes the steps of a solve of some ε."""
+    if gradients:
+        plain = as_stepper(field, members, scheme, margin, saved, gradients=False)
+        return Recomputed(plain, field)
+    if isinstance(scheme, StepperScheme):
+        return scheme.stepper(field, members, saved)
+    if isinstance(scheme, Multistep):
+        return LinearStepper(field, members, scheme, margin=margin, saved=saved)
+    return OneStep(FieldDynamics(field, members, margin=margin), scheme)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,22 +23,24 @@ from ..solve.loop import march
 from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
-from ..solve.stepper import Stepper
 from .adaptive import check_tolerances, solve_adaptively
-from .choices import as_solve
-from .dynamics import Epsilon, FieldDynamics
-from .linear_stepper import LinearStepper
+from .choices import as_solve, as_stepper
+from .dynamics import Epsilon
 from .multistep import Multistep
-from .one_step import OneStep
 from .schemes import Scheme
-from .starts import check_from_point, check_from_start, evaluating, starting_states
+from .starts import (
+    check_from_point,
+    check_from_start,
+    evaluating,
+    in_data_units,
+    starting_states,
+)
 from .stepper_scheme import StepperScheme
 from .sweep import gathered, shared_rows, stops_together, sweep, together
 
 __all__ = ["sample"]
 
 
-@torch.no_grad()
 def sample(
     field: Field,
     n: int | None = None,
@@ -63,6 +64,7 @@ def sample(
     dtype: torch.dtype | None = None,
     progress: bool = False,
     distributed: bool = False,
+    gradients: bool = False,
     generator: torch.Generator | None = None,
 ) -> Solution:
     r"""Sample a field: solve ``dX = (b + ε s) dt + √(2ε) dW``.
@@ -122,6 +124,9 @@ def sample(
         distributed: share the rows among the processes that ``torchrun`` started, all of which
             must make the call; each gets all samples, those that one process would have made (to
             the tolerance, for adaptive schemes, which take other steps with other rows).
+        gradients: let the result be differentiated: in ``start``, ``cond`` and the parameters of
+            the networks. Of a step its state alone is kept, and the rest is computed again, so that
+            memory hardly grows with the steps; fixed-step schemes only.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
@@ -140,14 +145,14 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
-    _check_first(n, t, start)
+    _check_first(n, t, start, gradients and distributed)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon, float(t[0]))
-    scheme, steps = as_solve(field, scheme, steps, schedules, corrector, hooks)
+    scheme, steps = as_solve(field, scheme, steps, schedules, corrector, hooks, gradients)
     grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
-    with team.together(), evaluating(field):
+    with torch.set_grad_enabled(gradients), team.together(), evaluating(field):
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
@@ -167,18 +172,24 @@ def sample(
                 told = (margins, saved, rtol, atol)
                 solution = solve_adaptively(field, x, grid, scheme, *told, **limits)
             else:
-                stepper = _stepper(field, [schedules[k] for k in members], scheme, margins, saved)
+                own = [schedules[k] for k in members]
+                stepper = as_stepper(field, own, scheme, margins, saved, gradients)
                 states = x if len(members) == 1 else x.repeat(len(members), *(1,) * event_dims)
                 limits.update(saved=saved, key=mix(key, 1), hooks=looks, normals=normals)
                 solution, _ = march(stepper, states, grid, noise=source, progress=bar, **limits)
             solutions.append(solution)
         solution = together(solutions, schedules, len(x)) if many else solutions[0]
-        solution = gathered(solution, mates, total, event_dims + 1)
-    return check_finite(_in_data_units(solution, field), event_dims)
+        solution = in_data_units(gathered(solution, mates, total, event_dims + 1), field)
+    return check_finite(solution, event_dims)
 
 
-def _check_first(n: Any, t: Any, start: Any) -> None:
+def _check_first(n: Any, t: Any, start: Any, apart: bool) -> None:
     """Refuse what others call by these names, with a cure of its own."""
+    if apart:
+        raise ValueError(
+            "gradients do not cross processes: with gradients=True leave distributed out; each"
+            " process solves for its own rows"
+        )
     if isinstance(n, Tensor) and n.ndim > 0:
         raise ValueError("n is a number; to start from states of your own write start=x")
     if isinstance(start, (np.ndarray, list, tuple)):
@@ -271,28 +282,3 @@ def _check_shared(
             "save_at": list(saved),
         },
     )
-
-
-def _in_data_units(solution: Solution, field: Field) -> Solution:
-    path, transform = solution.trajectory, field.transform
-    if transform is None:
-        return solution
-    return replace(
-        solution,
-        x=transform.invert(solution.x),
-        trajectory=None if path is None else transform.invert(path),
-    )
-
-
-def _stepper(
-    field: Field,
-    members: list[EpsilonSchedule],
-    scheme: Scheme | Multistep | StepperScheme,
-    margin: tuple[float, float] | None,
-    saved: Sequence[float],
-) -> Stepper:
-    if isinstance(scheme, StepperScheme):
-        return scheme.stepper(field, members, saved)
-    if isinstance(scheme, Multistep):
-        return LinearStepper(field, members, scheme, margin=margin, saved=saved)
-    return OneStep(FieldDynamics(field, members, margin=margin), scheme)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,12 +20,14 @@ from ..fields.base import Field
 from ..fields.units import starting_law
 from ..process import Process
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.solution import Solution
 
 __all__ = [
     "check_from_point",
     "check_from_start",
     "evaluating",
     "from_point",
+    "in_data_units",
     "starting_states",
 ]
 
@@ -115,6 +118,18 @@ def _check_shape(shape: torch.Size | None, x: Tensor) -> None:
         raise ValueError(
             f"start has event shape {tuple(x.shape[1:])}, and the process has {tuple(shape)}"
         )
+
+
+def in_data_units(solution: Solution, field: Field) -> Solution:
+    """A solution in the units that the data have."""
+    path, transform = solution.trajectory, field.transform
+    if transform is None:
+        return solution
+    return replace(
+        solution,
+        x=transform.invert(solution.x),
+        trajectory=None if path is None else transform.invert(path),
+    )
 
 
 @contextmanager
