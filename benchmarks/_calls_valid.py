@@ -535,6 +535,7 @@ plots.picture | x=X()
 samplers.plan | field=V(), tolerance=0.5, n=20, generator=G()
 samplers.Trial | scheme="heun", steps=3, spacing="uniform", calls=6, error=0.1
 samplers.SolvePlan | scheme="heun", steps=3, spacing="uniform", times=None, epsilon=tpf.solve.ConstantEpsilon(0.0), tolerance=0.1, error=0.1, reference=0.01, trials=(), distances={}
+samplers.FixedSolve | field=V(), steps=2
 samplers.DDIM |
 samplers.Ancestral |
 samplers.ExponentialIntegrator |

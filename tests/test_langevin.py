@@ -884,7 +884,7 @@ def test_ascend_refuses():
         ({"levels": [0.5, 1.5]}, "lie in [0, 1]"),
         ({"levels": [0.5, 1.0]}, "no noise at the level t = 1"),
         ({"step_size": 2.0}, "0 < r < 2"),
-        ({"step_size": lambda scale: scale[:1]}, "one step size for each"),
+        ({"step_size": lambda scale: scale[:1]}, "one number for each"),
         ({"step_size": lambda scale: -scale}, "finite and > 0"),
         ({"steps_per_level": 0}, "positive integer"),
         ({"n": None}, "number of samples"),

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.arguments import positive_integer, positive_number
+from .._core.arguments import check_callable, positive_integer, positive_number
 from .._core.checks import event_shape
 from .._core.signatures import checked
 from .._core.tensor import expand_time
@@ -151,6 +151,8 @@ class PathOptimizer(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """A step of the networks, and every so often one of the path."""
+        if closure is not None:
+            check_callable("closure", closure, ())
         path = self.param_groups[-1]
         path["seen"] += 1
         if path["seen"] % path["every"]:

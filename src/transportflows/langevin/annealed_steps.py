@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.precision import as_wide
+from .._core.checks import per_time
 from ..fields.base import Field
 from ..process import Process
 from ..solve.rows import Chunks
@@ -112,13 +112,7 @@ def _step_sizes(
             " denoise=True do the rest"
         )
     if callable(rule):
-        sizes = as_wide(rule(scale))
-        if sizes.shape not in (scale.shape, torch.Size(())):
-            raise ValueError(
-                f"step_size was called with {len(scale)} noise scales and gave shape"
-                f" {tuple(sizes.shape)}; it must give one step size for each"
-            )
-        sizes = sizes.expand(len(scale))
+        sizes = per_time("step_size(scales)", rule(scale), scale).to(scale).expand(len(scale))
         if not bool((torch.isfinite(sizes) & (sizes > 0)).all()):
             raise ValueError(f"step sizes must be finite and > 0, got {sizes.tolist()}")
     else:

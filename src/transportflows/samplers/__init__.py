@@ -5,6 +5,7 @@ from .ancestral import DDIM, FEW_STEP, Ancestral
 from .dynamics import Drift, Dynamics, FieldDynamics, FunctionDynamics
 from .each import sample_each
 from .exponential import ExponentialIntegrator
+from .fixed_solve import FixedSolve
 from .integrate import integrate
 from .multistep import Multistep, Table
 from .multistep_table import Row
@@ -24,6 +25,7 @@ __all__ = [
     "Dynamics",
     "ExponentialIntegrator",
     "FieldDynamics",
+    "FixedSolve",
     "FunctionDynamics",
     "Multistep",
     "Row",

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .._core.checks import choice
 from ..fields.base import Field
 from ..solve.epsilon import EpsilonSchedule
+from ..solve.grid import Spacing, own_grid, save_times, time_grid, with_times
 from ..solve.hooks import Corrector, Hooks
 from ..solve.stepper import Stepper
 from .adaptive import ADAPTIVE
@@ -16,11 +20,11 @@ from .dynamics import FieldDynamics
 from .linear_stepper import LinearStepper
 from .multistep import Multistep
 from .one_step import OneStep
-from .recomputed import Recomputed
+from .recomputed import recomputed
 from .schemes import ELSEWHERE, SCHEMES, Scheme, get_scheme
 from .stepper_scheme import StepperScheme
 
-__all__ = ["as_scheme", "as_solve", "as_stepper"]
+__all__ = ["as_grid", "as_scheme", "as_solve", "as_stepper"]
 
 
 def as_solve(
@@ -30,18 +34,21 @@ def as_solve(
     schedules: Sequence[EpsilonSchedule],
     corrector: Any,
     hooks: Hooks,
-    gradients: bool = False,
+    fixed: bool = False,
 ) -> tuple[str | Scheme | Multistep | StepperScheme, int]:
-    """The scheme and the number of steps of a call, those of the field where it gives none."""
+    """The scheme and the number of steps of a call, those of the field where it gives none.
+
+    ``fixed`` is for what takes fixed steps alone.
+    """
     own = scheme is None
     count = (field if own else Field).default_steps if steps is None else steps
     scheme = field.default_scheme if own else scheme
     found = as_scheme(scheme, schedules, corrector, hooks)
-    if gradients and (isinstance(found, str) or corrector is not None):
+    if fixed and (isinstance(found, str) or corrector is not None):
         what = f"the adaptive scheme {found!r}" if isinstance(found, str) else "a corrector"
         raise ValueError(
-            f"gradients=True keeps the states of the steps of a fixed-step scheme, and {what} was"
-            " given; write scheme='heun' or 'rk4', with steps= enough, and no corrector"
+            "gradients=True and FixedSolve take a fixed-step scheme without a corrector, and"
+            f" {what} was given; write scheme='heun' or 'rk4', with steps= enough, and no corrector"
         )
     return found, count
 
@@ -88,6 +95,37 @@ def as_scheme(
     return found
 
 
+def as_grid(
+    field: Field,
+    t: Sequence[float] | Tensor,
+    steps: int,
+    spacing: str | Spacing,
+    save_at: int | Sequence[float] | Tensor | None,
+    scheme: str | Scheme | Multistep | StepperScheme,
+) -> tuple[Tensor, list[int] | list[float]]:
+    """The grid of a solve, and at which of its places, or at which times, to save."""
+    first, last = float(t[0]), float(t[-1])
+    if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
+        raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
+    breakpoints = () if isinstance(scheme, StepperScheme) else field.breakpoints
+    if isinstance(scheme, str):  # an adaptive one, which makes its own steps
+        if len(t) > 2:
+            raise ValueError(
+                f"the adaptive scheme {scheme!r} makes its own steps, so that the grid of {len(t)}"
+                f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
+                " on the way, or take a fixed-step scheme"
+            )
+        grid = torch.tensor([first, last], dtype=torch.float64)
+        return grid, save_times(grid, save_at)
+    if len(t) == 2:
+        grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
+    else:
+        grid = own_grid(t, breakpoints)
+    if isinstance(scheme, (Multistep, StepperScheme)):
+        return grid, save_times(grid, save_at)
+    return with_times(grid, save_at)
+
+
 def as_stepper(
     field: Field,
     members: list[EpsilonSchedule],
@@ -98,8 +136,7 @@ def as_stepper(
 ) -> Stepper:
     """What makes the steps of a solve of some ε."""
     if gradients:
-        plain = as_stepper(field, members, scheme, margin, saved, gradients=False)
-        return Recomputed(plain, field)
+        return recomputed(as_stepper(field, members, scheme, margin, saved, False), field)
     if isinstance(scheme, StepperScheme):
         return scheme.stepper(field, members, saved)
     if isinstance(scheme, Multistep):

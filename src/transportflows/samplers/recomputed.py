@@ -1,12 +1,12 @@
 """Steps whose inner values are computed again in the backward pass, so that none is kept.
 
-A solve that is differentiated keeps all that its networks computed, in every step. With a stepper
-of this kind it keeps the states between the steps alone, and calls each network once more.
+A solve that is differentiated keeps all that its networks computed, in every step. With steps of
+this kind it keeps the states between them alone, and calls each network once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
 from typing import Any
 
 from torch import Tensor
@@ -14,14 +14,12 @@ from torch.utils.checkpoint import checkpoint
 
 from .._core.shared import evaluated
 from ..fields.base import Field
-from ..solve.noise import NoiseSource
-from ..solve.rows import Rows
-from ..solve.stepper import Prepared, Stepper
+from ..solve.stepper import Stepper
 
-__all__ = ["Recomputed"]
+__all__ = ["recomputed"]
 
 
-class Recomputed(Stepper):
+def recomputed(stepper: Stepper, field: Field) -> Stepper:
     """A stepper whose steps are computed again where they are differentiated.
 
     Args:
@@ -29,40 +27,13 @@ class Recomputed(Stepper):
         field: whose networks they call; they are in evaluation mode then too.
     """
 
-    def __init__(self, stepper: Stepper, field: Field) -> None:
-        self.stepper, self.field = stepper, field
-        self.name, self.groups, self.whole = stepper.name, stepper.groups, stepper.whole
-        self.bound, self.remembers = stepper.bound, stepper.remembers
+    def step(*told: Any) -> tuple[Tensor, Any]:
+        with evaluated(field.networks):
+            return stepper.step(*told)
 
-    def prepare(self, times: Tensor, like: Tensor) -> Prepared:
-        return self.stepper.prepare(times, like)
+    def kept_short(*told: Any) -> Any:
+        return checkpoint(step, *told, use_reentrant=False, preserve_rng_state=False)
 
-    def memory(self, prepared: Any, x: Tensor, rows: Any) -> Any:
-        return self.stepper.memory(prepared, x, rows)
-
-    def draw(
-        self, prepared: Any, step: int, t0: float, t1: float, noise: NoiseSource
-    ) -> tuple[Tensor, ...]:
-        return self.stepper.draw(prepared, step, t0, t1, noise)
-
-    def step(
-        self,
-        prepared: Any,
-        step: int,
-        x: Tensor,
-        memory: Any,
-        rows: Rows,
-        draws: tuple[Tensor, ...],
-    ) -> tuple[Tensor, Any]:
-        told = (prepared, step, x, memory, rows, draws)
-        made: tuple[Tensor, Any] = checkpoint(
-            self._made, *told, use_reentrant=False, preserve_rng_state=False
-        )
-        return made
-
-    def _made(self, *told: Any) -> tuple[Tensor, Any]:
-        with evaluated(self.field.networks):
-            return self.stepper.step(*told)
-
-    def inside(self, memory: Any) -> Sequence[Tensor]:
-        return self.stepper.inside(memory)
+    made = copy.copy(stepper)
+    made.step = kept_short  # type: ignore[assignment, method-assign]
+    return made

@@ -17,14 +17,14 @@ from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
 from ..solve.epsilon import EpsilonSchedule, as_epsilon
-from ..solve.grid import Spacing, as_margin, own_grid, save_times, time_grid, with_times
+from ..solve.grid import Spacing, as_margin
 from ..solve.hooks import Corrector, Hook, Hooks, SolveHook, in_units_of
 from ..solve.loop import march
 from ..solve.noise import NoiseSource
 from ..solve.rows import default_chunk
 from ..solve.solution import Solution, check_finite
 from .adaptive import check_tolerances, solve_adaptively
-from .choices import as_solve, as_stepper
+from .choices import as_grid, as_solve, as_stepper
 from .dynamics import Epsilon
 from .multistep import Multistep
 from .schemes import Scheme
@@ -145,20 +145,18 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
-    _check_first(n, t, start, gradients and distributed)
+    _check_first(n, t, start, gradients is True and distributed is True)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon, float(t[0]))
     scheme, steps = as_solve(field, scheme, steps, schedules, corrector, hooks, gradients)
-    grid, saved = _as_grid(field, t, steps, spacing, save_at, scheme)
+    grid, saved = as_grid(field, t, steps, spacing, save_at, scheme)
     margins, team = as_margin(margin), world() if distributed else World()
     with torch.set_grad_enabled(gradients), team.together(), evaluating(field):
         key = team.agreed(draw_key(generator))
         x = starting_states(field, n, start, float(grid[0]), dtype, key)
         total, event_dims = len(x), x.ndim - 1
-        if field.process.coupling.condition_on_start:
-            check_from_start(field.process.coupling, grid, schedules)
-            cond = with_start(cond or {}, x.clone())
+        cond = _told_start(field, cond, x, grid, schedules)
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
@@ -198,6 +196,20 @@ def _check_first(n: Any, t: Any, start: Any, apart: bool) -> None:
         raise ValueError(f"t is (first, last), or a grid of more times, got {shown(t)}")
 
 
+def _told_start(
+    field: Field,
+    cond: Mapping[str, Any] | None,
+    x: Tensor,
+    grid: Tensor,
+    schedules: Sequence[EpsilonSchedule],
+) -> Mapping[str, Any] | None:
+    """The conditions, with the start of each path where the field is told of it."""
+    if not field.process.coupling.condition_on_start:
+        return cond
+    check_from_start(field.process.coupling, grid, schedules)
+    return with_start(cond or {}, x.clone())
+
+
 def _as_schedules(
     field: Field, epsilon: Epsilon | Sequence[Epsilon], first: float
 ) -> tuple[list[EpsilonSchedule], bool]:
@@ -209,37 +221,6 @@ def _as_schedules(
         raise ValueError("epsilon is an empty sequence; give at least one")
     check_from_point(field.process.base, first, schedules)
     return schedules, many
-
-
-def _as_grid(
-    field: Field,
-    t: Sequence[float] | Tensor,
-    steps: int,
-    spacing: str | Spacing,
-    save_at: int | Sequence[float] | Tensor | None,
-    scheme: str | Scheme | Multistep | StepperScheme,
-) -> tuple[Tensor, list[int] | list[float]]:
-    """The grid of a solve, and at which of its places, or at which times, to save."""
-    first, last = float(t[0]), float(t[-1])
-    if not (0 <= first <= 1 and 0 <= last <= 1) or first == last:
-        raise ValueError(f"t must go between two different times in [0, 1], got {first}, {last}")
-    breakpoints = () if isinstance(scheme, StepperScheme) else field.breakpoints
-    if isinstance(scheme, str):  # an adaptive one, which makes its own steps
-        if len(t) > 2:
-            raise ValueError(
-                f"the adaptive scheme {scheme!r} makes its own steps, so that the grid of {len(t)}"
-                f" times would be ignored; write t=({first:g}, {last:g}), and save_at= for states"
-                " on the way, or take a fixed-step scheme"
-            )
-        grid = torch.tensor([first, last], dtype=torch.float64)
-        return grid, save_times(grid, save_at)
-    if len(t) == 2:
-        grid = time_grid(steps, start=first, stop=last, spacing=spacing, breakpoints=breakpoints)
-    else:
-        grid = own_grid(t, breakpoints)
-    if isinstance(scheme, (Multistep, StepperScheme)):
-        return grid, save_times(grid, save_at)
-    return with_times(grid, save_at)
 
 
 def _looks(

@@ -1,0 +1,111 @@
+"""A solve as a module of torch, to be exported, compiled, or put into other networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.signatures import checked
+from ..fields.base import Field, check_field
+from ..solve.epsilon import ConstantEpsilon
+from ..solve.grid import Spacing, as_margin
+from .choices import as_grid, as_solve, as_stepper
+from .multistep import Multistep
+from .schemes import Scheme
+
+__all__ = ["FixedSolve"]
+
+
+@checked
+class FixedSolve(nn.Module):
+    """The ODE of a field by fixed steps: ``forward(start, **cond)`` gives the end states.
+
+    Its numbers are those of ``sample(field, start=start, ...)``; it has nothing around the network
+    calls and additions of the steps, no chunks, no checks of the states, and is differentiable. So
+    ``torch.export.export(FixedSolve(field, steps=20).eval(), (start,))`` makes one program of it,
+    and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes, with any number of rows
+    by ``dynamic_shapes``.
+
+    Args:
+        field: whose networks are called; they are part of the module.
+        scheme: see :func:`sample`: of one step, such as ``"heun"``, or of few, such as ``"dpm2m"``.
+        steps: number of steps.
+        t: first and last time, or a grid.
+        spacing: see :func:`sample`.
+        margin: see :func:`sample`.
+        dtype: of the states; that of the network by default, and float32 where it is of half
+            precision. The tables of the steps are made for it, and for the device of the network.
+
+    Raises:
+        ValueError: for an adaptive scheme, an unknown one, or a grid that cannot be.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = tpf.Velocity(tpf.networks.MLP(2, 16, 2), process)
+        >>> solve = FixedSolve(field, scheme="heun", steps=5).eval()
+        >>> program = torch.export.export(solve, (torch.zeros(3, 2),))
+        >>> program.module()(torch.ones(3, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(
+        self,
+        field: Field,
+        *,
+        scheme: str | Scheme | Multistep = "heun",
+        steps: int = 100,
+        t: tuple[float, float] | Sequence[float] | Tensor = (0.0, 1.0),
+        spacing: str | Spacing = "uniform",
+        margin: float | tuple[float, float] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_field(field, "FixedSolve solves")
+        self.field, schedules = field, [ConstantEpsilon(0.0)]
+        found, steps = as_solve(field, scheme, steps, schedules, None, (), fixed=True)
+        self.grid, _ = as_grid(field, t, steps, spacing, None, found)
+        own = as_stepper(field, schedules, found, as_margin(margin), (), gradients=False)  # type: ignore[arg-type]
+        like = field.reference()
+        kind = torch.promote_types(like.dtype, torch.float32) if dtype is None else dtype
+        shape = tuple(field.process.shape or (1,))
+        self._stepper = [own]  # in a list, so that its field is no second part of the module
+        self._like = like.new_zeros((1, *shape), dtype=kind)
+        self._prepared = own.prepare(self.grid, self._like)
+
+    def forward(self, start: Tensor, **cond: Any) -> Tensor:
+        """The states at the last time.
+
+        Args:
+            start: states at the first time, ``(n, *)``, in the units of the data.
+            cond: conditions of the network, tensors of n rows or others.
+
+        Raises:
+            ValueError: if they are of another dtype or device than the tables, or the networks are
+                in training mode.
+        """
+        if start.dtype != self._like.dtype or start.device != self._like.device:
+            raise ValueError(
+                f"this FixedSolve was made for {self._like.dtype} on {self._like.device}, got"
+                f" {start.dtype} on {start.device}; write start.to(dtype=...), or make another"
+                " FixedSolve of the field that was moved"
+            )
+        if self.training:
+            raise ValueError(
+                "the networks are in training mode; write solve.eval() (and solve.train() after)"
+            )
+        stepper, transform = self._stepper[0], self.field.transform
+        x = start if transform is None else transform(start)
+        rows: Any = SimpleNamespace(cond=cond)  # all of them, in one chunk
+        memory = stepper.memory(self._prepared, x, rows)
+        for step in range(len(self.grid) - 1):
+            x, memory = stepper.step(self._prepared, step, x, memory, rows, ())
+        return x if transform is None else transform.invert(x)
+
+    def extra_repr(self) -> str:
+        """The scheme and its steps."""
+        return f"{self._stepper[0].name}, {len(self.grid) - 1} steps"
