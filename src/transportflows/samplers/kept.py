@@ -1,10 +1,9 @@
 """Tables of a solve that were made before: for the same process, grid, scheme and ε.
 
 A table is some hundred small operations, as dear as a few network calls on a thousand rows. What it
-is made of is told by value, and by how often each tensor was written to
-(:class:`~transportflows._core.written.Written`). Where anything cannot be told so, the table is
-made anew: for a function of time, a learned path, a field that writes its own weights, and for
-paths, bases and schedules of a user's own, which may depend on anything.
+is made of is told by value, and its tensors by how often each was written to. Where anything cannot
+be told so, the table is made anew: for a function of time, a learned path, a field that writes its
+own weights, and for paths, bases and schedules of a user's own, which may depend on anything.
 """
 
 from __future__ import annotations
