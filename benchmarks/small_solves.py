@@ -6,11 +6,10 @@ schedules and schedulers are made once, outside of it, and ours are told by name
 process; medians over rounds in which all take turns, rounds in which others worked do not count.
 
 *bare* is 20 calls of the network and nothing else. *Ours over it* below 1 means that ours is
-faster than the peer in that row. *First* is the first solve of a process object, whose tables are
-not kept yet.
+faster than the peer in that row.
 
-Run ``python benchmarks/small_solves.py [--rounds 60]``; flow_matching, azula and diffusers are
-asked for where they are installed, or unpacked in folders given by ``--peer``.
+Run ``python benchmarks/small_solves.py [--rounds 60] [--patience 300]``; flow_matching, azula and
+diffusers are asked for where they are installed, or unpacked in folders given by ``--peer``.
 """
 
 from __future__ import annotations
@@ -113,6 +112,7 @@ def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for quiet")
     parser.add_argument("--peer", nargs="*", default=())
     given = parser.parse_args()
     sys.path += given.peer
@@ -128,7 +128,7 @@ def main() -> None:
     rows = []
     with torch.no_grad():
         for scheme, blocks in {**one_step(net, x), **few_steps(net, x)}.items():
-            found = in_turns({"bare": bare, **blocks}, given.rounds)
+            found = in_turns({"bare": bare, **blocks}, given.rounds, given.patience)
             for name in blocks:
                 over = "" if name == "ours" else f"{found.ratio('ours', name):.2f}"
                 own = f"{found.ratio('ours', 'bare'):.2f}" if name == "ours" else ""
