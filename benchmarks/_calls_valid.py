@@ -532,7 +532,7 @@ plans.unbalanced_plan | x=X(3).double(), y=Y(3).double(), p=torch.ones(3).double
 plans.exact_plan | distances=X(3, 3).double().abs(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3
 plots.SamplePictures | folder=TMP()
 plots.picture | x=X()
-samplers.plan | field=V(), tolerance=0.5, n=20, generator=G()
+samplers.plan | field=V(), tolerance=0.5, n=100, generator=G()
 samplers.Trial | scheme="heun", steps=3, spacing="uniform", calls=6, error=0.1
 samplers.SolvePlan | scheme="heun", steps=3, spacing="uniform", times=None, epsilon=tpf.solve.ConstantEpsilon(0.0), tolerance=0.1, error=0.1, reference=0.01, trials=(), distances={}
 samplers.FixedSolve | field=V(), steps=2

@@ -102,8 +102,42 @@ def test_it_is_differentiable_and_its_parameters_are_those_of_the_field():
     assert not torch.equal(other(start()), solve(start()))
 
 
+def test_tables_follow_what_was_loaded():
+    def made(mean: float, scale: float) -> FixedSolve:
+        base = tpf.Gaussian((2,), mean=torch.full((2,), mean), scale=scale)
+        net = tpf.networks.MLP(2, 16, 2, generator=seeded(0))
+        process = tpf.Process(tpf.Linear(), base=base)
+        return FixedSolve(tpf.NoisePredictor(net, process), steps=5).eval()
+
+    one, other = made(0.3, 1.2), made(5.0, 3.0)
+    assert not torch.allclose(one(start()), other(start()))
+    one.load_state_dict(other.state_dict())
+    torch.testing.assert_close(one(start()), other(start()))
+
+
+def test_a_field_that_is_told_of_its_start():
+    class Told(torch.nn.Module):
+        def forward(self, t: Tensor, x: Tensor, x0: Tensor) -> Tensor:
+            return x0 - x
+
+    coupling = tpf.Paired(condition_on_start=True, is_map=True)
+    found = tpf.Velocity(Told(), tpf.Process(tpf.Linear(), coupling=coupling, shape=(2,)))
+    wanted = tpf.sample(found, start=start(), steps=4).x
+    torch.testing.assert_close(FixedSolve(found, steps=4).eval()(start()), wanted)
+    some = tpf.Paired(condition_on_start=True)
+    path = tpf.Linear(tpf.Brownian())
+    found = tpf.Velocity(Told(), tpf.Process(path, coupling=some, shape=(2,)))
+    with pytest.raises(ValueError, match="one x1"):
+        FixedSolve(found, steps=4)
+    point = tpf.Process(tpf.Linear(tpf.Brownian()), base=tpf.distributions.Point((2,)))
+    with pytest.raises(ValueError, match="one point"):
+        FixedSolve(tpf.Velocity(tpf.networks.MLP(2, 8, 2), point), steps=4)
+
+
 def test_refusals():
     found = field(tpf.Linear())
+    with pytest.raises(ValueError, match="noise of its own"):
+        FixedSolve(field(tpf.VP(), tpf.NoisePredictor), scheme="ancestral")
     with pytest.raises(ValueError, match="fixed-step"):
         FixedSolve(found, scheme="dopri5")
     with pytest.raises(ValueError, match=r"solve\.eval\(\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -204,6 +205,51 @@ def gradient_with(field: tpf.Field, x: Tensor, steps: int) -> Tensor:
     return torch.autograd.grad(end.sum(), x)[0]
 
 
+def test_a_network_that_changed_before_the_backward_pass_is_refused():
+    field, x = tpf.Velocity(network(), PROCESS), start().requires_grad_()
+    end = tpf.sample(field, start=x, steps=3, gradients=True).x
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.mul_(1.1)
+    with pytest.raises(RuntimeError, match=r"before optimizer\.step"):
+        end.sum().backward()
+
+
+def test_a_network_that_draws_draws_the_same_again():
+    class Draws(torch.nn.Module):
+        def forward(self, t: Tensor, x: Tensor) -> Tensor:
+            return torch.randn_like(x) * x
+
+    field, x = tpf.Velocity(Draws(), PROCESS), start().requires_grad_()
+    end = tpf.sample(field, start=x, steps=3, scheme="euler", gradients=True).x
+    (found,) = torch.autograd.grad(end.sum(), x)
+    torch.testing.assert_close(found, end.detach() / x.detach())  # each number goes by its own
+
+
+def test_the_backward_pass_is_a_reader_of_the_networks():
+    """One that samples in another thread is in evaluation mode until both have left."""
+    field, x = tpf.Velocity(network(dropout=0.5), PROCESS), start().requires_grad_()
+    field.train()
+    wanted = tpf.sample(field, start=x.detach(), steps=50).x
+    ends, errors = [], []
+
+    def others() -> None:
+        try:
+            for _ in range(20):
+                ends.append(tpf.sample(field, start=x.detach(), steps=50).x)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    while thread.is_alive():
+        tpf.sample(field, start=x, steps=5, gradients=True).x.sum().backward()
+    thread.join()
+    assert not errors
+    assert all(torch.equal(end, wanted) for end in ends)
+    assert all(module.training for module in field.net.modules())
+
+
 def test_refusals():
     field = tpf.Velocity(network(), PROCESS)
     with pytest.raises(ValueError, match="fixed-step"):
@@ -211,5 +257,9 @@ def test_refusals():
     corrector = tpf.langevin.LangevinCorrector(snr=0.1)
     with pytest.raises(ValueError, match="no corrector"):
         tpf.sample(field, start=start(), corrector=corrector, gradients=True)
+    with torch.inference_mode(), pytest.raises(ValueError, match="no_grad"):
+        tpf.sample(field, start=start(), gradients=True)
+    with pytest.raises(TypeError, match="True or False"):
+        tpf.sample(field, start=start(), gradients=1)
     with pytest.raises(ValueError, match="leave distributed out"):
         tpf.sample(field, start=start(), distributed=True, gradients=True)

@@ -260,3 +260,34 @@ def test_the_limit_of_the_noise_rate_is_that_of_nearby_times(path):
         near = part.scale(torch.tensor([end + sign * h, end + 2 * sign * h]).double())
         slope_near = (4 * near[0] - near[1]) / (2 * h)
         torch.testing.assert_close(rate, sign * float(slope_near), rtol=1e-4, atol=2e-3)
+
+
+def test_other_breakpoints_of_a_field_have_tables_of_their_own():
+    law = process(tpf.Linear())
+    one = tpf.oracle(law, tpf.Gaussian((2,), -1.0))
+    two = tpf.oracle(law, tpf.Gaussian((2,), 1.0))
+    observation = tpf.inverse.LinearObservation(
+        tpf.inverse.Mask(torch.tensor([True, False])), torch.tensor([0.5, 0.0]), noise=0.3
+    )
+
+    def field(interval: tuple[float, float]) -> tpf.Field:
+        guided = tpf.guidance.ClassifierFree(one, 3.0, unconditional=two, interval=interval)
+        return tpf.inverse.PseudoInverse(guided, observation)
+
+    told = {"scheme": "dpm2m", "steps": 10}
+    solve(field((0.2, 0.6)), **told)
+    found = solve(field((0.4, 0.8)), **told)
+    kept._TABLES.clear()
+    assert torch.equal(solve(field((0.4, 0.8)), **told), found)
+
+
+def test_a_solve_inside_a_transform_of_torch():
+    field = tpf.Velocity(slope, process())
+    w = torch.ones(2)
+
+    def value(w: Tensor) -> Tensor:
+        return (
+            tpf.sample(field, 8, steps=3, generator=torch.Generator().manual_seed(0)).x * w
+        ).sum()
+
+    assert torch.func.grad(value)(w).shape == (2,)

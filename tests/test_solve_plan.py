@@ -114,6 +114,13 @@ def test_more_is_asked_of_less_tolerance_and_the_table_says_so():
     assert all(t.error > 0 for t in found[1].trials)  # none was solved in another number of steps
 
 
+def test_a_path_with_a_kink_is_planned():
+    process = tpf.Process(tpf.EncoderDecoder(), base=tpf.Gaussian((2,)))
+    field = tpf.oracle(process, ring(0.4))
+    found = plan(field, 5e-2, n=500, generator=seeded(1))
+    assert off(field, found) <= 1.2 * 5e-2
+
+
 def test_schemes_can_be_given():
     field = tpf.oracle(PATHS["linear"](2), ring(0.4))
     found = plan(field, 1e-2, schemes=["heun"], n=500, generator=seeded(1))
@@ -160,6 +167,16 @@ def test_refusals():
         plan(field, 1e-2, schemes=["hoin"], n=200)
     with pytest.raises(TypeError, match="Field"):
         plan(torch.nn.Linear(2, 2), 1e-2)
+    with pytest.raises(ValueError, match="most"):
+        plan(field, 1e-2, most=3)
+    with pytest.raises(ValueError, match="at least 100"):
+        plan(field, 1e-2, n=5)
+    with pytest.raises(ValueError, match="schemes is empty"):
+        plan(field, 1e-2, schemes=[])
+    with pytest.raises(ValueError, match="dopri5"):
+        plan(field, 1e-2, schemes=["dopri5"])
+    with pytest.raises(ValueError, match="80 or more"):
+        plan(field, 1e-2, data=torch.randn(20, 2), distance=tpf.metrics.energy_distance)
     single = tpf.Velocity(tpf.networks.MLP(2, 8, 2, generator=seeded(0)), PATHS["linear"](2))
     with pytest.raises(ValueError, match="too rough"):
         plan(single, 1e-9, n=200)

@@ -103,13 +103,15 @@ _USES: WeakKeyDictionary[nn.Module, _Use] = WeakKeyDictionary()
 
 
 @contextmanager
-def reading(networks: Iterable[Any]) -> Iterator[None]:
+def reading(networks: Iterable[Any], me: int | None = None) -> Iterator[None]:
     """Have networks in evaluation mode; when the last reader leaves they are as they were.
+
+    ``me`` is the thread on whose behalf, the one that calls by default.
 
     Raises:
         RuntimeError: if another thread writes to one of them.
     """
-    held, me = _modules(networks), threading.get_ident()
+    held, me = _modules(networks), threading.get_ident() if me is None else me
     with _LOCK:
         uses = [_USES.get(module) for module in held]
         if any(use is not None and use.writer not in (None, me) for use in uses):
@@ -139,19 +141,6 @@ def reading(networks: Iterable[Any]) -> Iterator[None]:
                 elif use.readers.keys() == {me}:  # inside a use of its own
                     module.training = mode
                 _forget(module, use)
-
-
-@contextmanager
-def evaluated(networks: Iterable[Any]) -> Iterator[None]:
-    """Have networks in evaluation mode for a call within a use of theirs, of whichever thread."""
-    before = [(module, module.training) for module in _modules(networks)]
-    try:
-        for module, _ in before:
-            module.training = False
-        yield
-    finally:
-        for module, mode in before:
-            module.training = mode
 
 
 @contextmanager

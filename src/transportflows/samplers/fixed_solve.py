@@ -9,13 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.conditions import with_start
 from .._core.signatures import checked
+from .._core.written import Written, buffers_of
 from ..fields.base import Field, check_field
 from ..solve.epsilon import ConstantEpsilon
 from ..solve.grid import Spacing, as_margin
 from .choices import as_grid, as_solve, as_stepper
 from .multistep import Multistep
 from .schemes import Scheme
+from .starts import check_from_point, check_from_start
 
 __all__ = ["FixedSolve"]
 
@@ -27,8 +30,8 @@ class FixedSolve(nn.Module):
     Its numbers are those of ``sample(field, start=start, ...)``; it has nothing around the network
     calls and additions of the steps, no chunks, no checks of the states, and is differentiable. So
     ``torch.export.export(FixedSolve(field, steps=20).eval(), (start,))`` makes one program of it,
-    and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes, with any number of rows
-    by ``dynamic_shapes``.
+    and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes: with any number of rows
+    by ``dynamic_shapes`` where there are no conditions, and with the number given where there are.
 
     Args:
         field: whose networks are called; they are part of the module.
@@ -41,7 +44,8 @@ class FixedSolve(nn.Module):
             precision. The tables of the steps are made for it, and for the device of the network.
 
     Raises:
-        ValueError: for an adaptive scheme, an unknown one, or a grid that cannot be.
+        ValueError: for an adaptive scheme, an unknown one, one with a noise of its own, a grid that
+            cannot be, or where ``sample`` refuses the ODE.
 
     Example:
         >>> import transportflows as tpf
@@ -69,13 +73,30 @@ class FixedSolve(nn.Module):
         self.field, schedules = field, [ConstantEpsilon(0.0)]
         found, steps = as_solve(field, scheme, steps, schedules, None, (), fixed=True)
         self.grid, _ = as_grid(field, t, steps, spacing, None, found)
+        check_from_point(field.process.base, float(self.grid[0]), schedules)
+        if field.process.coupling.condition_on_start:
+            check_from_start(field.process.coupling, self.grid, schedules)
         own = as_stepper(field, schedules, found, as_margin(margin), (), gradients=False)  # type: ignore[arg-type]
         like = field.reference()
         kind = torch.promote_types(like.dtype, torch.float32) if dtype is None else dtype
         shape = tuple(field.process.shape or (1,))
         self._stepper = [own]  # in a list, so that its field is no second part of the module
         self._like = like.new_zeros((1, *shape), dtype=kind)
-        self._prepared = own.prepare(self.grid, self._like)
+        self._prepare()
+        if self._prepared.noisy:
+            raise ValueError(
+                f"the scheme {own.name!r} has a noise of its own, and FixedSolve is of an ODE;"
+                " write scheme='ddim' or 'dpm2m', or call sample"
+            )
+
+    def _prepare(self) -> None:
+        """Make the tables for the process as it is now."""
+        self._written = self._now()
+        self._prepared = self._stepper[0].prepare(self.grid, self._like)
+
+    def _now(self) -> Written:
+        process = self.field.process
+        return Written(buffers_of(process.interpolant, process._modules.get("base")))
 
     def forward(self, start: Tensor, **cond: Any) -> Tensor:
         """The states at the last time.
@@ -94,12 +115,17 @@ class FixedSolve(nn.Module):
                 f" {start.dtype} on {start.device}; write start.to(dtype=...), or make another"
                 " FixedSolve of the field that was moved"
             )
-        if self.training:
+        nets = (net for net in self.field.networks if isinstance(net, nn.Module))
+        if any(module.training for net in nets for module in net.modules()):
             raise ValueError(
                 "the networks are in training mode; write solve.eval() (and solve.train() after)"
             )
         stepper, transform = self._stepper[0], self.field.transform
         x = start if transform is None else transform(start)
+        if not torch.compiler.is_compiling() and not self._now().same(self._written):
+            self._prepare()  # after load_state_dict, say
+        if self.field.process.coupling.condition_on_start:
+            cond = dict(with_start(cond, x))
         rows: Any = SimpleNamespace(cond=cond)  # all of them, in one chunk
         memory = stepper.memory(self._prepared, x, rows)
         for step in range(len(self.grid) - 1):

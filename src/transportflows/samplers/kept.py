@@ -64,6 +64,7 @@ def kept(
         key = (
             type(field),
             field.outputs,
+            tuple(field.breakpoints),
             _value(scheme),
             tuple(map(_value, schedules)),
             times.shape,
@@ -74,7 +75,7 @@ def kept(
             like.device,
             others,
         )
-    except _NotToldError:
+    except (_NotToldError, RuntimeError):  # the second: of what torch.func has wrapped
         return make()
     written = Written(buffers_of(process.interpolant, base), process.coupling)
     with _LOCK:
@@ -96,6 +97,8 @@ class _NotToldError(Exception):
 
 def _is_told(field: Field) -> bool:
     """Whether all that the weights of a field depend on is its process and its outputs."""
+    if type(field).__module__.partition(".")[0] != _PACKAGE:
+        return False
     own = (field.weights, field.drift_weights)
     plain = (Field.weights, Field.drift_weights)
     if any(getattr(a, "__func__", None) is not b for a, b in zip(own, plain, strict=True)):

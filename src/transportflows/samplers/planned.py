@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import number, positive_integer
+from .._core.arguments import choice, integer, number
 from .._core.random import draw_key, mix, stream
 from .._core.signatures import checked
 from ..fields.base import Field, check_field
@@ -25,7 +25,9 @@ from ..gaussian_part import ConversionError, GaussianPart
 from ..solve.epsilon import ConstantEpsilon, EpsilonSchedule, NoiseScaleEpsilon
 from ..solve.noise_grid import noise_grid
 from ..solve.solution import NonFiniteStateError
+from .ancestral import FEW_STEP
 from .sample import sample
+from .schemes import SCHEMES
 from .solve_plan import SolvePlan, Trial, calls_of
 
 __all__ = ["plan"]
@@ -79,7 +81,7 @@ def plan(
         cond: conditions; tensors have n rows.
         schemes: names of those to try; by default second and third order ones of one step and, for
             a process with a Gaussian part, of few.
-        n: rows of each solve.
+        n: rows of each solve, at least 100; or those of ``start``.
         most: calls of the network beyond which no solve is tried.
         generator: source of the starts and the noise.
 
@@ -99,13 +101,19 @@ def plan(
     """
     check_field(field, "plan is for")
     tolerance = number("tolerance", tolerance, "a positive rms error", above=0)
-    n, most = positive_integer("n", n), positive_integer("most", most)
+    n = integer("n", n, "a number of rows, at least 100", least=100)
+    most = integer("most", most, f"a number of calls, at least {_CALLS[0]}", least=_CALLS[0])
     if (data is None) != (distance is None):
         raise ValueError(
             "data and distance go together: ε is chosen by the distance of samples to held-out"
             " data; write plan(field, tolerance, data=x, distance=tpf.metrics.energy_distance)"
         )
     key = draw_key(generator)
+    if data is not None and len(data) < 10 * _REPEATS:
+        raise ValueError(
+            f"{len(data)} rows of data do not tell whether noise helps; give {10 * _REPEATS} or"
+            " more"
+        )
     if start is None:
         like = field.reference()
         draws = stream(mix(key, 0), device=like.device)
@@ -128,6 +136,11 @@ def plan(
 
 def _candidates(field: Field, schemes: Sequence[str] | None) -> list[tuple[str, str]]:
     """Schemes and spacings to try."""
+    names = [*SCHEMES, *FEW_STEP]
+    if schemes is not None and not schemes:
+        raise ValueError("schemes is empty; leave it out, or write schemes=['heun', 'rk4']")
+    for name in schemes or ():
+        choice("schemes", name, names)
     part = field.process.noise_part
     whole = isinstance(part, GaussianPart) and field.power == 1
     few = _FEW_STEP if whole else ()
@@ -169,7 +182,7 @@ class _Solver:
         raise ValueError(
             f"the ends of {_REFINED[-2]} and {_REFINED[-1]} steps of rk4 still differ by"
             f" {apart:.2g} rms, more than an eighth of the tolerance {tolerance:g}: this field is"
-            f" too rough for it. Ask for tolerance={8 * apart:.1g} or more, or give float64"
+            f" too rough for it. Ask for tolerance={10 * apart:.2g} or more, or give float64"
             " networks and states"
         )
 
@@ -183,7 +196,7 @@ class _Solver:
             level: list[tuple[Trial, bool]] = []
             for scheme, spacing in ways:
                 steps = calls // calls_of(scheme)
-                if steps > 1 or (steps == 1 and spacing == "uniform"):
+                if steps > len(self.field.breakpoints) and (steps > 1 or spacing == "uniform"):
                     level.append(self.tried(scheme, steps, spacing, reference, tolerance))
             trials += [trial for trial, _ in level]
             again = [
@@ -203,7 +216,7 @@ class _Solver:
         raise ValueError(
             f"no scheme is within {tolerance:g} with {most} calls; the nearest is {nearest.scheme}"
             f" on a grid spaced {nearest.spacing!r} with rms {nearest.error:.2g}. Ask for"
-            f" tolerance={2 * nearest.error:.1g}, or more calls, most={2 * most}"
+            f" tolerance={2 * nearest.error:.2g}, or more calls, most={2 * most}"
         )
 
     def tried(
@@ -235,8 +248,8 @@ class _Solver:
             draws = stream(mix(key, 1), device=self.start.device)
             try:
                 x = sample(self.field, start=self.start, cond=self.cond, generator=draws, **how).x
-            except ConversionError:
-                continue  # a field without a score
+            except (ConversionError, NonFiniteStateError):
+                continue  # a field without a score, or whose score is too steep
             pieces = zip(x.chunk(_REPEATS), parts, strict=False)
             values[c] = [float(distance(piece, part.to(piece))) for piece, part in pieces]
         chosen, found = 0.0, dict[float, tuple[float, float]]()

@@ -1,18 +1,20 @@
 """Steps whose inner values are computed again in the backward pass, so that none is kept.
 
 A solve that is differentiated keeps all that its networks computed, in every step. With steps of
-this kind it keeps the states between them alone, and calls each network once more.
+this kind it keeps what goes into them alone (the state, its noise, what a multistep scheme
+remembers), and calls each network once more.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .._core.shared import evaluated
+from .._core.shared import reading
 from ..fields.base import Field
 from ..solve.stepper import Stepper
 
@@ -26,13 +28,26 @@ def recomputed(stepper: Stepper, field: Field) -> Stepper:
         stepper: what makes the steps; they hang on nothing but what they are given.
         field: whose networks they call; they are in evaluation mode then too.
     """
+    me, networks = threading.get_ident(), [n for n in field.networks if isinstance(n, nn.Module)]
+
+    def versions() -> list[int]:
+        held = [tensor for net in networks for tensor in (*net.parameters(), *net.buffers())]
+        return [0 if tensor.is_inference() else tensor._version for tensor in held]
+
+    before = versions()
 
     def step(*told: Any) -> tuple[Tensor, Any]:
-        with evaluated(field.networks):
+        if versions() != before:
+            raise RuntimeError(
+                "a network was changed between a solve with gradients=True and its backward pass,"
+                " which computes the steps again; call backward() before optimizer.step(), and let"
+                " no network write to its buffers in evaluation mode"
+            )
+        with reading(field.networks, me):
             return stepper.step(*told)
 
     def kept_short(*told: Any) -> Any:
-        return checkpoint(step, *told, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(step, *told, use_reentrant=False)
 
     made = copy.copy(stepper)
     made.step = kept_short  # type: ignore[assignment, method-assign]

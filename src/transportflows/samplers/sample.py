@@ -125,8 +125,9 @@ def sample(
             must make the call; each gets all samples, those that one process would have made (to
             the tolerance, for adaptive schemes, which take other steps with other rows).
         gradients: let the result be differentiated: in ``start``, ``cond`` and the parameters of
-            the networks. Of a step its state alone is kept, and the rest is computed again, so that
-            memory hardly grows with the steps; fixed-step schemes only.
+            the networks, not in those of a learned path. Of a step what goes into it is kept, and
+            the rest is computed again, so that memory grows by states alone; fixed-step schemes
+            only. Networks must not change before the backward pass.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
@@ -145,7 +146,7 @@ def sample(
         >>> tpf.sample(field, 5, epsilon=[0.0, 0.5], steps=10).x.shape
         torch.Size([2, 5, 2])
     """
-    _check_first(n, t, start, gradients is True and distributed is True)
+    _check_first(n, t, start, gradients, distributed)
     check_call(sample, locals())
     check_tolerances(rtol, atol)
     schedules, many = _as_schedules(field, epsilon, float(t[0]))
@@ -181,9 +182,16 @@ def sample(
     return check_finite(solution, event_dims)
 
 
-def _check_first(n: Any, t: Any, start: Any, apart: bool) -> None:
+def _check_first(n: Any, t: Any, start: Any, gradients: Any, distributed: Any) -> None:
     """Refuse what others call by these names, with a cure of its own."""
-    if apart:
+    if not isinstance(gradients, bool):
+        raise TypeError(f"gradients must be True or False, got {shown(gradients)}")
+    if gradients and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "nothing can be differentiated under torch.inference_mode(); write torch.no_grad()"
+            " there, which gradients=True overrides, or leave gradients out"
+        )
+    if gradients and distributed is True:
         raise ValueError(
             "gradients do not cross processes: with gradients=True leave distributed out; each"
             " process solves for its own rows"
