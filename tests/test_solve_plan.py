@@ -44,8 +44,8 @@ PATHS = {
 
 def off(field: tpf.Field, found: tpf.samplers.SolvePlan, seed: int = 77) -> float:
     """The rms error on fresh starts, against an adaptive solve."""
-    x = field.start.sample(4_000, generator=seeded(seed), dtype=torch.float64)
-    exact = tpf.sample(field, start=x, scheme="dopri5", rtol=1e-8, atol=1e-8).x
+    x = field.start.sample(2_000, generator=seeded(seed), dtype=torch.float64)
+    exact = tpf.sample(field, start=x, scheme="dopri5", rtol=1e-7, atol=1e-7).x
     told = {**found.arguments, "epsilon": 0.0}
     return float((tpf.sample(field, start=x, **told).x - exact).square().mean().sqrt())
 
@@ -55,7 +55,7 @@ def off(field: tpf.Field, found: tpf.samplers.SolvePlan, seed: int = 77) -> floa
 def test_the_promise_holds_for_twelve_oracles(law, path):
     process = PATHS[path](LAWS[law].shape[0])
     field = tpf.oracle(process, LAWS[law])
-    found = plan(field, 2e-2, n=1_000, generator=seeded(1))
+    found = plan(field, 2e-2, n=600, generator=seeded(1))
     assert found.error <= 2e-2
     assert off(field, found) <= 1.2 * 2e-2
     solution = tpf.sample(field, 10, generator=seeded(0), **found.arguments)
@@ -102,7 +102,7 @@ def test_a_trained_network_in_float32_with_a_transform_and_conditions():
 
 def test_more_is_asked_of_less_tolerance_and_the_table_says_so():
     field = tpf.oracle(PATHS["VP"](2), ring(0.2))
-    found = [plan(field, tol, n=500, generator=seeded(1)) for tol in (1e-1, 1e-2, 1e-3)]
+    found = [plan(field, tol, n=300, generator=seeded(1)) for tol in (1e-1, 1e-2, 1e-3)]
     assert found[0].calls < found[1].calls < found[2].calls
     text = str(found[1])
     assert f"{found[1].calls} calls" in text
