@@ -43,7 +43,8 @@ def test_a_program_for_any_number_of_rows_has_the_numbers_of_sample(case):
     solve = FixedSolve(found, **told).eval()
     rows = ({0: torch.export.Dim("n", min=2)},)
     with torch.no_grad():
-        program = torch.export.export(solve, (start(),), dynamic_shapes=rows).module()
+        export = torch.export.export(solve, (start(),), dynamic_shapes=rows, strict=False)
+        program = export.module()
         for n in (2, 11):
             x = start(n, seed=n)
             wanted = tpf.sample(found, start=x, **told).x
@@ -80,7 +81,7 @@ def test_conditions_and_units():
     wanted = tpf.sample(found, start=start(), cond={"label": label}, steps=4).x
     torch.testing.assert_close(solve(start(), label=label), wanted, rtol=0, atol=1e-6)
     with torch.no_grad():
-        program = torch.export.export(solve, (start(),), {"label": label})
+        program = torch.export.export(solve, (start(),), {"label": label}, strict=False)
         torch.testing.assert_close(
             program.module()(start(), label=label), wanted, rtol=0, atol=1e-6
         )

@@ -29,9 +29,10 @@ class FixedSolve(nn.Module):
 
     Its numbers are those of ``sample(field, start=start, ...)``; it has nothing around the network
     calls and additions of the steps, no chunks, no checks of the states, and is differentiable. So
-    ``torch.export.export(FixedSolve(field, steps=20).eval(), (start,))`` makes one program of it,
-    and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes: with any number of rows
-    by ``dynamic_shapes`` where there are no conditions, and with the number given where there are.
+    ``torch.export.export(FixedSolve(field, steps=20).eval(), (start,), strict=False)`` makes one
+    program of it, and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes: with any
+    number of rows by ``dynamic_shapes`` where there are no conditions, and with the number given
+    where there are.
 
     Args:
         field: whose networks are called; they are part of the module.
@@ -52,7 +53,7 @@ class FixedSolve(nn.Module):
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
         >>> field = tpf.Velocity(tpf.networks.MLP(2, 16, 2), process)
         >>> solve = FixedSolve(field, scheme="heun", steps=5).eval()
-        >>> program = torch.export.export(solve, (torch.zeros(3, 2),))
+        >>> program = torch.export.export(solve, (torch.zeros(3, 2),), strict=False)
         >>> program.module()(torch.ones(3, 2)).shape
         torch.Size([3, 2])
     """
