@@ -164,7 +164,7 @@ def test_the_exact_map_is_least_with_a_normalised_tangent(normalise, pairs):
 
 
 def test_a_map_that_is_its_own_teacher_has_a_bounded_tangent():
-    """Its gain on its own errors has no bound: runs of 10,000 steps diverged. Least is the same."""
+    """Its gain on its own errors has no bound: long runs diverged. Least is the same."""
     assert maps.EulerianLoss().normalise == 1
     plain = (maps.EulerianLoss(tpf.oracle(PROCESS, LAW)), maps.EulerianLoss(source="path"))
     assert all(loss.normalise == 0 for loss in (*plain, maps.MeanFlowLoss()))

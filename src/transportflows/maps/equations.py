@@ -53,8 +53,8 @@ class EulerianLoss(MapLoss):
     v back with a gain of ``|t - s|`` times their steepness, so that long ways are learned badly
     until short ones are known: its pairs are forward ones without the shares of whole ways that
     other losses draw, so it does not learn to go back unless other ``pairs`` say so. Where b is the
-    map's own too, that gain has no bound, and runs of some 10,000 steps diverged on a checkerboard
-    and two moons: there the tangent is normalised by default.
+    map's own too, that gain has no bound, and long runs on data diverged: there the tangent is
+    normalised by default.
 
     Args:
         teacher: see :class:`MapLoss`.

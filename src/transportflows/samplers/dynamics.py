@@ -136,7 +136,7 @@ class _FunctionDrift(Drift):
                 f"the drift must give the shape and dtype of x, {tuple(x.shape)} {x.dtype}, and it"
                 f" gave {got}; it is called as f(t, x), time first"
             )
-        return slope
+        return _own(slope, (slope,)) if self.times.shape[1] > 1 else slope
 
 
 @checked
@@ -227,4 +227,10 @@ class _FieldDrift(Drift):
         combination = self.table.combinations[step][node]
         t = self.times[step * self.nodes + node]
         predictions = self.field.predict(t, x, rows.cond, combination.needed)
-        return combination.of(x, self.table.mean, predictions, None if self.groups == 1 else rows)
+        drift = combination.of(x, self.table.mean, predictions, None if self.groups == 1 else rows)
+        return _own(drift, predictions) if self.nodes > 1 else drift
+
+
+def _own(drift: Tensor, made: Sequence[Tensor | None]) -> Tensor:
+    """A drift that later calls do not overwrite: a network may give a buffer of its own again."""
+    return drift.clone() if any(drift is f for f in made) else drift
