@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,6 +85,11 @@ class Batch:
     __repr__ = summary
 
 
+class _Kept(NamedTuple):
+    made_of: object
+    value: Tensor
+
+
 @dataclass(frozen=True)
 class PathSample:
     """Draws from a process: ``x`` at times ``t``, and what they were made of.
@@ -143,7 +149,56 @@ class PathSample:
     @checked
     def with_cond(self, function: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> PathSample:
         """The same with a function of its conditions."""
-        return replace(self, cond=function(self.cond))
+        same = copy.copy(self)  # with what was computed of it, in which no condition enters
+        object.__setattr__(same, "cond", function(self.cond))
+        return same
+
+    @checked
+    def split(self, size: int) -> list[PathSample]:
+        """Its rows in parts of ``size`` rows, with the targets and weights that it has by now.
+
+        Raises:
+            ValueError: if it is antithetic, so that its rows are in two halves.
+        """
+        if self.antithetic:
+            raise ValueError("the rows of an antithetic sample are in two halves; use rows()")
+        count = -(-len(self) // size)
+
+        def parts(value: Any) -> Sequence[Any]:
+            if isinstance(value, Tensor) and value.ndim > 0:
+                return torch.split(value, size)
+            if isinstance(value, Mapping):
+                each = {name: parts(one) for name, one in value.items()}
+                return [{name: one[k] for name, one in each.items()} for k in range(count)]
+            if type(value) is _Kept:
+                return [_Kept(value.made_of, part) for part in parts(value.value)]
+            return [value] * count
+
+        split = {name: parts(value) for name, value in vars(self).items()}
+        made = [object.__new__(PathSample) for _ in range(count)]
+        for k, one in enumerate(made):
+            vars(one).update({name: each[k] for name, each in split.items()})
+        return made
+
+    def keep(self, whose: object, made_of: object, value: Tensor) -> None:
+        """Keep what somebody computed of the rows, ``(B,)``, while what it is made of is the same.
+
+        Args:
+            whose: who asks for it.
+            made_of: the object that decides it.
+            value: one a row.
+        """
+        vars(self)[f"kept by {id(whose)} of {id(made_of)}"] = _Kept(made_of, value)
+
+    def kept(self, whose: object, made_of: object) -> Tensor | None:
+        """What was kept, or None."""
+        found = vars(self).get(f"kept by {id(whose)} of {id(made_of)}")
+        return found.value if found is not None and found.made_of is made_of else None
+
+    @cached_property
+    def scale(self) -> Tensor:
+        """``σ̂(t)``, the scale of the noise in each row, ``(B,)``."""
+        return self.noise_part.scale(self.t)
 
     @cached_property
     def mean_velocity(self) -> Tensor:

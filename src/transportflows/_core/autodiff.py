@@ -53,7 +53,7 @@ def jvp(f: Callable[[Tensor], Tensor], x: Tensor, tangent: Tensor) -> tuple[Tens
         x: where.
         tangent: v, of the shape of x.
     """
-    if torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         with torch.inference_mode(False), torch.no_grad():
             return jvp(f, x, tangent)
     with nullcontext() if torch.compiler.is_compiling() else _LEVEL:
@@ -71,7 +71,7 @@ def pullback(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable
         f: a function of one tensor.
         x: where.
     """
-    if torch.is_inference_mode_enabled():
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
         with torch.inference_mode(False), torch.no_grad():
             return pullback(f, x)
     value, pull = torch.func.vjp(f, ordinary(x))  # type: ignore[misc]
@@ -138,7 +138,7 @@ def tracked(t: Tensor) -> bool:
 
 def ordinary(value: Any) -> Any:
     """A tensor made under ``inference_mode`` as one that autograd takes; all else as it is."""
-    if not isinstance(value, Tensor) or not value.is_inference():
+    if torch.compiler.is_compiling() or not isinstance(value, Tensor) or not value.is_inference():
         return value
     with torch.inference_mode(False):
         return value.clone()

@@ -13,6 +13,7 @@ __all__ = [
     "as_time",
     "expand_time",
     "first_floating",
+    "half_square",
     "integer_ends",
     "own_dtype",
     "signed_integers",
@@ -118,6 +119,14 @@ def widened(x: Tensor) -> Tensor:
     the more so the more steps there are.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def half_square(error: Tensor) -> Tensor:
+    """``½|e|²`` of each row of ``(B, D)``, in the dtype of e under autocast too."""
+    if torch.is_autocast_enabled(error.device.type):  # which would make it a half
+        return 0.5 * error.square().sum(1)
+    square: Tensor = torch.linalg.vecdot(error, error)
+    return 0.5 * square
 
 
 def sum_events(x: Tensor) -> Tensor:

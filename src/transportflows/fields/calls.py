@@ -131,6 +131,10 @@ def called(
         cond = transforms(cond)
     states = x
     t, x, cond = rounded(net, t, x, cond)
+    if torch.compiler.is_compiling():  # after an eager step, which was looked at
+        prediction = net(t, x, **cond)
+        prediction = prediction if x is states else restored(prediction, states.dtype)
+        return (accepted if accept is None else accept)(prediction, field, net, states)
     watched = not (x.is_inference() or t.is_inference())  # such tensors have no version
     versions = (t._version, x._version) if watched else None
     try:

@@ -25,6 +25,7 @@ from .autoencoder import DenoisingAutoencoderLoss
 from .base import FunctionLoss, Loss, Undrawn
 from .chain_weight import VariationalWeight
 from .defaults import default_loss
+from .excess import squared_error
 from .regressions import (
     DataLoss,
     MeanVelocityLoss,
@@ -33,7 +34,6 @@ from .regressions import (
     ScoreLoss,
     SumLoss,
     VelocityLoss,
-    squared_error,
 )
 from .score_matching import Directed, ImplicitScoreLoss, SlicedScoreLoss
 from .variational import VariationalLoss

@@ -22,7 +22,7 @@ from ..process import Process
 from ..times.base import Margin, TimeSampler, UniformTimes
 from .weights import LossWeight
 
-__all__ = ["draw_path", "margins", "weight_at"]
+__all__ = ["bound_times", "draw_path", "margins", "weight_at", "with_density"]
 
 Weight = LossWeight | Callable[[Tensor], Tensor] | None
 _UNIFORM = UniformTimes()
@@ -46,6 +46,25 @@ def margins(process: Process, times: TimeSampler, weight: Weight, form: str) -> 
         own = weight.margin(process.part, form)
         return max(low, own[0]), max(high, own[1])
     return low, high
+
+
+def bound_times(
+    process: Process, times: TimeSampler | None, weight: Weight, form: str
+) -> TimeSampler:
+    """The sampler of times for a process, uniform if None, with the margins that it will keep.
+
+    Args:
+        process: the law of x_t.
+        times: sampler of t; None for uniform times.
+        weight: see :func:`margins`.
+        form: see :func:`margins`.
+    """
+    bound = (_UNIFORM if times is None else times).bind(process)
+    if bound.margin is None:
+        margin = margins(process, bound, weight, form)
+        bound = copy.copy(bound)
+        bound.margin = margin
+    return bound
 
 
 def weight_at(weight: Weight, part: NoisePart, t: Tensor, form: str) -> Tensor:
@@ -81,11 +100,7 @@ def draw_path(
     """
     x1 = batch.x1
     generator = local(generator, x1.device)
-    bound = (_UNIFORM if times is None else times).bind(process)
-    margin = margins(process, bound, weight, form)
-    if bound.margin is None:
-        bound = copy.copy(bound)
-        bound.margin = margin
+    bound = bound_times(process, times, weight, form)
     x0, paired = batch.x0, batch.paired
     if batch.places is not None:
         x0, x1 = process.coupling.pair_at(batch.places, widened(x1), generator=generator)
@@ -99,6 +114,9 @@ def draw_path(
         paired=paired,
         generator=generator,
     )
-    if importance:
-        sample = replace(sample, density=bound.density(sample.t, margin=margin))
-    return sample
+    return with_density(sample, bound) if importance else sample
+
+
+def with_density(sample: PathSample, times: TimeSampler) -> PathSample:
+    """The sample with the density of its times, by which a loss is divided."""
+    return replace(sample, density=times.density(sample.t))

@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .._core.checks import choice, names
+from .._core.checks import names
 from .._core.signatures import as_is, check_call, checked
-from .._core.tensor import expand_time, sum_events
-from ..conversions import QUANTITIES
+from .._core.tensor import expand_time, half_square
 from ..draws import Batch, PathSample
 from ..fields.base import Field
 from ..times.base import TimeSampler
@@ -27,8 +26,9 @@ __all__ = [
     "ScoreLoss",
     "SumLoss",
     "VelocityLoss",
-    "squared_error",
 ]
+
+_OWN = LossWeight.__module__
 
 
 @checked
@@ -97,13 +97,17 @@ class Regression(Loss):
     def evaluate(self, field: Field, sample: PathSample) -> Tensor:
         if not isinstance(sample, PathSample) or not isinstance(field, Field):
             check_call(Regression.evaluate, locals())
+        return self.weighed(self.predicted(field, sample), sample)
+
+    @as_is
+    def predicted(self, field: Field, sample: PathSample) -> Tensor:
+        """What a field predicts of the quantity at the states of a sample, ``(B, *)``."""
         outputs = field.outputs
-        if self.quantity in outputs:
-            needed = tuple(o == self.quantity for o in outputs)
-            predictions = field.predict(sample.t, sample.x, sample.cond, needed)
-            return self.weighed(predictions[outputs.index(self.quantity)], sample)  # type: ignore[arg-type]
-        prediction = field.quantity(self.quantity, sample.t, sample.x, sample.cond, checked=False)
-        return self.weighed(prediction, sample)
+        if self.quantity not in outputs:
+            return field.quantity(self.quantity, sample.t, sample.x, sample.cond, checked=False)
+        needed = tuple(o == self.quantity for o in outputs)
+        predictions = field.predict(sample.t, sample.x, sample.cond, needed)
+        return predictions[outputs.index(self.quantity)]  # type: ignore[return-value]
 
     def distance(self, prediction: Tensor, target: Tensor) -> Tensor:
         """How far a prediction is from its target, ``½|f̂ - T|²``, ``(B,)``.
@@ -111,11 +115,7 @@ class Regression(Loss):
         What a subclass overrides for another distance; weights, importance, antithetic pairs and
         ``constant=False`` go on working. The minimiser of another one is not the conditional mean.
         """
-        error = (prediction - target).flatten(1)
-        if torch.is_autocast_enabled(error.device.type):  # which would make it a half
-            return 0.5 * error.square().sum(1)
-        square: Tensor = torch.linalg.vecdot(error, error)
-        return 0.5 * square
+        return half_square((prediction - target).flatten(1))
 
     def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
         """How far a prediction is off in each row of the sample: the distance, not yet weighed.
@@ -133,13 +133,36 @@ class Regression(Loss):
                 f" {tuple(prediction.shape[:1])}, and it gave {tuple(value.shape)}; sum over"
                 " events: .flatten(1).sum(1)"
             )
+        return self.scaled(value, prediction, sample)
+
+    def scaled(self, value: Tensor, prediction: Tensor, sample: PathSample) -> Tensor:
+        """The loss of each row of the batch for distances ``(B,)``, the weight last."""
         if not self.constant:
             value = value - self.compare(torch.zeros_like(prediction), sample)
-        if self.weight is not None:
-            value = value * self._weight(sample)
+        if (weight := self.row_weights(sample)) is not None:
+            value = value * weight
         if sample.density is not None:
             value = value / sample.density
         return value.view(2, -1).mean(0) if sample.antithetic else value
+
+    def row_weights(self, sample: PathSample) -> Tensor | None:
+        """The weight of each row, ``(B,)``, as it was prepared or as it is now; None for 1."""
+        if self.weight is None:
+            return None
+        weight: Tensor | None = sample.kept(self, self.weight)
+        return self._weight(sample) if weight is None else weight
+
+    def prepare(self, sample: PathSample) -> None:
+        """Have a sample keep what the loss needs of it, whatever the field: target and weight.
+
+        A weight of the user's own is left for when it is asked for, since what it says may change.
+        """
+        if sample.kept(self, self) is not None:
+            return
+        self._compared(sample.x, sample)
+        sample.keep(self, self, sample.t)
+        if isinstance(self.weight, LossWeight) and type(self.weight).__module__ == _OWN:
+            sample.keep(self, self.weight, self._weight(sample))
 
     def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
         """The two members of the distance."""
@@ -202,14 +225,13 @@ class ScoreLoss(Regression):
         return "noise"
 
     def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
-        scale = sample.noise_part.scale(sample.t)
-        return expand_time(scale, prediction) * prediction, -sample.noise
+        return expand_time(sample.scale, prediction) * prediction, -sample.noise
 
     def _weight(self, sample: PathSample) -> Tensor:
         weight = super()._weight(sample)
         if isinstance(self.weight, LossWeight):
             return weight
-        return weight / sample.noise_part.scale(sample.t).square()
+        return weight / sample.scale.square()
 
 
 @checked
@@ -259,24 +281,3 @@ class SumLoss(Loss):
         predictions = field.predict(sample.t, sample.x, sample.cond)
         at = dict(zip(field.outputs, predictions, strict=True))
         return torch.stack([loss.weighed(at[loss.quantity], sample) for loss in self.losses])  # type: ignore[arg-type]
-
-
-@checked
-def squared_error(
-    field: Field, oracle: Field, sample: PathSample, quantity: str = "velocity"
-) -> Tensor:
-    """``|f̂ - f|²`` of each row, ``(B,)``: twice what a regression is above its minimum.
-
-    Half its mean is the excess of the loss of ``quantity``; as one difference of two fields it
-    has none of the noise of a difference of two losses.
-
-    Args:
-        field: f̂.
-        oracle: the exact field f.
-        sample: where to look, from ``process.sample(...)``.
-        quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
-    """
-    choice("quantity", quantity, QUANTITIES)
-    f_hat = getattr(field, quantity)(sample.t, sample.x, sample.cond)
-    f = getattr(oracle, quantity)(sample.t, sample.x)
-    return sum_events((f_hat - f).square())

@@ -130,7 +130,10 @@ class Process(Storable, Starting):
 
         ``score = -noise / process.noise_part.scale(t)`` for every process.
         """
-        written, known = self._written(), self._noise_part
+        known = self._noise_part
+        if known is not None and torch.compiler.is_compiling():
+            return known[1]
+        written = self._written()
         if known is None or known[1].learned or not written.same(known[0]):
             path, base, scale, mean = self.interpolant, self.base, None, None
             enters = path.uses_base and path.affine and self.coupling.independent
@@ -198,6 +201,7 @@ class Process(Storable, Starting):
         x1: Tensor,
         *,
         x0: Tensor | None = None,
+        z: Tensor | None = None,
         t: float | Tensor | TimeSampler | None = None,
         antithetic: bool = False,
         cond: Mapping[str, Any] | None = None,
@@ -210,6 +214,7 @@ class Process(Storable, Starting):
             x1: data, ``(B, *)``.
             x0: base samples to use, ``(B, *)``; drawn from the base if not given. A
                 :class:`Paired` coupling needs them.
+            z: latents to use, ``(B, *)``; drawn if not given, where the path has one.
             t: one time, times ``(B,)``, or a sampler of them; uniform by default, kept off an end
                 where ``ẋ`` is infinite (:attr:`target_margin`).
             antithetic: draw each latent with both signs: the result has 2B rows, the second half
@@ -237,11 +242,8 @@ class Process(Storable, Starting):
                 cond = with_start(cond, x0)  # type: ignore[arg-type]
         else:
             x0 = None
-        z = None
-        if interpolant.has_latent:
-            shape = self._states(x1).shape
-            z = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-        elif antithetic:
+        z = self.draw_latent(self._states(x1), generator) if z is None else self._latent(z, x1)
+        if antithetic and z is None:
             raise ValueError(
                 f"antithetic=True mirrors the latent z, and {type(interpolant).__name__} has none;"
                 " leave it out, or give the interpolant a gamma"

@@ -62,6 +62,41 @@ class Starting(nn.Module):
             self._start = self.shape, scale, Gaussian(self.shape, scale=scale)
         return self._start[2]
 
+    def draw_ends(
+        self, like: Tensor, generator: torch.Generator | None = None, base: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """``(x0, z)`` for rows like these ``(B, *)``, each None where the path has none.
+
+        Args:
+            like: rows of data.
+            generator: source of randomness; x0 is drawn first.
+            base: whether x0 is drawn, and not given.
+        """
+        uses = base and self.interpolant.uses_base
+        x0 = self._draw_base(len(like), like, generator) if uses else None
+        return x0, self.draw_latent(like, generator)
+
+    def draw_latent(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """The latent z of a path for states like these, ``(B, *)``; None where it has none."""
+        if not self.interpolant.has_latent:
+            return None
+        dtype, device = like.dtype, like.device
+        return torch.randn(like.shape, generator=generator, device=device, dtype=dtype)
+
+    def _latent(self, z: Tensor, x: Tensor) -> Tensor:
+        """A latent that was given, for states like x."""
+        if not self.interpolant.has_latent:
+            raise ValueError(
+                f"z is the latent of a path, and {type(self.interpolant).__name__} has none; leave"
+                " it out, or give the interpolant a gamma"
+            )
+        if z.shape != x.shape or z.dtype != x.dtype or z.device != x.device:
+            raise ValueError(
+                f"z is {tuple(z.shape)} {z.dtype} on {z.device}, and the states are"
+                f" {tuple(x.shape)} {x.dtype} on {x.device}; the latent is of one kind with them"
+            )
+        return z
+
     def _draw_base(self, n: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.base is None:
             raise ValueError(

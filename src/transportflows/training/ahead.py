@@ -27,7 +27,7 @@ from .contexts import BorrowedGenerator
 from .run import Run
 from .source import Source
 
-__all__ = ["Ahead", "Drawn", "Pools", "ahead_of", "draws_as_regressions"]
+__all__ = ["Ahead", "Drawn", "Pools", "ahead_of", "draws_alone", "draws_as_regressions"]
 
 STEPS = 0  # the branch of the key that seeds the steps; branch 1 orders the rows
 _POOLS = 5  # the branch of the key that seeds pools: after those of the sources
@@ -42,7 +42,7 @@ def ahead_of(run: Run, source: Source, layers: BorrowedGenerator, ends: ExitStac
         ValueError: if the coupling pairs pools, and the run cannot.
     """
     coupling = run.field.process.coupling
-    able = source.by_step and source.batch_size is not None and _alone(run)
+    able = source.by_step and source.batch_size is not None and draws_alone(run)
     if coupling.pool is None:
         if not able or coupling.ahead == 0:
             return None
@@ -67,16 +67,20 @@ def ahead_of(run: Run, source: Source, layers: BorrowedGenerator, ends: ExitStac
     return pools
 
 
-def _alone(run: Run) -> bool:
+def draws_alone(run: Run) -> bool:
     """Whether draws are of the library's own making, and hang on nothing that is trained."""
     process, loss = run.field.process, run.loss
     parts = [process.base, process.coupling, process.interpolant, *_times_of(loss)]
     return (
         type(process) is Process
-        and all(type(part).__module__.split(".")[0] == __name__.split(".")[0] for part in parts)
+        and all(_is_ours(part) for part in parts)
         and not any(parameter.requires_grad for parameter in process.parameters())
         and draws_as_regressions(loss)
     )
+
+
+def _is_ours(part: Any) -> bool:
+    return part is None or type(part).__module__.split(".")[0] == __name__.split(".")[0]
 
 
 def _times_of(loss: Loss) -> list[Any]:
@@ -115,6 +119,9 @@ class Ahead:
         batch, sample, generator = self._result(step)
         del self._jobs[step]
         return batch, sample, generator
+
+    def forget(self) -> None:
+        """What is drawn in the thread stays: nothing that callbacks may change is in it."""
 
     def close(self) -> None:
         """Wait for what the thread is at, and end it."""

@@ -36,7 +36,7 @@ __all__ = [
     "as_optimizer",
     "as_scheduler",
     "as_source",
-    "compile_networks",
+    "compile_options",
     "loss_of",
     "trainable",
 ]
@@ -166,10 +166,10 @@ def as_autocast(given: Any) -> torch.dtype | None:
     raise ValueError(f"autocast is torch.bfloat16 or None, got {given!r}")
 
 
-def compile_networks(given: Any, field: Field) -> None:
-    """Have torch.compile compile the networks of a field, in place."""
+def compile_options(given: Any, field: Field) -> Mapping[str, Any] | None:
+    """The arguments of torch.compile for the step; None where it is not to be compiled."""
     if given is False or given is None:
-        return
+        return None
     options = {} if given is True else given
     if not isinstance(options, Mapping):
         raise TypeError(
@@ -182,7 +182,7 @@ def compile_networks(given: Any, field: Field) -> None:
                 f"compile=True needs networks that are nn.Modules, got a {type(net).__name__};"
                 " give torch.compile(net) as the network"
             )
-        net.compile(**options)
+    return options
 
 
 def as_source(

@@ -166,6 +166,10 @@ class Epochs(Source):
             "sum": digest(Batch(rows.x1, rows.x0, rows.cond)),
         }
 
+    def block(self, step: int, steps: int) -> Batch:
+        """The rows of some steps, one after another, as one batch; they have no places."""
+        return self.rows.take(self.order.index(step, steps))
+
     def _gather(self, step: int, steps: int) -> list[Batch]:
         index, size = self.order.index(step, steps), self.batch_size
         block = self.rows.take(index)

@@ -27,9 +27,11 @@ from tqdm import tqdm
 from .._core.random import mix, stream
 from .ahead import STEPS, Ahead, ahead_of
 from .arguments import trainable
+from .blocks import Blocks, blocks_of
 from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
 from .failures import non_finite
+from .move import Move
 from .objective import LAYERS, Objective, norm_of
 from .plan import Plan
 from .run import Run
@@ -54,7 +56,7 @@ class Loop:
 
     generator: torch.Generator  # of what the loss draws
     layers: BorrowedGenerator  # torch's own of the device, of what layers draw, such as dropout
-    ahead: Ahead | None
+    ahead: Ahead | Blocks | None
     bar: tqdm[Any]
     interrupts: HeldInterrupts
 
@@ -73,12 +75,14 @@ class Loop:
             parameters=self.parameters,
             only=None if inside else tuple(self.parameters),
             dropping=plan.dropping,
+            compiled=run.compiled,
         )
         scheduler = run.scheduler
         self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
         self.plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
         each = isinstance(scheduler, LRScheduler) and self.plateau is None
         self.scheduler: Any = scheduler if each else None  # stepped after each step
+        self.move = Move(run.optimizer)
         self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
         self.watching = [c for c in plan.callbacks if writes(c, "on_validation")]
@@ -126,7 +130,8 @@ class Loop:
                 )
             )
             ends.push(at_end(plan.source.close, "closing the data"))
-            self.ahead = ahead_of(run, plan.source, self.layers, ends)
+            self.ahead = blocks_of(run, plan.source, self.stepped)
+            self.ahead = self.ahead or ahead_of(run, plan.source, self.layers, ends)
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
@@ -165,7 +170,7 @@ class Loop:
             norm = norm_of([p.grad for p in self.parameters if p.grad is not None])
         rate = groups[0]["lr"]
         self.interrupts.held = True
-        run.optimizer.step()
+        self.move()
         self._forget_gradients()
         if run.ema is not None:
             run.ema.update()
@@ -213,7 +218,7 @@ class Loop:
             self._read()
             for callback in self.watching:
                 callback.on_validation(run, float(score))
-            self._agree_to_stop()
+            self._heard()
             self.since = time.perf_counter()
         return score
 
@@ -222,8 +227,11 @@ class Loop:
         if self.world.size > 1:
             self.world.broadcast_(list(self.run.field.buffers()))
 
-    def _agree_to_stop(self) -> None:
-        """Where a callback of any process asked to stop, all stop."""
+    def _heard(self) -> None:
+        """After callbacks, which may have changed anything, and asked to stop: then all do."""
+        self.move.forget()
+        if self.ahead is not None:
+            self.ahead.forget()
         if self.world.size > 1:
             reasons = self.world.all_values(self.run.stopped)
             self.run.stopped = next((why for why in reasons if why is not None), None)
@@ -235,7 +243,7 @@ class Loop:
         began = time.perf_counter()
         for callback in due:
             callback.on_step(self.run)
-        self._agree_to_stop()
+        self._heard()
         self.since += time.perf_counter() - began
 
     def _read(self) -> None:
@@ -267,7 +275,7 @@ class Loop:
         new, self.told_to = self.recorder.history(after=self.told_to), self.run.step
         for callback in self.reading:
             callback.on_read(self.run, new)
-        self._agree_to_stop()
+        self._heard()
 
     def _drain(self) -> None:
         """Read what waits where the steps were broken off."""  # one of several may be gone
@@ -295,5 +303,5 @@ class Loop:
         for callback in plan.callbacks if path is not None else ():
             callback.on_checkpoint(run, path)  # type: ignore[arg-type]
         if plan.callbacks:
-            self._agree_to_stop()
+            self._heard()
         self.since += time.perf_counter() - began

@@ -22,6 +22,8 @@ from .._core.random import mix
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss
+from ..losses.slopes import slopes_of
+from .compiled import CompiledStep
 from .contexts import BorrowedGenerator
 from .dropping import Dropping
 
@@ -45,6 +47,7 @@ class Objective:
         only: those among which the gradient is to stay, where the loss depends on others; None for
             no such limit.
         dropping: which conditions are dropped, in training and not in validations; None for none.
+        compiled: the forward and backward pass as one graph; None for eager ones.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class Objective:
         parameters: Sequence[Tensor] = (),
         only: Sequence[Tensor] | None = None,
         dropping: Dropping | None = None,
+        compiled: CompiledStep | None = None,
     ) -> None:
+        self.compiled, self._checked = compiled, compiled is not None and compiled.used is not None
         self.loss, self.field, self.accumulate = loss, field, accumulate
         self.world = World() if world is None else world
         self.parameters, self.only, self.dropping = list(parameters), only, dropping
@@ -134,6 +139,9 @@ class Objective:
         parts = self._parts(batch, generator, seed, self.dropping, sample)
         learned = len(parts) > 1 and any(p.requires_grad for p in self.field.process.parameters())
         for k, part in enumerate(parts, 1):
+            if (quick := self._quick(part, rows, seed if k == 1 else None)) is not None:
+                seen.append((quick, _times(part)))
+                continue
             with self._precision:
                 values = self._evaluate(self.field, part)
             share = self._share
@@ -145,6 +153,41 @@ class Objective:
         if self.world.size > 1:
             self._sum_gradients()
         return seen[0] if len(seen) == 1 else self._joined(seen)
+
+    def _quick(self, sample: Any, rows: int, seed: int | None) -> Tensor | None:
+        """The losses, where the gradient is had without autograd through them; None if not.
+
+        The first step of a fit has no shares yet, and is looked at by :meth:`_new_share`.
+        """
+        share = self._share
+        if share is None or self._share_of != rows or share.shape[-1] != len(sample):
+            return None
+        compiled = self.compiled
+        if compiled is None or not compiled.ready(sample):
+            return self._by_formula(sample, share)
+        if not self._checked:
+            self._checked = True
+            return compiled.check(sample, share, lambda: self._eager(sample, share))
+        values = compiled(sample, share)
+        if values is None and seed is not None and self.layers is not None:
+            self.layers.manual_seed(mix(seed, LAYERS))
+        return values
+
+    def _by_formula(self, sample: Any, share: Tensor) -> Tensor | None:
+        with self._precision:
+            slopes = slopes_of(self.loss, self.field, sample, share)
+        if slopes is None:
+            return None
+        torch.autograd.backward(slopes.outputs, slopes.gradients, inputs=self.only)
+        return slopes.values
+
+    def _eager(self, sample: Any, share: Tensor) -> Tensor:
+        if (values := self._by_formula(sample, share)) is not None:
+            return values
+        with self._precision:
+            values = self._evaluate(self.field, sample)
+        torch.autograd.backward((values,), (share,), inputs=self.only)
+        return values.detach()
 
     def _parts(
         self,

@@ -24,6 +24,7 @@ from .._core.signatures import checked
 from .._core.trained import seen_together
 from ..fields.base import Field
 from ..losses import Loss
+from .compiled import CompiledStep
 from .contexts import mode, swapped
 from .ema import EMA
 from .history import History
@@ -49,6 +50,7 @@ class Run:
         autocast: dtype of the networks' matrix products, or None for their own.
 
     Attributes:
+        compiled: the forward and backward pass of a step as one graph, or None.
         step: number of steps done.
         key: of which everything random in the run is a function; None before the first step.
         stopped: why a callback ended the fit early; None if none did.
@@ -81,6 +83,7 @@ class Run:
         self.field, self.loss = field, loss
         self.optimizer, self.scheduler = optimizer, scheduler
         self.ema, self.clip, self.accumulate, self.autocast = ema, clip, accumulate, autocast
+        self.compiled: CompiledStep | None = None
         self.step = 0
         self.key: int | None = None
         self.stopped: str | None = None

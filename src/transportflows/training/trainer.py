@@ -25,11 +25,12 @@ from .arguments import (
     as_autocast,
     as_optimizer,
     as_scheduler,
-    compile_networks,
+    compile_options,
     loss_of,
 )
 from .callbacks import Callback
 from .checkpoints import FORMAT, KIND, Checkpoints, read_checkpoint
+from .compiled import CompiledStep
 from .ema import EMA
 from .history import History
 from .loop import Loop
@@ -72,7 +73,8 @@ class Trainer(Run):
             rounding the step is the same.
         autocast: ``torch.bfloat16`` for matrix products in it, with parameters, losses and averages
             in their own dtype; None for none.
-        compile: have ``torch.compile`` compile the networks in place; or its arguments as a dict.
+        compile: have ``torch.compile`` make forward pass, loss and backward pass one graph, or its
+            arguments as a dict; what it cannot compile is eager, and a warning says why.
 
     Attributes:
         step: number of steps done, over all calls of :meth:`fit`.
@@ -128,7 +130,9 @@ class Trainer(Run):
             accumulate=positive_integer("accumulate", accumulate),
             autocast=as_autocast(autocast),
         )
-        compile_networks(compile, field)
+        options = compile_options(compile, field)
+        if options is not None:
+            self.compiled = CompiledStep(self.loss, field, self.parameters, self.autocast, options)
         self.ema = None if ema is None else EMA(self.parameters, ema)
 
     def __repr__(self) -> str:
