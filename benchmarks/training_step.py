@@ -5,7 +5,9 @@ turns, so that whatever else the machine does falls on all alike:
 
 - *floor*: network, mean squared error, backward, fused Adam, zero_grad on one batch made before;
 - *Trainer.fit*: ours, with fresh rows, times and noise, EMA and history (losses, rates, gradient
-  norms, losses by time, pace), and with a checkpoint of all of it every 500 steps;
+  norms, losses by time, pace), and with a checkpoint of all of it every 500 steps; compiled
+  (``compile=True``, made before the clock starts);
+- *noise, VP*: the same of a noise prediction, without a weight and with min-SNR;
 - *plain loop*: what one writes by hand, with fresh rows, times and noise, and torch's Adam;
 - *torchcfm*: the loop of its README with Adam, if it is installed, on our network and on its MLP.
 
@@ -30,14 +32,16 @@ from torch import Tensor, nn
 
 from _common import header, in_turns, table
 from transportflows.distributions.gaussian import Gaussian
-from transportflows.fields.kinds import Velocity
+from transportflows.fields.kinds import NoisePredictor, Velocity
 from transportflows.interpolants import Linear
-from transportflows.losses import VelocityLoss
+from transportflows.losses import LossWeight, MinSNRWeight, NoiseLoss, VelocityLoss
 from transportflows.networks import MLP
 from transportflows.process import Process
+from transportflows.sdes import VP
 from transportflows.training import Checkpoints, Trainer
 
 BATCH, WIDTH, DEPTH, ROWS, LR = 256, 64, 4, 50_000, 1e-3
+UNWEIGHTED = "`Trainer.fit`, noise, VP"
 FLOOR = "floor: forward, backward, fused Adam"
 Block = Callable[[int], None]
 
@@ -73,6 +77,20 @@ def ours(data: Tensor, ema: float | None, folder: str | None = None) -> Block:
         trainer.fit(data, steps=steps, batch_size=BATCH, checkpoints=checkpoints, progress=False)
 
     return block
+
+
+def compiled(data: Tensor) -> Block:
+    """``Trainer.fit`` with its step as one graph."""
+    field = Velocity(network(), Process(Linear(), base=Gaussian((2,))))
+    trainer = Trainer(field, VelocityLoss(), lr=LR, ema=0.999, compile=True)
+    return lambda steps: trainer.fit(data, steps=steps, batch_size=BATCH, progress=False) and None
+
+
+def weighted(data: Tensor, weight: LossWeight | None) -> Block:
+    """``Trainer.fit`` of a noise prediction on VP."""
+    field = NoisePredictor(network(), Process(VP(), shape=(2,)))
+    trainer = Trainer(field, NoiseLoss(weight=weight), lr=LR, ema=0.999)
+    return lambda steps: trainer.fit(data, steps=steps, batch_size=BATCH, progress=False) and None
 
 
 def plain(data: Tensor, fused: bool) -> Block:
@@ -129,6 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=500, help="steps of a block in a round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds for quiet rounds")
     options = parser.parse_args()
     peers = [name for name in ("torchcfm",) if importlib.util.find_spec(name)]
     print(header(__doc__, *peers))
@@ -140,6 +159,9 @@ def main() -> None:
             "`Trainer.fit`, EMA, history, checkpoints": ours(data, 0.999, new_folder()),
             "`Trainer.fit`, EMA and history": ours(data, ema=0.999),
             "`Trainer.fit`, history": ours(data, ema=None),
+            "`Trainer.fit`, EMA, history, `compile=True`": compiled(data),
+            UNWEIGHTED: weighted(data, None),
+            "`Trainer.fit`, noise, VP, min-SNR": weighted(data, MinSNRWeight()),
             "plain loop, Adam": plain(data, fused=False),
             "plain loop, fused Adam": plain(data, fused=True),
         }
@@ -149,13 +171,15 @@ def main() -> None:
                 data, own_network=True
             )
         blocks = {name: functools.partial(loop, options.steps) for name, loop in loops.items()}
-        times = in_turns(blocks, options.rounds)
+        times = in_turns(blocks, options.rounds, options.patience)
         rows = [
             (name, round(1e6 * times.median(name) / options.steps), times.spread(name, FLOOR))
             for name in loops
         ]
         print(f"## Threads: {threads}\n")
         print(table(("step", "median, µs", "over the floor"), rows))
+        weight = times.spread("`Trainer.fit`, noise, VP, min-SNR", UNWEIGHTED)
+        print(f"With min-SNR over without a weight: {weight}.\n")
 
 
 if __name__ == "__main__":

@@ -266,10 +266,7 @@ def broken(graph, given):
 
 
 def without_compiler(graph, given):
-    class InvalidCxxCompiler(RuntimeError):
-        pass
-
-    raise InvalidCxxCompiler("No working C++ compiler found in (None, 'g++')")
+    raise RuntimeError("No working C++ compiler found in (None, 'g++')")
 
 
 def own(field, batch, generator):

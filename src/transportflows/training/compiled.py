@@ -77,6 +77,7 @@ class CompiledStep:
         if not {"mode", "options", "backend"} & set(self.options):
             self.options["options"] = {"fallback_random": True}  # what layers draw is torch's own
         self.options["fullgraph"] = True
+        self.options.setdefault("dynamic", False)  # one graph for each number of rows
         self.reason: str | None = None
         self.module = _Values(loss, field, autocast)
         names = {id(p): name for name, p in self.module.named_parameters()}

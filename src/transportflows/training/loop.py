@@ -77,11 +77,11 @@ class Loop:
             dropping=plan.dropping,
             compiled=run.compiled,
         )
-        scheduler = run.scheduler
-        self.schedule = scheduler if isinstance(scheduler, RateSchedule) else None
-        self.plateau = scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
-        each = isinstance(scheduler, LRScheduler) and self.plateau is None
-        self.scheduler: Any = scheduler if each else None  # stepped after each step
+        given = run.scheduler
+        self.schedule = given if isinstance(given, RateSchedule) else None
+        self.plateau = given if isinstance(given, ReduceLROnPlateau) else None
+        each = isinstance(given, LRScheduler) and self.plateau is None
+        self.scheduler: Any = given if each else None  # stepped after each step
         self.move = Move(run.optimizer)
         self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
         self.stepped = [c for c in plan.callbacks if c.every is not None]
@@ -130,8 +130,8 @@ class Loop:
                 )
             )
             ends.push(at_end(plan.source.close, "closing the data"))
-            self.ahead = blocks_of(run, plan.source, self.stepped)
-            self.ahead = self.ahead or ahead_of(run, plan.source, self.layers, ends)
+            blocks = blocks_of(run, plan.source, self.stepped)
+            self.ahead = blocks or ahead_of(run, plan.source, self.layers, ends)
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
@@ -142,8 +142,6 @@ class Loop:
             self._forget_gradients()
             self.interrupts = ends.enter_context(HeldInterrupts())
             yield
-
-    # -------------------------------------------------------------------------------- a step
 
     def _step(self) -> None:
         """Draw, differentiate, move; an interruption comes before it or after it."""
@@ -202,8 +200,6 @@ class Loop:
     def _forget_gradients(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
-
-    # ----------------------------------------------------------------- what is done after some
 
     def _validate(self) -> Tensor:
         """Mean loss over the held-out rows, ``()``; tell those who watch."""
@@ -300,8 +296,7 @@ class Loop:
             path = plan.checkpoints.write(run.step, header, state)
         if plan.callbacks:
             path = self.world.agreed(path)
-        for callback in plan.callbacks if path is not None else ():
-            callback.on_checkpoint(run, path)  # type: ignore[arg-type]
-        if plan.callbacks:
+            for callback in plan.callbacks if path is not None else ():
+                callback.on_checkpoint(run, path)
             self._heard()
         self.since += time.perf_counter() - began

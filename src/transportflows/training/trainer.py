@@ -263,8 +263,6 @@ class Trainer(Run):
                 self.told = self.step
         return self.history
 
-    # --------------------------------------------------------------------------------- files
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint: weights, averages, optimizer, schedule, step, key and history.
 
