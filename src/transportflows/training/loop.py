@@ -92,8 +92,7 @@ class Loop:
         self.first = run.step + 1
         self.saved_at = self.validated_at = -1
         self.told_to = run.step  # the step up to which the readers know the history
-        self.rows = 0  # since losses were read
-        self.since = 0.0  # when losses were read, not counting validations and files
+        self.rows, self.since = 0, 0.0  # rows since, and when, losses were read
 
     def go(self) -> None:
         """Do the steps that the plan has left."""
@@ -130,8 +129,8 @@ class Loop:
                 )
             )
             ends.push(at_end(plan.source.close, "closing the data"))
-            blocks = blocks_of(run, plan.source, self.stepped)
-            self.ahead = blocks or ahead_of(run, plan.source, self.layers, ends)
+            self.ahead = blocks_of(run, plan.source, self.stepped)
+            self.ahead = self.ahead or ahead_of(run, plan.source, self.layers, ends)
             ends.callback(run.forget_unmade, self.first)
             for callback in plan.callbacks:
                 what = f"on_end of {type(callback).__name__}"
@@ -155,10 +154,8 @@ class Loop:
         drawn = None if self.ahead is None else self.ahead.take(step, last)
         self.layers.manual_seed(mix(seed, LAYERS))
         if drawn is None:
-            generator, sample = self.generator.manual_seed(seed), None
-            batch = self.plan.source.batch(step, last)
-        else:
-            batch, sample, generator = drawn
+            drawn = self.plan.source.batch(step, last), None, self.generator.manual_seed(seed)
+        batch, sample, generator = drawn
         run.meet(self.plan.conditions)
         values, times = self.objective.backward(batch, generator, seed, sample)
         norm = None

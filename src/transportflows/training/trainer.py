@@ -73,8 +73,7 @@ class Trainer(Run):
             rounding the step is the same.
         autocast: ``torch.bfloat16`` for matrix products in it, with parameters, losses and averages
             in their own dtype; None for none.
-        compile: have ``torch.compile`` make forward pass, loss and backward pass one graph, or its
-            arguments as a dict; what it cannot compile is eager, and a warning says why.
+        compile: forward pass, loss and backward pass as one graph, or arguments of torch.compile.
 
     Attributes:
         step: number of steps done, over all calls of :meth:`fit`.
@@ -130,9 +129,8 @@ class Trainer(Run):
             accumulate=positive_integer("accumulate", accumulate),
             autocast=as_autocast(autocast),
         )
-        options = compile_options(compile, field)
-        if options is not None:
-            self.compiled = CompiledStep(self.loss, field, self.parameters, self.autocast, options)
+        if (how := compile_options(compile, field)) is not None:
+            self.compiled = CompiledStep(self.loss, field, self.parameters, self.autocast, how)
         self.ema = None if ema is None else EMA(self.parameters, ema)
 
     def __repr__(self) -> str:
