@@ -65,7 +65,8 @@ def choose_times(
         flow_map: the map.
         steps: jumps of the grid.
         field: the reference: the teacher, whose ODE is solved. By default the map's own tangent.
-        candidates: equal parts of [0, 1] whose ends may be chosen.
+        candidates: equal parts of [0, 1] whose ends may be chosen; the reference takes a step of
+            RK4 in each, so that sharp data need more of them.
         n: paths.
         start: states at t = 0 to start from instead, ``(n, *)``, in the units of the data; those of
             a process without a base.

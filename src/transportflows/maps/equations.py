@@ -207,10 +207,14 @@ class SemigroupLoss(MapLoss):
             quotient = (sample.at(u) - x) / expand_time(torch.where(far, gap, 1.0), x)
             first = torch.where(expand_time(far, x), quotient, sample.path.velocity)
         else:
-            first = mover.between(s, u, x, cond)[0]
+            first = mover.between(s, self._asked(s, u), x, cond)[0]
         middle = x + expand_time(u - s, x) * first
-        second = mover.between(u, t, middle, cond)[0]
+        second = mover.between(u, self._asked(u, t), middle, cond)[0]
         return torch.lerp(second, first, expand_time(h, x))
+
+    def _asked(self, s: Tensor, t: Tensor) -> Tensor:
+        """The time that a map is asked for to get from s to t."""
+        return t
 
     def _share(self, sample: MapSample) -> Tensor:
         """h, ``(B,)``."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .._core.checks import number, positive_integer
@@ -72,6 +73,9 @@ class MeanFlowLoss(EulerianLoss):
 class ShortcutLoss(SemigroupLoss):
     """``v* = ½ v_{s,u}(x) + ½ v_{u,t}(X_{s,u})``, u midway: shortcut models (Frans et al. 2024).
 
+    Halves of the smallest width are no pair: there v* is by two steps of the tangent, and so off by
+    the order of ``2^-levels``.
+
     Args:
         levels: the smallest width of a pair is ``2^-levels``.
         diagonal: share of the rows with t = s; the paper has three quarters.
@@ -87,6 +91,9 @@ class ShortcutLoss(SemigroupLoss):
     ) -> None:
         super().__init__(split="half", pairs=DyadicPairs(levels), diagonal=diagonal, weight=weight)
         self.levels = levels
+
+    def _asked(self, s: Tensor, t: Tensor) -> Tensor:
+        return torch.where((t - s).abs() < 0.75 * 2.0**-self.levels, s, t)
 
 
 @checked
