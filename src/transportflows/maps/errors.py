@@ -68,7 +68,7 @@ def map_errors(
     cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> MapErrors:
-    """Return the error of ``X_{s,t}(x)`` on a grid of s and t; ``plots.map_errors`` draws it.
+    """Return the error of ``X_{s,t}(x)`` on a grid of s and t; ``plots.heat_map`` draws it.
 
     Args:
         flow_map: the map; of one with ``to_data=True`` the column t = 1 alone.
