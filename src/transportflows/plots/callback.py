@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import stream
+from .._core.signatures import checked
 from ..samplers.sample import sample
 from ..training import Callback, Run
 from .canvas import figure_class
