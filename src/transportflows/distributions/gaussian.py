@@ -31,6 +31,12 @@ class Gaussian(Distribution):
             ``shape`` (diagonal).
         scale_tril: lower-triangular factor ``(d, d)`` of the covariance of the flattened event,
             instead of ``scale``.
+
+    Example:
+        >>> round(float(Gaussian((2,), scale=3.0).log_prob(torch.zeros(1, 2))), 4)  # -log(2π · 3²)
+        -4.0351
+        >>> Gaussian((2,), scale_tril=torch.tensor([[1.0, 0.0], [2.0, 1.0]])).covariance().tolist()
+        [[1.0, 2.0], [2.0, 5.0]]
     """
 
     mean: Tensor

@@ -191,6 +191,13 @@ class SlicedScoreLoss(FromSamples):
         times: see :class:`ImplicitScoreLoss`.
         weight: see :class:`ImplicitScoreLoss`.
         at: see :class:`ImplicitScoreLoss`.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> field = tpf.Score(lambda t, x: -x, tpf.Process(tpf.SBDM(), shape=(2,)))  # of N(0, Id)
+        >>> seed = torch.Generator().manual_seed(0)
+        >>> SlicedScoreLoss(at=1.0)(field, torch.zeros(1, 2), generator=seed)  # -|z|², any signs z
+        tensor([-2.])
     """
 
     def __init__(

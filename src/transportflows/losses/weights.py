@@ -203,6 +203,13 @@ class LikelihoodWeight(LossWeight):
 
     Raises:
         ValueError: when used, if the SNR does not grow all the way with t.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part, half = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part, torch.tensor([0.5])
+        >>> weight = LikelihoodWeight()  # λ̇ = 1/(t (1 - t)) = 4
+        >>> weight(part, half, "score"), weight(part, half, "noise")  # 2 σ̂² λ̇ and 2 λ̇
+        (tensor([2.]), tensor([8.]))
     """
 
     form = "score"
@@ -223,6 +230,12 @@ class MinSNRWeight(LossWeight):
 
     Args:
         gamma: γ, positive; 5 in the paper.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> MinSNRWeight()(part, torch.tensor([0.5, 0.9]), "data")  # SNR = (t/(1 - t))² is 1 and 81
+        tensor([1., 5.])
     """
 
     form = "data"
@@ -242,6 +255,12 @@ class EDMWeight(LossWeight):
 
     Args:
         sigma_data: σ_d, standard deviation of the data in the field's units, positive.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> EDMWeight(sigma_data=1.0)(part, torch.tensor([0.5]), "data")  # σ = 1
+        tensor([2.])
     """
 
     form = "data"
