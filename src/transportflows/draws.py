@@ -30,6 +30,9 @@ class Batch:
         paired: whether x0 and x1 are pairs of the coupling already, whichever it is.
         places: numbers by which the coupling knows the rows of x1, ``(B,)``, or None.
 
+    Raises:
+        TypeError: if ``cond`` is no dict.
+
     Example:
         >>> batch = Batch(torch.zeros(2, 3), cond={"label": torch.tensor([4, 7])})
         >>> second = batch.rows(1, 2)  # conditions go with their rows

@@ -178,6 +178,10 @@ class Paired(Coupling):
         path_epsilon: the ε of which these are the pairs, a/2 where they are those of a Schrödinger
             bridge; sampling with another is then told. None for pairs of no such process.
 
+    Raises:
+        ValueError: if ``path_epsilon`` is not positive, or for ``is_map`` without
+            ``condition_on_start``.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(), coupling=Paired(), shape=(1,))

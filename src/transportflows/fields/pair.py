@@ -49,6 +49,11 @@ class FieldPair(Field):
         transform: see :class:`Field`.
         cond_transforms: see :class:`Field`.
 
+    Raises:
+        TypeError: if a network cannot be called as ``net(t, x, **cond)``.
+        ValueError: unless there are one of the first and one of the second, of one process and one
+            transform, and two networks for two predictions.
+
     Example:
         >>> import torch
         >>> import transportflows as tpf

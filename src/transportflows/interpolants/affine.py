@@ -70,6 +70,9 @@ class Trigonometric(AffineInterpolant):
         scaled: scale α and β by ``sqrt(1 - γ²)``, which keeps the variance constant with the
             latent too; needs γ < 1.
 
+    Raises:
+        ValueError: for ``scaled=True`` without a latent, or with a γ that reaches 1.
+
     Example:
         >>> path, t = Trigonometric(gamma=Brownian(), scaled=True), torch.linspace(0, 1, 5)
         >>> variance = path.alpha(t) ** 2 + path.beta(t) ** 2 + path.gamma_sq(t)

@@ -57,6 +57,9 @@ class Interpolant(LatentScale, ABC):
             is the only source of noise and x0 may be None.
         affine: whether ``I = α(t) x0 + β(t) x1``.
 
+    Raises:
+        TypeError: if ``gamma`` is no :class:`Gamma`.
+
     Example:
         >>> class Arc(Interpolant):  # not straight from x0 to x1, but a detour of one unit
         ...     def mean(self, t, x0, x1): return (1 - t) * x0 + t * x1 + torch.sin(torch.pi * t)

@@ -147,11 +147,9 @@ class Gamma(LatentScale):
         breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
 
     Example:
-        >>> import transportflows as tpf
         >>> class Flat(Gamma):
         ...     def gamma_sq(self, t): return (t * (1 - t)) ** 3
-        >>> path = tpf.Linear(gamma=Flat())
-        >>> path.gamma(torch.tensor(0.5)), path.gamma_sq_dot(torch.tensor(0.5))  # √(1/64), the top
+        >>> Flat().gamma(torch.tensor(0.5)), Flat().gamma_sq_dot(torch.tensor(0.5))  # at the top
         (tensor(0.1250), tensor(0.))
     """
 
@@ -165,6 +163,9 @@ class Brownian(Gamma):
 
     Args:
         a: variance factor, positive; an :class:`torch.nn.Parameter` is kept, so it can be learned.
+
+    Raises:
+        ValueError: if ``a`` is not positive.
 
     Example:
         >>> gamma, ends = Brownian(4.0), torch.tensor([0.0, 0.5, 1.0])
@@ -205,6 +206,9 @@ class Quadratic(Gamma):
     Args:
         scale: the factor c, positive.
 
+    Raises:
+        ValueError: if ``scale`` is not positive.
+
     Example:
         >>> Quadratic(4.0).gamma(torch.tensor(0.5)), Quadratic(4.0).gamma_dot(torch.tensor(0.0))
         (tensor(1.), tensor(4.))
@@ -230,6 +234,9 @@ class SineSquared(Gamma):
 
     Args:
         scale: the factor c, positive.
+
+    Raises:
+        ValueError: if ``scale`` is not positive.
 
     Example:
         >>> SineSquared().gamma(torch.tensor(0.5)), SineSquared().gamma_dot(torch.tensor(0.0))
@@ -259,6 +266,9 @@ class Sigmoid(Gamma):
 
     Args:
         f: sharpness, positive.
+
+    Raises:
+        ValueError: if ``f`` is not positive.
 
     Example:
         >>> [round(g, 3) for g in Sigmoid().gamma(torch.tensor([0.0, 0.25, 0.5, 1.0])).tolist()]

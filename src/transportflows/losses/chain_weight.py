@@ -37,6 +37,10 @@ class VariationalWeight(LossWeight):
 
     Times between levels take the weight of the nearest one.
 
+    Raises:
+        ValueError: if the levels are not distinct times in [0, 1], in one order, or the std is not
+            positive; when used, if the SNR does not fall from level to level.
+
     Example:
         >>> import transportflows as tpf
         >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part

@@ -45,13 +45,15 @@ class Regression(Loss):
         importance: divide by the density of ``times``, so that the mean loss is the integral of
             ``½ w E|f̂ - T|²`` over time whatever the sampler, which then only decides its variance.
 
+    Raises:
+        TypeError: if ``weight`` is neither a :class:`LossWeight` nor a function.
+
     Example:
         >>> import transportflows as tpf
         >>> class L1(tpf.DataLoss):  # with another distance, whose minimiser is a median
         ...     def distance(self, prediction, target):
         ...         return (prediction - target).abs().flatten(1).sum(1)
-        >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
-        >>> field = tpf.DataPredictor(lambda t, x: torch.zeros_like(x), process)
+        >>> field = tpf.DataPredictor(lambda t, x: 0 * x, tpf.Process(tpf.SBDM(), shape=(2,)))
         >>> seed = torch.Generator().manual_seed(0)
         >>> L1()(field, torch.tensor([[3.0, 4.0]]), generator=seed)  # 3 + 4
         tensor([7.])
@@ -184,8 +186,7 @@ class MeanVelocityLoss(Regression):
 
     Example:
         >>> import transportflows as tpf
-        >>> path = tpf.Linear(gamma=tpf.Brownian())  # whose latent does not enter ∂t I = x1 - x0
-        >>> process = tpf.Process(path, coupling=tpf.Paired(), shape=(2,))
+        >>> process = tpf.Process(tpf.Linear(tpf.Brownian()), coupling=tpf.Paired(), shape=(2,))
         >>> field = tpf.fields.MeanVelocity(lambda t, x: torch.zeros_like(x), process)
         >>> x1, seed = torch.tensor([[3.0, 4.0]]), torch.Generator().manual_seed(0)
         >>> MeanVelocityLoss()(field, (torch.zeros(1, 2), x1), generator=seed)
@@ -217,8 +218,7 @@ class DataLoss(Regression):
 
     Example:
         >>> import transportflows as tpf
-        >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
-        >>> field = tpf.DataPredictor(lambda t, x: torch.zeros_like(x), process)
+        >>> field = tpf.DataPredictor(lambda t, x: 0 * x, tpf.Process(tpf.SBDM(), shape=(2,)))
         >>> seed = torch.Generator().manual_seed(0)
         >>> DataLoss()(field, torch.tensor([[3.0, 4.0]]), generator=seed)  # ½ (3² + 4²), at any t
         tensor([12.5000])
@@ -281,12 +281,15 @@ def squared_error(
         sample: where to look, from ``process.sample(...)``.
         quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
 
+    Raises:
+        ValueError: for another quantity.
+        ConversionError: if a field does not determine it.
+
     Example:
         >>> import transportflows as tpf
-        >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
+        >>> process, seed = tpf.Process(tpf.SBDM(), shape=(2,)), torch.Generator().manual_seed(0)
         >>> exact = tpf.oracles.oracle(process, tpf.Gaussian((2,)))
         >>> off = tpf.Velocity(lambda t, x: exact.velocity(t, x) + 1, process)
-        >>> seed = torch.Generator().manual_seed(0)
         >>> sample = process.sample(torch.zeros(3, 2), t=0.5, generator=seed)
         >>> torch.allclose(squared_error(off, exact, sample), torch.tensor(2.0))  # 1 + 1
         True

@@ -26,6 +26,11 @@ class SumLoss(Loss):
             :class:`FieldPair`. The sampler of times, ``antithetic`` and ``importance`` of the first
             one serve all.
 
+    Raises:
+        TypeError: if one is no regression.
+        ValueError: if two are of one quantity, or another than the first has ``times``,
+            ``antithetic`` or ``importance`` of its own.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(gamma=tpf.Brownian()), base=tpf.Gaussian((2,)))

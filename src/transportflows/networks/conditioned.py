@@ -38,6 +38,10 @@ class ConditionedNetwork(nn.Module):
         nulls: by the name of a condition the value that stands for none: -1 for a label, NaN, in
             all of a row, for a vector or an image.
 
+    Raises:
+        ValueError: if a number of classes or a size is not positive, or two conditions have one
+            name; when called, for a condition that is not among these, or of another shape.
+
     Example:
         >>> import torch, transportflows as tpf
         >>> net = tpf.networks.MLP(2, width=8, labels=10, vectors={"c": 3})

@@ -184,6 +184,9 @@ class SubVP(VP):
         beta_min: see :class:`VP`.
         beta_max: see :class:`VP`.
 
+    Raises:
+        ValueError: as :class:`VP`.
+
     Example:
         >>> tau = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
         >>> torch.allclose(SubVP().sigma(tau), VP().sigma_sq(tau))  # VP's variance

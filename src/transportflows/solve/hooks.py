@@ -61,6 +61,9 @@ class Moment:
         cond: the conditions.
         stopped: whether a hook has ended the solve.
 
+    Raises:
+        AttributeError: where one is written to: return states, or call :meth:`stop`.
+
     Example:
         >>> import torch, transportflows as tpf
         >>> def look(moment):

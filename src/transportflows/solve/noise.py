@@ -118,6 +118,9 @@ class BrownianPath(NoiseSource):
     Args:
         depth: levels of the tree.
 
+    Raises:
+        ValueError: if ``depth`` is not in 1 .. 40.
+
     Example:
         >>> x = torch.zeros(3, 1, dtype=torch.float64)
         >>> whole, halves = BrownianPath(), BrownianPath()

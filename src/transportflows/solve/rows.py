@@ -81,6 +81,9 @@ class Chunks:
     Attributes:
         parts: for each chunk where its rows are, a slice or an index, and its :class:`Rows`.
 
+    Raises:
+        ValueError: if ``chunk`` is not positive.
+
     Example:
         >>> x = torch.arange(5.0)[:, None]
         >>> chunks = Chunks(x, chunk=2)  # 3 calls of 2 rows, and the last is filled up

@@ -46,6 +46,9 @@ class TimeSampler(Built, ABC):
         margin: distance kept from each end, one number for both or a pair; None leaves it to the
             process, which keeps 1e-4 from an end where a target is infinite.
 
+    Raises:
+        ValueError: if a margin is negative, or both leave no time between them.
+
     Example:
         >>> class Late(TimeSampler):  # of density 2 t
         ...     def unit(self, n, *, generator, device, dtype):
@@ -170,6 +173,9 @@ class LogitNormalTimes(TimeSampler):
         std: s, positive.
         margin: see :class:`TimeSampler`.
 
+    Raises:
+        ValueError: if ``mean`` is not finite, or ``std`` not positive.
+
     Example:
         >>> seed = torch.Generator().manual_seed(0)
         >>> t = LogitNormalTimes(mean=1.0).sample(10_000, generator=seed)
@@ -203,6 +209,9 @@ class GridTimes(TimeSampler):
 
     Args:
         times: the grid, in [0, 1]. Margins do not move it.
+
+    Raises:
+        ValueError: if there are no times, or one is outside [0, 1].
 
     Example:
         >>> t = GridTimes([0.25, 0.5]).sample(50, generator=torch.Generator().manual_seed(0))
