@@ -31,11 +31,11 @@ from .regressions import (
     NoiseLoss,
     Regression,
     ScoreLoss,
-    SumLoss,
     VelocityLoss,
     squared_error,
 )
 from .score_matching import Directed, ImplicitScoreLoss, SlicedScoreLoss
+from .sums import SumLoss
 from .variational import VariationalLoss
 from .weights import EDMWeight, LikelihoodWeight, LossWeight, MinSNRWeight, UnitWeight
 
