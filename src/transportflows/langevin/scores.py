@@ -56,6 +56,10 @@ class LogProbScore:
 
     Args:
         log_prob: ``log_prob(x, **cond)``, ``(B, *)`` to ``(B,)``.
+
+    Example:
+        >>> LogProbScore(lambda x: -x.square().sum(1) / 2)(torch.tensor([[1.0, 2.0]]))  # -x
+        tensor([[-1., -2.]])
     """
 
     def __init__(self, log_prob: Callable[..., Tensor]) -> None:

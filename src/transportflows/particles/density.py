@@ -109,6 +109,15 @@ def flow_with_log_density(
         ValueError: as :func:`particle_flow`; or if there is no log-density to begin with.
 
     Source: Weber (2023), equations 26 and 27; Chen et al. (2018).
+
+    Example:
+        >>> import transportflows as tpf
+        >>> to_three = tpf.particles.LossGradient(lambda x: (x - 3).square().sum(1) / 2)
+        >>> moved = flow_with_log_density(
+        ...     tpf.Gaussian((1,)), direction=to_three, n=5, steps=1, step=0.5)
+        >>> x = moved.solution.x  # (x0 + 3)/2, of the law N(3/2, 1/4)
+        >>> torch.allclose(moved.log_prob, tpf.Gaussian((1,), 1.5, 0.5).log_prob(x), atol=1e-5)
+        True
     """
     if divergence not in _DIVERGENCES:
         raise ValueError(
