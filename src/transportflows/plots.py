@@ -53,11 +53,6 @@ def picture(
     Raises:
         ImportError: if Matplotlib is not there.
         ValueError: if x is no batch of samples.
-
-    Example:
-        >>> figure = picture(torch.zeros(4, 2), reference=torch.ones(9, 2))
-        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-        ['reference', 'samples']
     """
     figure_class = _figure_class()
     if not isinstance(x, Tensor) or x.ndim < 2 or x.shape[0] == 0:
@@ -269,10 +264,11 @@ class SamplePictures(Callback):
         options: Mapping[str, Any] | None = None,
         draw: Callable[[Tensor], Figure] | None = None,
     ) -> None:
+        self.folder = Path(folder)
         self.every, self.n = positive_integer("every", every), positive_integer("n", n)
         if reference is not None:
             check_finite_rows(reference, "reference")
-        self.folder, self.reference, self.draw = Path(folder), reference, draw
+        self.reference, self.draw = reference, draw
         self.options = {"steps": 50, **(options or {})}
         known = set(inspect.signature(sample).parameters) - _OWN
         if unknown := sorted(self.options.keys() - known):
@@ -291,8 +287,10 @@ class SamplePictures(Callback):
             x = sample(field, self.n, generator=stream(0), distributed=True, **self.options).x
         if not trainer.world.first:
             return
-        title = f"step {trainer.step:,}"
-        figure = self.draw(x) if self.draw else picture(x, self.reference, title=title)
+        if self.draw is None:
+            figure = picture(x, self.reference, title=f"step {trainer.step:,}")
+        else:
+            figure = self.draw(x)
         path = self.folder / f"samples-{trainer.step:09d}.png"
         try:
             figure.savefig(path, dpi=120)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import pullback, value_and_gradient
+from .._core.autodiff import differentiable_gradient, pullback
 from .._core.checks import check_gradient, number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
@@ -219,7 +219,7 @@ class LikelihoodGuidance(GuidedField):
             residual = self._residual(d, rows)
             slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
         else:
-            value, slope = value_and_gradient(self._of_standardised, d)
+            value, slope = differentiable_gradient(self._of_standardised, d)
             if not self._seen:
                 check_gradient("log_likelihood", value, slope)
                 self._seen = True
