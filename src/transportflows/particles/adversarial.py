@@ -133,6 +133,11 @@ class DiscriminatorState(Callback):
 
     Args:
         loss: the loss.
+
+    Example:
+        >>> kept = DiscriminatorState(AdversarialLoss(nn.Linear(2, 1)))
+        >>> sorted(kept.state())  # what a checkpoint holds of it, beside the generator
+        ['discriminator', 'optimizer']
     """
 
     def __init__(self, loss: AdversarialLoss) -> None:

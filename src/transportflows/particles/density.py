@@ -49,6 +49,14 @@ class FlowDensity:
     Attributes:
         solution: as of :func:`particle_flow`.
         log_prob: ``log q_t`` at the final particles in nats, ``(M,)``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> to_zero = tpf.particles.LossGradient(lambda x: x.square().sum(1) / 2)  # x - ½ x
+        >>> found = flow_with_log_density(torch.zeros(1, 1), log_prob=tpf.Gaussian((1,)),
+        ...                               direction=to_zero, steps=1, step=0.5)
+        >>> round(float(found.log_prob), 4)  # of N(0, 1/4): log 2 - ½ log 2π
+        -0.2258
     """
 
     solution: Solution

@@ -93,6 +93,16 @@ class Direction(Built, Movable, nn.Module, ABC):
         needs_target: whether it looks at a sample of p.
         needs_sigma: whether it has no meaning without a σ.
         perturbed: whether it is evaluated at ``y + σ ε``, and at y otherwise.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> class Shrink(Direction):
+        ...     needs_sigma = False
+        ...     def forward(self, z, swarm):
+        ...         return -z
+        >>> y = torch.ones(2, 1)
+        >>> tpf.particle_flow(y, direction=Shrink(), steps=2, step=0.5, noise="none").x.flatten()
+        tensor([0.2500, 0.2500])
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("_parameters",)

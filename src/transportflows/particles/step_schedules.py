@@ -38,6 +38,13 @@ class StepSchedule(Built, ABC):
     Args:
         size: η where the factor is 1; None for the automatic first step.
         norm: mean norm of the first displacement, where ``size`` is None.
+
+    Example:
+        >>> class Falling(StepSchedule):
+        ...     def factor(self, u):
+        ...         return 1 - u
+        >>> Falling(0.5).table(torch.ones(3))
+        tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("size", "norm")
