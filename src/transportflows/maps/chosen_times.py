@@ -77,6 +77,15 @@ def choose_times(
         TypeError: if the reference is no field.
         ValueError: if there are more steps than candidates, the map or the reference is to t = 1
             only, or the reference is of another process.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> teacher = tpf.oracle(process, tpf.Gaussian((1,), scale=0.1))
+        >>> euler = FlowMap(lambda s, t, x: teacher.velocity(s, x), process)
+        >>> chosen = choose_times(euler, 2, field=teacher, candidates=4, n=20)
+        >>> chosen.times, chosen.error < chosen.uniform  # short steps where the flow bends
+        ((0.0, 0.75, 1.0), True)
     """
     steps, candidates = positive_integer("steps", steps), positive_integer("candidates", candidates)
     if steps > candidates:

@@ -126,8 +126,9 @@ def sample(
             the tolerance, for adaptive schemes, which take other steps with other rows).
         gradients: let the result be differentiated: in ``start``, ``cond`` and the parameters of
             the networks, not in those of a learned path. Of a step what goes into it is kept, and
-            the rest is computed again, so that memory grows by states alone; fixed-step schemes
-            only. Networks must not change before the backward pass.
+            the rest is computed again, so that memory grows by states alone (not of fields that
+            take derivatives themselves, as Tilt does); fixed-step schemes only. Networks must not
+            change before the backward pass.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
