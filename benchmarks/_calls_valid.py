@@ -367,6 +367,7 @@ plots.strip | x=X(3, 2, 1, 4, 4)
 metrics.pair_error | x0=X(), x1=Y(), samples=Y()
 plans.exact_potentials | cost=torch.cdist(X(), Y()), rows=torch.arange(12)
 plans.log_plan | cost=torch.cdist(X(), Y()), epsilon=0.5
+likelihood.FieldDistribution | field=V()
 likelihood.dequantise | x=X().mul(10).round().div(10), level_width=0.1, generator=G()
 networks.Nullable | net=NET(labels=3), label=3
 samplers.sample_each | field=V(), conds=[{}, {}], n=3, steps=2, generator=G()

@@ -30,6 +30,7 @@ from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
 from .conditioned import Conditioned
 from .null_conditions import as_cond_transforms, given_transforms
+from .offers import Offers
 from .saving import Saved
 from .units import check_units, outer_start
 
@@ -37,7 +38,7 @@ __all__ = ["Field", "check_field"]
 
 
 @checked
-class Field(Saved, Conditioned):
+class Field(Saved, Offers, Conditioned):
     """A network whose prediction has a meaning under a process.
 
     Subclasses name what the network predicts in ``outputs``.

@@ -30,10 +30,12 @@ from .density import (
     log_likelihood,
     sample_with_log_likelihood,
 )
+from .law import FieldDistribution
 from .levels import bits_per_dimension, dequantise
 from .loss import LikelihoodLoss
 
 __all__ = [
+    "FieldDistribution",
     "LikelihoodLoss",
     "LogLikelihood",
     "SampledLikelihood",
