@@ -79,7 +79,7 @@ class FieldDistribution(Distribution):
             )
         super().__init__(torch.Size(batches), field.process.shape, validate_args=validate_args)
 
-    @constraints.dependent_property
+    @property
     def support(self) -> Any:
         """All of space."""
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
