@@ -113,13 +113,13 @@ def solve(
         if previous is None:
             g = torch.zeros_like(qy)
         elif len(g) != len(qy) or len(previous[0]) != len(xs):
-            g, support = soft_transform(ys, previous[0], previous[2], previous[1], 2 * eps), None
+            g, support = _coarse(ys, previous[0], previous[2], previous[1], 2 * eps), None
         if support is None or not support.serves(f, g, eps):
-            f = soft_transform(xs, ys, g, qy, eps)
+            f = _coarse(xs, ys, g, qy, eps)
             most = min(entries, int(max(_FEW, _DENSE * max(len(xs), len(ys))))) if many else entries
             support = choose_support(xs, ys, f, g, px, qy, eps, entries if last else most)
         if support is None:
-            g = soft_transform(ys, xs, f, px, eps)
+            g = _coarse(ys, xs, f, px, eps)
             steps += 1
         else:
             goal = 0.5 * tolerance if last else max(tolerance, 1e-3)
@@ -195,6 +195,15 @@ def _finish(
         if used == 0:  # nothing is left to do on the entries that are held, and yet too much in all
             g = g + epsilon * (q / columns.clamp(min=1e-300)).log()
         steps += max(used, 1)
+
+
+def _coarse(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -> Tensor:
+    """The soft c-transform on the way, in single precision where that leaves exponents to 1e-3."""
+    largest = 2 * float(x.square().sum(1).max() + y.square().sum(1).max())
+    if largest > 1e-3 * epsilon / torch.finfo(torch.float32).eps:
+        return soft_transform(x, y, g, q, epsilon)
+    x, y, g, q = (each.float() for each in (x, y, g, q))
+    return soft_transform(x, y, g, q, epsilon).double()
 
 
 def _of_all_pairs(x: Tensor, y: Tensor, q: Tensor, epsilon: float) -> bool:
