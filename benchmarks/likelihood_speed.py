@@ -71,11 +71,9 @@ def pair(net: nn.Module, x: Tensor, divergence: str) -> dict[str, Callable[[], T
                 field, x, divergence=divergence, probes=1, scheme="midpoint", steps=STEPS
             ).log_prob
         ),
-        "flow_matching": lambda: (
-            solver.compute_likelihood(
-                x, base.log_prob, 1 / STEPS, method="midpoint", exact_divergence=exact
-            )[1]
-        ),
+        "flow_matching": lambda: solver.compute_likelihood(
+            x, base.log_prob, 1 / STEPS, method="midpoint", exact_divergence=exact
+        )[1],
     }
 
 

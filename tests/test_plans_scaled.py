@@ -32,7 +32,8 @@ def test_the_kernel_gives_what_the_path_gives(monkeypatch) -> None:
             patch.setattr(path, "_of_all_pairs", lambda *a: False)
             before = entropic_wasserstein2(x, y, **how)
             other = sinkhorn_divergence(x, y, **how)
-        assert held.converged and own.converged
+        assert held.converged
+        assert own.converged
         assert held.value == pytest.approx(before.value, rel=1e-9)
         assert own.value == pytest.approx(other.value, rel=1e-7)
 
@@ -54,7 +55,8 @@ def test_parts_of_the_points_lead_to_the_same_value(monkeypatch) -> None:
     found = entropic_wasserstein2(x, y, epsilon=0.02)
     monkeypatch.setattr(path, "_PARTS", 1)
     whole = entropic_wasserstein2(x, y, epsilon=0.02)
-    assert found.converged and whole.converged
+    assert found.converged
+    assert whole.converged
     assert found.value == pytest.approx(whole.value, rel=1e-5)
 
 

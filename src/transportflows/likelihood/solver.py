@@ -27,16 +27,16 @@ from .._core.random import draw_key, stream
 from ..fields.base import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, midpoint, over_pieces
 from ..samplers.budget import Budget
-from ..samplers.dynamics import Drift, Dynamics
 from ..samplers.integrate import integrate
 from ..samplers.probability_flow import Piece, ProbabilityFlow, Stage
-from ..samplers.schemes import ELSEWHERE, SCHEMES, Scheme
+from ..samplers.schemes import ELSEWHERE, SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
 from ..solve.hooks import Hook, Moment, SolveHook, check_hook
-from ..solve.rows import Rows, default_chunk
+from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
 from .divergence import Divergence
+from .quadrature import Quadrature
 
 __all__ = [
     "Solver",
@@ -198,11 +198,16 @@ class Solver(nn.Module):
         first, last = long[0].start, long[-1].stop
         inner = [u for u in grid if min(first, last) < u < max(first, last)]
         low, high = min(p.low for p in long), max(p.high for p in long)
+        whole = replace(long[0], low=low, high=high)
+
+        def stages(u: Tensor, like: Tensor) -> list[Stage]:
+            return self.flow.stages(whole, u, like)
+
         end = state
         if pieces[0].short:
             end = midpoint(_Along(self, pieces[0]), end, pieces[0].start, first)
         solution = integrate(
-            _Steps(self, replace(long[0], low=low, high=high), kinks),
+            Quadrature(stages, self.slope, kinks),
             end,
             [first, *inner, last],
             scheme=self.scheme,
@@ -295,35 +300,6 @@ class _Along(nn.Module):
 
     def _slope(self, u: Tensor, state: Tensor) -> Tensor:
         return self.solver.slope(self.solver.flow.stages(self.piece, u[None], state)[0], state)
-
-
-class _Steps(Dynamics):
-    """The same for a fixed-step scheme, whose stages are known before the first step.
-
-    An integral is a quadrature over the nodes of a step: at one that has no weight in it, such as
-    the first of the midpoint rule, the divergence is not needed.
-    """
-
-    ode = True
-
-    def __init__(self, solver: Solver, piece: Piece, breakpoints: Sequence[float]) -> None:
-        self.solver, self.piece, self.breakpoints = solver, piece, breakpoints
-
-    def prepare(self, times: Tensor, widths: Tensor, like: Tensor, scheme: Scheme) -> Drift:
-        stages = self.solver.flow.stages(self.piece, times.flatten().to(like), like)
-        return _Stages(self.solver, stages, scheme.quadrature)
-
-
-class _Stages(Drift):
-    def __init__(
-        self, solver: Solver, stages: Sequence[Stage], quadrature: Sequence[float]
-    ) -> None:
-        self.solver, self.stages, self.quadrature = solver, stages, quadrature
-        self.made = []
-
-    def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        stage = self.stages[step * len(self.quadrature) + node]
-        return self.solver.slope(stage, x, integrals=self.quadrature[node] != 0)
 
 
 @contextmanager

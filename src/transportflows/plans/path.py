@@ -33,7 +33,7 @@ from torch import Tensor
 from .blocks import rows_and_columns, soft_transform
 from .newton import newton_stage
 from .scaling import MOST_PAIRS, scaled, scaled_alone
-from .support import Support, choose_support, entries_a_row
+from .support import BYTES_PER_ENTRY, Support, choose_support, entries_a_row
 
 __all__ = ["Potentials", "solve", "solve_alone"]
 
@@ -44,6 +44,7 @@ _PARTS = 16  # of the points in many dimensions, of which one is enough for a la
 _FEWEST = 500  # points of a part, at least
 _DENSE = 300.0  # entries a row, more of which are not held on the way where there are no cells
 _EARLY = 4.0  # times as many: then come all points, and some sweeps before the first Newton step
+_EVEN = 4.0  # times the mean weight, up to which a part of the points is like all of them
 _FEW = 400_000  # entries that are held in any case
 _ALL = 0.1  # share of all pairs from which on the plan is one of all of them
 _STALE = 10  # looks at all pairs without a smaller violation, after which a solve gives up
@@ -89,7 +90,8 @@ def solve(
         entries: how many entries of a plan may be held.
         max_steps: bound on Newton steps and Sinkhorn sweeps together.
     """
-    if _of_all_pairs(x, y, q, epsilon):
+    fits = 16 * len(x) * len(y) <= entries * BYTES_PER_ENTRY
+    if fits and _of_all_pairs(x, y, q, epsilon):
         g = torch.zeros_like(q)
         return _finish(x, y, p, q, g, epsilon, tolerance, 0, max_steps, 0)
     start = float(p @ x.square().sum(1) + q @ y.square().sum(1))
@@ -97,7 +99,8 @@ def solve(
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     support: Support | None = None
     many = x.shape[1] > _CELLS
-    every = _PARTS if many else 1
+    even = max(float(w.max()) * len(w) for w in (p, q)) < _EVEN
+    every = _PARTS if many and even else 1
     while every > 1 and min(len(x), len(y)) < every * _FEWEST:
         every //= 4
     xs = ys = x

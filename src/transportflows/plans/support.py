@@ -77,7 +77,9 @@ class Support:
         """``v -> πᵀ diag(p)⁻¹ π v``."""
         shape = len(self.p), len(self.q)
         by_row = _sparse(self.row_ends, self.columns, plan, shape)
-        by_column = _sparse(self.column_ends, self.rows_by_column, plan.index_select(0, self.order), shape[::-1])
+        by_column = _sparse(
+            self.column_ends, self.rows_by_column, plan.index_select(0, self.order), shape[::-1]
+        )
         return lambda v: by_column @ ((by_row @ v) / self.p)
 
 
