@@ -108,7 +108,8 @@ def log_likelihood(
     of two modes; take more probes where the interval matters.
     Cost: of one evaluation of the field for each stage, and at those that the scheme's quadrature
     weighs (all but the first of ``"midpoint"``) of one more for each direction: D for the exact
-    divergence, the number of probes otherwise; with ``gradients``, of two for each. In float32 a log-density carries about 1e-6 of the size
+    divergence, the number of probes otherwise; with ``gradients``, of two for each. In
+    float32 a log-density carries about 1e-6 of the size
     of the integral; use float64 where that matters.
 
     Args:
