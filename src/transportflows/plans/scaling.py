@@ -2,9 +2,9 @@ r"""Sinkhorn's iteration as products with a kernel that is held: for few points 
 
 Where a good part of all pairs has a share in the plan, the iteration converges in some tens of
 sweeps, and what costs is the exponential of all pairs, in each of them. Here it is taken once, at
-potentials (f, g) near the solution: with
-:math:`K_{ij} = p_i q_j e^{(f_i + g_j - c_{ij})/\varepsilon}` a sweep is :math:`v = q / K^\top u`,
-:math:`u = p / K v`, two products, and ``ε log v`` is what g gains (Schmitzer 2019 calls it absorption). No exponent of K is large, since its rows sum to p.
+potentials (f, g) near the solution: with ``K_ij = p_i q_j exp((f_i + g_j - c_ij) / ε)`` a sweep is
+``v = q / Kᵀu``, ``u = p / K v``, two products, and ``ε log v`` is what g gains (Schmitzer 2019
+calls it absorption). No exponent of K is large, since its rows sum to p.
 """
 
 from __future__ import annotations
