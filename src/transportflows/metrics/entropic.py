@@ -68,8 +68,8 @@ def entropic_wasserstein2(
     All is float64 whatever the dtype of the samples, which are centred first; on the CPU or on a
     GPU, where the samples are. No matrix of pairs is held beyond 4 million of them (32 MB), only
     entries of the plan that are not negligible, within ``memory``. Measured, 10,000 + 10,000 points
-    of unit mixtures at ε = 1e-3: 4 s on two cores and 1.0 GiB in all for two dimensions; for ten
-    20 s of one core, where it was 24 s of two.
+    of unit mixtures at ε = 1e-3 on two cores: 4 s and 1.0 GiB in all for two dimensions; for ten
+    three fifths of the 24 s that it was.
 
     Bias: as an estimate from samples of the distance of two laws it has that of
     :func:`~transportflows.metrics.wasserstein2` squared, and besides the entropy's, which for a

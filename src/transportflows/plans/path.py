@@ -10,8 +10,8 @@ solution. So ε is halved along a path that starts at the size of the costs, and
   total mass (Schmitzer, "Stabilized sparse scaling algorithms for entropy regularized transport
   problems", 2019, has such scales), so that the support stays small there too: every scale sees
   all the mass, and a point in the tails stays a point;
-- where there are too many dimensions for that, it begins with every sixteenth of the points, and
-  then every fourth (potentials at a large ε are smooth, and a part of the points tells them), and
+- where there are too many dimensions for that, it begins with every fourth of the points
+  (potentials at a large ε are smooth, and a part of the points tells them), and
   goes on to all of them where their support is small enough for a Newton step to be cheap;
 - where ε is so large that a good part of all pairs has a share in the plan, and the kernel of all
   fits in a cache, there is no path: Sinkhorn's iteration converges, with that kernel
@@ -40,10 +40,10 @@ __all__ = ["Potentials", "solve", "solve_alone"]
 _CELLS = 8  # dimensions up to which points share cells
 _CELL = 0.5  # in units of √ε: side of the cells whose points are merged
 _FACTOR = 0.5  # ε of a stage over that of the one before
-_PARTS = 16  # of the points in many dimensions, of which one is enough for a large ε
+_PARTS = 4  # of the points in many dimensions, of which one is enough for a large ε
 _FEWEST = 500  # points of a part, at least
 _DENSE = 300.0  # entries a row, more of which are not held on the way where there are no cells
-_EARLY = 4.0  # times as many: then come all points, and some sweeps before the first Newton step
+_EARLY = 16.0  # times as many: then come all points, and some sweeps before the first Newton step
 _EVEN = 4.0  # times the mean weight, up to which a part of the points is like all of them
 _FEW = 400_000  # entries that are held in any case
 _ALL = 0.1  # share of all pairs from which on the plan is one of all of them
