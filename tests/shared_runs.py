@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
-from transportflows._core import distributed
 from transportflows._core.distributed import world
+from transportflows._core.patience import Patience
 
 STEPS = 200
 
@@ -284,11 +284,11 @@ def main(folder, *words):
         elif word == "peaceful":
             peaceful(folder)
         elif word in ("leaves with 0", "does not come"):
-            distributed.PATIENCE = timedelta(seconds=4)
+            Patience.limit = timedelta(seconds=4)
             trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
             trainer.fit(ROWS, steps=9, callbacks=[Leave(word)], progress=False)
         elif word == "never joins":
-            distributed.PATIENCE = timedelta(seconds=4)
+            Patience.limit = timedelta(seconds=4)
             if os.environ["RANK"] == "1":
                 os._exit(0)
             world()

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.distributed import World
 from .._core.precision import widest, widest_dtype
@@ -24,6 +25,7 @@ from ..fields.base import Field
 from ..losses import Loss
 from .contexts import BorrowedGenerator
 from .dropping import Dropping
+from .replicas import Replicas
 
 __all__ = ["LAYERS", "Objective", "norm_of"]
 
@@ -73,6 +75,7 @@ class Objective:
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
         self._used: list[bool] | None = None  # which parameters get a gradient
+        self._replicas: Replicas | None = None  # from the second step on, where there are others
         self._timed = True  # whether the loss tells the times of its rows
 
     def values(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Valued]:
@@ -132,10 +135,14 @@ class Objective:
         """
         rows, seen = len(batch), []
         parts = self._parts(batch, generator, seed, self.dropping, sample)
+        replicas = self._replicas if rows >= self.world.size else None
         learned = len(parts) > 1 and any(p.requires_grad for p in self.field.process.parameters())
         for k, part in enumerate(parts, 1):
             with self._precision:
-                values = self._evaluate(self.field, part)
+                if replicas is None:
+                    values = self._evaluate(self.field, part)
+                else:
+                    values = replicas(part, k == len(parts))
             share = self._share
             if share is None or share.shape != values.shape or self._share_of != rows:
                 share = self._new_share(values, rows)
@@ -143,7 +150,7 @@ class Objective:
             torch.autograd.backward((values,), (share,), retain_graph=again, inputs=self.only)
             seen.append((values.detach(), _times(part)))
         if self.world.size > 1:
-            self._sum_gradients()
+            self._sum_gradients(summed=replicas is not None)
         return seen[0] if len(seen) == 1 else self._joined(seen)
 
     def _parts(
@@ -212,9 +219,14 @@ class Objective:
         times = [t for _, t in seen if t is not None]
         return values, torch.cat(times) if times else None
 
-    def _sum_gradients(self) -> None:
-        """Make the gradients those of the whole batch, on every process."""
-        have = [p.grad is not None for p in self.parameters]
+    def _sum_gradients(self, summed: bool) -> None:
+        """Make the gradients those of the whole batch, on every process.
+
+        Args:
+            summed: whether they were added up in the backward pass; they are after the first one,
+                which shows what gets a gradient, where there is a row for each process.
+        """
+        have, first = [p.grad is not None for p in self.parameters], self._used is None
         if self._used is None:  # a process may have no rows of the first batch
             everywhere = self.world.all_values(have if any(have) else None)
             self._used = next((flags for flags in everywhere if flags is not None), have)
@@ -223,13 +235,16 @@ class Objective:
                 "other parameters have a gradient at this step than at the first one, and processes"
                 " must agree on which have; let the network use all its parameters at every step"
             )
-        gradients = []
-        for parameter, used in zip(self.parameters, self._used, strict=True):
-            if used and parameter.grad is None:  # of a process without a row
+        if summed:
+            return
+        used = [p for p, flag in zip(self.parameters, self._used, strict=True) if flag]
+        for parameter in used:
+            if parameter.grad is None:  # of a process without a row
                 parameter.grad = torch.zeros_like(parameter)
-            if used and parameter.grad is not None:
-                gradients.append(parameter.grad)
-        self.world.sum_gradients(gradients)
+        self.world.sum_gradients([p.grad for p in used if p.grad is not None])
+        known = [p for p in used if isinstance(p, nn.Parameter)]
+        if first and known and len(known) == len(used):
+            self._replicas = Replicas(partial(self._evaluate, self.field), known)
 
 
 def _times(sample: Any) -> Tensor | None:

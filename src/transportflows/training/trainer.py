@@ -253,7 +253,7 @@ class Trainer(Run):
             begin(self, plan, generator)
             plan = resumed(self, plan, begun)
             if self.step < plan.last and self.stopped is None:
-                with team.together():
+                with team.together(lambda: f"step {self.step + 1} of fit"):
                     open_source(self, plan.source)
                     Loop(self, plan, progress).go()
                 self.told = self.step
