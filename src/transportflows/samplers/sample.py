@@ -13,6 +13,7 @@ from .._core.arguments import shown
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.shards import check_shares
 from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
@@ -161,6 +162,8 @@ def sample(
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
         _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
+        if mates.size > 1:
+            check_shares(field, total, mates.size, isinstance(scheme, str))
         x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
