@@ -226,7 +226,7 @@ class World:
             raise
         except BaseException as error:
             if Patience.broken(error):  # in an engine of torch, which says it in its own way
-                why = Patience.why(error, self.rank, self.size, "an engine of torch")
+                why = Patience.why(error, self.rank, self.size, "the gradients or shards")
                 Patience.close()
                 raise WorkerError(why) from error
             Patience.tell(f"process {self.rank}: {type(error).__name__}: {error}")
