@@ -42,8 +42,8 @@ def main(folder, name):
 
         import own_loop_accelerate
 
-        set_seed(0, device_specific=True)
         train, options = own_loop_accelerate.train, {"accelerator": Accelerator(cpu=True)}
+        set_seed(0, device_specific=True)
     else:
         import lightning
 

@@ -160,10 +160,8 @@ def sample(
         total, event_dims = len(x), x.ndim - 1
         cond = _told_start(field, cond, x, grid, schedules)
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
-        _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
+        _check_shared(team, field, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
-        if mates.size > 1:
-            check_shares(field, total, mates.size, isinstance(scheme, str))
         x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
         rows = default_chunk(field.networks, x) if chunk is None else chunk
@@ -253,6 +251,7 @@ def _looks(
 
 def _check_shared(
     team: World,
+    field: Field,
     n: int,
     scheme: str | Scheme | Multistep | StepperScheme,
     grid: Tensor,
@@ -262,6 +261,8 @@ def _check_shared(
     hooks: int,
 ) -> None:
     """See that all processes of a shared solve make the same call."""
+    if n >= team.size > 1:
+        check_shares(field, n, team.size, isinstance(scheme, str))
     team.check_same(
         "a shared solve",
         {

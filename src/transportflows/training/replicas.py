@@ -17,18 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 __all__ = ["Replicas"]
 
 
-class _Evaluation(nn.Module):
-    """A loss as the module that DistributedDataParallel asks for: it has what gets a gradient."""
-
-    def __init__(self, evaluate: Callable[[Any], Tensor], trained: Sequence[nn.Parameter]) -> None:
-        super().__init__()
-        self.trained = nn.ParameterList(trained)
-        self.evaluate = evaluate  # holds the field, whose other parameters and buffers stay out
-
-    def forward(self, sample: Any) -> Tensor:
-        return self.evaluate(sample)
-
-
 class Replicas:
     """The evaluation of a loss after whose backward pass gradients are those of all processes.
 
@@ -40,9 +28,10 @@ class Replicas:
     """
 
     def __init__(self, evaluate: Callable[[Any], Tensor], trained: Sequence[nn.Parameter]) -> None:
-        self.engine = DistributedDataParallel(
-            _Evaluation(evaluate, trained), gradient_as_bucket_view=True
-        )
+        loss = nn.Module()  # with what gets a gradient; the field's other parts stay out of it
+        loss.trained = nn.ParameterList(trained)
+        loss.forward = evaluate
+        self.engine = DistributedDataParallel(loss, gradient_as_bucket_view=True)
         self.engine.register_comm_hook(
             None,  # where the engine would take a mean
             lambda _, bucket: (
