@@ -102,6 +102,7 @@ def _root(centred: Tensor) -> Tensor:
     n, d = centred.shape
     if n <= d:
         return centred.mT / math.sqrt(n - 1)
+    factor: Tensor
     factor, failed = torch.linalg.cholesky_ex((centred.mT @ centred).div_(n - 1))
     least, most = (float(end) for end in torch.aminmax(factor.diagonal()))
     if int(failed) == 0 and least > _REGULAR * most:

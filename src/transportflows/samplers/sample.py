@@ -13,6 +13,7 @@ from .._core.arguments import shown
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.shards import check_shares
 from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
@@ -160,7 +161,7 @@ def sample(
         total, event_dims = len(x), x.ndim - 1
         cond = _told_start(field, cond, x, grid, schedules)
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
-        _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
+        _check_shared(team, field, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
@@ -251,6 +252,7 @@ def _looks(
 
 def _check_shared(
     team: World,
+    field: Field,
     n: int,
     scheme: str | Scheme | Multistep | StepperScheme,
     grid: Tensor,
@@ -260,6 +262,8 @@ def _check_shared(
     hooks: int,
 ) -> None:
     """See that all processes of a shared solve make the same call."""
+    if n >= team.size > 1:
+        check_shares(field, n, team.size, isinstance(scheme, str))
     team.check_same(
         "a shared solve",
         {

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.distributed import World
 from .._core.precision import widest, widest_dtype
 from .._core.random import mix
+from .._core.shards import in_shards, local
+from .._core.shards import norm as shards_norm
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss
 from .contexts import BorrowedGenerator
 from .dropping import Dropping
+from .replicas import Replicas
 
-__all__ = ["LAYERS", "Objective", "norm_of"]
+__all__ = ["LAYERS", "Objective", "all_finite", "clip_", "norm_of"]
 
 LAYERS = 0x6C6179657273  # the branch of a step's seed for what layers draw
 _VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
@@ -62,6 +66,11 @@ class Objective:
         self.loss, self.field, self.accumulate = loss, field, accumulate
         self.world = World() if world is None else world
         self.parameters, self.only, self.dropping = list(parameters), only, dropping
+        # Where parameters lie in shards, torch takes means of gradients over processes, all of
+        # which must call the network equally often.
+        self.sharded = any(map(in_shards, (*self.parameters, *field.parameters())))
+        self._scale = self.world.size if self.sharded else 1
+        self._plain = [p for p in self.parameters if not in_shards(p)]
         self._evaluate = loss.terms if loss.names else loss.evaluate
         device = field.reference().device.type
         self._precision: Any = nullcontext()
@@ -73,6 +82,8 @@ class Objective:
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
         self._used: list[bool] | None = None  # which parameters get a gradient
+        self._replicas: Replicas | None = None  # from the second step on, where there are others
+        self._real = 1  # parts of a batch that have rows; others keep the processes in step
         self._timed = True  # whether the loss tells the times of its rows
 
     def values(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Valued]:
@@ -90,7 +101,7 @@ class Objective:
         for sample in self._parts(batch, generator, seed):
             with self._precision:
                 valued.append((self._evaluate(self.field, sample), _times(sample)))
-        return valued
+        return valued[: self._real]
 
     def mean(self, batches: Iterable[Batch], generator: torch.Generator) -> Tensor:
         """The mean over all rows of some batches, ``()``, with the same draws at every call.
@@ -132,18 +143,24 @@ class Objective:
         """
         rows, seen = len(batch), []
         parts = self._parts(batch, generator, seed, self.dropping, sample)
+        replicas = self._replicas if rows >= self.world.size else None
         learned = len(parts) > 1 and any(p.requires_grad for p in self.field.process.parameters())
         for k, part in enumerate(parts, 1):
             with self._precision:
-                values = self._evaluate(self.field, part)
-            share = self._share
-            if share is None or share.shape != values.shape or self._share_of != rows:
+                if replicas is None:
+                    values = self._evaluate(self.field, part)
+                else:
+                    values = replicas(part, k == len(parts))
+            real = k <= self._real
+            share = self._share if real else torch.zeros_like(values)
+            if share is None or share.shape != values.shape or (real and self._share_of != rows):
                 share = self._new_share(values, rows)
             again = learned and k < len(parts)  # through the path, which was drawn for all parts
             torch.autograd.backward((values,), (share,), retain_graph=again, inputs=self.only)
-            seen.append((values.detach(), _times(part)))
+            if real:
+                seen.append((values.detach(), _times(part)))
         if self.world.size > 1:
-            self._sum_gradients()
+            self._sum_gradients(summed=replicas is not None)
         return seen[0] if len(seen) == 1 else self._joined(seen)
 
     def _parts(
@@ -160,14 +177,18 @@ class Objective:
         if dropping is not None:
             sample = dropping.drop(sample, batch.cond, seed)
         if self.world.size == 1 and self.accumulate == 1:
-            return [sample]
+            return [sample]  # its one part is real
         if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own
             self._seed(generator, mix(seed, self.world.rank))
         self._timed = getattr(sample, "t", None) is not None
         low, high = self.world.slice(len(batch))
-        parts = min(self.accumulate, high - low)
+        self._real = parts = min(self.accumulate, high - low)
         ends = [low + (high - low) * k // parts for k in range(parts + 1)] if parts else []
-        return [sample.rows(a, b) for a, b in pairwise(ends)]
+        spans = list(pairwise(ends))
+        if self.sharded:
+            most = min(self.accumulate, -(-len(batch) // self.world.size))
+            spans += [(0, 1)] * (most - parts)
+        return [sample.rows(a, b) for a, b in spans]
 
     def _seed(self, generator: torch.Generator, seed: int) -> None:
         generator.manual_seed(seed)
@@ -196,7 +217,7 @@ class Objective:
                 f"the value of {name} depends on no trained parameter; is the network called under"
                 " no_grad, or frozen since the Trainer was made?"
             )
-        self._share = torch.full_like(values, 1 / rows, requires_grad=False)
+        self._share = torch.full_like(values, self._scale / rows, requires_grad=False)
         self._share_of = rows
         return self._share
 
@@ -212,9 +233,14 @@ class Objective:
         times = [t for _, t in seen if t is not None]
         return values, torch.cat(times) if times else None
 
-    def _sum_gradients(self) -> None:
-        """Make the gradients those of the whole batch, on every process."""
-        have = [p.grad is not None for p in self.parameters]
+    def _sum_gradients(self, summed: bool) -> None:
+        """Make the gradients those of the whole batch, on every process.
+
+        Args:
+            summed: whether they were added up in the backward pass; they are after the first one,
+                which shows what gets a gradient, where there is a row for each process.
+        """
+        have, first = [p.grad is not None for p in self._plain], self._used is None
         if self._used is None:  # a process may have no rows of the first batch
             everywhere = self.world.all_values(have if any(have) else None)
             self._used = next((flags for flags in everywhere if flags is not None), have)
@@ -223,13 +249,21 @@ class Objective:
                 "other parameters have a gradient at this step than at the first one, and processes"
                 " must agree on which have; let the network use all its parameters at every step"
             )
-        gradients = []
-        for parameter, used in zip(self.parameters, self._used, strict=True):
-            if used and parameter.grad is None:  # of a process without a row
+        if summed:
+            return
+        used = [p for p, flag in zip(self._plain, self._used, strict=True) if flag]
+        for parameter in used:
+            if parameter.grad is None:  # of a process without a row
                 parameter.grad = torch.zeros_like(parameter)
-            if used and parameter.grad is not None:
-                gradients.append(parameter.grad)
+        gradients = [p.grad for p in used if p.grad is not None]
         self.world.sum_gradients(gradients)
+        if self.sharded:
+            if gradients:
+                torch._foreach_div_(gradients, self._scale)
+            return
+        known = [p for p in used if isinstance(p, nn.Parameter)]
+        if first and known and len(known) == len(used):
+            self._replicas = Replicas(partial(self._evaluate, self.field), known)
 
 
 def _times(sample: Any) -> Tensor | None:
@@ -242,7 +276,25 @@ def _times(sample: Any) -> Tensor | None:
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
     """Euclidean norm of the whole gradient, ``()``."""
+    if any(map(in_shards, gradients)):
+        return shards_norm(gradients)
     norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
         norms = [widest(norm) for norm in norms]
     return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]
+
+
+def clip_(parameters: Sequence[nn.Parameter], most: float, foreach: bool | None) -> Tensor:
+    """Shorten the whole gradient to a norm of at most ``most``; what it was before, ``()``."""
+    if not any(map(in_shards, parameters)):
+        return nn.utils.clip_grad_norm_(parameters, most, foreach=foreach)
+    norm = shards_norm([p.grad for p in parameters if p.grad is not None])
+    for kind in (True, False):
+        nn.utils.clip_grads_with_norm_([p for p in parameters if in_shards(p) is kind], most, norm)
+    return norm
+
+
+def all_finite(parameters: Sequence[Tensor], world: World) -> bool:
+    """Whether parameters are finite, those in shards on every process."""
+    fine = bool(torch.stack([local(p).isfinite().all() for p in parameters]).all())
+    return all(world.all_values(fine)) if any(map(in_shards, parameters)) else fine
