@@ -363,10 +363,11 @@ networks.SequenceDiT | features=2, width=8, depth=1, attention_heads=2, generato
 networks.from_sit | net=lambda x, t, y=None: -x, process=P()
 networks.from_torchcfm | net=lambda t, x: -x, process=P()
 networks.from_edm | net=lambda x, sigma: x / (1 + sigma.view(-1, 1) ** 2), process=P(tpf.VE())
-plots.strips | trajectory=X(3, 2, 1, 4, 4)
+plots.strip | x=X(3, 2, 1, 4, 4)
 metrics.pair_error | x0=X(), x1=Y(), samples=Y()
 plans.exact_potentials | cost=torch.cdist(X(), Y()), rows=torch.arange(12)
 plans.log_plan | cost=torch.cdist(X(), Y()), epsilon=0.5
+likelihood.FieldDistribution | field=V()
 likelihood.dequantise | x=X().mul(10).round().div(10), level_width=0.1, generator=G()
 networks.Nullable | net=NET(labels=3), label=3
 samplers.sample_each | field=V(), conds=[{}, {}], n=3, steps=2, generator=G()
@@ -532,6 +533,20 @@ plans.unbalanced_plan | x=X(3).double(), y=Y(3).double(), p=torch.ones(3).double
 plans.exact_plan | distances=X(3, 3).double().abs(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3
 plots.SamplePictures | folder=TMP()
 plots.picture | x=X()
+plots.samples | x=X(), reference=Y()
+plots.images | x=X(3, 1, 4, 4)
+plots.trajectories | x=X(3, 5, 2)
+plots.animate | x=X(3, 5, 2)
+plots.vector_field | field=V(), size=3
+plots.density | of=V(), size=3, steps=2
+plots.heat_map | values=X(3, 3).abs()
+plots.history | of=tpf.Trainer(V()).fit(X(64), steps=3, progress=False, generator=G())
+plots.quality_by_calls | of={"heun": {10: 0.1, 20: 0.05}}, floor=0.01
+plots.epsilon_sweep | of={0.0: 0.1, 0.5: 0.05}, star=0.4
+plots.interpolant | of=P(), size=5
+plots.coupling | x0=X(), x1=Y()
+plots.pairs | x=X(), reference=Y()
+plots.calibration | ranks=torch.arange(12), draws=20
 samplers.plan | field=V(), tolerance=0.5, n=100, generator=G()
 samplers.Trial | scheme="heun", steps=3, spacing="uniform", calls=6, error=0.1
 samplers.SolvePlan | scheme="heun", steps=3, spacing="uniform", times=None, epsilon=tpf.solve.ConstantEpsilon(0.0), tolerance=0.1, error=0.1, reference=0.01, trials=(), distances={}

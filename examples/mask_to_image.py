@@ -312,7 +312,7 @@ def draw(found: dict[float, tpf.Solution | str], x1: Tensor, mask: Tensor, path:
             one, two = solution.x.cpu().view(-1, *x1.shape)[:2]
             columns |= {f"ε = {epsilon:g}": one, f"again, {epsilon:g}": two}
     rows = torch.stack([x[:10] for x in columns.values()])
-    figure = tpf.plots.strips(rows, torch.arange(len(columns)), limits=(-1, 1))
+    figure = tpf.plots.strip(rows, torch.arange(len(columns)), limits=(-1, 1))
     figure.axes[0].set_xticklabels(list(columns), fontsize=6)
     figure.savefig(path, dpi=140)
     print(f"wrote {path}")

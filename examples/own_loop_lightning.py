@@ -1,7 +1,10 @@
 """The training of own_loop.py as a LightningModule.
 
 Run: python examples/own_loop_lightning.py     (pip install lightning; a few seconds)
+or:  torchrun --nproc_per_node 2 examples/own_loop_lightning.py --devices 2
 """
+
+import argparse
 
 import lightning
 import torch
@@ -20,6 +23,10 @@ class FieldModule(lightning.LightningModule):
         self.loss = loss
         self.lr = lr
 
+    def on_train_start(self):
+        """Times and noise of its own in each process."""
+        torch.manual_seed(torch.initial_seed() + self.global_rank)
+
     def training_step(self, batch, index):
         """The mean of the loss over the rows of a batch."""
         loss = self.loss(self.field, batch).mean()
@@ -32,7 +39,10 @@ class FieldModule(lightning.LightningModule):
 
 
 def train(field, loss, data, *, steps=1_000, batch_size=256, lr=2e-3, **options):
-    """Minimise the mean of a loss over the networks of a field; options are of the Trainer."""
+    """Minimise the mean of a loss over the networks of a field; options are of the Trainer.
+
+    ``batch_size`` rows a step in each process.
+    """
     loader = DataLoader(data, batch_size=batch_size, shuffle=True, drop_last=True)
     trainer = lightning.Trainer(
         max_steps=steps, logger=False, enable_checkpointing=False, **options
@@ -42,10 +52,13 @@ def train(field, loss, data, *, steps=1_000, batch_size=256, lr=2e-3, **options)
 
 def main() -> None:
     """Train both and print what is left."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--devices", type=int, default=1)
+    devices = parser.parse_args().devices
     lightning.seed_everything(0)
     data = tpf.datasets.eight_gaussians(20_000)
     for field, loss in tasks():
-        train(field, loss, data)
+        train(field, loss, data, batch_size=256 // devices, devices=devices)
         print(excess(field, data))
 
 

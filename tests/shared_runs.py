@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from datetime import timedelta
@@ -16,8 +17,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import transportflows as tpf
-from transportflows._core import distributed
 from transportflows._core.distributed import world
+from transportflows._core.patience import Patience
 
 STEPS = 200
 
@@ -54,6 +55,46 @@ def pair():
     return tpf.FieldPair(velocity=nets[0], noise=nets[1], process=process)
 
 
+class Odd(torch.nn.Module):
+    """A frozen part, one that is never used, and running statistics that stay as they are."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            self.first, self.last = torch.nn.Linear(3, 7), torch.nn.Linear(7, 2)
+            self.frozen = torch.nn.Linear(7, 7).requires_grad_(False)
+            self.unused = torch.nn.Linear(3, 3)
+            self.norm = torch.nn.BatchNorm1d(7).eval()
+
+    def forward(self, t, x):
+        h = self.first(torch.cat([t[:, None], x], 1)).tanh()
+        return self.last(self.norm(self.frozen(h)))
+
+
+def odd():
+    return tpf.Velocity(Odd().eval(), tpf.Process(tpf.Linear(), tpf.Gaussian((2,))))
+
+
+class Bent(tpf.AffineInterpolant):
+    """A path with a parameter, which its own field leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.bend = torch.nn.Parameter(torch.tensor(0.3))
+
+    def alpha(self, t):
+        return (1 - t) * (1 + self.bend * t)
+
+    def beta(self, t):
+        return t * (1 + self.bend * (1 - t))
+
+
+def bent():
+    net = tpf.networks.MLP(2, 32, 3, generator=gen(7))
+    return tpf.Velocity(net, tpf.Process(Bent(), tpf.Gaussian((2,))))
+
+
 class Own(tpf.losses.Loss):
     """A loss that does not split into drawing and evaluating."""
 
@@ -81,6 +122,8 @@ CASES = {
         {},
     ),
     "law": (velocity, tpf.VelocityLoss(), lambda: LAW, {"batch_size": 64}),
+    "odd": (odd, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 33}),
+    "bent": (bent, tpf.VelocityLoss(), lambda: ROWS, {"batch_size": 33}),
     "own": (velocity, Own(), lambda: ROWS, {"batch_size": 64}),
 }
 
@@ -88,13 +131,17 @@ CASES = {
 class Fails(tpf.VelocityLoss):
     """A loss that fails on one process, at step 8."""
 
-    def __init__(self, how):
+    def __init__(self, how, rank=1):
         super().__init__()
-        self.how, self.calls = how, 0
+        self.how, self.rank, self.calls = how, rank, 0
 
     def evaluate(self, field, sample):
         self.calls += 1
-        if self.calls == 8 and world().rank == 1:
+        if self.calls == 8 and world().rank == self.rank:
+            if self.how == "sleeps":
+                time.sleep(600)
+            if self.how == "stops":
+                os.kill(os.getpid(), signal.SIGSTOP)
             if self.how == "killed":
                 os.kill(os.getpid(), 9)
             if self.how == "raises":
@@ -284,11 +331,11 @@ def main(folder, *words):
         elif word == "peaceful":
             peaceful(folder)
         elif word in ("leaves with 0", "does not come"):
-            distributed.PATIENCE = timedelta(seconds=4)
+            Patience.limit = timedelta(seconds=4)
             trainer = tpf.Trainer(velocity(), tpf.VelocityLoss())
             trainer.fit(ROWS, steps=9, callbacks=[Leave(word)], progress=False)
         elif word == "never joins":
-            distributed.PATIENCE = timedelta(seconds=4)
+            Patience.limit = timedelta(seconds=4)
             if os.environ["RANK"] == "1":
                 os._exit(0)
             world()
@@ -297,7 +344,10 @@ def main(folder, *words):
             rows = ROWS[: 500 - world().rank]
             trainer.fit(rows, steps=5, progress=False)
         else:
-            trainer = tpf.Trainer(velocity(), Fails(word))
+            how, rank = [*word.split(), "1"][:2]
+            if how in ("sleeps", "stops"):
+                Patience.limit = timedelta(seconds=4)
+            trainer = tpf.Trainer(velocity(), Fails(how, int(rank)))
             trainer.fit(
                 ROWS, steps=100, generator=gen(3), checkpoints=folder / word, progress=False
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import warnings
 
@@ -306,8 +307,7 @@ def test_what_cannot_be_compiled_is_eager_with_the_reason_once(case, monkeypatch
     if case != "layers that draw":
         eager = fitted(make(), what.get("loss"), compile=False)
         eager.fit(rows(96), steps=3, batch_size=16, progress=False)
-        assert alike(eager, found, 0)
-    import re
+        assert alike(eager, found, 0 if "same numbers" in texts[0] else 1e-9)
 
     assert re.search(reason, texts[0])
 

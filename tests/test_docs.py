@@ -108,3 +108,16 @@ def test_a_formula_is_found_by_its_name():
         assert any(name in row and f"`{file}`" in row for row in rows), name
     rooms = {"metrics", "fields", "inverse", "guidance", "networks"}
     assert rooms <= {file.partition("/")[0] for file in files}
+
+
+def test_the_messages_that_the_page_explains_are_those_of_the_library():
+    headings = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(headings) > 8
+    told = []
+    for path in Path(tpf.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [p.value for p in parts if isinstance(p, ast.Constant)]
+            told.append("".join(text for text in texts if isinstance(text, str)))
+    for heading in headings:
+        assert any(heading in text for text in told), heading

@@ -41,7 +41,7 @@ def test_the_two_commands_open_the_readme():
     commands = re.findall(r"```sh\n(.*?)\n```", text, re.DOTALL)
     assert commands == [
         "pip install -c constraints.txt -e '.[examples]' && python examples/quickstart.py",
-        "pip install -c constraints.txt -e '.[test]' && pytest",
+        "pip install -c constraints.txt -e '.[test]' && pytest -n auto --dist loadfile",
     ]
 
 

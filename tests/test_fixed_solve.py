@@ -87,6 +87,48 @@ def test_conditions_and_units():
         )
 
 
+class Named(torch.nn.Module):
+    """Names the conditions of a solve, so that their rows can be dynamic."""
+
+    def __init__(self, solve: FixedSolve) -> None:
+        super().__init__()
+        self.solve = solve
+
+    def forward(self, start: Tensor, label: Tensor, angle: Tensor) -> Tensor:
+        return self.solve(start, label=label, angle=angle)  # type: ignore[no-any-return]
+
+
+def test_any_number_of_rows_with_conditions():
+    found = field(tpf.Linear(), labels=3, vectors={"angle": 1})
+    rows = {0: torch.export.Dim("n", min=2)}
+    given = (start(), torch.arange(7) % 3, start()[:, :1])
+    with torch.no_grad():
+        program = torch.export.export(
+            Named(FixedSolve(found, steps=4).eval()),
+            given,
+            dynamic_shapes={"start": rows, "label": rows, "angle": rows},
+            strict=False,
+        ).module()
+    x, label, angle = (part[:5] for part in given)
+    wanted = tpf.sample(found, start=x, cond={"label": label, "angle": angle}, steps=4).x
+    torch.testing.assert_close(program(x, label, angle), wanted, rtol=0, atol=1e-6)
+
+
+def test_conditions_are_those_of_the_training():
+    found = field(tpf.Linear(), labels=3)
+    label = torch.arange(7) % 3
+    tpf.Trainer(found).fit(start(), cond={"label": label}, steps=1, progress=False)
+    solve = FixedSolve(found, steps=4).eval()
+    with pytest.raises(ValueError, match="label"):
+        solve(start())
+    with pytest.raises(ValueError, match="5 rows"):
+        solve(start(), label=label[:5])
+    one = tpf.sample(found, start=start(), cond={"label": 1}, steps=4).x
+    torch.testing.assert_close(solve(start(), label=1), one, rtol=0, atol=1e-6)
+    with torch.no_grad(), pytest.raises(ValueError, match="label"):
+        torch.export.export(solve, (start(),), strict=False)
+
+
 def test_it_is_differentiable_and_its_parameters_are_those_of_the_field():
     found = field(tpf.Linear())
     solve = FixedSolve(found, steps=4).eval()

@@ -250,6 +250,26 @@ def test_the_backward_pass_is_a_reader_of_the_networks():
     assert all(module.training for module in field.net.modules())
 
 
+def test_fields_that_take_derivatives_themselves_are_differentiated():
+    field = tpf.Velocity(network(), PROCESS)
+    mask = tpf.inverse.Mask(torch.tensor([1, 0]))
+    seen = tpf.inverse.LinearObservation(mask, start(1)[0] * torch.tensor([1, 0]), 0.5)
+    guided = (
+        tpf.guidance.Tilt(field, lambda t, x: t * x.pow(3).sum(1) / 9),
+        tpf.inverse.MomentMatched(field, seen, iterations=1),
+    )
+    grid = [0.25, 0.5, 0.75]
+    for one in guided:
+        x = start().requires_grad_()
+        found = tpf.sample(one, start=x, t=grid, scheme="euler", gradients=True).x
+        y = x
+        for t in grid[:-1]:
+            y = y + 0.25 * one.velocity(torch.tensor(t, dtype=torch.float64), y)
+        assert torch.allclose(found, y, atol=1e-12)
+        own, want = (torch.autograd.grad(end.square().sum(), x)[0] for end in (found, y))
+        assert torch.allclose(own, want, atol=1e-12)
+
+
 def test_refusals():
     field = tpf.Velocity(network(), PROCESS)
     with pytest.raises(ValueError, match="fixed-step"):

@@ -534,7 +534,7 @@ def test_without_mlxtend_the_extra_is_named(monkeypatch):
 
 def test_a_strip_has_a_row_for_a_sample_and_a_column_for_a_time():
     x = torch.rand(4, 2, 3, 5, 6, generator=gen())
-    figure = tpf.plots.strips(x, torch.linspace(0, 1, 4), limits=(0, 1))
+    figure = tpf.plots.strip(x, torch.linspace(0, 1, 4), limits=(0, 1))
     (axes,) = figure.axes
     (drawn,) = axes.images
     sheet = np.asarray(drawn.get_array())
@@ -544,8 +544,6 @@ def test_a_strip_has_a_row_for_a_sample_and_a_column_for_a_time():
             part = sheet[6 * row + 1 : 6 * row + 6, 7 * column + 1 : 7 * column + 7]
             assert np.allclose(part, x[column, row].permute(1, 2, 0).numpy(), atol=1e-6)
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.33", "0.67", "1"]
-    assert tpf.plots.strips(x[:, :, 0]).axes[0].images
-    with pytest.raises(ValueError, match="several epsilon"):
-        tpf.plots.strips(torch.rand(4, 2, 7))
+    assert tpf.plots.strip(x[:, :, 0]).axes[0].images
     with pytest.raises(ValueError, match="a time for each of 4"):
-        tpf.plots.strips(x, torch.zeros(3))
+        tpf.plots.strip(x, torch.zeros(3))

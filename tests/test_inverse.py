@@ -476,6 +476,21 @@ def test_a_guided_field_samples_and_has_likelihoods():
     assert torch.allclose(found.log_prob, post.log_prob(drawn[:2]), atol=2e-3)
 
 
+def test_a_likelihood_of_ones_own_has_the_log_likelihoods_of_the_linear_one_that_it_is():
+    law = tpf.distributions.GaussianMixture(MEANS[:1], scale=0.7)
+    seen, field = LinearObservation(MASK, SEEN, 1.0), tpf.oracle(PROCESSES["linear"], law)
+    own = Observation(seen.log_likelihood)
+    want, *found = (
+        tpf.log_likelihood(LikelihoodGuidance(field, given), X, scheme="rk4", steps=10, **more)
+        for given, more in ((seen, {}), (own, {}), (own, {"gradients": True}))
+    )
+    for one in found:
+        assert float((one.log_prob / want.log_prob - 1).abs().max()) < 1e-9
+    held = Observation(lambda x: seen.log_likelihood(x.detach()))
+    with pytest.raises(ValueError, match="autograd follows"):
+        tpf.log_likelihood(LikelihoodGuidance(field, held), X, scheme="rk4", steps=2)
+
+
 def test_observations_of_each_row_go_with_their_rows():
     law = tpf.distributions.GaussianMixture(MEANS[:1], scale=1.7)
     field = tpf.oracle(PROCESSES["linear"], law)

@@ -313,6 +313,31 @@ def test_proposals_that_are_not_finite_are_refused():
 # ------------------------------------------------------------------------------------ scores
 
 
+def test_a_field_of_such_a_score_has_its_divergence_and_gradients():
+    """A network that is the gradient of a log-density, beside the same one by hand."""
+
+    def log_prob(y, t):
+        return -y.square().sum(1) / (2 * ((1 - t) ** 2 + t**2)) - t * y.pow(3).sum(1) / 10
+
+    def by_hand(t, x):
+        t = t[:, None]
+        return -x / ((1 - t) ** 2 + t**2) - 0.3 * t * x.square()
+
+    def by_autograd(t, x):
+        return tpf.langevin.score_of(lambda y: log_prob(y, t))(x)
+
+    process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))
+    x = torch.randn(3, 2, generator=seeded(), dtype=DOUBLE)
+    found = []
+    for net in (by_hand, by_autograd):
+        field, start = tpf.Score(net, process), x.clone().requires_grad_()
+        density = tpf.log_likelihood(field, x, scheme="rk4", steps=10).log_prob
+        end = tpf.sample(field, start=start, t=(0.1, 0.9), steps=3, gradients=True).x
+        found.append((density, end, torch.autograd.grad(end.square().sum(), start)[0]))
+    for want, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+
+
 def test_score_of_a_log_density():
     exact = tpf.oracle(tpf.Process(tpf.OneSidedLinear()), mixture([[-1.0, 0.0], [2.0, 1.0]], 0.6))
     t, x = torch.tensor(0.6, dtype=DOUBLE), torch.randn(9, 2, dtype=DOUBLE, generator=seeded())

@@ -448,7 +448,7 @@ def test_a_learned_reference_is_not_composed():
 
 def test_the_heat_map_shows_the_errors():
     errors = maps.map_errors(learned(), exact(), LAW, times=4, n=50, generator=gen())
-    figure = plots.map_errors(errors, title="a map")
+    figure = plots.heat_map(errors, title="a map")
     axes = figure.axes[0]
     drawn = torch.as_tensor(axes.images[0].get_array().filled(math.nan))
     off = ~torch.eye(4, dtype=torch.bool)
@@ -458,9 +458,9 @@ def test_the_heat_map_shows_the_errors():
     assert axes.get_ylabel().startswith("s")
     assert axes.get_title() == "a map"
     assert len(axes.texts) == 12
-    plots.map_errors(errors, "median").savefig("/dev/null", format="png")
+    plots.heat_map(errors, which="median").savefig("/dev/null", format="png")
     with pytest.raises(ValueError, match="unknown which"):
-        plots.map_errors(errors, "mean")
+        plots.heat_map(errors, which="mean")
 
 
 OTHER = tpf.Process(tpf.Trigonometric(), base=BASE)

@@ -215,3 +215,34 @@ def test_small_batches_have_both_kinds_of_rows_on_average(rows, share):
     counts = [loss.draw(flow, X[:rows], generator=draws).diagonal for _ in range(600)]
     found = sum(counts) / (rows * len(counts))
     assert found == pytest.approx(share, abs=0.08)
+
+
+def test_a_shortcut_asks_for_no_width_that_it_never_trains():
+    """Halves of its least width are known by the tangent (Frans et al. 2024, section 3.2)."""
+    asked = []
+
+    def net(s, t, x):
+        asked.append((t - s).abs())
+        return torch.zeros_like(x)
+
+    loss = maps.ShortcutLoss(3, diagonal=0.25)
+    value = loss(maps.FlowMap(net, PROCESS), X, generator=seeded())
+    widths = torch.cat(asked)
+    assert set(widths.tolist()) <= {0.0, 1 / 8, 1 / 4, 1 / 2, 1.0}
+    assert torch.equal(value[16:], torch.zeros(48))
+    assert float(value[:16].min()) > 0
+
+
+@pytest.mark.parametrize("names", ["img, times, delta", "x, s, t", "t, s, x", "z, t, r"])
+def test_a_network_that_takes_the_states_first_is_refused(names):
+    own = {}
+    exec(f"def net({names}):\n    return 0", own)
+    with pytest.raises(TypeError, match=r"net\(s, t, x"):
+        maps.FlowMap(own["net"], PROCESS)
+
+
+@pytest.mark.parametrize("names", ["s, t, x", "r, t, x", "start, stop, z", "t0, t1, x", "a, b, c"])
+def test_a_network_of_two_times_and_states_is_taken(names):
+    own = {}
+    exec(f"def net({names}):\n    return 0", own)
+    maps.FlowMap(own["net"], PROCESS)

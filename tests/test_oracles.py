@@ -763,3 +763,28 @@ def test_empirical_oracle_of_images_and_laws() -> None:
     assert isinstance(oracle(Process(SBDM()), target("full")), GaussianMixtureOracle)
     with pytest.raises(ValueError, match="agree"):
         oracle(Process(Linear(), Gaussian((2,))), points)
+
+
+def test_empirical_oracle_of_rows_with_weights() -> None:
+    """Weights of a law of rows are those of as many equal rows; rows of weight 0 are none."""
+    points = torch.randn(6, D, dtype=F64, generator=torch.Generator().manual_seed(0))
+    counts = torch.tensor([3, 1, 0, 2, 5, 1])
+    process = Process(Linear(), Gaussian((D,)))
+    weighted = oracle(process, Empirical(points, weights=counts.double()))
+    repeated = EmpiricalOracle(process, points.repeat_interleave(counts, 0))
+    assert isinstance(weighted, EmpiricalOracle)
+    x = torch.randn(50, D, dtype=F64, generator=torch.Generator().manual_seed(1))
+    for time in (0.0, 0.3, 0.9, 1.0):
+        t = torch.tensor(time, dtype=F64)
+        close(weighted.data(t, x), repeated.data(t, x), 1e-12)
+        if time < 1:
+            close(weighted.log_prob(t, x), repeated.log_prob(t, x), 1e-12)
+            blocks = EmpiricalOracle(process, points, weights=0.1 * counts.double(), block=2)
+            close(weighted.velocity(t, x), blocks.velocity(t, x), 1e-12)
+    close(weighted.data(torch.tensor(1.0, dtype=F64), points)[[0, 1, 3]], points[[0, 1, 3]], 1e-12)
+    drawn = weighted.sample(1.0, 12_000, generator=torch.Generator().manual_seed(2))
+    shares = torch.bincount(torch.cdist(drawn, points).argmin(1), minlength=6) / 12_000
+    assert float((shares - counts / 12).abs().max()) < 0.02
+    assert float(shares[2]) == 0
+    with pytest.raises(ValueError, match="weights must be"):
+        EmpiricalOracle(process, points, weights=-counts.double())

@@ -4,16 +4,19 @@ import functools
 import sys
 from pathlib import Path
 
-import accelerate
 import pytest
 import torch
 
 import transportflows as tpf
+from test_distributed import start
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import own_loop
-import own_loop_accelerate
-import own_loop_lightning
+
+accelerate = pytest.importorskip("accelerate", reason="the loop of Accelerate is to be run")
+pytest.importorskip("lightning", reason="the loop of Lightning is to be run")
+own_loop_accelerate = pytest.importorskip("own_loop_accelerate")
+own_loop_lightning = pytest.importorskip("own_loop_lightning")
 
 STEPS = 600
 LOOPS = {
@@ -64,3 +67,16 @@ def test_a_loop_of_ones_own_reaches_what_the_trainer_reaches(name, reference):
         # Five seeds of the Trainer and of the plain loop were within 20 % of their mean.
         assert share == pytest.approx(reference[quantity], rel=0.5), quantity
         assert share < 0.2, quantity  # a field that is zero leaves 1
+
+
+@pytest.mark.parametrize("name", ["accelerate", "lightning"])
+def test_a_loop_of_ones_own_in_two_processes(name, tmp_path):
+    """Weights are one, each process has its half of the rows and draws of its own."""
+    code, text, _ = start(2, tmp_path, name, script=Path(__file__).parent / "loop_runs.py")
+    assert code == 0, text
+    one, two = (torch.load(tmp_path / f"{name}-{k}.pt", weights_only=False) for k in (0, 1))
+    for a, b in zip(one["weights"], two["weights"], strict=True):
+        assert torch.equal(a, b)
+    assert one["seen"][0] == two["seen"][0] == 128
+    assert not torch.equal(one["seen"][1], two["seen"][1])
+    assert one["left"]["velocity"] < 0.2

@@ -440,6 +440,32 @@ def test_hutchinson_estimates_the_trace(seed):
     assert float((runs - exact).abs().max()) < 6 * spread / math.sqrt(2_000)
 
 
+def test_directions_that_are_gradients_carry_densities():
+    """A step ``x + ½ Δ`` of a linear Δ takes N(0, Id) to a Gaussian that is known."""
+    to_three, law = (lambda x: (x - 3).square().sum(1) / 2), tpf.Gaussian((2,))
+    start, told = normal(6, 2), {"log_prob": law, "steps": 1, "step": 0.5}
+    for direction in (
+        tpf.particles.LossGradient(to_three),
+        tpf.particles.LossGradient(lambda x: to_three(x).mean()),
+        tpf.particles.DiscriminatorDifference(lambda x: -to_three(x)),
+    ):
+        found = tpf.particles.flow_with_log_density(start, direction=direction, **told)
+        torch.testing.assert_close(found.solution.x, (start + 3) / 2)
+        torch.testing.assert_close(
+            found.log_prob, tpf.Gaussian((2,), 1.5, 0.5).log_prob(found.solution.x)
+        )
+    own, exact = (
+        tpf.particles.flow_with_log_density(
+            start, direction=tpf.particles.SteinDirection(score), **told
+        )
+        for score in (tpf.langevin.score_of(law.log_prob), law)
+    )
+    torch.testing.assert_close(own.log_prob, exact.log_prob)
+    held = tpf.particles.LossGradient(lambda x: to_three(x.detach()))
+    with pytest.raises(ValueError, match="autograd follows"):
+        tpf.particles.flow_with_log_density(start, direction=held, **told)
+
+
 def test_density_refusals():
     y, x = normal(10, 2), normal(20, 2)
     with pytest.raises(ValueError, match="unknown divergence"):

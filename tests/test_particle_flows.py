@@ -369,3 +369,14 @@ def test_mixed_seeds_are_not_shared_between_steps():
     """The stream of a step is a function of (key, step), not of what was drawn before."""
     key = draw_key(seeded())
     assert len({mix(key, branch, i) for branch in range(4) for i in range(50)}) == 200
+
+
+def test_particles_that_all_start_at_the_origin_may_move():
+    """They have no size, of which too far would be a multiple."""
+    to_three = tpf.particles.LossGradient(lambda x: (x - 3).square().sum(1) / 2)
+    start = torch.zeros(2, 1, dtype=DOUBLE)
+    found = tpf.particles.particle_flow(start, direction=to_three, steps=2, step=0.5)
+    torch.testing.assert_close(found.x, torch.full_like(start, 2.25))
+    away = tpf.particles.LossGradient(lambda x: -((x + 1).square().square()).sum(1))
+    with pytest.raises(tpf.solve.NonFiniteStateError, match="are not finite"):
+        tpf.particles.particle_flow(start, direction=away, steps=60, step=1.0)

@@ -13,7 +13,6 @@ from matplotlib.image import imread
 from torch import nn
 
 import transportflows as tpf
-from transportflows import plots
 from transportflows._core.random import stream
 from transportflows.plots import SamplePictures, picture
 
@@ -143,7 +142,7 @@ def test_refuses_what_are_no_samples(x):
         picture([[1.0, 2.0]])
 
 
-@pytest.mark.parametrize("reference", [np.zeros((5, 2)), torch.zeros(5, 1), torch.zeros(0, 2)])
+@pytest.mark.parametrize("reference", [[[0.0, 1.0]], torch.zeros(5, 1), torch.zeros(0, 2)])
 def test_refuses_a_reference_that_does_not_fit(reference):
     with pytest.raises((TypeError, ValueError), match="reference"):
         picture(torch.zeros(5, 2), reference)
@@ -224,7 +223,10 @@ def test_pictures_are_of_the_field_as_it_is_evaluated(ema, tmp_path):
 
 def test_the_title_and_the_reference_are_drawn(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(plots, "picture", lambda *a, **k: made.append((a, k)) or picture(*a, **k))
+    monkeypatch.setattr(
+        "transportflows.plots.callback.picture",
+        lambda *a, **k: made.append((a, k)) or picture(*a, **k),
+    )
     reference = rows(40, 2)
     shown = SamplePictures(tmp_path, every=15, n=3, reference=reference, options={"steps": 2})
     fit(untrained(), shown)
@@ -260,7 +262,7 @@ def test_refuses_options_of_no_sampler_before_the_first_step(options, tmp_path):
 
 def test_without_matplotlib_it_says_what_to_install_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"pip install 'transportflows\[examples\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'transportflows\[plot\]'"):
         picture(rows(5, 2))
     with pytest.raises(ImportError, match="pip install"):
         fit(untrained(), SamplePictures(tmp_path, every=1000))

@@ -11,6 +11,7 @@ from scipy.stats import chi2_contingency
 
 import transportflows as tpf
 from families import INTERPOLANTS, OWN, Learned, mixture, name, process
+from transportflows.distributions import GaussianMixture
 from transportflows.plans.exact import best_permutation
 
 
@@ -176,6 +177,22 @@ def test_learnable_interpolants_get_gradients_and_move_with_the_process():
         (lambda: tpf.Gaussian((2,), mean=math.nan), ValueError, "finite"),
         (lambda: tpf.Gaussian((2,), scale=math.inf), ValueError, "finite"),
         (lambda: tpf.Gaussian((2,), scale_tril=torch.ones(2, 2)), ValueError, "lower triangular"),
+        (
+            lambda: tpf.Gaussian((2,), scale_tril=torch.tensor([[1.0, 0.0], [math.nan, 1.0]])),
+            ValueError,
+            "finite",
+        ),
+        (
+            lambda: GaussianMixture(torch.zeros(2, 1), math.inf),
+            ValueError,
+            "scale must be positive and",
+        ),
+        (lambda: GaussianMixture(torch.zeros(2, 1), weights=[1.0, math.inf]), ValueError, "finite"),
+        (
+            lambda: GaussianMixture(torch.zeros(1, 1), covariances=torch.full((1, 1, 1), math.inf)),
+            ValueError,
+            "covariances must be finite",
+        ),
         (lambda: tpf.distributions.Uniform((2,), 0.0, math.inf), ValueError, "finite"),
         (lambda: tpf.Standardize(math.nan), ValueError, "finite"),
         (lambda: tpf.Brownian(math.nan), ValueError, "positive"),

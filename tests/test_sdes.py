@@ -339,6 +339,16 @@ def test_churn_acts_on_a_range_of_the_noise_in_units_of_the_data():
     assert not bool(acts.all())
 
 
+def test_churn_acts_where_all_is_noise():
+    """At t = 0 of a linear path β = 0 and σ̂/β is infinite: in the whole range, and in no finite."""
+    part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+    t, widths = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.full((2,), 0.5)
+    for high, first in ((math.inf, 1.0), (50.0, 0.0)):
+        schedule = tpf.solve.ChurnEpsilon(1.0 / 2, sigma_range=(0.1, high))
+        value = schedule.bound(part, t[:, None], widths).value(t, part.scale(t))
+        assert value.tolist() == [first * 0.5, 0.125]
+
+
 @pytest.mark.parametrize(
     "epsilon",
     [

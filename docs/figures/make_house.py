@@ -68,7 +68,7 @@ ROOMS = {
         "MMD flow, SVGD; generators of one call",
     ],
     "plans": ["min ⟨P, C⟩ and min ⟨P, C⟩ + ε KL,", "with certificates"],
-    "plots": ["pictures of samples, strips of paths"],
+    "plots": ["pictures of samples, ways,", "fields, runs, pairs, errors"],
     "process": ["interpolant + base + coupling: ρ_t"],
     "samplers": [
         "x + h b + |h| ε s + noise: Heun, RK4;",

@@ -52,7 +52,7 @@ def losses() -> list[Line]:
     """Of the maps that were trained."""
     lines: list[Line] = []
     for name in flow_maps.LOSSES:
-        rows = flow_maps.ROWS.rows(d=2, loss=name)
+        rows = flow_maps.ROWS.rows(d=2, loss=name, budget=flow_maps.BUDGET)
         keys = ["rms", *(f"steps {k}" for k in CALLS[1:])]
         if rows:
             errors = [statistics.mean(float(row[key]) for row in rows) for key in keys]

@@ -40,6 +40,16 @@ class Combination:
         x: weight of the state.
         mean: weight of m, the mean of the Gaussian base.
         outputs: weights of the predictions.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> field = tpf.Velocity(lambda t, x: -2 * x, process)
+        >>> weights = field.weights("score", torch.tensor(0.5))  # s = (t b - x)/(1 - t)
+        >>> weights.x, weights.outputs
+        (tensor(-2.), (tensor(1.),))
+        >>> weights.of(torch.ones(1, 1), None, [torch.full((1, 1), -2.0)])
+        tensor([[-4.]])
     """
 
     x: Any

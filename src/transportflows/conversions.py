@@ -27,7 +27,7 @@ from ._core.checks import choice
 from .combination import Combination
 from .gaussian_part import ConversionError, GaussianPart, NoisePart
 
-__all__ = ["QUANTITIES", "conversion"]
+__all__ = ["QUANTITIES", "conversion", "singular"]
 
 QUANTITIES = ("velocity", "mean_velocity", "score", "noise", "data")
 
@@ -221,3 +221,22 @@ def _refusal(part: NoisePart, outputs: tuple[str, ...], target: str) -> str:
             " or sample with epsilon=0"
         )
     return why + " Learn two fields: FieldPair(velocity=..., noise=...)"
+
+
+def singular(part: NoisePart, outputs: tuple[str, ...], target: str, t: Tensor) -> str:
+    """What is wrong with times at which a conversion has infinite weights, and the cure.
+
+    Args:
+        part: of the process.
+        outputs: what the networks predict.
+        target: what is wanted.
+        t: these times.
+    """
+    times = sorted({round(float(time), 6) for time in t.reshape(-1)})
+    have = " and ".join(output.replace("_", " ") for output in outputs)
+    wanted, shown = target.replace("_", " "), ", ".join(f"{time:g}" for time in times[:3])
+    return (
+        f"{wanted} from {have} is singular at t = {shown} for"
+        f" {type(part.path).__name__}; evaluate it elsewhere, or learn the {wanted} itself"
+        " (sample() steps around such ends by itself)"
+    )

@@ -30,6 +30,15 @@ class Batch:
         cond: conditions for the network; tensors have B rows.
         paired: whether x0 and x1 are pairs of the coupling already, whichever it is.
         places: numbers by which the coupling knows the rows of x1, ``(B,)``, or None.
+
+    Raises:
+        TypeError: if ``cond`` is no dict.
+
+    Example:
+        >>> batch = Batch(torch.zeros(2, 3), cond={"label": torch.tensor([4, 7])})
+        >>> second = batch.rows(1, 2)  # conditions go with their rows
+        >>> len(second), second.cond["label"]
+        (1, tensor([7]))
     """
 
     x1: Tensor
@@ -104,6 +113,13 @@ class PathSample:
         cond: conditions.
         antithetic: whether the second half of the rows repeats the first with ``-z``.
         density: density of the times, ``(B,)``, by which a loss is divided; None for no division.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> sample = process.sample(torch.full((1, 1), 4.0), x0=torch.zeros(1, 1), t=0.25)
+        >>> sample.x, sample.velocity  # (1 - t) x0 + t x1, and what a velocity regresses: x1 - x0
+        (tensor([[1.]]), tensor([[4.]]))
     """
 
     noise_part: NoisePart

@@ -48,7 +48,17 @@ _BESIDE = 1e-6  # the same, large enough for float32
 
 
 class ConversionError(ValueError):
-    """A quantity was asked of a process or a field that does not determine it."""
+    """A quantity was asked of a process or a field that does not determine it.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.distributions.Uniform((2,)))
+        >>> field = tpf.Velocity(lambda t, x: x, process)
+        >>> field.score(torch.tensor(0.5), torch.ones(1, 2))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        transportflows.gaussian_part.ConversionError: ...Linear(gamma=Brownian())...
+    """
 
 
 @checked
@@ -61,6 +71,13 @@ class NoisePart:
         owner: the process it is of, in words, for messages.
         base_scale: σ0, ``()``; None where x0 is no part of the noise.
         base_mean: m, of the event shape, or ``(B, *)`` where each row has its own; None for zero.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> base = tpf.distributions.Uniform((2,))  # not Gaussian, so the noise is γ z alone
+        >>> process = tpf.Process(tpf.Linear(gamma=tpf.Brownian()), base=base)
+        >>> process.noise_part.scale(torch.tensor(0.5))  # sqrt(t (1 - t))
+        tensor(0.5000)
     """
 
     path: Interpolant
@@ -209,6 +226,11 @@ def tweedie(beta: Tensor, scale_sq: Tensor) -> Tensor:
     By Tweedie's formulas ``d = (x' + σ̂² s) / β`` and ``Cov(x1 | x_t) = (σ̂²/β) ∂d/∂x``: what is
     added to the score is added to the data prediction times this, and to the velocity times
     ``g²/2`` (:meth:`GaussianPart.half_diffusion_sq`).
+
+    Example:
+        >>> beta, scale_sq = torch.tensor(0.6), torch.tensor(0.64)  # of SBDM at t = 0.6
+        >>> tweedie(beta, scale_sq) * 0.6  # Var(x1 | x_t) = 1 - 0.6² of data N(0, 1)
+        tensor(0.6400)
     """
     return scale_sq / beta
 
@@ -223,6 +245,15 @@ class GaussianPart(NoisePart):
 
     Attributes:
         path: an affine interpolant.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> path, base = tpf.Linear(gamma=tpf.Brownian()), tpf.Gaussian((2,))
+        >>> part, half = tpf.Process(path, base=base).part, torch.tensor(0.5)
+        >>> part.scale_sq(half)  # α² σ0² + γ² = 1/4 + 1/4
+        tensor(0.5000)
+        >>> round(float(part.log_ratio(half)), 4)  # log(β/σ̂) = log(0.5/√0.5) = -½ log 2
+        -0.3466
     """
 
     path: AffineInterpolant

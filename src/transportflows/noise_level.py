@@ -31,6 +31,13 @@ class NoiseLevel:
         part: the Gaussian part.
         t: times, float64, of any shape.
         dtype: of the times that were given.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> level = NoiseLevel.at(part, torch.tensor([0.5, 0.75]))
+        >>> [round(snr, 9) for snr in level.snr.tolist()]  # (t/(1 - t))²
+        [1.0, 9.0]
     """
 
     part: GaussianPart

@@ -18,6 +18,7 @@ from .tensor import sum_events
 __all__ = [
     "PROBE_LAWS",
     "Directional",
+    "differentiable_gradient",
     "draw_probes",
     "jvp",
     "none_of",
@@ -99,29 +100,57 @@ def none_of(mask: Tensor) -> bool:
         return False
 
 
+_NOT_FOLLOWED = (
+    "the function does not depend on x by operations that autograd follows, so it has no gradient;"
+    " keep x a tensor throughout (no .detach(), torch.no_grad(), .item() or numpy)"
+)
+
+
 def value_and_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``f(x)`` and the gradient of its sum, in reverse mode and in any mode of autograd.
 
     Args:
         f: maps x ``(B, *)`` to values of any shape.
-        x: where; nothing is recorded beyond the call.
+        x: where; nothing is recorded beyond the call, but inside of :func:`jvp` and other
+            transforms of torch.func, which go through both.
 
     Raises:
         ValueError: if no value depends on x by operations that autograd follows.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = ordinary(x.detach()).requires_grad_()
+        leaf = ordinary(x.detach())
+        try:
+            leaf.requires_grad_()
+        except RuntimeError:  # inside of a transform
+            return differentiable_gradient(f, x)
         value = f(leaf)
         gradient: Tensor | None = None
         if value.requires_grad:  # of x, or of parameters alone
             (gradient,) = torch.autograd.grad(value.sum(), leaf, allow_unused=True)
         if gradient is None:
-            raise ValueError(
-                "the function does not depend on x by operations that autograd follows, so it has"
-                " no gradient; keep x a tensor throughout (no .detach(), torch.no_grad(), .item()"
-                " or numpy)"
-            )
+            raise ValueError(_NOT_FOLLOWED)
     return value.detach(), gradient
+
+
+def differentiable_gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """What :func:`value_and_gradient` gives, and can be differentiated again, in either mode.
+
+    Args:
+        f: maps x ``(B, *)`` to values of any shape.
+        x: where.
+
+    Raises:
+        ValueError: if no value depends on x by operations that autograd follows.
+    """
+
+    def followed(y: Tensor) -> Tensor:
+        value = f(y)
+        if not value.requires_grad:
+            raise ValueError(_NOT_FOLLOWED)
+        return value
+
+    value, pull = pullback(followed, x)
+    return value, pull(torch.ones_like(value))
 
 
 def tracked(t: Tensor) -> bool:

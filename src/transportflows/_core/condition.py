@@ -42,6 +42,10 @@ class Condition:
         optional: whether the field was trained without it too, so that it may be left out.
         null: what stood for none in the rows from which it was dropped; None if it never was.
         together: whether it was dropped only where all others were that were dropped.
+
+    Example:
+        >>> print(Condition("integer", (), low=0, high=9, null=-1))
+        integers 0 to 9, one a row, -1 for none
     """
 
     kind: str

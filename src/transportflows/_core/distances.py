@@ -24,13 +24,14 @@ def square_distances(x: Tensor, y: Tensor) -> Tensor:
     if square.numel() == 0:
         return square
     cancelled = square < torch.finfo(x.dtype).eps ** 0.5 * (own_x.amax() + own_y.amax())
+    if not bool(cancelled.any()):
+        return square
     count = int(cancelled.sum())
     if 4 * count > square.numel():
         return _from_differences(x, y)
-    if count:
-        for pairs in cancelled.nonzero().split(max(1, _GATHERED // x.shape[1])):
-            i, j = pairs.unbind(1)
-            square[i, j] = (x[i] - y[j]).square().sum(1)
+    for pairs in cancelled.nonzero().split(max(1, _GATHERED // x.shape[1])):
+        i, j = pairs.unbind(1)
+        square[i, j] = (x[i] - y[j]).square().sum(1)
     return square
 
 

@@ -6,9 +6,8 @@ process alone is a world of one, in which all of this does nothing.
 
 When a process fails it leaves its message in the store that all share and closes its connections,
 so that the others, which wait for it in a sum, wake up and fail with that message. One that ends
-without a word closes its connections too; for one that lives and does not come, the others wait ten
-minutes. Who needs longer (a callback that works for half an hour in one process) makes the group:
-``torch.distributed.init_process_group(timeout=...)`` before the first call.
+without a word closes its connections too; for one that lives and does not come there is
+``patience.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -26,29 +24,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .buckets import as_bytes, buckets
+from .patience import Patience, WorkerError
 from .signatures import checked
 
 __all__ = ["WorkerError", "World", "local_device", "world"]
 
-PATIENCE = timedelta(minutes=10)
-"""How long processes wait for one another, in a group that the library made."""
 T = TypeVar("T")
-
-
-class _State:
-    """Of this process: whether it made the group, and which stretch of common work it is in."""
-
-    own = False
-    stretch = 0
-
-    @classmethod
-    def key(cls) -> str:
-        """Where a failure in this stretch is told; the processes count the stretches alike."""
-        return f"transportflows/failure/{cls.stretch}"
-
-
-class WorkerError(RuntimeError):
-    """Another process of a data-parallel run failed; the message is its own."""
 
 
 def local_device() -> torch.device:
@@ -77,13 +58,14 @@ def world() -> World:
         if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
             return World()
         try:
-            dist.init_process_group(timeout=PATIENCE)
+            dist.init_process_group(timeout=Patience.limit)
         except RuntimeError as error:
             raise WorkerError(
-                f"the processes of this run did not all come within {PATIENCE.seconds} s; perhaps"
-                f" one of them ended before ({str(error).strip().splitlines()[0]})"
+                "the processes of this run did not all come within"
+                f" {Patience.limit.total_seconds():g} s; perhaps one of them ended before"
+                f" ({str(error).strip().splitlines()[0]})"
             ) from error
-        _State.own = True
+        Patience.made = True
         atexit.register(_leave)
     return World(dist.get_rank(), dist.get_world_size())
 
@@ -125,9 +107,13 @@ class World:
         """Add up tensors over all processes, in place."""
         if self.size == 1:
             return
-        works = [self._checked(lambda t=t: dist.all_reduce(t, async_op=True)) for t in tensors]  # type: ignore[misc]
+        what = "a sum over processes"
+        works = [
+            self._checked(what, lambda t=t: dist.all_reduce(t, async_op=True))  # type: ignore[misc]
+            for t in tensors
+        ]
         for work in works:
-            self._checked(work.wait)
+            self._checked(what, work.wait)
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Add up gradients over all processes, in place, in few large messages."""
@@ -145,9 +131,10 @@ class World:
         """Overwrite tensors by those of process 0."""
         if self.size == 1:
             return
+        what = "taking the tensors of process 0"
         for tensor in tensors:
             whole = as_bytes(tensor)
-            self._checked(lambda whole=whole: dist.broadcast(whole, 0))  # type: ignore[misc]
+            self._checked(what, lambda whole=whole: dist.broadcast(whole, 0))  # type: ignore[misc]
             tensor.detach().copy_(whole.view(tensor.dtype).view(tensor.shape))
 
     def agreed(self, value: T) -> T:
@@ -155,7 +142,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        self._checked(lambda: dist.broadcast_object_list(box, 0))
+        self._checked("taking the word of process 0", lambda: dist.broadcast_object_list(box, 0))
         return box[0]
 
     def all_values(self, value: T) -> list[T]:
@@ -163,7 +150,7 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        self._checked(lambda: dist.all_gather_object(values, value))
+        self._checked("asking all processes", lambda: dist.all_gather_object(values, value))
         return values
 
     def gather(self, x: Tensor, n: int, dim: int = 0) -> Tensor:
@@ -182,7 +169,7 @@ class World:
         padded[: len(mine)] = mine
         sent = as_bytes(padded)  # every dtype, on every backend
         parts = [torch.empty_like(sent) for _ in range(self.size)]
-        self._checked(lambda: dist.all_gather(parts, sent))
+        self._checked("gathering the rows of all", lambda: dist.all_gather(parts, sent))
         rows = []
         for rank, part in enumerate(parts):
             low, high = World(rank, self.size).slice(n)
@@ -222,64 +209,35 @@ class World:
     # -------------------------------------------------------------------------------- failing
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Within it, an error of one process ends the others with its message."""
+    def together(self, doing: Callable[[], str] | None = None) -> Iterator[None]:
+        """Within it, an error of one process ends the others with its message.
+
+        Args:
+            doing: says what was being done, where something fails.
+        """
         if self.size == 1:
             yield
             return
-        _State.stretch += 1
+        Patience.stretch, Patience.doing = Patience.stretch + 1, doing
         try:
             yield
         except WorkerError:
-            _close()
+            Patience.close()
             raise
         except BaseException as error:
-            self._tell(f"process {self.rank}: {type(error).__name__}: {error}")
-            _close()
+            if Patience.broken(error):  # in an engine of torch, which says it in its own way
+                why = Patience.why(error, self.rank, self.size, "the gradients or shards")
+                Patience.close()
+                raise WorkerError(why) from error
+            Patience.tell(f"process {self.rank}: {type(error).__name__}: {error}")
+            Patience.close()
             raise
+        finally:
+            Patience.doing = None
 
-    def _tell(self, message: str) -> None:
-        try:
-            store = dist.distributed_c10d._get_default_store()
-            store.set(_State.key(), message)
-        except Exception:  # the store died with its process; there is nobody left to tell
-            pass
-
-    def _checked(self, call: Callable[[], T]) -> T:
+    def _checked(self, what: str, call: Callable[[], T]) -> T:
         """A collective call, whose failure is told in the words of the process that failed."""
         try:
             return call()
         except RuntimeError as error:
-            raise WorkerError(self._why(error)) from error
-
-    def _why(self, error: RuntimeError) -> str:
-        said = ""
-        try:
-            store = dist.distributed_c10d._get_default_store()
-            store.wait([_State.key()], timedelta(seconds=3))
-            said = store.get(_State.key()).decode()
-        except Exception:  # nobody said anything, or the store is gone
-            pass
-        if said:
-            return f"another process of this run failed, and the run ends: {said}"
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return (
-            f"process {self.rank} of {self.size} could not talk to the others, and the run ends;"
-            " if one of them ended without a word, it was killed, or ran out of memory; if it lives"
-            f" and did not come, the wait was for {PATIENCE.seconds} s at most; the"
-            f" connection said: {first}"
-        )
-
-
-def _close() -> None:
-    """Close the connections that the library made, so that no process waits for this one."""
-    try:
-        if not (_State.own and dist.is_initialized()):
-            return
-        abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
-        if abort is not None and "nccl" in str(dist.get_backend_config()):
-            abort()  # to destroy the group would wait for what runs on the card
-        else:
-            dist.destroy_process_group()
-    except Exception:  # what waits in the group is lost in any case
-        pass
+            raise WorkerError(Patience.why(error, self.rank, self.size, what)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -13,7 +14,8 @@ from .precision import wide
 __all__ = ["block_rows", "check_at_least", "event_rows", "rows_of", "weights_of"]
 
 _LEAST, _LARGEST = 1e-150, 1e150  # whose squares are neither 0 nor infinite
-_BLOCK_NUMBERS = 1 << 20  # numbers of a block of pairs on a CPU: 8 MB, which fit a cache
+_BLOCK_NUMBERS = 1 << 19  # numbers of a block of pairs on a CPU: 4 MB
+_KEPT = 31 << 20  # bytes: glibc learns sizes up to 32 MiB
 
 
 def rows_of(x: Tensor, name: str) -> Tensor:
@@ -90,6 +92,19 @@ def weights_of(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tenso
 
 
 def block_rows(columns: int, device: torch.device) -> int:
-    """Rows of a block of pairs with ``columns`` columns: 8 MB on a CPU, 512 MB on a card."""
-    numbers = _BLOCK_NUMBERS if device.type == "cpu" else _BLOCK_NUMBERS << 6
-    return max(16, numbers // max(1, columns))
+    """Rows of a block of pairs with ``columns`` columns: 4 MB on a CPU, 512 MB on a card."""
+    if device.type != "cpu":
+        return max(16, (_BLOCK_NUMBERS << 7) // max(1, columns))
+    _keep_memory()
+    return max(16, _BLOCK_NUMBERS // max(1, columns))
+
+
+@functools.cache
+def _keep_memory() -> None:
+    """Let the C library keep the memory of blocks, once a process.
+
+    Where it gives each block back and takes the next one from the system, new pages cost several
+    times what is computed in them. glibc gives back only what is larger than the largest block
+    that it had to map by itself and that was freed; this one is never written to.
+    """
+    torch.empty(_KEPT, dtype=torch.uint8)

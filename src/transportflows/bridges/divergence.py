@@ -42,6 +42,17 @@ class PathDivergence:
         value: KL of the exact bridge from the found one.
         standard_error: of the estimate.
         by_time: its parts over equal stretches of time, ``(20,)``; their sum is the value.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> law = tpf.Gaussian((1,))
+        >>> pairs = tpf.bridges.gaussian_bridge(law, law, variance=1.0)
+        >>> exact = tpf.bridges.ExactBridge(pairs)
+        >>> off = lambda t, x: exact.velocity(t, x) + 0.5 * exact.score(t, x) + 1  # 1 too large
+        >>> field = tpf.bridges.BridgeDrift(forward=off, process=exact.process)
+        >>> found = path_divergence(field, pairs, 40)
+        >>> round(found.value, 4)  # 1²/(2a)
+        0.5
     """
 
     value: float

@@ -125,6 +125,13 @@ class PathOptimizer(torch.optim.Adam):
 
     Raises:
         ValueError: if the path has nothing to learn, or a rate or count is not positive.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(LearnedPath(2), base=tpf.Gaussian((2,)))
+        >>> both = PathOptimizer(tpf.Velocity(tpf.networks.MLP(2, 16, 1), process))
+        >>> [(group["maximize"], group["lr"]) for group in both.param_groups]  # networks, path
+        [(False, 0.002), (True, 0.001)]
     """
 
     def __init__(

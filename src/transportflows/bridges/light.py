@@ -93,6 +93,14 @@ class LightPotential(nn.Module):
         logits: of the weights, ``(K,)``.
         centres: r, ``(K, d)``.
         log_spreads: logarithms of the diagonals of S, ``(K, d)``.
+
+    Example:
+        >>> net = LightPotential((1,), variance=1.0, components=1)
+        >>> with torch.no_grad():
+        ...     found = net.centres.fill_(2.0), net.log_spreads.fill_(0.0)  # r = 2 and S = 1
+        >>> weights, means, variances = net.given_start(torch.tensor([[1.0]]))
+        >>> means.item(), variances.item()  # r + S x0, and a S
+        (3.0, 1.0)
     """
 
     def __init__(

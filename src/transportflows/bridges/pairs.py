@@ -55,6 +55,14 @@ class GaussianPairs:
 
     Raises:
         ValueError: if shapes do not fit, or a covariance is not positive definite.
+
+    Example:
+        >>> zero, one = torch.zeros(1, 1), torch.ones(1, 1)
+        >>> covariance = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])
+        >>> pairs = GaussianPairs(torch.ones(1), zero, one, covariance)
+        >>> weight, mean, variance = pairs.given_start(torch.tensor([[2.0]]))
+        >>> float(mean), float(variance)  # 1 + 0.5 · 2 and 1 - 0.5²
+        (2.0, 0.75)
     """
 
     def __init__(
@@ -220,6 +228,13 @@ def potential_bridge(
 
     Raises:
         ValueError: if a is not positive, or event shapes differ.
+
+    Example:
+        >>> one = GaussianMixture(torch.zeros(1, 1))
+        >>> pairs = potential_bridge(one, one, variance=1.0)  # exp(-x0²/2 - (x1 - x0)²/2 - x1²/2)
+        >>> pairs.covariances  # the inverse of [[2, -1], [-1, 2]]
+        tensor([[[0.6667, 0.3333],
+                 [0.3333, 0.6667]]], dtype=torch.float64)
     """
     a = positive_number("variance", variance)
     if start.shape != end.shape:

@@ -96,6 +96,13 @@ def flow_pairs(
     Raises:
         ConversionError: if the field has no velocity.
         ValueError: if :func:`transportflows.sample` refuses.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> x0, x1 = flow_pairs(tpf.oracle(process, tpf.Gaussian((1,), 3.0)), 5)
+        >>> torch.allclose(x1, x0 + 3, atol=1e-3)  # the flow from N(0, 1) to N(3, 1)
+        True
     """
     solved = sample(
         field, n, start=start, steps=steps, scheme=scheme, save_at=[0.0, 1.0], cond=cond,

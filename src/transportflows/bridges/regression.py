@@ -41,6 +41,15 @@ class ForwardDriftLoss(_DriftLoss):
 
     The weight 1 - t keeps the target ``√(1-t) (x1 - x0) - √(a t) z`` finite up to t = 1, and of one
     size; a further ``weight`` multiplies it.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((1,)))
+        >>> to_three = lambda t, x: (3 - x) / (1 - t[:, None])  # the bridge of data in one point
+        >>> field = BridgeDrift(forward=to_three, process=process)
+        >>> loss = ForwardDriftLoss()(field, torch.full((8, 1), 3.0))
+        >>> torch.allclose(loss, torch.zeros(8), atol=1e-4)
+        True
     """
 
     quantity = "forward_drift"
@@ -48,7 +57,19 @@ class ForwardDriftLoss(_DriftLoss):
 
 @checked
 class BackwardDriftLoss(_DriftLoss):
-    r"""``½ t |ĝ(t, x_t) - (x_t - x0)/t|²``: the backward drift of a bridge, in forward time."""
+    r"""``½ t |ĝ(t, x_t) - (x_t - x0)/t|²``: the backward drift of a bridge, in forward time.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(
+        ...     tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((1,)), coupling=tpf.Paired()
+        ... )
+        >>> from_zero = lambda t, x: x / t[:, None]  # of a start in 0
+        >>> field = BridgeDrift(backward=from_zero, process=process)
+        >>> pairs = tpf.Batch(x1=torch.ones(8, 1), x0=torch.zeros(8, 1))
+        >>> torch.allclose(BackwardDriftLoss()(field, pairs), torch.zeros(8), atol=1e-4)
+        True
+    """
 
     quantity = "backward_drift"
 

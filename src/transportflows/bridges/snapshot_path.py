@@ -60,6 +60,12 @@ class PiecewiseGamma(Gamma):
 
     Raises:
         ValueError: if γ̇ is infinite at an end of the interval.
+
+    Example:
+        >>> from transportflows.interpolants import SineSquared
+        >>> gamma = PiecewiseGamma(SineSquared(0.5), [0.0, 1.0, 4.0])  # [0, 1/4] and [1/4, 1]
+        >>> gamma.gamma(torch.tensor([0.0, 0.125, 0.25, 0.625])).round(decimals=4)
+        tensor([0.0000, 0.5000, 0.0000, 0.5000])
     """
 
     knots: Tensor
@@ -116,6 +122,13 @@ class SnapshotPath(Interpolant):
 
     Raises:
         ValueError: if times do not increase, or γ̇ is infinite at its ends.
+
+    Example:
+        >>> points = torch.tensor([[[0.0], [1.0], [4.0]]])  # three points of one path
+        >>> bent, straight = (SnapshotPath([0.0, 1.0, 2.0], smooth=s) for s in (True, False))
+        >>> t = torch.tensor([0.75])
+        >>> float(straight.mean(t, None, points)), round(float(bent.mean(t, None, points)), 4)
+        (2.5, 2.3125)
     """
 
     uses_base: ClassVar[bool] = False

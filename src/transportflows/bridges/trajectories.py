@@ -179,6 +179,13 @@ class LeftOut:
         found: the snapshot before, carried to its time by a field trained without it, ``(n, *)``.
         transported: McCann's interpolation between its neighbours at its time: points on the
             straight lines of their exact plan, ``(n, *)``.
+
+    Example:
+        >>> import torch
+        >>> truth = torch.tensor([[1.0]])
+        >>> one = LeftOut(1, 0.5, truth, found=truth + 0.5, transported=truth + 1)
+        >>> [float((guess - one.truth).abs()) for guess in (one.found, one.transported)]
+        [0.5, 1.0]
     """
 
     index: int
@@ -223,6 +230,15 @@ def leave_one_out(
     Raises:
         ValueError: if there are fewer than three snapshots, one to be left out is first or last, or
             they do not fit; see :class:`Trajectories`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> first = torch.arange(5.0)[:, None]
+        >>> moved = [first, first + 1, first + 3]  # at the times 0, 1 and 3: at the speed 1
+        >>> train = lambda process, law: tpf.Velocity(lambda t, x: 3 + 0 * x, process)
+        >>> (one,) = leave_one_out(moved, [0.0, 1.0, 3.0], train, n=50)
+        >>> sorted(set(one.found.flatten().round(decimals=3).tolist()))
+        [1.0, 2.0, 3.0, 4.0, 5.0]
     """
     rows, key, n = check_snapshots(snapshots), draw_key(generator), positive_integer("n", n)
     if len(rows) != len(times):

@@ -35,6 +35,14 @@ class Coupling(Storable, ABC):
         weighted: whether the rows of data must be drawn by weights, as those of tensors can be.
         pool: rows that the trainer pairs at once, for several batches; None for each batch alone.
         reuse: how often it uses each pair of a pool.
+
+    Example:
+        >>> class Sorted(Coupling):  # the plan of least cost between numbers
+        ...     def pair(self, x0, x1, cond=NO_CONDITIONS, *, generator=None):
+        ...         return x0.sort(0).values[x1[:, 0].argsort().argsort()], x1
+        >>> x0, x1 = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[9.0], [7.0], [8.0]])
+        >>> Sorted().pair(x0, x1)[0].T
+        tensor([[3., 1., 2.]])
     """
 
     independent: bool = False
@@ -127,7 +135,16 @@ class Coupling(Storable, ABC):
 
 @checked
 class Independent(Coupling):
-    """``ρ0 x ρ1``: each x0 is drawn from the base without regard to x1."""
+    """``ρ0 x ρ1``: each x0 is drawn from the base without regard to x1.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> path, base, half = tpf.Linear(), tpf.Gaussian((1,)), torch.tensor(0.5)
+        >>> tpf.Process(path, base, Independent()).part.scale(half)  # x_t given x1 is Gaussian
+        tensor(0.5000)
+        >>> tpf.Process(path, base, tpf.MinibatchOT()).noise_part.exists  # and with pairs it is not
+        False
+    """
 
     independent = True
 
@@ -160,6 +177,18 @@ class Paired(Coupling):
         is_map: each x0 has one x1, which needs no noise: neither a latent nor ε > 0.
         path_epsilon: the ε of which these are the pairs, a/2 where they are those of a Schrödinger
             bridge; sampling with another is then told. None for pairs of no such process.
+
+    Raises:
+        ValueError: if ``path_epsilon`` is not positive, or for ``is_map`` without
+            ``condition_on_start``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), coupling=Paired(), shape=(1,))
+        >>> x0 = torch.tensor([[1.0], [2.0]])
+        >>> process.sample(-x0, x0=x0, t=0.5).x.abs()  # all paths meet
+        tensor([[0.],
+                [0.]])
     """
 
     def __init__(

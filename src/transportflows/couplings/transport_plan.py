@@ -90,8 +90,8 @@ class TransportPlan(Coupling):
 
     Example:
         >>> import transportflows as tpf
-        >>> x0, x1 = torch.randn(50, 2), torch.randn(80, 2) + 4
-        >>> plan = TransportPlan(x0, x1)
+        >>> z = torch.randn(130, 2, generator=torch.Generator().manual_seed(0))
+        >>> plan = TransportPlan(z[:50], z[50:] + 4)
         >>> process = tpf.Process(tpf.Linear(tpf.Brownian(0.5)), coupling=plan)
         >>> process.coupling.regularisation, process.coupling.report.kind
         (1.0, 'entropic')

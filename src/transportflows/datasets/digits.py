@@ -23,6 +23,11 @@ class Digits(NamedTuple):
     Attributes:
         images: ``(N, 1, 8, 8)``, or ``(N, 64)`` if they were asked for flat.
         labels: the digits 0 to 9, ``(N,)``, int64.
+
+    Example:
+        >>> found = digits()
+        >>> found.images[found.labels == 3].shape  # all threes
+        torch.Size([183, 1, 8, 8])
     """
 
     images: Tensor

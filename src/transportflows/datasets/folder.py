@@ -80,6 +80,14 @@ def image_folder(
         ValueError: if there are no images in it; for broken files, all of them named; for files of
             several sizes or modes, unless ``size`` and ``colour`` make them alike; for files that
             are smaller than ``crop``, have no label, or two.
+
+    Example:
+        >>> import tempfile, PIL.Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     PIL.Image.new("L", (4, 2), 255).save(f"{folder}/white.png")
+        ...     found = image_folder(folder, size=2)
+        >>> found.pixels.tolist(), found.files
+        ([[[[255, 255], [255, 255]]]], ('white.png',))
     """
     root = Path(path)
     if colour is not None:

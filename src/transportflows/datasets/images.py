@@ -34,13 +34,31 @@ def to_floats(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Raises:
         TypeError: if they are no bytes.
+
+    Example:
+        >>> to_floats(torch.tensor([0, 51, 255], dtype=torch.uint8))
+        tensor([-1.0000, -0.6000,  1.0000])
     """
     return _bytes(pixels).to(state_dtype(dtype)).mul_(1 / 127.5).sub_(1.0)
 
 
 @checked
 def to_bytes(x: Tensor) -> Tensor:
-    """The nearest bytes of numbers in [-1, 1]; what lies outside is black or white."""
+    """``127.5 (x + 1)``, rounded, of numbers in [-1, 1]; what lies outside is black or white.
+
+    Args:
+        x: floating-point numbers of any shape.
+
+    Returns:
+        uint8, of the shape of x.
+
+    Raises:
+        TypeError: if they are no floating-point numbers.
+
+    Example:
+        >>> to_bytes(torch.tensor([-1.0, 0.1, 1.0, 7.0]))
+        tensor([  0, 140, 255, 255], dtype=torch.uint8)
+    """
     if not x.is_floating_point():
         raise TypeError(f"x holds floating-point numbers, got {x.dtype}; write to_floats(x) first")
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
@@ -63,6 +81,12 @@ class Images:
         files: where each image is from.
         skipped: broken files that were left out, with what is wrong with them.
         flip: mirror every other image, by chance, whenever it is taken.
+
+    Example:
+        >>> black, white = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+        >>> images = Images(torch.stack([black, white]), labels=torch.tensor([0, 1]))
+        >>> images[1]
+        {'x1': tensor([[[1.]]]), 'label': tensor(1)}
     """
 
     pixels: Tensor
@@ -187,6 +211,11 @@ class ImageLoader:
         batch_size: B.
         device: where batches go.
         dtype: of the numbers; torch's default one if None.
+
+    Example:
+        >>> images = Images(torch.zeros(5, 1, 2, 2, dtype=torch.uint8))
+        >>> [len(batch.x1) for batch in ImageLoader(images, 2)]
+        [2, 2, 1]
     """
 
     def __init__(

@@ -40,6 +40,17 @@ def mnist(path: str | os.PathLike[str] | None = None, *, split: str = "train") -
             many; or for ``split="test"`` without a folder.
 
     Source: LeCun, Cortes & Burges (1998).
+
+    Example:
+        >>> import struct, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:  # a set of one image
+        ...     _ = Path(folder, "t10k-images-idx3-ubyte").write_bytes(
+        ...         struct.pack(">IIII", 2051, 1, 28, 28) + bytes(784))
+        ...     _ = Path(folder, "t10k-labels-idx1-ubyte").write_bytes(
+        ...         struct.pack(">IIB", 2049, 1, 7))
+        ...     found = mnist(folder, split="test")
+        >>> found.pixels.shape, found.labels
+        (torch.Size([1, 1, 28, 28]), tensor([7]))
     """
     choice("split", split, _SPLITS, {"t10k": "'test'", "valid": "'test'"})
     if path is None:

@@ -83,6 +83,11 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
     Raises:
         TypeError: if ``law`` has no ``sample`` method.
         ValueError: if it is one of torch's, of another shape.
+
+    Example:
+        >>> law = as_distribution(torch.distributions.Normal(torch.zeros(2), torch.ones(2)))
+        >>> law.shape, round(float(law.log_prob(torch.zeros(1, 2))), 4)  # -log 2π
+        (torch.Size([2]), -1.8379)
     """
     if isinstance(law, Distribution):
         return law

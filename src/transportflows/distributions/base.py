@@ -24,6 +24,16 @@ class Distribution(Storable, nn.Module, ABC):
     """A law on event shape ``shape``.
 
     A subclass sets ``shape`` through ``super().__init__(shape)`` and writes ``sample``.
+
+    Example:
+        >>> class Circle(Distribution):  # of radius 1
+        ...     def __init__(self): super().__init__(2)
+        ...     def sample(self, n, *, generator=None, dtype=None, device=None):
+        ...         z = torch.randn(n, 2, generator=generator, dtype=dtype, device=device)
+        ...         return z / z.norm(dim=1, keepdim=True)
+        >>> x = Circle().sample(5, generator=torch.Generator().manual_seed(0))
+        >>> torch.allclose(x.norm(dim=1), torch.ones(5))
+        True
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("shape", "_parameters")

@@ -27,6 +27,16 @@ class Empirical(Distribution):
     Args:
         data: ``(N, *)``, finite. It is not part of a ``state_dict``.
         weights: of the rows, ``(N,)``, not negative, of positive sum; equal by default.
+
+    Raises:
+        ValueError: if the data are not finite rows, or the weights not one a row, finite, not
+            negative and of positive sum.
+
+    Example:
+        >>> rows, seed = torch.tensor([[1.0], [2.0], [3.0]]), torch.Generator().manual_seed(0)
+        >>> law = Empirical(rows, weights=torch.tensor([0.0, 1.0, 1.0]))
+        >>> sorted(set(law.sample(50, generator=seed)[:, 0].tolist()))
+        [2.0, 3.0]
     """
 
     data: Tensor

@@ -31,6 +31,16 @@ class Gaussian(Distribution):
             ``shape`` (diagonal).
         scale_tril: lower-triangular factor ``(d, d)`` of the covariance of the flattened event,
             instead of ``scale``.
+
+    Raises:
+        ValueError: if a scale is not positive and finite, ``scale_tril`` is not lower triangular
+            ``(d, d)``, or the mean is not finite.
+
+    Example:
+        >>> round(float(Gaussian((2,), scale=3.0).log_prob(torch.zeros(1, 2))), 4)  # -log(2π · 3²)
+        -4.0351
+        >>> Gaussian((2,), scale_tril=torch.tensor([[1.0, 0.0], [2.0, 1.0]])).covariance().tolist()
+        [[1.0, 2.0], [2.0, 5.0]]
     """
 
     mean: Tensor
@@ -60,6 +70,8 @@ class Gaussian(Distribution):
                     "scale_tril must be lower triangular; for a covariance S write"
                     " scale_tril=torch.linalg.cholesky(S)"
                 )
+            if not bool(spread.isfinite().all()):
+                raise ValueError("scale_tril must be finite, and holds NaN or infinite numbers")
             positive = spread.diagonal()
         else:
             spread = as_wide(scale)

@@ -22,7 +22,7 @@ from .._core.precision import wide, widest
 from .._core.reprs import brief, call_lines
 from .._core.signatures import as_is, check_call, checked
 from ..combination import Combination
-from ..conversions import conversion
+from ..conversions import conversion, singular
 from ..distributions import Distribution
 from ..gaussian_part import ConversionError
 from ..process import Process
@@ -30,6 +30,7 @@ from ..transforms import Standardize
 from .calls import Network, called, check_network, check_process, check_transform, sized
 from .conditioned import Conditioned
 from .null_conditions import as_cond_transforms, given_transforms
+from .offers import Offers
 from .saving import Saved
 from .units import check_units, outer_start
 
@@ -37,7 +38,7 @@ __all__ = ["Field", "check_field"]
 
 
 @checked
-class Field(Saved, Conditioned):
+class Field(Saved, Offers, Conditioned):
     """A network whose prediction has a meaning under a process.
 
     Subclasses name what the network predicts in ``outputs``.
@@ -59,9 +60,19 @@ class Field(Saved, Conditioned):
             it was not trained by one. Whoever calls a trained field gives these, of the same kind,
             and no others: an embedding that was not trained gives numbers too. None forgets it.
         trainable: whether a :class:`Trainer` takes it; False for what is made of other fields.
-        power: W, where velocity and score are of a product of W densities of x_t, as a field of
-            :mod:`transportflows.guidance` may be; 1 for all others.
+        power: W, where velocity and score are of a product of W densities (guidance); or 1.
         default_scheme: how ``sample`` goes where it is not told, in ``default_steps`` steps.
+
+    Raises:
+        TypeError: if ``net`` cannot be called as ``net(t, x, **cond)``, or is a field already.
+        ValueError: if the base of the process is in other units than the transform.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process, t, x = tpf.Process(tpf.SBDM(), shape=(1,)), torch.tensor(0.6), torch.ones(1, 1)
+        >>> field = tpf.Velocity(lambda t, x: 0 * x, process)  # of N(0, 1), which SBDM keeps
+        >>> [round(float(field.quantity(q, t, x)), 6) for q in ("score", "noise", "data")]
+        [-1.0, 0.8, 0.6]
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("process", "transform")
@@ -210,23 +221,12 @@ class Field(Saved, Conditioned):
             predictions = self.predict(t, x, cond, needed)
             return predictions[self.outputs.index(target)]  # type: ignore[return-value]
         weights = self.weights(target, wide(t) if checked else widest(t))
+        part = self.process.noise_part
         if checked and not bool(weights.finite().all()):
-            raise ConversionError(self._singular(target, weights, t))
-        mean = self.process.noise_part.base_mean
+            raise ConversionError(singular(part, self.outputs, target, t[~weights.finite()]))
+        mean = None if part.base_mean is None else part.base_mean.to(x)
         predictions = self.predict(t, x, cond, weights.needed)
-        return weights.map(lambda w: w.to(x)).of(
-            x, None if mean is None else mean.to(x), predictions
-        )
-
-    def _singular(self, target: str, weights: Combination, t: Tensor) -> str:
-        times = sorted({round(float(time), 6) for time in t[~weights.finite()].reshape(-1)})
-        shown = ", ".join(f"{time:g}" for time in times[:3])
-        have = " and ".join(o.replace("_", " ") for o in self.outputs)
-        return (
-            f"{target.replace('_', ' ')} from {have} is singular at t = {shown} for"
-            f" {type(self.process.interpolant).__name__}; evaluate it elsewhere, or learn the"
-            f" {target.replace('_', ' ')} itself (sample() steps around such ends by itself)"
-        )
+        return weights.map(lambda w: w.to(x)).of(x, mean, predictions)
 
     @property
     def breakpoints(self) -> tuple[float, ...]:

@@ -21,6 +21,7 @@ from ..process import Process
 from ..transforms import Standardize
 
 __all__ = [
+    "TIME_NAMES",
     "Network",
     "accepted",
     "called",
@@ -36,7 +37,8 @@ __all__ = [
 
 Network = Callable[..., Any]
 
-_TIMES = {"t", "ts", "time", "times", "timestep", "timesteps", "tau", "sigma", "sigmas"}
+TIME_NAMES = {"t", "ts", "time", "times", "timestep", "timesteps", "tau", "sigma", "sigmas"}
+"""What networks call a time."""
 
 
 def sized(net: Network) -> str:
@@ -50,7 +52,7 @@ def check_network(net: Any) -> None:
     """Refuse what is no function of (t, x): a process, a class, a function of (x, t)."""
     check_object(net)
     first, second = [*positional_names(net), "", ""][:2]
-    if second in _TIMES and first not in _TIMES:
+    if second in TIME_NAMES and first not in TIME_NAMES:
         raise TypeError(
             f"the network {_name(net)} takes ({first}, {second}), and networks are called with the"
             " time first, net(t, x, **cond); write tpf.networks.from_xt(net)"

@@ -51,6 +51,13 @@ class EDMCoefficients(NamedTuple):
         out: of the network's output, ``c_out = σ̂ σ_d / √N``.
         scale: of x' in the network's input, ``c_in/β = 1/√N``.
         noise: the network's time, ``c_noise = ¼ log σ``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> field = tpf.EDM(lambda t, x: x, process, sigma_data=1.0)
+        >>> [round(float(c), 4) for c in field.coefficients(torch.tensor(0.5))]  # σ = σ_d = 1
+        [1.0, 0.7071, 1.4142, 0.0]
     """
 
     skip: Tensor

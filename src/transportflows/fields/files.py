@@ -64,6 +64,17 @@ def load_field(
             known, holds values that cannot be, or does not fit ``net`` (which entries differ).
             Nothing is imported and no code run from it.
         OSError: if it cannot be opened.
+
+    Example:
+        >>> import os, tempfile, transportflows as tpf
+        >>> net = tpf.networks.MLP(2, width=8, depth=1)
+        >>> field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     field.save(os.path.join(folder, "field"))
+        ...     again = load_field(os.path.join(folder, "field"))
+        >>> t, x = torch.tensor(0.5), torch.ones(1, 2)
+        >>> torch.equal(again.velocity(t, x), field.velocity(t, x))
+        True
     """
     header, tree = container.read(path)
     spec, names, outputs, state = _parts(path, header, tree)

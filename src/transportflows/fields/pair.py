@@ -48,6 +48,21 @@ class FieldPair(Field):
         process: the law of x_t; needed unless a field brings it.
         transform: see :class:`Field`.
         cond_transforms: see :class:`Field`.
+
+    Raises:
+        TypeError: if a network cannot be called as ``net(t, x, **cond)``.
+        ValueError: unless there are one of the first and one of the second, of one process and one
+            transform, and two networks for two predictions.
+
+    Example:
+        >>> import torch
+        >>> import transportflows as tpf
+        >>> base = tpf.distributions.Uniform((1,))  # where one prediction does not do
+        >>> process = tpf.Process(tpf.Linear(gamma=tpf.Brownian()), base=base)
+        >>> zero, one = lambda t, x: torch.zeros_like(x), lambda t, x: torch.ones_like(x)
+        >>> pair = FieldPair(mean_velocity=zero, noise=one, process=process)
+        >>> pair.velocity(torch.tensor(0.2), torch.ones(1, 1))  # v + γ̇ η̂ = 0 + 0.75 · 1
+        tensor([[0.7500]])
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .._core import container
 from .._core.condition import STATE_NAME, Condition, from_bytes, to_bytes, to_storable, weights_of
 from .._core.registry import Storable, encode, told
+from .._core.shards import holds_shards, whole
 from .._core.signatures import checked
 from ..process import Process
 from ..transforms import Standardize
@@ -56,10 +57,16 @@ class Saved(Storable, nn.Module):
         Raises:
             ValueError: if the field has no networks, if its class takes arguments and does not
                 tell them by ``config()``, or if it holds NaN or infinite weights, with which
-                :func:`load_field` would refuse it.
+                :func:`load_field` would refuse it, or lies in shards on several processes.
             TypeError: if ``config()`` or ``state_dict()`` hold what a file without code cannot.
             OSError: if the file cannot be written.
         """
+        if holds_shards(self):
+            raise ValueError(
+                "the networks lie in shards on several processes; write a checkpoint,"
+                " trainer.save(path), which gathers them, and in one process with whole networks"
+                " trainer.load(path) and trainer.field.save(...)"
+            )
         described, heads = encode(self, stored=True), self.networks
         if not heads or "custom" in described:
             raise ValueError(
@@ -107,8 +114,8 @@ class Saved(Storable, nn.Module):
             ValueError: for NaN in what is saved, or infinite parameters.
         """
         tensors = [(k, x) for k, x in self.state_dict().items() if isinstance(x, Tensor)]
-        bad = [name for name, tensor in tensors if bool(tensor.isnan().any())]
-        bad += [name for name, p in self.named_parameters() if not bool(p.isfinite().all())]
+        bad = [name for name, tensor in tensors if bool(whole(tensor.isnan().any()))]
+        bad += [name for name, p in self.named_parameters() if not bool(whole(p.isfinite().all()))]
         if bad:
             raise ValueError(
                 f"{bad[0]} of the {type(self).__name__} holds NaN or infinite values, and a file of"

@@ -157,6 +157,18 @@ class AutoGuidance(_Average):
         bad: a worse one of the same law and process.
         scale: w, as in :class:`ClassifierFree`; 1 is the good field alone.
         interval: times within which to guide.
+
+    Raises:
+        ValueError: if the two are of different processes, events or units, or the scale is not
+            finite.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> good, bad = (tpf.oracle(process, tpf.Gaussian((1,), mean)) for mean in (2.0, 1.0))
+        >>> guided = AutoGuidance(good, bad, 2.0)  # at t = 1 the score of N(1 + 2 (2 - 1), 1)
+        >>> guided.score(torch.tensor(1.0), torch.zeros(1, 1))
+        tensor([[3.]])
     """
 
     def __init__(
@@ -184,6 +196,15 @@ class Product(Geometric):
 
     Raises:
         ValueError: if there is no field, or the weights are not as many finite numbers.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> two = [tpf.oracle(process, tpf.Gaussian((1,), mean)) for mean in (0.0, 2.0)]
+        >>> both = Product(two)  # at t = 1 the score of N(1, 1/2), 2 (1 - x)
+        >>> both.score(torch.tensor(1.0), torch.tensor([[0.0], [1.0]]))
+        tensor([[2.],
+                [0.]])
     """
 
     def __init__(self, fields: Sequence[Field], weights: Sequence[float] | None = None) -> None:
@@ -212,6 +233,16 @@ class Power(Geometric):
     Args:
         field: any field.
         power: β, above 0.
+
+    Raises:
+        ValueError: if β is not above 0: ``p^β`` then has no finite integral.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> field = tpf.oracle(process, tpf.Gaussian((1,), scale=2.0))  # N(0, 4)
+        >>> Power(field, 4.0).score(torch.tensor(1.0), torch.ones(1, 1))  # N(0, 1): -x
+        tensor([[-1.]])
     """
 
     def __init__(self, field: Field, power: float) -> None:

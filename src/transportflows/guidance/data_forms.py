@@ -117,6 +117,17 @@ class RescaledClassifierFree(_OfData):
         null: see :class:`ClassifierFree`.
         unconditional: likewise.
         interval: likewise.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> given = tpf.oracle(process, tpf.Gaussian((2,), torch.tensor([2.0, 0.0])))
+        >>> free = tpf.oracle(process, tpf.Gaussian((2,)))
+        >>> for rescale in (0.0, 1.0):  # w d_c, and that with the spread of d_c
+        ...     guided = RescaledClassifierFree(given, 3.0, rescale=rescale, unconditional=free)
+        ...     guided.data(torch.tensor(0.0), torch.zeros(1, 2)).round(decimals=4)
+        tensor([[6., 0.]])
+        tensor([[2., 0.]])
     """
 
     def __init__(
@@ -163,6 +174,15 @@ class ProjectedClassifierFree(_OfData):
         null: see :class:`ClassifierFree`.
         unconditional: likewise.
         interval: likewise.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> given = tpf.oracle(process, tpf.Gaussian((2,), torch.tensor([2.0, 0.0])))
+        >>> free = tpf.oracle(process, tpf.Gaussian((2,), torch.tensor([1.0, 1.0])))
+        >>> guided = ProjectedClassifierFree(given, 3.0, unconditional=free)
+        >>> guided.data(torch.tensor(0.0), torch.zeros(1, 2))  # (2, 0) + (3 - 1) (0, -1)
+        tensor([[ 2., -2.]])
     """
 
     def __init__(

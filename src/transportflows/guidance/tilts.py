@@ -254,7 +254,8 @@ class Tilt(Guided):
 class Classifier(Tilt):
     """Classifier guidance: the field of ``p_t(x) p(c | x_t)^w``.
 
-    With w = 1 and the exact classifier of noisy states it is the conditional field, exactly.
+    Its score is ``s + w ∇ log p(c | x_t)``: with w = 1 and the exact classifier of noisy states it
+    is the conditional field, exactly.
 
     Args:
         field: the unconditional field.
@@ -262,6 +263,18 @@ class Classifier(Tilt):
             ``(B,)``: the ``log_softmax`` of the logits, at the label of each row.
         scale: w.
         interval: times within which to guide.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> law = tpf.distributions.GaussianMixture(torch.tensor([[-2.0], [2.0]]))  # unit variances
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> def right(t, x):  # log p(mode at 2 | x_t)
+        ...     return torch.nn.functional.logsigmoid(4 * t * x[:, 0] / ((1 - t) ** 2 + t**2))
+        >>> t, x = torch.tensor(0.7), torch.tensor([[-1.0], [0.5]])
+        >>> guided = Classifier(tpf.oracle(process, law), right)
+        >>> exact = tpf.oracle(process, tpf.Gaussian((1,), 2.0))
+        >>> torch.allclose(guided.score(t, x), exact.score(t, x), atol=1e-5)
+        True
     """
 
     def __init__(

@@ -41,6 +41,17 @@ class WeightedSolution(Solution):
             sign of collapse, where it is not small beside 1.
         split: ``"closure"`` or ``"plain"``, the transport that was used; of a posterior what its
             proposal was, ``"conjugate"`` or the name of a guided field.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> field = tpf.oracle(process, tpf.Gaussian((1,), scale=2.0))
+        >>> sharp = tpf.guidance.Power(field, 4.0)
+        >>> run = tpf.guidance.sample_weighted(sharp, 100, epsilon=1.0, steps=5)
+        >>> round(float(run.weights.sum()), 4), run.resample(10).shape
+        (1.0, torch.Size([10, 1]))
+        >>> torch.allclose(run.mean().double(), (run.weights[:, None] * run.x).sum(0), atol=1e-5)
+        True
     """
 
     log_weights: Tensor

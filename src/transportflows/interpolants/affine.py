@@ -33,6 +33,13 @@ class Linear(AffineInterpolant):
 
     Args:
         gamma: latent scale, or None for none.
+
+    Example:
+        >>> x0, x1 = torch.zeros(1, 1), torch.full((1, 1), 4.0)
+        >>> Linear().mean(torch.tensor(0.25), x0, x1)
+        tensor([[1.]])
+        >>> Linear(gamma=Brownian()).gamma(torch.tensor(0.5))  # sqrt(t (1 - t))
+        tensor(0.5000)
     """
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -62,6 +69,15 @@ class Trigonometric(AffineInterpolant):
         gamma: latent scale, or None for none.
         scaled: scale α and β by ``sqrt(1 - γ²)``, which keeps the variance constant with the
             latent too; needs γ < 1.
+
+    Raises:
+        ValueError: for ``scaled=True`` without a latent, or with a γ that reaches 1.
+
+    Example:
+        >>> path, t = Trigonometric(gamma=Brownian(), scaled=True), torch.linspace(0, 1, 5)
+        >>> variance = path.alpha(t) ** 2 + path.beta(t) ** 2 + path.gamma_sq(t)
+        >>> torch.allclose(variance, torch.ones(5))
+        True
     """
 
     def __init__(self, gamma: Gamma | None = None, *, scaled: bool = False) -> None:
@@ -117,6 +133,11 @@ class EncoderDecoder(AffineInterpolant):
     Raises:
         ValueError: without a latent, or with one that vanishes at ½: all paths would meet in one
             point there, and forget where they go.
+
+    Example:
+        >>> path, half = EncoderDecoder(), torch.tensor(0.5)
+        >>> [round(float(weight(half)), 6) for weight in (path.alpha, path.beta, path.gamma)]
+        [0.0, 0.0, 1.0]
     """
 
     breakpoints = (0.5,)
@@ -153,6 +174,13 @@ class Mirror(AffineInterpolant):
 
     Args:
         gamma: latent scale; Brownian with a = 1 by default.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> field = tpf.oracles.oracle(tpf.Process(Mirror(), shape=(1,)), tpf.Gaussian((1,)))
+        >>> ends = tpf.sample(field, start=torch.ones(1, 1), steps=50).x  # by the ODE
+        >>> round(float(ends), 2)  # where it began
+        1.0
     """
 
     uses_base: ClassVar[bool] = False

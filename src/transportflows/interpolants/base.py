@@ -56,6 +56,15 @@ class Interpolant(LatentScale, ABC):
         uses_base: whether x0 enters the path. Where it does not (one-sided, mirror), the latent
             is the only source of noise and x0 may be None.
         affine: whether ``I = α(t) x0 + β(t) x1``.
+
+    Raises:
+        TypeError: if ``gamma`` is no :class:`Gamma`.
+
+    Example:
+        >>> class Arc(Interpolant):  # not straight from x0 to x1, but a detour of one unit
+        ...     def mean(self, t, x0, x1): return (1 - t) * x0 + t * x1 + torch.sin(torch.pi * t)
+        >>> Arc().mean_dot(torch.tensor([0.0]), torch.zeros(1, 1), torch.ones(1, 1))  # x1 - x0 + π
+        tensor([[4.1416]])
     """
 
     _generic: ClassVar[bool] = True
@@ -222,6 +231,13 @@ class OneSided(AffineInterpolant):
     A subclass writes ``beta`` and ``gamma_sq`` (or ``gamma``). The law at t = 0 is
     ``N(0, γ(0)²)`` when β(0) = 0. Every diffusion model is such a path read from the other end of
     time (Albergo, Boffi & Vanden-Eijnden 2023, section 5.1).
+
+    Example:
+        >>> class Root(OneSided):
+        ...     def beta(self, t): return t
+        ...     def gamma_sq(self, t): return 4 * (1 - t)
+        >>> Root().prior_scale, Root().gamma_dot(torch.tensor(0.75))  # 2 sqrt(1 - t) and its slope
+        (2.0, tensor(-2.))
     """
 
     _generic: ClassVar[bool] = True

@@ -145,6 +145,12 @@ class Gamma(LatentScale):
 
     Attributes:
         breakpoints: times inside (0, 1) where γ is not smooth; they become the interpolant's.
+
+    Example:
+        >>> class Flat(Gamma):
+        ...     def gamma_sq(self, t): return (t * (1 - t)) ** 3
+        >>> Flat().gamma(torch.tensor(0.5)), Flat().gamma_sq_dot(torch.tensor(0.5))  # at the top
+        (tensor(0.1250), tensor(0.))
     """
 
     _generic: ClassVar[bool] = True
@@ -157,6 +163,14 @@ class Brownian(Gamma):
 
     Args:
         a: variance factor, positive; an :class:`torch.nn.Parameter` is kept, so it can be learned.
+
+    Raises:
+        ValueError: if ``a`` is not positive.
+
+    Example:
+        >>> gamma, ends = Brownian(4.0), torch.tensor([0.0, 0.5, 1.0])
+        >>> gamma.gamma(ends), gamma.gamma_sq_dot(ends)  # 2 γ γ̇ is finite, and γ̇ is not
+        (tensor([0., 1., 0.]), tensor([ 4.,  0., -4.]))
     """
 
     a: Tensor
@@ -191,6 +205,13 @@ class Quadratic(Gamma):
 
     Args:
         scale: the factor c, positive.
+
+    Raises:
+        ValueError: if ``scale`` is not positive.
+
+    Example:
+        >>> Quadratic(4.0).gamma(torch.tensor(0.5)), Quadratic(4.0).gamma_dot(torch.tensor(0.0))
+        (tensor(1.), tensor(4.))
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -213,6 +234,13 @@ class SineSquared(Gamma):
 
     Args:
         scale: the factor c, positive.
+
+    Raises:
+        ValueError: if ``scale`` is not positive.
+
+    Example:
+        >>> SineSquared().gamma(torch.tensor(0.5)), SineSquared().gamma_dot(torch.tensor(0.0))
+        (tensor(1.), tensor(0.))
     """
 
     def __init__(self, scale: float = 1.0) -> None:
@@ -238,6 +266,13 @@ class Sigmoid(Gamma):
 
     Args:
         f: sharpness, positive.
+
+    Raises:
+        ValueError: if ``f`` is not positive.
+
+    Example:
+        >>> [round(g, 3) for g in Sigmoid().gamma(torch.tensor([0.0, 0.25, 0.5, 1.0])).tolist()]
+        [0.0, 0.138, 0.447, 0.0]
     """
 
     def __init__(self, f: float = 10.0) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import pullback, value_and_gradient
+from .._core.autodiff import differentiable_gradient, pullback
 from .._core.checks import check_gradient, number, positive_integer, positive_number
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest
@@ -187,6 +187,16 @@ class LikelihoodGuidance(GuidedField):
         ValueError: at the first call, if the likelihood or its gradient is NaN.
 
     Source: Chung et al. (2023), section 3.2.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> law = tpf.Gaussian((2,))
+        >>> field = tpf.oracle(tpf.Process(tpf.Linear(), base=law), law)
+        >>> mask = tpf.inverse.Mask(torch.tensor([1, 0]))
+        >>> seen = LinearObservation(mask, torch.tensor([1.0, 0.0]), 1.0)
+        >>> guided = LikelihoodGuidance(field, seen)  # the exact one is (1/3, 0): MomentMatched
+        >>> guided.data(torch.tensor(0.5), torch.zeros(1, 2)).round(decimals=4)
+        tensor([[0.5000, 0.0000]])
     """
 
     def __init__(self, field: Field, observation: Observation, scale: float = 1.0) -> None:
@@ -209,7 +219,7 @@ class LikelihoodGuidance(GuidedField):
             residual = self._residual(d, rows)
             slope = self._inside.operator.adjoint(residual) / self._inside.noise**2
         else:
-            value, slope = value_and_gradient(self._of_standardised, d)
+            value, slope = differentiable_gradient(self._of_standardised, d)
             if not self._seen:
                 check_gradient("log_likelihood", value, slope)
                 self._seen = True
@@ -238,6 +248,16 @@ class PseudoInverse(GuidedField):
             is enough for a mask.
 
     Source: Song, Vahdat, Mardani & Kautz (2023), equations 7 and 8.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> law = tpf.Gaussian((2,))
+        >>> field = tpf.oracle(tpf.Process(tpf.Linear(), base=law), law)
+        >>> mask = tpf.inverse.Mask(torch.tensor([1, 0]))
+        >>> seen = LinearObservation(mask, torch.tensor([1.0, 0.0]), 1.0)
+        >>> guided = PseudoInverse(field, seen)  # given x_t = 0 and y, x1 is N(1/3, 1/3) where seen
+        >>> guided.data(torch.tensor(0.5), torch.zeros(1, 2)).round(decimals=4)
+        tensor([[0.3333, 0.0000]])
     """
 
     def __init__(
@@ -298,6 +318,16 @@ class MomentMatched(GuidedField):
 
     Source: Boys et al. (2023), equation 9; Rozet et al. (2024), section 4.2, by conjugate
         gradients.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process, law = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))), tpf.Gaussian((2,))
+        >>> mask = tpf.inverse.Mask(torch.tensor([1, 0]))
+        >>> seen = LinearObservation(mask, torch.tensor([1.0, 0.0]), 1.0)
+        >>> guided = MomentMatched(tpf.oracle(process, law), seen)
+        >>> x = tpf.sample(guided, start=torch.zeros(1, 2), steps=50).x  # the middle of N(1/2, 1/2)
+        >>> bool((x - torch.tensor([[0.5, 0.0]])).abs().max() < 1e-2)
+        True
     """
 
     def __init__(

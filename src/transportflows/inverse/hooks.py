@@ -146,6 +146,15 @@ class Replacement(_Drawn):
         ConversionError: if the process has no Gaussian part.
 
     Source: Lugmayr et al. (2022), algorithm 1; without repeats Song et al. (2021), section 5.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> law = tpf.Gaussian((2,))
+        >>> field = tpf.oracle(tpf.Process(tpf.Linear(), base=law), law)
+        >>> seen = LinearObservation(Mask(torch.tensor([1, 0])), torch.tensor([2.0, 0.0]), 0.0)
+        >>> x = tpf.sample(field, 3, steps=10, hooks=[Replacement(field, seen)]).x
+        >>> x[:, 0]
+        tensor([2., 2., 2.])
     """
 
     def __init__(

@@ -47,6 +47,11 @@ class AscentSolution(Solution):
         residual: ``h |s(x)|`` at the end, ``(n,)``: the length of the step that would come next, a
             distance in units of x.
         converged: whether that is within the tolerance, ``(n,)``.
+
+    Example:
+        >>> run = ascend(lambda x: 4 - x, torch.zeros(1, 1), step_size=0.5, steps=1)
+        >>> run.x, run.residual, run.converged  # 0 + 0.5 · 4, and 0.5 · (4 - 2) to come
+        (tensor([[2.]]), tensor([1.]), tensor([False]))
     """
 
     residual: Tensor | None = None

@@ -61,6 +61,12 @@ class LangevinSolution(Solution):
             made of it.
         acceptance: share of the proposals that each chain accepted after the warm-up, ``(n,)``;
             all ones for the unadjusted chain, NaN if a hook ended the chain in the warm-up.
+
+    Example:
+        >>> x = torch.zeros(3, 1)
+        >>> run = langevin(lambda x: -x, x, step_size=0.1, steps=20, save_at=(10, 20))
+        >>> run.nfe, run.acceptance, run.trajectory.shape
+        (20, tensor([1., 1., 1.]), torch.Size([2, 3, 1]))
     """
 
     step_size: Tensor | None = None

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._core.arguments import check_callable
-from .._core.autodiff import value_and_gradient
+from .._core.autodiff import differentiable_gradient, value_and_gradient
 from .._core.checks import returned
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device, wide
@@ -56,6 +56,10 @@ class LogProbScore:
 
     Args:
         log_prob: ``log_prob(x, **cond)``, ``(B, *)`` to ``(B,)``.
+
+    Example:
+        >>> LogProbScore(lambda x: -x.square().sum(1) / 2)(torch.tensor([[1.0, 2.0]]))  # -x
+        tensor([[-1., -2.]])
     """
 
     def __init__(self, log_prob: Callable[..., Tensor]) -> None:
@@ -64,8 +68,13 @@ class LogProbScore:
     __repr__ = call
 
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
-        """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation."""
-        return value_and_gradient(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
+        """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation.
+
+        Where x is being differentiated, so are they.
+        """
+        graph = torch.is_grad_enabled() and x.requires_grad
+        found = differentiable_gradient if graph else value_and_gradient
+        return found(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
 
     def __call__(self, x: Tensor, **cond: Any) -> Tensor:
         """The score, ``(B, *)``."""

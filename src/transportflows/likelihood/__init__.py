@@ -12,9 +12,11 @@ equation"). The divergence is exact, from D directional derivatives, or Hutchins
 Probes are drawn once a solve, so that the integrand is a smooth function of time and an adaptive
 solver sees no noise; each has its own integral, and from their spread comes the standard error.
 
-Derivatives are forward-mode: rows are repeated once for each direction, so any network of
-independent rows serves, no graph is kept, and with gradients enabled the result is differentiable.
-A network with an operation that has no forward derivative is served in reverse mode.
+Derivatives are in reverse mode, one product a direction through the graph of one call, whose size
+bounds the chunk; where that does not see all of a network, and where the result is to be
+differentiated, in forward mode, with rows repeated once for each direction
+(:mod:`transportflows.likelihood.divergence`). A network with an operation that has no forward
+derivative is served in reverse mode always. Any network of independent rows serves.
 
 A chain of levels has a bound of the density instead, from regression losses alone, without a solve
 (:func:`variational_bound`).
@@ -30,10 +32,12 @@ from .density import (
     log_likelihood,
     sample_with_log_likelihood,
 )
+from .law import FieldDistribution
 from .levels import bits_per_dimension, dequantise
 from .loss import LikelihoodLoss
 
 __all__ = [
+    "FieldDistribution",
     "LikelihoodLoss",
     "LogLikelihood",
     "SampledLikelihood",

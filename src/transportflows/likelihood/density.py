@@ -106,8 +106,10 @@ def log_likelihood(
     exactly so for normal integrals, and with few probes they are skewed, which makes the intervals
     too short. With 8 probes 82 to 84 % of the 90 % intervals hold the truth on a mixture
     of two modes; take more probes where the interval matters.
-    Cost: of two evaluations of the field for each direction (D for the exact divergence, the
-    number of probes otherwise) and stage. In float32 a log-density carries about 1e-6 of the size
+    Cost: of one evaluation of the field for each stage, and at those that the scheme's quadrature
+    weighs (all but the first of ``"midpoint"``) of one more for each direction: D for the exact
+    divergence, the number of probes otherwise; with ``gradients``, of two for each. In
+    float32 a log-density carries about 1e-6 of the size
     of the integral; use float64 where that matters.
 
     Args:

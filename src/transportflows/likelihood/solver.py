@@ -12,31 +12,31 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import PROBE_LAWS, Directional, draw_probes, ordinary, repeat_rows
+from .._core.autodiff import PROBE_LAWS, draw_probes, ordinary, repeat_rows
 from .._core.checks import choice, names
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
 from ..fields.base import Field
 from ..samplers.adaptive import ADAPTIVE, check_tolerances, midpoint, over_pieces
 from ..samplers.budget import Budget
-from ..samplers.dynamics import FunctionDynamics
 from ..samplers.integrate import integrate
-from ..samplers.probability_flow import Piece, ProbabilityFlow
+from ..samplers.probability_flow import Piece, ProbabilityFlow, Stage
 from ..samplers.schemes import ELSEWHERE, SCHEMES
 from ..samplers.starts import evaluating
 from ..solve.grid import as_margin, time_grid
 from ..solve.hooks import Hook, Moment, SolveHook, check_hook
 from ..solve.rows import default_chunk
 from ..solve.solution import NonFiniteStateError, Solution, TooManyEvaluationsError
+from .divergence import Divergence
+from .quadrature import Quadrature
 
 __all__ = [
     "Solver",
@@ -93,7 +93,6 @@ class Solver(nn.Module):
         )
         self.max_nfe = max_nfe
         self.budget = Budget(max_nfe, scheme, field.networks, tolerance)
-        self.directional = Directional()
         self.refuses = True
         self.nfe = 0
 
@@ -115,6 +114,7 @@ class Solver(nn.Module):
         self.hooks = [self._looking(hook) for hook in hooks]
         self.given, self.chunk = cond, chunk
         self.gradients, self.adjoint = gradients, adjoint
+        self.divergence = Divergence(self.field, graph=gradients)
         self.generator = generator
 
     def solve(self, x: Tensor, start: float, stop: float) -> tuple[Tensor, Tensor]:
@@ -198,12 +198,16 @@ class Solver(nn.Module):
         first, last = long[0].start, long[-1].stop
         inner = [u for u in grid if min(first, last) < u < max(first, last)]
         low, high = min(p.low for p in long), max(p.high for p in long)
-        slope = _Along(self, replace(long[0], low=low, high=high))
+        whole = replace(long[0], low=low, high=high)
+
+        def stages(u: Tensor, like: Tensor) -> list[Stage]:
+            return self.flow.stages(whole, u, like)
+
         end = state
         if pieces[0].short:
             end = midpoint(_Along(self, pieces[0]), end, pieces[0].start, first)
         solution = integrate(
-            FunctionDynamics(lambda u, x: slope(u, x), breakpoints=kinks),
+            Quadrature(stages, self.slope, kinks),
             end,
             [first, *inner, last],
             scheme=self.scheme,
@@ -235,34 +239,42 @@ class Solver(nn.Module):
         states = solution.x[:, : self.shape.numel()]
         return replace(solution, x=states.detach().reshape(-1, *self.shape))
 
-    def slope(self, piece: Piece, u: Tensor, state: Tensor) -> Tensor:
-        """Derivatives in u of the states and of the integrals."""
+    def slope(self, stage: Stage, state: Tensor, *, integrals: bool = True) -> Tensor:
+        """Derivatives in u of the states and of the integrals; of the states alone, and zeros."""
         self.nfe += 1
         d, n = self.shape.numel(), len(state)
-        directions = d if self.exact else self.count
-        size = max(1, (self.chunk or n) // directions)
+        chunk = self.chunk or n
+        size, k = chunk, 1 if self.probes is None else len(self.probes)
+        if integrals:
+            first = state[:2, :d].reshape(-1, *self.shape)
+            kind = tuple(sorted(self.cond)), stage.weights.needed
+            some = self._velocity(stage, slice(0, 2))
+            directions = d if self.probes is None else k
+            size = self.divergence.rows(some, first.detach(), kind, chunk, directions)
         parts = []
-        for rows in torch.split(torch.arange(n, device=state.device), size):
+        for begin in range(0, n, size):
+            rows = slice(begin, begin + size) if n > size else slice(None)
             x = state[rows, :d].reshape(-1, *self.shape)
-            cond = map_rows(self.cond, lambda value, rows=rows: value[rows])
-            velocity, divergences = self._derivatives(piece, u, x, rows, cond)
-            parts.append(torch.cat([velocity.flatten(1), divergences], 1))
-        return torch.cat(parts)
+            velocity = self._velocity(stage, rows)
+            if integrals:
+                along = None if self.probes is None else self.probes[:, rows]
+                value, forms = self.divergence.forms(velocity, x, along, size)
+            else:
+                value, forms = velocity(x, 1), x.new_zeros(len(x), k)
+            parts.append(torch.cat([value.flatten(1), forms], 1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _derivatives(
-        self, piece: Piece, u: Tensor, x: Tensor, rows: Tensor, cond: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Velocity ``(b, *)`` and divergence ``(b, 1)``, or its estimates ``(b, probes)``."""
-        directions = None if self.probes is None else self.probes[:, rows]
-        k = self.shape.numel() if directions is None else len(directions)
-        wide = map_rows(cond, lambda value: repeat_rows(value, k))
+    def _velocity(self, stage: Stage, rows: slice) -> Callable[[Tensor, int], Tensor]:
+        """The velocity of some rows, repeated, with their conditions."""
+        cond = self.cond
+        if cond and rows != slice(None):
+            cond = map_rows(cond, lambda value: value[rows])
 
-        def velocity(z: Tensor) -> Tensor:
-            return self.flow.velocity(piece, u, z, wide)
+        def velocity(z: Tensor, copies: int) -> Tensor:
+            wide = map_rows(cond, lambda value: repeat_rows(value, copies)) if cond else cond
+            return self.flow.at(stage, z, wide)
 
-        self.directional.graph = self.gradients
-        value, forms = self.directional.forms(velocity, x, directions)
-        return value, forms.sum(1, keepdim=True) if self.exact else forms
+        return velocity
 
     def _draw(self, x: Tensor) -> Tensor:
         generator = stream(draw_key(self.generator), device=x.device)
@@ -283,9 +295,11 @@ class _Along(nn.Module):
         solver = self.solver
         if solver.scheme in ADAPTIVE:
             time = solver.flow.clock.time(u.detach())
-            slope = partial(solver.slope, self.piece)
-            solver.budget.spend(slope, time, u.detach(), state.detach())
-        return solver.slope(self.piece, u, state)
+            solver.budget.spend(self._slope, time, u.detach(), state.detach())
+        return self._slope(u, state)
+
+    def _slope(self, u: Tensor, state: Tensor) -> Tensor:
+        return self.solver.slope(self.solver.flow.stages(self.piece, u[None], state)[0], state)
 
 
 @contextmanager

@@ -32,10 +32,10 @@ from .regressions import (
     NoiseLoss,
     Regression,
     ScoreLoss,
-    SumLoss,
     VelocityLoss,
 )
 from .score_matching import Directed, ImplicitScoreLoss, SlicedScoreLoss
+from .sums import SumLoss
 from .variational import VariationalLoss
 from .weights import EDMWeight, LikelihoodWeight, LossWeight, MinSNRWeight, UnitWeight
 

@@ -65,6 +65,15 @@ class Loss(Built):
     Attributes:
         names: of the terms that the loss is the sum of; empty for a single one.
         quantities: what it regresses, such as ``("velocity",)``; empty for other losses.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> field = tpf.Score(lambda t, x: -x, tpf.Process(tpf.SBDM(), shape=(2,)))
+        >>> class Length(Loss):  # |ŝ|² on the data
+        ...     def evaluate(self, field, sample):
+        ...         return field.score(torch.tensor(1.0), sample.batch.x1).square().sum(1)
+        >>> Length()(field, torch.tensor([[3.0, 4.0]]))
+        tensor([25.])
     """
 
     names: tuple[str, ...] = ()
@@ -118,6 +127,14 @@ class FunctionLoss(Loss):
 
     Args:
         function: of a field, a :class:`Batch` and a generator.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> field = tpf.DataPredictor(lambda t, x: 0 * x, tpf.Process(tpf.SBDM(), shape=(2,)))
+        >>> def at_the_end(field, batch, generator):  # what a data predictor makes of the data
+        ...     return (field(torch.tensor(1.0), batch.x1) - batch.x1).square().sum(1)
+        >>> FunctionLoss(at_the_end)(field, torch.tensor([[3.0, 4.0]]))
+        tensor([25.])
     """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:

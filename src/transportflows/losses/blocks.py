@@ -20,7 +20,8 @@ from ..fields.base import Field
 from ..process import Process
 from .base import Loss
 from .paths import bound_times, with_density
-from .regressions import Regression, SumLoss
+from .regressions import Regression
+from .sums import SumLoss
 
 __all__ = ["draw_blocks", "draws_in_blocks"]
 
@@ -69,10 +70,10 @@ def draw_blocks(
         generator.manual_seed(seed)
         t = times.sample(size, generator=generator, device=device, dtype=x1.dtype)
         drawn.append((t, *process.draw_ends(like, generator, batch.x0 is None)))
-    t, x0, z = (_joined(each) for each in zip(*drawn, strict=True))
+    times_of_all, x0, z = (_joined(each) for each in zip(*drawn, strict=True))
     x0 = batch.x0 if x0 is None else x0
     cond: Mapping[str, object] = batch.cond
-    sample = process.sample(x1, x0=x0, z=z, t=t, cond=cond, paired=True)
+    sample = process.sample(x1, x0=x0, z=z, t=times_of_all, cond=cond, paired=True)
     if first.importance:
         sample = with_density(sample, times)
     for part in parts:

@@ -36,6 +36,17 @@ class VariationalWeight(LossWeight):
         reconstruction_std: of the Gaussian ``p(x_0 | x_1)``; ``σ̂/β`` at the first level if None.
 
     Times between levels take the weight of the nearest one.
+
+    Raises:
+        ValueError: if the levels are not distinct times in [0, 1], in one order, or the std is not
+            positive; when used, if the SNR does not fall from level to level.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> weight = VariationalWeight([0.75, 0.5])  # of SNR 9 and 1
+        >>> [round(w, 6) for w in weight.table(part).tolist()]  # 1/std² = 9, and 9 - 1
+        [9.0, 8.0]
     """
 
     form = "data"

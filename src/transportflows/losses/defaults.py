@@ -18,9 +18,9 @@ from .regressions import (
     NoiseLoss,
     Regression,
     ScoreLoss,
-    SumLoss,
     VelocityLoss,
 )
+from .sums import SumLoss
 from .weights import EDMWeight
 
 __all__ = ["default_loss"]

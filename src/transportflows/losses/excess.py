@@ -28,6 +28,19 @@ def squared_error(
         oracle: the exact field f.
         sample: where to look, from ``process.sample(...)``.
         quantity: ``"velocity"``, ``"score"``, ``"noise"``, ``"data"`` or ``"mean_velocity"``.
+
+    Raises:
+        ValueError: for another quantity.
+        ConversionError: if a field does not determine it.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process, seed = tpf.Process(tpf.SBDM(), shape=(2,)), torch.Generator().manual_seed(0)
+        >>> exact = tpf.oracles.oracle(process, tpf.Gaussian((2,)))
+        >>> off = tpf.Velocity(lambda t, x: exact.velocity(t, x) + 1, process)
+        >>> sample = process.sample(torch.zeros(3, 2), t=0.5, generator=seed)
+        >>> torch.allclose(squared_error(off, exact, sample), torch.tensor(2.0))  # 1 + 1
+        True
     """
     choice("quantity", quantity, QUANTITIES)
     f_hat = getattr(field, quantity)(sample.t, sample.x, sample.cond)

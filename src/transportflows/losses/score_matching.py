@@ -151,6 +151,9 @@ class ImplicitScoreLoss(FromSamples):
             ``UnitWeight("noise")``, λ = σ̂², keeps the loss of one size where σ̂ vanishes.
         at: take the data as they are, without noise, and give the field this time.
 
+    Raises:
+        ValueError: if ``at`` is outside [0, 1], or both ``at`` and ``times`` are given.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.SBDM(), shape=(2,))
@@ -191,6 +194,16 @@ class SlicedScoreLoss(FromSamples):
         times: see :class:`ImplicitScoreLoss`.
         weight: see :class:`ImplicitScoreLoss`.
         at: see :class:`ImplicitScoreLoss`.
+
+    Raises:
+        ValueError: as :class:`ImplicitScoreLoss`; for fewer than one direction, or an unknown law.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> field = tpf.Score(lambda t, x: -x, tpf.Process(tpf.SBDM(), shape=(2,)))  # of N(0, Id)
+        >>> seed = torch.Generator().manual_seed(0)
+        >>> SlicedScoreLoss(at=1.0)(field, torch.zeros(1, 2), generator=seed)  # -|z|², any signs z
+        tensor([-2.])
     """
 
     def __init__(

@@ -18,7 +18,8 @@ from .._core.tensor import half_square
 from ..draws import PathSample
 from ..fields.base import Field
 from .base import Loss
-from .regressions import Regression, SumLoss
+from .regressions import Regression
+from .sums import SumLoss
 
 __all__ = ["Slopes", "slopes_of"]
 

@@ -63,6 +63,14 @@ class VariationalLoss(Regression):
     Raises:
         ValueError: if the levels are not distinct times in [0, 1]; when used, if the SNR does not
             fall from level to level, or the process is not one-sided.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.SBDM(), shape=(1,))
+        >>> field = tpf.DataPredictor(lambda t, x: torch.zeros_like(x), process)  # all data are 0
+        >>> loss, seed = VariationalLoss([0.5, 0.0], reconstruction_std=1.0), torch.Generator()
+        >>> loss(field, torch.zeros(1, 1), generator=seed.manual_seed(0))  # ½ log 2π, and no more
+        tensor([0.9189])
     """
 
     quantity = "data"

@@ -59,16 +59,19 @@ _SCALES = {
 class LossWeight(ABC):
     """w of ``½ w |f̂ - T|²`` for a process, at a time, in the form of any quantity.
 
-    A subclass says in which form it states the weight, and states it::
-
-        class Capped(tpf.losses.LossWeight):  # ½ min(σ̂², 1) |ŝ - T|², whatever is regressed
-            form = "score"
-
-            def value(self, level):
-                return level.scale_sq.clamp(max=1.0)
+    A subclass says in which form it states the weight, and states it.
 
     Attributes:
         form: ``"noise"``, ``"data"``, ``"score"`` or ``"velocity"``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> class Capped(LossWeight):  # ½ min(σ̂², 1) |ŝ - T|², whatever is regressed
+        ...     form = "score"
+        ...     def value(self, level): return level.scale_sq.clamp(max=1.0)
+        >>> part, half = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part, torch.tensor([0.5])
+        >>> Capped()(part, half, "score"), Capped()(part, half, "noise")  # σ̂², and σ̂²/σ̂²
+        (tensor([0.2500]), tensor([1.]))
     """
 
     form: str = "noise"
@@ -203,6 +206,13 @@ class LikelihoodWeight(LossWeight):
 
     Raises:
         ValueError: when used, if the SNR does not grow all the way with t.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part, half = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part, torch.tensor([0.5])
+        >>> weight = LikelihoodWeight()  # λ̇ = 1/(t (1 - t)) = 4
+        >>> weight(part, half, "score"), weight(part, half, "noise")  # 2 σ̂² λ̇ and 2 λ̇
+        (tensor([2.]), tensor([8.]))
     """
 
     form = "score"
@@ -223,6 +233,15 @@ class MinSNRWeight(LossWeight):
 
     Args:
         gamma: γ, positive; 5 in the paper.
+
+    Raises:
+        ValueError: if ``gamma`` is not positive.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> MinSNRWeight()(part, torch.tensor([0.5, 0.9]), "data")  # SNR = (t/(1 - t))² is 1 and 81
+        tensor([1., 5.])
     """
 
     form = "data"
@@ -242,6 +261,15 @@ class EDMWeight(LossWeight):
 
     Args:
         sigma_data: σ_d, standard deviation of the data in the field's units, positive.
+
+    Raises:
+        ValueError: if ``sigma_data`` is not positive.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(2,)).part
+        >>> EDMWeight(sigma_data=1.0)(part, torch.tensor([0.5]), "data")  # σ = 1
+        tensor([2.])
     """
 
     form = "data"

@@ -8,9 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..fields.calls import Network, accepted, check_object, positional_names, restored, rounded
+from ..fields.calls import (
+    TIME_NAMES,
+    Network,
+    accepted,
+    check_object,
+    positional_names,
+    restored,
+    rounded,
+)
 
 __all__ = ["called_between", "check_network_between", "rows_of"]
+
+_EARLIER = {"s", "r", "u", "t0", "t1", "start"}
+"""What networks of two times call the earlier one."""
 
 
 def check_network_between(net: Any) -> None:
@@ -31,7 +42,8 @@ def check_network_between(net: Any) -> None:
             " tpf.maps.TwoTimes(net) around one of this library that has vectors={'stop': 9},"
             " or give a forward(s, t, x)"
         )
-    if names[:2] == ["t", "s"] or names[0] == "x":
+    states_first = names[1] in TIME_NAMES and names[0] not in TIME_NAMES | _EARLIER
+    if names[:2] == ["t", "s"] or names[0] == "x" or states_first:
         raise TypeError(
             f"the network {name} takes ({', '.join(names[:3])}), and that of a flow map is called"
             " as net(s, t, x, **cond), the time of x first; write lambda s, t, x, **cond: net(...)"

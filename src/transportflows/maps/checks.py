@@ -74,6 +74,15 @@ class MapReport:
         median_error: the same, median over the rows.
         scale: of the data, in the units of the process.
         to_data: whether the map goes to t = 1 only, and has no more than is measured.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = tpf.maps.FlowMap(lambda s, t, x: 2 + 0 * x, process)
+        >>> field, x0 = tpf.Velocity(lambda t, x: 3 + 0 * x, process), torch.arange(5.0)[:, None]
+        >>> report = check_map(by_two, (x0, x0 + 3), field=field)  # one flow, but of another field
+        >>> report.semigroup < 1e-6, round(report.tangent * report.scale, 4)
+        (True, 1.0)
     """
 
     identity: float

@@ -31,6 +31,16 @@ class MapSample:
         stop: times t, ``(B,)``; those of the first ``diagonal`` rows are s.
         diagonal: rows at the beginning that train the tangent, ``v_{s,s} = b``.
         part: numbers uniform on [0, 1], ``(B,)``, which say where a way is divided.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> flow_map = tpf.maps.FlowMap(lambda s, t, x: 0 * x, process)
+        >>> sample = tpf.maps.SemigroupLoss(diagonal=0.5).draw(flow_map, torch.full((4, 1), 3.0))
+        >>> sample.diagonal, bool((sample.stop == sample.t)[:2].all())
+        (2, True)
+        >>> sample.at(torch.ones(4)).flatten()  # the ends of the paths
+        tensor([3., 3., 3., 3.])
     """
 
     path: PathSample

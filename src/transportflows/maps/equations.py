@@ -29,6 +29,14 @@ class LagrangianLoss(MapLoss):
     ``∂_t v`` in the target instead the losses of successive steps feed its errors back with a gain
     of ``|t - s|`` times their frequency, and a map that is its own teacher may diverge. A teacher
     is looked at where the map goes.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = tpf.maps.FlowMap(lambda s, t, x: 2 + 0 * (s + t)[:, None] * x, process)
+        >>> pairs = tpf.Batch(x1=torch.full((4, 1), 3.0), x0=torch.zeros(4, 1))  # b = 3
+        >>> LagrangianLoss()(by_two, pairs)  # half of the rows: v = b; the others: one flow
+        tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
 
     differentiates = "t"
@@ -71,6 +79,15 @@ class EulerianLoss(MapLoss):
         adaptive: see :class:`MapLoss`.
         floor: see :class:`MapLoss`.
         detach: see :class:`MapLoss`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = tpf.maps.FlowMap(lambda s, t, x: 2 + 0 * (s + t)[:, None] * x, process)
+        >>> teacher = tpf.Velocity(lambda t, x: 3 + 0 * x, process)
+        >>> pairs = tpf.Batch(x1=torch.full((2, 1), 3.0), x0=torch.zeros(2, 1))
+        >>> EulerianLoss(teacher)(by_two, pairs)  # ½ (2 - 3)²
+        tensor([0.5000, 0.5000])
     """
 
     _sources = ("own", "path")
@@ -141,6 +158,14 @@ class SemigroupLoss(MapLoss):
         adaptive: see :class:`MapLoss`.
         floor: see :class:`MapLoss`.
         detach: see :class:`MapLoss`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = tpf.maps.FlowMap(lambda s, t, x: 2 + 0 * x, process)
+        >>> pairs = tpf.Batch(x1=torch.full((4, 1), 3.0), x0=torch.zeros(4, 1))  # b = 3
+        >>> SemigroupLoss()(by_two, pairs)  # half of the rows: v = b; the others: X ∘ X = X
+        tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
 
     _sources = ("own", "path")
@@ -207,10 +232,14 @@ class SemigroupLoss(MapLoss):
             quotient = (sample.at(u) - x) / expand_time(torch.where(far, gap, 1.0), x)
             first = torch.where(expand_time(far, x), quotient, sample.path.velocity)
         else:
-            first = mover.between(s, u, x, cond)[0]
+            first = mover.between(s, self._asked(s, u), x, cond)[0]
         middle = x + expand_time(u - s, x) * first
-        second = mover.between(u, t, middle, cond)[0]
+        second = mover.between(u, self._asked(u, t), middle, cond)[0]
         return torch.lerp(second, first, expand_time(h, x))
+
+    def _asked(self, s: Tensor, t: Tensor) -> Tensor:
+        """The time that a map is asked for to get from s to t."""
+        return t
 
     def _share(self, sample: MapSample) -> Tensor:
         """h, ``(B,)``."""

@@ -28,7 +28,7 @@ __all__ = ["MapErrors", "map_errors"]
 @checked
 @dataclass(frozen=True, eq=False)
 class MapErrors:
-    """Errors of X_{s,t} over the scale of the data, on a grid of times.
+    r"""Errors of X_{s,t} over the scale of the data, on a grid of times.
 
     Attributes:
         times: the grid, ``(T,)``, float64; s is by row and t by column, forward to the right of
@@ -38,6 +38,13 @@ class MapErrors:
         median: the median over the rows of the root mean square of each, ``(T, T)``.
         scale: of the data, in the units of the process: the root mean square distance of their
             numbers from the mean.
+
+    Example:
+        >>> times, rms = torch.tensor([0.0, 1.0]), torch.tensor([[0.0, 0.05], [0.2, 0.0]])
+        >>> print(MapErrors(times, rms, rms, scale=1.0))  # backward four times those forward
+        s \ t          0       1
+        0              0    0.05
+        1            0.2       0
     """
 
     times: Tensor
@@ -68,7 +75,7 @@ def map_errors(
     cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> MapErrors:
-    """Return the error of ``X_{s,t}(x)`` on a grid of s and t; ``plots.map_errors`` draws it.
+    """Return the error of ``X_{s,t}(x)`` on a grid of s and t; ``plots.heat_map`` draws it.
 
     Args:
         flow_map: the map; of one with ``to_data=True`` the column t = 1 alone.

@@ -33,6 +33,16 @@ class GuidedMap(FlowMap):
     Raises:
         TypeError: if the map is a SolvedMap, of which the exact guided one can be had.
         ValueError: if the map knows no null for a condition.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> net = tpf.maps.TwoTimes(tpf.networks.MLP(2, 8, 1, labels=2, vectors={"stop": 9}))
+        >>> flow_map = FlowMap(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+        >>> x, one = torch.ones(3, 2), {"label": torch.ones(3, dtype=torch.long)}
+        >>> given, free = flow_map.jump(0.0, 1.0, x, one), flow_map.jump(0.0, 1.0, x)
+        >>> guided = GuidedMap(flow_map, 3.0).jump(0.0, 1.0, x, one)
+        >>> torch.allclose(guided, free + 3 * (given - free), atol=1e-5)
+        True
     """
 
     trainable = False

@@ -38,6 +38,14 @@ class Jumps(StepperScheme):
 
     Takes ε ≥ 0 where the velocity gives the noise (one-sided, or a Gaussian base that is
     independent of the data), forward and backward.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> shift = tpf.maps.FlowMap(lambda s, t, x: 3 + 0 * x, process)  # x + 3 (t - s)
+        >>> run = tpf.sample(shift, start=torch.ones(1, 1), scheme=Jumps(), steps=2, save_at=3)
+        >>> run.trajectory.flatten(), run.nfe
+        (tensor([1.0000, 2.5000, 4.0000]), 2)
     """
 
     name = "jumps"
@@ -54,6 +62,14 @@ class Renoise(StepperScheme):
 
     Needs a process with a Gaussian part, and takes no ε: how much is drawn anew is decided by the
     grid.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> to_three = tpf.maps.FlowMap(
+        ...     lambda s, t, x: 3 + 0 * x, process, prediction="data", to_data=True)
+        >>> tpf.sample(to_three, 3, scheme=Renoise(), steps=2).x.flatten()
+        tensor([3., 3., 3.])
     """
 
     name = "renoise"

@@ -56,6 +56,14 @@ class MapDensity:
             as of estimates.
         scale: of the data, to hold the residual against: the larger of the root mean square
             distance of the rows from their mean, and of that which they were moved.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> shift = tpf.maps.FlowMap(lambda s, t, x: 3 + 0 * x, process)  # from N(0, 1) to N(3, 1)
+        >>> found = tpf.maps.log_density(shift, torch.tensor([[3.0], [4.0]]))
+        >>> found.latent.flatten(), found.folds, [round(v, 4) for v in found.log_prob.tolist()]
+        (tensor([0., 1.]), 0.0, [-0.9189, -1.4189])
     """
 
     log_prob: Tensor

@@ -71,7 +71,8 @@ class MapLoss(Loss):
             ``"path"``, ẋ of the draw, where the loss takes that.
         pairs: law of (s, t); :class:`UniformPairs` if None.
         diagonal: share of the rows that train the tangent, ``v_{s,s} = b``, on ẋ of the draw, or on
-            the teacher's velocity. By default a half without a teacher, and none with one.
+            the teacher's velocity, at uniform times whatever the pairs are. By default a half
+            without a teacher, and none with one.
         weight: w, a function of s and t, each ``(B,)``, finite at t = s too; None for 1.
         adaptive: p of a further weight of each row, ``(|f - f*|² + c)^-p``, as MeanFlow has it (p =
             1). It changes what the loss is least for, which then is no conditional mean: with p = 1

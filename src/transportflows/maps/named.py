@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .._core.checks import number, positive_integer
@@ -51,6 +52,14 @@ class MeanFlowLoss(EulerianLoss):
         weight: see :class:`MapLoss`.
         adaptive: see :class:`MapLoss`; the paper has 1, here 0.
         floor: see :class:`MapLoss`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = FlowMap(lambda s, t, x: 2 + 0 * (s + t)[:, None] * x, process)
+        >>> pairs = tpf.Batch(x1=torch.full((2, 1), 3.0), x0=torch.zeros(2, 1))  # ẋ = 3
+        >>> MeanFlowLoss()(by_two, pairs)  # ½ (2 - 3)²
+        tensor([0.5000, 0.5000])
     """
 
     def __init__(
@@ -72,10 +81,21 @@ class MeanFlowLoss(EulerianLoss):
 class ShortcutLoss(SemigroupLoss):
     """``v* = ½ v_{s,u}(x) + ½ v_{u,t}(X_{s,u})``, u midway: shortcut models (Frans et al. 2024).
 
+    Halves of the smallest width are no pair: there v* is by two steps of the tangent, and so off by
+    the order of ``2^-levels``.
+
     Args:
         levels: the smallest width of a pair is ``2^-levels``.
         diagonal: share of the rows with t = s; the paper has three quarters.
         weight: see :class:`MapLoss`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)), coupling=tpf.Paired())
+        >>> by_two = FlowMap(lambda s, t, x: 2 + 0 * x, process)
+        >>> pairs = tpf.Batch(x1=torch.full((4, 1), 3.0), x0=torch.zeros(4, 1))
+        >>> ShortcutLoss()(by_two, pairs)  # three rows of the tangent, one of two halves of a way
+        tensor([0.5000, 0.5000, 0.5000, 0.0000])
     """
 
     def __init__(
@@ -87,6 +107,9 @@ class ShortcutLoss(SemigroupLoss):
     ) -> None:
         super().__init__(split="half", pairs=DyadicPairs(levels), diagonal=diagonal, weight=weight)
         self.levels = levels
+
+    def _asked(self, s: Tensor, t: Tensor) -> Tensor:
+        return torch.where((t - s).abs() < 0.75 * 2.0**-self.levels, s, t)
 
 
 @checked
@@ -107,6 +130,14 @@ class ConsistencyLoss(SemigroupLoss):
         huber: c of the pseudo-Huber distance ``√(|e|² + c²) - c`` (Song and Dhariwal 2023, equation
             8); None for ``½|e|²``. It changes what the loss is least for.
         weight: see :class:`MapLoss`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> to_three = FlowMap(lambda s, t, x: 3 + 0 * x, process, prediction="data", to_data=True)
+        >>> loss = ConsistencyLoss(levels=10)(to_three, torch.full((8, 1), 3.0))
+        >>> torch.allclose(loss, torch.zeros(8), atol=1e-6)  # all of a path has one end
+        True
     """
 
     def __init__(
@@ -161,6 +192,11 @@ class DoublingLevels(Callback):
         steps: of the run.
         first: levels at its beginning.
         last: levels at its end.
+
+    Example:
+        >>> doubling = DoublingLevels(80, first=10, last=1280)
+        >>> [doubling.levels(step) for step in (0, 10, 20, 79)]
+        [10, 20, 40, 1280]
     """
 
     every = 1

@@ -26,6 +26,14 @@ class Pairs(Built, ABC):
 
     Attributes:
         to_data: whether t is 1 always.
+
+    Example:
+        >>> class Whole(Pairs):
+        ...     def unit(self, n, *, generator, device, dtype):
+        ...         s = torch.zeros(n, device=device, dtype=dtype)
+        ...         return s, s + 1
+        >>> Whole().sample(2)
+        (tensor([0., 0.]), tensor([1., 1.]))
     """
 
     to_data: bool = False
@@ -81,6 +89,11 @@ class UniformPairs(Pairs):
 
     Raises:
         ValueError: if a share is none.
+
+    Example:
+        >>> s, t = UniformPairs(both=False, at_end=1.0).sample(100)  # forward, and all to t = 1
+        >>> bool((s <= t).all()), bool((t == 1).all())
+        (True, True)
     """
 
     def __init__(
@@ -122,6 +135,11 @@ class ToData(Pairs):
 
     Args:
         times: law of s, such as ``tpf.times.EDMTimes()``, by noise level; uniform if None.
+
+    Example:
+        >>> s, t = ToData().sample(3)
+        >>> t
+        tensor([1., 1., 1.])
     """
 
     to_data = True
@@ -146,6 +164,11 @@ class DyadicPairs(Pairs):
 
     Args:
         levels: K; the smallest width is 2^-K.
+
+    Example:
+        >>> s, t = DyadicPairs(levels=2).sample(1_000)
+        >>> sorted(set((t - s).tolist())), sorted(set(s.tolist()))
+        ([0.25, 0.5, 1.0], [0.0, 0.25, 0.5, 0.75])
     """
 
     def __init__(self, levels: int = 7) -> None:
@@ -167,6 +190,11 @@ class GridPairs(Pairs):
     Args:
         times: of the grid, in order; such as what :func:`choose_times` finds.
         both: the steps backward too.
+
+    Example:
+        >>> s, t = GridPairs([0.0, 0.25, 1.0]).sample(100)
+        >>> sorted(set(zip(s.tolist(), t.tolist())))
+        [(0.0, 0.25), (0.25, 1.0)]
     """
 
     def __init__(self, times: Sequence[float] | Tensor, *, both: bool = False) -> None:

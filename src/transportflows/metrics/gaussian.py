@@ -21,6 +21,8 @@ from .._core.signatures import checked
 
 __all__ = ["bures_wasserstein2", "gaussian_wasserstein2"]
 
+_REGULAR = 1e-3  # least over largest number of the diagonal of a Cholesky factor
+
 
 @checked
 def bures_wasserstein2(
@@ -86,12 +88,26 @@ def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
     """
     x, y = event_rows(x, y)
     check_at_least(2, "a covariance", x=x, y=y)
-    factors = [(s - s.mean(0)).mT / math.sqrt(len(s) - 1) for s in (x, y)]
-    factors = [
-        torch.linalg.qr(one.mT, mode="r").R.mT if one.shape[1] > one.shape[0] else one
-        for one in factors
-    ]
-    return math.sqrt(_squared(x.mean(0) - y.mean(0), factors[0], factors[1]))
+    means = x.mean(0), y.mean(0)
+    factors = [_root(s - mean) for s, mean in zip((x, y), means, strict=True)]
+    return math.sqrt(_squared(means[0] - means[1], factors[0], factors[1]))
+
+
+def _root(centred: Tensor) -> Tensor:
+    """A factor of the covariance of rows about their mean, ``(d, d)`` or ``(d, N)``.
+
+    Of a covariance that is far from singular its Cholesky factor has all digits that matter (the
+    square of a condition number of 1e3 costs six), and is several times cheaper than a QR.
+    """
+    n, d = centred.shape
+    if n <= d:
+        return centred.mT / math.sqrt(n - 1)
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex((centred.mT @ centred).div_(n - 1))
+    least, most = (float(end) for end in torch.aminmax(factor.diagonal()))
+    if int(failed) == 0 and least > _REGULAR * most:
+        return factor
+    return torch.linalg.qr(centred, mode="r").R.mT / math.sqrt(n - 1)  # type: ignore[no-any-return]
 
 
 def _squared(shift: Tensor, factor1: Tensor, factor2: Tensor) -> float:

@@ -60,13 +60,16 @@ class GaussianKernel(Kernel):
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         square = square_distances(x, y)
-        parts: list[Tensor] = []
+        if len(self.bandwidths) == 1:
+            return square.mul_(-0.5 / self.bandwidths[0] ** 2).exp_()
+        part, total = torch.empty_like(square), torch.zeros_like(square)
         for k, h in enumerate(self.bandwidths):
             if k and self.bandwidths[k - 1] == 2 * h:  # e^(-4u) from e^-u, faster than an exp
-                parts.append(parts[-1].square().square_())
+                part.square_().square_()
             else:
-                parts.append(torch.exp(square * (-0.5 / h**2)))
-        return _mean(parts)
+                torch.mul(square, -0.5 / h**2, out=part).exp_()
+            total += part
+        return total.div_(len(self.bandwidths))
 
 
 @checked
@@ -85,8 +88,11 @@ class RationalQuadraticKernel(Kernel):
         self.exponents = _positive(exponents, "exponents")
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        square = square_distances(x, y) / (2 * self.bandwidth**2)
-        return _mean([_inverse_power(1 + square / a, a) for a in self.exponents])
+        square = square_distances(x, y).mul_(0.5 / self.bandwidth**2)
+        part, total = torch.empty_like(square), torch.zeros_like(square)
+        for a in self.exponents:
+            total += _inverse_power(torch.mul(square, 1 / a, out=part).add_(1), a)
+        return total.div_(len(self.exponents))
 
 
 @checked
@@ -134,26 +140,25 @@ def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
 
 
 def _inverse_power(base: Tensor, a: float) -> Tensor:
-    """``base^-a``, without a logarithm where a is a half or a small integer."""
+    """``base^-a`` in its place, without a logarithm where a is a half or a small integer.
+
+    Pages of memory that are new cost more than what is written into them here.
+    """
     if a == 0.5:
         return base.rsqrt_()
     if a not in range(1, 9):
         return base.log_().mul_(-a).exp_()
-    inverse = base.reciprocal_()
-    power, square, bits = None, inverse, int(a)
-    while bits:
-        if bits & 1:
-            power = square if power is None else power * square
-        bits >>= 1
-        square = square.square() if bits else square
-    return inverse if power is None else power
-
-
-def _mean(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total / len(parts) if len(parts) > 1 else total
+    inverse, bits = base.reciprocal_(), f"{int(a):b}"[1:]
+    if "1" not in bits:
+        for _ in bits:
+            inverse.square_()
+        return inverse
+    power = inverse.clone()
+    for bit in bits:  # from the left: a square for each, and a product for each that is 1
+        power.square_()
+        if bit == "1":
+            power *= inverse
+    return power
 
 
 def _positive(value: float | Sequence[float], name: str) -> tuple[float, ...]:

@@ -28,71 +28,16 @@ from torch import Tensor, nn
 from .._core.checks import choice, positive_number
 from .._core.precision import widest
 from .._core.signatures import checked
-from .._core.tensor import expand_time, integer_ends
+from .._core.tensor import expand_time
 from ..fields import DataPredictor, Field, NoisePredictor, Score, Velocity
 from ..process import Process
-from .labels import as_labels, check_labels, in_rows, without_value
+from .foreign import Foreign
+from .labels import in_rows
 from .layers import check_states
 
 __all__ = ["from_edm", "from_sit", "from_torchcfm", "from_xt"]
 
 _KINDS: dict[str, type[Field]] = {"velocity": Velocity, "score": Score, "noise": NoisePredictor}
-
-
-class Foreign(nn.Module):
-    """A network that is called otherwise, with labels under another name.
-
-    Args:
-        net: the network.
-        classes: how many it has; None where that is not known, and labels go on as they are, but
-            for one for all rows, which is spread over them.
-        null: what it takes for "no class" in the place of -1, which may be -1; None if it knows no
-            such thing.
-    """
-
-    def __init__(
-        self, net: Callable[..., Any], classes: int | None = None, null: int | None = None
-    ) -> None:
-        super().__init__()
-        if not callable(net) or isinstance(net, (type, Field, Process)):
-            raise TypeError(f"net must be a network, got {_shown(net)}")
-        self.net, self.classes, self.null = net, classes, null
-        self.nulls: dict[str, float] = {} if null is None else {"label": -1}
-
-    def label(self, label: Any, x: Tensor) -> Any:
-        """Labels with the network's own number for none, ``(B,)``; None if there are none."""
-        if label is None:
-            null = self.null
-            return None if null is None else torch.full((len(x),), null, device=x.device)
-        if self.classes is None:
-            return in_rows(label, x)
-        label = as_labels(label, x)
-        check_labels(label, self.classes, self.null, type(self.net).__name__, _CURE)
-        label = label.to(x.device).expand(len(x))
-        return label if self.null in (None, -1) else torch.where(label == -1, self.null, label)
-
-    def call(self, label: Any, *args: Any, **cond: Any) -> Any:
-        """The network; labels that its embedding does not have are refused in words."""
-        if not isinstance(label, Tensor) or without_value(label):
-            return self.net(*args, **cond)
-        try:
-            return self.net(*args, **cond)
-        except (IndexError, RuntimeError) as error:
-            if "index out of range" in str(error) and not label.is_floating_point():
-                low, high = integer_ends(label)
-                raise ValueError(
-                    f"this {type(self.net).__name__} has no class for one of the labels {low} to"
-                    f" {high} ({error}); {_CURE}"
-                ) from error
-            if "'indices'" in str(error):
-                raise TypeError(
-                    f"this {type(self.net).__name__} looks labels up in a table, by int64, and was"
-                    f" given {label.dtype}; write label.long()"
-                ) from error
-            raise
-
-
-_CURE = "give the number of a class that it was trained with"
 
 
 class _FromXT(nn.Module):
@@ -117,6 +62,11 @@ def from_xt(net: Callable[..., Any]) -> nn.Module:
 
     Raises:
         TypeError: if it cannot be called.
+
+    Example:
+        >>> net = from_xt(lambda x, t: x * t[:, None])
+        >>> net(torch.tensor(0.5), torch.ones(2, 1)).T
+        tensor([[0.5000, 0.5000]])
     """
     if not callable(net):
         raise TypeError(f"net must be a callable net(x, t, **cond), got {type(net).__name__}")
@@ -152,6 +102,13 @@ def from_torchcfm(net: Callable[..., Any], process: Process) -> Velocity:
 
     Raises:
         TypeError: if it takes (x, t), for which :func:`from_xt` is.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> field = from_torchcfm(lambda xt: 2 * xt[:, 2:] + 0 * xt[:, :2], process)  # cat([x, t])
+        >>> field.velocity(torch.tensor(0.5), torch.ones(1, 2))
+        tensor([[1., 1.]])
     """
     takes = _required(net)
     if len(takes) > 1 and takes[0] in ("x", "sample"):
@@ -186,6 +143,13 @@ def from_sit(net: Callable[..., Any], process: Process, *, prediction: str = "ve
         ValueError: for another prediction.
 
     Source: Ma et al. (2024), "SiT".
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2, 4, 4))
+        >>> field = from_sit(lambda x, t: torch.cat([-x, 0 * x], 1), process, prediction="score")
+        >>> field.score(torch.tensor(0.5), torch.ones(1, 2, 4, 4)).shape  # no variances
+        torch.Size([1, 2, 4, 4])
     """
     choice("prediction", prediction, _KINDS, {"epsilon": "'noise'", "v": "'velocity'"})
     table = getattr(net, "y_embedder", None)
@@ -249,6 +213,14 @@ def from_edm(
     Raises:
         ConversionError: if the process has no Gaussian part.
         ValueError: unless ``0 < sigma_min < sigma_max``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> def net(y, sigma): return y / (1 + sigma[:, None] ** 2)  # D for data N(0, 1)
+        >>> field = from_edm(net, tpf.Process(tpf.SBDM(), shape=(1,)))
+        >>> x = torch.tensor([[1.0], [-2.0]])
+        >>> torch.allclose(field.score(torch.tensor(0.6), x), -x)  # of N(0, 1), which SBDM keeps
+        True
     """
     low, high = positive_number("sigma_min", sigma_min), positive_number("sigma_max", sigma_max)
     if not low < high:
@@ -277,7 +249,3 @@ def _required(net: Any) -> list[str]:
         return ["t", "x"]
     places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in found.values() if p.kind in places and p.default is p.empty]
-
-
-def _shown(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

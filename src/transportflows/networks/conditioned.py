@@ -37,6 +37,19 @@ class ConditionedNetwork(nn.Module):
     Attributes:
         nulls: by the name of a condition the value that stands for none: -1 for a label, NaN, in
             all of a row, for a vector or an image.
+
+    Raises:
+        ValueError: if a number of classes or a size is not positive, or two conditions have one
+            name; when called, for a condition that is not among these, or of another shape.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> net = tpf.networks.MLP(2, width=8, labels=10, vectors={"c": 3})
+        >>> net.nulls["label"]  # what stands for no class
+        -1
+        >>> t, x, none = torch.tensor(0.5), torch.ones(1, 2), torch.tensor([-1])
+        >>> torch.equal(net(t, x, label=none), net(t, x))
+        True
     """
 
     takes_one_time = True

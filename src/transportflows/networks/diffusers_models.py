@@ -33,7 +33,8 @@ from ..fields import EDM, DataPredictor, Field, NoisePredictor, Velocity
 from ..interpolants import Linear
 from ..process import Process
 from ..sdes import VE, DDPMChain
-from .adapters import Foreign, first_half
+from .adapters import first_half
+from .foreign import Foreign
 
 __all__ = ["diffusers_times", "from_diffusers"]
 
@@ -182,6 +183,13 @@ def diffusers_times(scheduler: Any, steps: int) -> Tensor:
             its timesteps; for a last step of no length, from timestep 0 to the level that it is
             at already (``set_alpha_to_one=False`` with ``steps_offset=0``); for times outside
             [0, 1].
+
+    Example:
+        >>> from types import SimpleNamespace as Made
+        >>> made = Made(alphas_cumprod=torch.ones(100), config={"timestep_spacing": "trailing"})
+        >>> made.timesteps, made.set_timesteps = [99, 74, 49, 24], lambda steps: None
+        >>> diffusers_times(made, 4)
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
     config = _config(scheduler)
     positive_integer("steps", steps)

@@ -129,7 +129,7 @@ class VectorEmbedding(nn.Module):
         value = torch.as_tensor(value, device=x.device).to(x.dtype)
         if value.ndim <= 1 and self.size == 1:  # one number a row, or one for all
             value = value.unsqueeze(-1)
-        if value.ndim == 2 and len(value) not in (1, len(x)):
+        if value.ndim == 2 and value.shape[0] not in (1, x.shape[0]):
             raise ValueError(
                 f"the condition {name!r} has {len(value)} rows for {len(x)} of x; give one a row,"
                 f" ({len(x)}, {self.size}), or one for all, (1, {self.size})"

@@ -33,7 +33,8 @@ def as_labels(label: Any, x: Tensor) -> Tensor:
     found = torch.as_tensor(label)
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise TypeError(f"label holds integers, got {found.dtype}; write label.long()")
-    if found.ndim > 1 or (found.ndim == 1 and len(found) not in (1, len(x))):
+    # Of a tensor whose number of rows is a symbol (torch.export) len() would make it a constant.
+    if found.ndim > 1 or (found.ndim == 1 and found.shape[0] not in (1, x.shape[0])):
         raise ValueError(
             f"label is ({len(x)},), one a row of x, or (), one for all, got shape"
             f" {tuple(found.shape)}"
@@ -47,7 +48,7 @@ def in_rows(label: Any, x: Tensor) -> Any:
         kind = x.dtype if isinstance(label, float) else None
         label = torch.as_tensor(label, dtype=kind, device=x.device)
     if isinstance(label, Tensor) and label.ndim == 0:
-        return signed_integers(label).to(x.device).expand(len(x))
+        return signed_integers(label).to(x.device).expand(x.shape[0])
     return label
 
 

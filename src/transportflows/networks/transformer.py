@@ -88,7 +88,7 @@ class DiT(_Transformer):
 
     Example:
         >>> net = DiT((1, 8, 8), width=32, depth=2, attention_heads=2, labels=10)
-        >>> net(torch.tensor(0.5), torch.randn(4, 1, 8, 8), label=torch.arange(4)).shape
+        >>> net(torch.tensor(0.5), torch.ones(4, 1, 8, 8), label=torch.arange(4)).shape
         torch.Size([4, 1, 8, 8])
     """
 
@@ -193,7 +193,7 @@ class SequenceDiT(_Transformer):
     Example:
         >>> net = SequenceDiT(3, width=32, depth=2, attention_heads=2)
         >>> mask = torch.arange(5) < torch.tensor([[5], [2]])
-        >>> net(torch.tensor(0.5), torch.randn(2, 5, 3), mask=mask).shape
+        >>> net(torch.tensor(0.5), torch.ones(2, 5, 3), mask=mask).shape
         torch.Size([2, 5, 3])
     """
 

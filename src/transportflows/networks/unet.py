@@ -120,7 +120,7 @@ class UNet(ConditionedNetwork):
 
     Example:
         >>> net = UNet((1, 28, 28), width=16, multipliers=(1, 2), blocks=1, labels=10)
-        >>> net(torch.tensor(0.5), torch.randn(4, 1, 28, 28), label=torch.arange(4)).abs().max()
+        >>> net(torch.tensor(0.5), torch.ones(4, 1, 28, 28), label=torch.arange(4)).abs().max()
         tensor(0., grad_fn=<MaxBackward1>)
     """
 

@@ -29,6 +29,14 @@ class LinearOperator(ABC):
 
     Attributes:
         shape: of the events that it takes; None where it takes any.
+
+    Example:
+        >>> class Half(LinearOperator):
+        ...     def apply(self, x):
+        ...         return x / 2
+        ...     adjoint = apply
+        >>> Half().apply(torch.tensor([[4.0, 6.0]]))
+        tensor([[2., 3.]])
     """
 
     shape: torch.Size | None = None
@@ -223,6 +231,11 @@ class Operator(LinearOperator):
         forward: ``A``.
         adjoint: ``A*``.
         shape: of an event.
+
+    Example:
+        >>> last = Operator(lambda x: x[:, 1:], lambda y: torch.nn.functional.pad(y, (1, 0)), 2)
+        >>> last.apply(torch.tensor([[3.0, 4.0]])), last.adjoint(torch.tensor([[4.0]]))
+        (tensor([[4.]]), tensor([[0., 4.]]))
     """
 
     def __init__(

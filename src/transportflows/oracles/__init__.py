@@ -60,15 +60,22 @@ def oracle(
     Args:
         process: an affine process with an independent coupling.
         data: ρ1, a :class:`Gaussian`, a :class:`GaussianMixture`, or the rows of a tensor
-            ``(N, *)`` (or an :class:`Empirical` law of them).
+            ``(N, *)`` (or an :class:`Empirical` law of them, with its weights).
 
     Raises:
         TypeError: if no oracle is known for such data.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> exact = oracle(process, tpf.Gaussian((1,), mean=3.0))
+        >>> exact.velocity(torch.tensor(0.0), torch.ones(1, 1))  # E[x1] - x
+        tensor([[2.]])
     """
     if isinstance(data, (Gaussian, GaussianMixture)):
         return GaussianMixtureOracle(process, data)
     if isinstance(data, Empirical):
-        data = data.data
+        return EmpiricalOracle(process, **data.config())
     if isinstance(data, Tensor):
         return EmpiricalOracle(process, data)
     raise TypeError(

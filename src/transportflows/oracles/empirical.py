@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.checks import check_finite_rows
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest, widest_dtype
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import expand_time, sum_events
+from ..distributions.empirical import Empirical
 from ..process import Process
 from .base import ExactField
 
@@ -31,38 +31,62 @@ class EmpiricalOracle(ExactField):
     the data under the posterior weights
 
     .. math:: E[x_1 | x_t = x] = \sum_i w_i y_i, \quad
-              w_i \propto \exp\bigl(-|x - \alpha m - \beta y_i|^2 / 2 \hat\sigma^2\bigr),
+              w_i \propto p_i \exp\bigl(-|x - \alpha m - \beta y_i|^2 / 2 \hat\sigma^2\bigr),
 
-    and the nearest data point where σ̂ = 0 (the average of those that tie). It is streamed over
-    blocks of data with a running maximum, in float64, so that no B x N matrix is held. Rows are
-    taken from the data's mean: exponents are off by 1e-16 R²/σ̂² for data within R of it.
-    The other fields follow by conversion, and are refused at the times where it is singular.
+    with the weights p_i of the rows, equal ones by default, and the nearest data point where σ̂ = 0
+    (the average of those that tie). It is streamed over blocks of data with a running maximum, in
+    float64, so that no B x N matrix is held. Rows are taken from the data's mean: exponents are off
+    by 1e-16 R²/σ̂² for data within R of it. The other fields follow by conversion, and are refused
+    at the times where it is singular.
 
     Args:
         process: a one-sided process: a :class:`OneSided` or mirror path, or an affine path from an
             isotropic Gaussian base with the independent coupling.
         data: ``(N, *)``, finite.
+        weights: p_i, ``(N,)``, not negative, of positive sum; equal by default.
         block: rows of data at a time.
 
     Raises:
-        ValueError: if the process is not one-sided, or the data are not finite rows.
+        ValueError: if the process is not one-sided, the data are not finite rows, or the
+            weights are none.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> exact = EmpiricalOracle(process, torch.tensor([[-1.0], [1.0]]))
+        >>> t, x = torch.tensor(0.5), torch.tensor([[0.0], [1.0]])
+        >>> torch.allclose(exact.data(t, x), torch.tanh(0.5 * x / 0.25))  # tanh(β x/σ̂²)
+        True
     """
 
     outputs = ("data",)
 
-    rows: Tensor
+    shares: Tensor | None
 
-    def __init__(self, process: Process, data: Tensor, *, block: int = 4096) -> None:
-        check_finite_rows(data, "data")
-        super().__init__(process, data.shape[1:])
+    def __init__(
+        self, process: Process, data: Tensor, *, weights: Tensor | None = None, block: int = 4096
+    ) -> None:
+        law = Empirical(data, weights=weights)
+        super().__init__(process, law.shape)
         process.part  # noqa: B018 (it refuses a process that has none)
         if block < 1:
             raise ValueError(f"block must be at least 1, got {block}")
         self.block = block
-        self.register_buffer("rows", data.detach(), persistent=False)
+        shares = None if weights is None else widest(weights.detach().to(data.device))
+        if shares is not None:  # a row of weight 0 is none, and the nearest to nothing
+            shares, there = shares / shares.sum(), shares > 0
+            law, shares = Empirical(data[there], weights=shares[there]), shares[there]
+        self.law = law
+        self.register_buffer("shares", shares, persistent=False)
+
+    @property
+    def rows(self) -> Tensor:
+        """The data, ``(N, *)``, without those of weight 0."""
+        return self.law.data
 
     def _told(self) -> dict[str, Any]:
-        return {"data": self.rows}
+        shares = self.shares
+        return {"data": self.rows, **({} if shares is None else {"weights": shares})}
 
     def predict(
         self,
@@ -96,8 +120,7 @@ class EmpiricalOracle(ExactField):
         """Draw ``(n, *)`` from ρ_t, of the kind of the data; t is one time, or ``(n,)``."""
         home = self.rows.device
         generator = local(generator, home)
-        index = torch.randint(len(self.rows), (n,), generator=generator, device=home)
-        x1 = self.rows[index]
+        x1 = self.law.sample(n, generator=generator)
         t = widest(expand_time(self._times(t, n, x1), x1))
         z = torch.randn(x1.shape, generator=generator, dtype=x1.dtype, device=home)
         part = self.process.part
@@ -124,13 +147,16 @@ class EmpiricalOracle(ExactField):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``(low, total, sum)``: the least cost, ``Σ e_i`` and ``Σ e_i y_i`` (if ``mean``).
 
-        The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = exp((low - cost_i) / σ̂²)``, so at σ̂ = 0
-        the least cost alone counts. All are taken from the mean of the data.
+        The cost of y is ``½ β² |y|² - β x·y`` and ``e_i = p_i exp((low - cost_i) / σ̂²)``, with 1
+        for p_i where no weights were given, so at σ̂ = 0 the least cost alone counts. All are taken
+        from the mean of the data.
         """
         x = x - beta * self._centre(x)
         rate = 1 / variance.clamp(min=max(1e-290, torch.finfo(variance.dtype).tiny))
         low, total, summed = None, torch.zeros_like(x[:, :1]), torch.zeros_like(x)
-        for block in torch.split(self.rows.flatten(1), self.block):
+        shares = x.new_ones(len(self.rows)) if self.shares is None else self.shares.to(x)
+        blocks = (torch.split(each, self.block) for each in (self.rows.flatten(1), shares))
+        for block, share in zip(*blocks, strict=True):
             y = block.to(x) - self._centre(x)
             cost = 0.5 * beta.square() * y.square().sum(1) - beta * (x @ y.mT)
             lower = cost.detach().amin(1, keepdim=True)
@@ -138,7 +164,7 @@ class EmpiricalOracle(ExactField):
                 lower = torch.minimum(low, lower)
                 keep = torch.exp((lower - low) * rate)
                 total, summed = keep * total, keep * summed
-            e = torch.exp((lower - cost) * rate)
+            e = torch.exp((lower - cost) * rate) * share
             total = total + e.sum(1, keepdim=True)
             summed = summed + e @ y if mean else summed
             low = lower
@@ -155,5 +181,6 @@ class EmpiricalOracle(ExactField):
         low, total, _ = self._stream(x, beta, variance, mean=False)
         x = x - beta * self._centre(x)
         exponent = -(0.5 * sum_events(x.square())[:, None] + low) / variance
-        constant = -0.5 * x.shape[1] * (variance.log() + _LOG_2PI) - math.log(len(self.rows))
-        return (exponent + total.log() + constant)[:, 0]
+        constant = -0.5 * x.shape[1] * (variance.log() + _LOG_2PI)
+        count = len(self.rows) if self.shares is None else 1
+        return (exponent + total.log() + constant - math.log(count))[:, 0]

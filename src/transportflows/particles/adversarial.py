@@ -52,6 +52,16 @@ class AdversarialLoss(MovedTargetLoss):
         ValueError: in a run of several processes, whose discriminators would part.
 
     Source: Weber (2023), sections 4.2 and 4.3; Goodfellow et al. (2014).
+
+    Example:
+        >>> import transportflows as tpf
+        >>> maker = tpf.particles.OneStepGenerator(nn.Linear(2, 2), latent=2)
+        >>> loss = AdversarialLoss(nn.Linear(2, 1))
+        >>> history = tpf.Trainer(maker, loss).fit(
+        ...     torch.randn(50, 2), steps=3, batch_size=8, callbacks=[DiscriminatorState(loss)],
+        ...     progress=False)
+        >>> len(history)
+        3
     """
 
     direction: DiscriminatorDifference
@@ -123,6 +133,11 @@ class DiscriminatorState(Callback):
 
     Args:
         loss: the loss.
+
+    Example:
+        >>> kept = DiscriminatorState(AdversarialLoss(nn.Linear(2, 1)))
+        >>> sorted(kept.state())  # what a checkpoint holds of it, beside the generator
+        ['discriminator', 'optimizer']
     """
 
     def __init__(self, loss: AdversarialLoss) -> None:

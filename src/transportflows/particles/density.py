@@ -49,6 +49,14 @@ class FlowDensity:
     Attributes:
         solution: as of :func:`particle_flow`.
         log_prob: ``log q_t`` at the final particles in nats, ``(M,)``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> to_zero = tpf.particles.LossGradient(lambda x: x.square().sum(1) / 2)  # x - ½ x
+        >>> found = flow_with_log_density(torch.zeros(1, 1), log_prob=tpf.Gaussian((1,)),
+        ...                               direction=to_zero, steps=1, step=0.5)
+        >>> round(float(found.log_prob), 4)  # of N(0, 1/4): log 2 - ½ log 2π
+        -0.2258
     """
 
     solution: Solution
@@ -109,6 +117,15 @@ def flow_with_log_density(
         ValueError: as :func:`particle_flow`; or if there is no log-density to begin with.
 
     Source: Weber (2023), equations 26 and 27; Chen et al. (2018).
+
+    Example:
+        >>> import transportflows as tpf
+        >>> to_three = tpf.particles.LossGradient(lambda x: (x - 3).square().sum(1) / 2)
+        >>> moved = flow_with_log_density(
+        ...     tpf.Gaussian((1,)), direction=to_three, n=5, steps=1, step=0.5)
+        >>> x = moved.solution.x  # (x0 + 3)/2, of the law N(3/2, 1/4)
+        >>> torch.allclose(moved.log_prob, tpf.Gaussian((1,), 1.5, 0.5).log_prob(x), atol=1e-5)
+        True
     """
     if divergence not in _DIVERGENCES:
         raise ValueError(

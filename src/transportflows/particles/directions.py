@@ -63,6 +63,12 @@ class Swarm:
         step: number of the step, from 0.
         radius: a bound on the size of the samples, for the precision of kernel sums; None: unknown.
         fused: whether kernel sums may be made by what forward mode cannot differentiate.
+
+    Example:
+        >>> y, x = torch.zeros(2, 1), torch.ones(2, 1)  # particles, and a sample of p
+        >>> swarm = Swarm(clean=y, source=y, target=x, sigma=1.0)
+        >>> KernelDifference()(y, swarm).flatten()  # from the mean of q to that of p
+        tensor([1., 1.])
     """
 
     clean: Tensor
@@ -87,6 +93,16 @@ class Direction(Built, Movable, nn.Module, ABC):
         needs_target: whether it looks at a sample of p.
         needs_sigma: whether it has no meaning without a σ.
         perturbed: whether it is evaluated at ``y + σ ε``, and at y otherwise.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> class Shrink(Direction):
+        ...     needs_sigma = False
+        ...     def forward(self, z, swarm):
+        ...         return -z
+        >>> y = torch.ones(2, 1)
+        >>> tpf.particle_flow(y, direction=Shrink(), steps=2, step=0.5, noise="none").x.flatten()
+        tensor([0.2500, 0.2500])
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("_parameters",)
@@ -114,6 +130,14 @@ class KernelDifference(Direction):
               - \frac{E_{y \sim q}[K_\sigma(z, y)\, y]}{E_{y \sim q}[K_\sigma(z, y)]}
 
     Source: Weber (2023), equations 12 and 13.
+
+    Example:
+        >>> z, x = torch.tensor([[0.0]]), torch.tensor([[-1.0], [1.0]])
+        >>> KernelDifference()(z, Swarm(z, source=z, target=x, sigma=1.0)).item()  # midway
+        0.0
+        >>> z = torch.tensor([[0.5]])  # weights exp(-(x - 1/2)²/2): x has the mean tanh(1/2)
+        >>> round(KernelDifference()(z, Swarm(z, source=0 * z, target=x, sigma=1.0)).item(), 4)
+        0.4621
     """
 
     needs_target = True
@@ -145,6 +169,12 @@ class DataDifference(Direction):
         of_source: D_q, likewise; ``"sample"`` for the particles' kernel mean, None for y itself.
 
     Source: Weber (2023), equations 15 and 16.
+
+    Example:
+        >>> z = torch.tensor([[2.0]])
+        >>> to_normal = DataDifference(Gaussian((1,)))  # D_p(z) = z/(1 + σ²)
+        >>> to_normal(z, Swarm(z, source=z, target=None, sigma=1.0))  # 1 - 2
+        tensor([[-1.]])
     """
 
     def __init__(self, data: Any, of_source: Any = None) -> None:
@@ -186,6 +216,12 @@ class ScoreDifference(Direction):
             is exact as long as they are Gaussian.
 
     Source: Weber (2023), equations 4 and 12.
+
+    Example:
+        >>> z = torch.tensor([[1.0]])
+        >>> both = ScoreDifference(Gaussian((1,), 3.0), Gaussian((1,)))  # of equal variance
+        >>> both(z, Swarm(z, source=z, target=None, sigma=1.0))  # σ² (3 - 0)/(1 + σ²)
+        tensor([[1.5000]])
     """
 
     needs_sigma = False

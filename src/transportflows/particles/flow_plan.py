@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ class FlowPlan:
         size = radius_of(self.source, held)
         # Rows of a law may be farther out than any that were seen.
         self.radius = size if held is not None or self.target is None else 4 * size
-        self.bound = FAR * (size + float(self.sigma_table.max()) + float(self.source.abs().max()))
+        size = size + float(self.sigma_table.max()) + float(self.source.abs().max())
+        self.bound = FAR * size if size > 0 else math.inf  # particles at the origin have no size
         self.start = self.target if self.moves_target else self.source
 
     def _take_samples(self, source: Any, target: Any, n: int | None) -> None:

@@ -27,6 +27,13 @@ class DiscriminatorDifference(Direction):
             equation 28, whose gradient is ``(1 - f) ∇h``.
 
     Source: Weber (2023), equations 28 to 32.
+
+    Example:
+        >>> from transportflows.particles import Swarm
+        >>> z = torch.tensor([[1.0]])
+        >>> best = lambda z: 3 * z[:, 0] - 4.5  # log p - log q of N(3, 1) and N(0, 1)
+        >>> DiscriminatorDifference(best)(z, Swarm(z, z, None, sigma=0.0))  # s_p - s_q
+        tensor([[3.]])
     """
 
     needs_sigma = False
@@ -65,6 +72,13 @@ class LossGradient(Direction):
             directions are a row's own, ``Δ_i = -B ∂L/∂x_i``.
 
     Source: Weber (2023), section 4.1.
+
+    Example:
+        >>> from transportflows.particles import Swarm
+        >>> z = torch.tensor([[1.0], [4.0]])
+        >>> to_three = LossGradient(lambda x: (x[:, 0] - 3).square() / 2)
+        >>> to_three(z, Swarm(z, z, None, sigma=0.0)).flatten()  # 3 - x
+        tensor([ 2., -1.])
     """
 
     needs_sigma = False

@@ -211,6 +211,16 @@ class FlowClock(Callback):
     Args:
         loss: the loss.
         steps: how many steps its schedules span.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> maker = OneStepGenerator(torch.nn.Linear(2, 2), latent=2)
+        >>> loss = MovedTargetLoss(sigma=tpf.particles.ExponentialSigma(4.0, 1.0))
+        >>> history = tpf.Trainer(maker, loss).fit(
+        ...     torch.randn(50, 2), steps=2, batch_size=8, callbacks=[FlowClock(loss, steps=5)],
+        ...     progress=False)
+        >>> loss.u, round(loss.levels(loss.u)[0], 4)  # u = 2/(5 - 1)
+        (0.5, 2.0)
     """
 
     every = 1

@@ -39,6 +39,13 @@ class MMDGradient(Direction):
             none.
 
     Source: Arbel et al. (2019); Weber (2023), equations 42 and 43.
+
+    Example:
+        >>> from transportflows.particles import Swarm
+        >>> z, x = torch.zeros(1, 1), torch.ones(1, 1)
+        >>> step = MMDGradient()(z, Swarm(z, source=z, target=x, sigma=1.0))
+        >>> round(step.item(), 4)  # exp(-1/2) (1 - 0)
+        0.6065
     """
 
     needs_target = True
@@ -104,6 +111,15 @@ class SteinDirection(Direction):
             ``2σ² = med² / log M``, med the median distance of up to 1,024 particles.
 
     Source: Liu & Wang (2016), equation 8.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> from transportflows.particles import Swarm
+        >>> y = torch.tensor([[-1.0], [1.0]])
+        >>> follow = SteinDirection(tpf.Gaussian((1,)), bandwidth=None)
+        >>> delta = follow(y, Swarm(y, source=y, target=None, sigma=1.0))
+        >>> [round(v, 4) for v in delta.flatten().tolist()]  # ±½ (3 exp(-2) - 1): inward
+        [0.297, -0.297]
     """
 
     needs_sigma = False

@@ -47,6 +47,12 @@ class SmoothedLaw(Movable, nn.Module):
 
     Raises:
         TypeError: if it is of another kind.
+
+    Example:
+        >>> law = SmoothedLaw(Gaussian((1,)))
+        >>> z = torch.tensor([[2.0]])
+        >>> law.score(z, sigma=1.0), law.data(z, sigma=1.0)  # of N(0, 2): -z/2, and z/2
+        (tensor([[-1.]]), tensor([[1.]]))
     """
 
     log_weight: Tensor
@@ -109,6 +115,11 @@ class SampleData(Movable, nn.Module):
 
     Args:
         rows: ``(N, *)``.
+
+    Example:
+        >>> two = SampleData(torch.tensor([[-1.0], [1.0]]))
+        >>> round(two(torch.tensor([[0.5]]), 1.0).item(), 4)  # tanh(z/σ²)
+        0.4621
     """
 
     rows: Tensor
@@ -138,6 +149,15 @@ class FieldData(nn.Module):
     Raises:
         ValueError: if the process is not one-sided, or the field's transform has another scale in
             each coordinate (under which the noise is not isotropic).
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear())
+        >>> d = FieldData(tpf.oracle(process, tpf.Gaussian((1,))))
+        >>> d.time(1.0).item()  # where (1 - t)/t = 1
+        0.5
+        >>> d(torch.tensor([[2.0]]), 1.0)  # E[x | x + ε = 2] of N(0, 1)
+        tensor([[1.]])
     """
 
     def __init__(self, field: Field) -> None:

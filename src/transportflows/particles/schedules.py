@@ -32,7 +32,15 @@ __all__ = [
 
 @checked
 class SigmaSchedule(ABC):
-    """σ as a function of the flow's clock u in [0, 1]."""
+    """σ as a function of the flow's clock u in [0, 1].
+
+    Example:
+        >>> class Halving(SigmaSchedule):
+        ...     def value(self, u):
+        ...         return 2.0 ** -u
+        >>> Halving().table(3)
+        tensor([1.0000, 0.7071, 0.5000], dtype=torch.float64)
+    """
 
     @abstractmethod
     def value(self, u: Tensor) -> Tensor:
@@ -71,6 +79,10 @@ class ConstantSigma(SigmaSchedule):
 
     Args:
         sigma: its value, > 0.
+
+    Example:
+        >>> ConstantSigma(0.5).table(3)
+        tensor([0.5000, 0.5000, 0.5000], dtype=torch.float64)
     """
 
     def __init__(self, sigma: float) -> None:
@@ -93,6 +105,10 @@ class CosineSigma(SigmaSchedule):
     Args:
         sigma_max: σ at u = 0.
         sigma_min: σ at u = 1.
+
+    Example:
+        >>> CosineSigma(5.0, 1.0).table(3).square().round(decimals=4)  # 25, (25 + 1)/2, 1
+        tensor([25., 13.,  1.], dtype=torch.float64)
     """
 
     def __init__(self, sigma_max: float, sigma_min: float) -> None:
@@ -113,6 +129,11 @@ class ModifiedCosineSigma(SigmaSchedule):
     Args:
         sigma_max: σ at u = 0.
         sigma_min: σ at u = 1.
+
+    Example:
+        >>> sigma = ModifiedCosineSigma(2.0, 2**0.5).table(3)
+        >>> sigma.square()  # 4 cos(0), 4 cos(π/6), 4 cos(π/3)
+        tensor([4.0000, 3.4641, 2.0000], dtype=torch.float64)
     """
 
     def __init__(self, sigma_max: float, sigma_min: float) -> None:
@@ -130,6 +151,10 @@ class ExponentialSigma(SigmaSchedule):
     Args:
         sigma_max: σ at u = 0.
         sigma_min: σ at u = 1.
+
+    Example:
+        >>> ExponentialSigma(4.0, 1.0).table(3)
+        tensor([4., 2., 1.], dtype=torch.float64)
     """
 
     def __init__(self, sigma_max: float, sigma_min: float) -> None:

@@ -38,6 +38,13 @@ class StepSchedule(Built, ABC):
     Args:
         size: η where the factor is 1; None for the automatic first step.
         norm: mean norm of the first displacement, where ``size`` is None.
+
+    Example:
+        >>> class Falling(StepSchedule):
+        ...     def factor(self, u):
+        ...         return 1 - u
+        >>> Falling(0.5).table(torch.ones(3))
+        tensor([1.0000, 0.5000, 0.0000], dtype=torch.float64)
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("size", "norm")
@@ -60,7 +67,15 @@ class StepSchedule(Built, ABC):
 
 @checked
 class ConstantStep(StepSchedule):
-    """The same η at all steps, or the automatic one of the first."""
+    """The same η at all steps, or the automatic one of the first.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> y, x = torch.zeros(2, 1), torch.ones(2, 1)
+        >>> moved = tpf.particle_flow(y, x, steps=2, sigma=1.0, step=ConstantStep(0.5)).x
+        >>> moved.flatten()  # each step goes half of the way that is left
+        tensor([0.7500, 0.7500])
+    """
 
     def factor(self, u: Tensor) -> Tensor:
         return torch.ones_like(u)
@@ -76,6 +91,10 @@ class CosineStep(StepSchedule):
         size: see :class:`StepSchedule`.
         floor: m, in [0, 1].
         norm: see :class:`StepSchedule`.
+
+    Example:
+        >>> CosineStep(0.5, floor=0.1).factor(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.5500, 0.1000])
     """
 
     def __init__(self, size: float | None = None, *, floor: float = 0.0, norm: float = 0.5) -> None:
@@ -96,6 +115,10 @@ class ExponentialStep(StepSchedule):
         size: see :class:`StepSchedule`.
         ratio: r > 0, the last step over the first.
         norm: see :class:`StepSchedule`.
+
+    Example:
+        >>> ExponentialStep(0.5, ratio=0.01).factor(torch.tensor([0.0, 0.5, 1.0]))
+        tensor([1.0000, 0.1000, 0.0100])
     """
 
     def __init__(self, size: float | None = None, *, ratio: float = 0.1, norm: float = 0.5) -> None:
@@ -113,6 +136,10 @@ class DiffusionStep(StepSchedule):
     With a data prediction for p, y itself for q and ``noise="carried"`` the flow then is the
     ancestral sampler (Weber 2023, equations 33 to 35). After the last σ comes 0, so that the last
     step has ρ = 1 and ends on the data prediction.
+
+    Example:
+        >>> DiffusionStep().table(torch.tensor([2.0, 1.0, 0.5]))  # 1 - 1/4, 1 - 1/4, 1
+        tensor([0.7500, 0.7500, 1.0000])
     """
 
     def __init__(self) -> None:

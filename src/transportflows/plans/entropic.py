@@ -51,6 +51,15 @@ class EntropicPlan:
         x_potential: f, float64, ``(N,)``; of the points of positive weight only.
         y_potential: g, ``(M,)``, likewise. The plan is
             :math:`\pi_{ij} = p_i q_j e^{(f_i + g_j - |x_i - y_j|^2) / \varepsilon}`.
+
+    Example:
+        >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+        >>> half = torch.full((2,), 0.5, dtype=torch.float64)
+        >>> plan = entropic_plan(x, x, half, half, epsilon=4.0, tolerance=1e-9)
+        >>> f, g, cost = plan.x_potential, plan.y_potential, (x - x.T).square()
+        >>> 0.25 * ((f[:, None] + g - cost) / plan.epsilon).exp()  # 1 to 1/e in each row
+        tensor([[0.3655, 0.1345],
+                [0.1345, 0.3655]], dtype=torch.float64)
     """
 
     value: float
@@ -140,6 +149,13 @@ def entropic_self_plan(
 
     Raises:
         ValueError: as :func:`entropic_plan`.
+
+    Example:
+        >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+        >>> half = torch.full((2,), 0.5, dtype=torch.float64)
+        >>> plan = entropic_self_plan(x, half, epsilon=0.1)
+        >>> round(plan.value / 0.1, 6)  # log 2: each point stays
+        0.693147
     """
     _check_options(epsilon, tolerance, max_steps)
     check_points(x, x, p, p)

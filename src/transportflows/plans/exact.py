@@ -46,6 +46,13 @@ class ExactPlan:
         gap: how far the cost can be above the optimum, relative to it: at most 1e-6.
         x_potential: f of Kantorovich's dual, ``(N,)``, in units of the costs: each y goes with the
             x of least ``cost - f``.
+
+    Example:
+        >>> x, y = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[2.1], [0.1], [1.1]])
+        >>> third = torch.full((3,), 1 / 3, dtype=torch.float64)
+        >>> plan = exact_plan(torch.cdist(x, y).double(), third, third)  # each goes to the nearest
+        >>> round(plan.distance, 4), plan.permutation()
+        (0.1, tensor([2, 0, 1]))
     """
 
     distance: float

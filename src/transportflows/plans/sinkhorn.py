@@ -94,6 +94,19 @@ def exact_potentials(cost: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         cost: ``(N, N)``, float64, finite, on the CPU.
         rows: the cheapest permutation, of each column its row, as :func:`best_permutation` gives.
+
+    Returns:
+        f and g, ``(N,)`` each, in the units of the cost.
+
+    Raises:
+        ValueError: if the cost is not square or not finite.
+
+    Example:
+        >>> cost = torch.tensor([[1.0, 6.0], [3.0, 2.0]], dtype=torch.float64)
+        >>> f, g = exact_potentials(cost, torch.tensor([0, 1]))  # 1 + 2, not 6 + 3
+        >>> cost - f[:, None] - g  # 0 on the permutation, and no less elsewhere
+        tensor([[0.0000, 4.5000],
+                [1.5000, 0.0000]], dtype=torch.float64)
     """
     cost = _square(cost)
     g, f = _extreme(cost, rows), _extreme(cost.mT.contiguous(), rows.argsort())

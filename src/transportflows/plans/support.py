@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core.samples import block_rows
 
-__all__ = ["BYTES_PER_ENTRY", "KEPT", "Support", "choose_support"]
+__all__ = ["BYTES_PER_ENTRY", "KEPT", "Support", "choose_support", "entries_a_row"]
 
 BYTES_PER_ENTRY = 120  # costs, three indices, a permutation, and what a step needs
 KEPT = 20.0  # in units of ε: slack up to which entries of the plan are kept
@@ -61,12 +61,13 @@ class Support:
 
     def plan(self, g: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """The soft c-transform f of g over the support, and the entries of the plan."""
-        z = (g / epsilon + self.log_q)[self.columns].sub_(self.cost, alpha=1 / epsilon)
+        z = (g / epsilon + self.log_q).index_select(0, self.columns)
+        z.sub_(self.cost, alpha=1 / epsilon)
         top = torch.segment_reduce(z, "max", offsets=self.row_ends)
-        e = z.sub_(top[self.rows]).exp_()
+        e = z.sub_(top.index_select(0, self.rows)).exp_()
         total = torch.segment_reduce(e, "sum", offsets=self.row_ends)
         f = -epsilon * (top + total.log())
-        return f, e.mul_((self.p / total)[self.rows])
+        return f, e.mul_((self.p / total).index_select(0, self.rows))
 
     def column_sums(self, plan: Tensor) -> Tensor:
         """Sums of the plan over rows, ``(M,)``."""
@@ -76,7 +77,9 @@ class Support:
         """``v -> πᵀ diag(p)⁻¹ π v``."""
         shape = len(self.p), len(self.q)
         by_row = _sparse(self.row_ends, self.columns, plan, shape)
-        by_column = _sparse(self.column_ends, self.rows_by_column, plan[self.order], shape[::-1])
+        by_column = _sparse(
+            self.column_ends, self.rows_by_column, plan.index_select(0, self.order), shape[::-1]
+        )
         return lambda v: by_column @ ((by_row @ v) / self.p)
 
 
@@ -103,11 +106,9 @@ def choose_support(
     a quantile of their slack.
     """
     n, m = len(x), len(y)
-    some = torch.arange(0, n, max(1, n // _ROWS_LOOKED_AT), device=x.device)
-    slack = torch.cdist(x[some], y, compute_mode="donot_use_mm_for_euclid_dist").square_()
-    slack = slack.sub_(f[some].unsqueeze(1)).sub_(g).flatten()
+    slack = _some_slack(x, y, f, g)
     least = KEPT * epsilon
-    expected = float((slack < least).sum()) * n / len(some)
+    expected = float((slack < least).sum()) * n * m / slack.numel()
     if 1.2 * expected > entries:
         return None
     room = min(entries / 1.2, max(wanted, _ENTRIES_A_ROW * max(n, m))) / (n * m)
@@ -115,6 +116,19 @@ def choose_support(
     threshold = max(least, float(slack.kthvalue(rank).values))
     found = _below(x, y, f, g, threshold, 1.5 * entries)
     return None if found is None else Support(*found, x, y, p, q).chosen_at(f, g, threshold)
+
+
+def entries_a_row(x: Tensor, y: Tensor, f: Tensor, g: Tensor, epsilon: float) -> float:
+    """About how many entries of a row have a slack below 20 ε, from a few hundred rows."""
+    slack = _some_slack(x, y, f, g)
+    return max(1.0, float((slack < KEPT * epsilon).sum()) * len(y) / slack.numel())
+
+
+def _some_slack(x: Tensor, y: Tensor, f: Tensor, g: Tensor) -> Tensor:
+    """The slack of all pairs of a few hundred rows."""
+    some = torch.arange(0, len(x), max(1, len(x) // _ROWS_LOOKED_AT), device=x.device)
+    slack = torch.cdist(x[some], y, compute_mode="donot_use_mm_for_euclid_dist").square_()
+    return slack.sub_(f[some].unsqueeze(1)).sub_(g).flatten()
 
 
 def _below(

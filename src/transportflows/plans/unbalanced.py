@@ -52,6 +52,14 @@ class UnbalancedPlan:
         y_potential: g, ``(M,)``.
         x_mass: what the plan takes of each x, ``(N,)``, of p.
         y_mass: what it brings to each y, ``(M,)``, of q.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [10.0]], dtype=torch.float64)
+        >>> y = torch.tensor([[0.0], [30.0]], dtype=torch.float64)  # one stays, and one is too far
+        >>> half = torch.full((2,), 0.5, dtype=torch.float64)
+        >>> plan = unbalanced_plan(x, y, half, half, epsilon=0.1, penalty=1.0)
+        >>> [round(float(m), 1) for m in plan.x_mass]
+        [0.5, 0.0]
     """
 
     value: float

@@ -59,6 +59,16 @@ class Process(Storable, Starting):
 
     Raises:
         ValueError: if the ends of the interpolant are wrong, or the base does not fit it.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> process.part.scale(torch.tensor(0.25))  # σ̂ = 1 - t
+        tensor(0.7500)
+        >>> seed = torch.Generator().manual_seed(0)
+        >>> sample = process.sample(torch.ones(4, 2), t=0.25, generator=seed)
+        >>> torch.allclose(sample.x, 0.75 * sample.x0 + 0.25 * sample.x1)
+        True
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("interpolant", "coupling", "shape")

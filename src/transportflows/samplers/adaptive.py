@@ -192,8 +192,10 @@ def solve_adaptively(
 
     def along(piece: Piece) -> Slope:
         def velocity(u: Tensor, state: Tensor) -> Tensor:
-            parts = [flow.velocity(piece, u, state[pick], r.cond) for pick, r in chunks.parts]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)[: len(state)]
+            stage = flow.stages(piece, u[None], state)[0]
+            parts = [flow.at(stage, state[pick], r.cond) for pick, r in chunks.parts]
+            # A copy of one too: a network may give a buffer, which its next call overwrites.
+            return torch.cat(parts)[: len(state)]
 
         def counted(u: Tensor, state: Tensor) -> Tensor:
             budget.spend(velocity, flow.clock.time(u), u, state)

@@ -129,6 +129,13 @@ class DDIM(_Chain):
 
     Raises:
         ValueError: for an η outside.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> field = tpf.oracle(process, torch.tensor([[3.0]]))  # data in one point
+        >>> tpf.sample(field, 3, scheme=DDIM(), steps=1).x.flatten()  # one step is exact
+        tensor([3., 3., 3.])
     """
 
     eta: float = 0.0
@@ -164,6 +171,16 @@ class Ancestral(_Chain):
 
     Raises:
         ValueError: for another one.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> field = tpf.oracle(process, torch.tensor([[3.0]]))  # x_t is N(3t, (1 - t)²)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = tpf.sample(field, 10_000, scheme=Ancestral(), steps=4, t=(0.0, 0.5),
+        ...                generator=generator).x
+        >>> round(float(x.mean()), 1), round(float(x.std()), 1)
+        (1.5, 0.5)
     """
 
     variance: str = "small"

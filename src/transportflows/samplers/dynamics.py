@@ -101,6 +101,15 @@ class FunctionDynamics(Dynamics):
         function: ``f(t, x, **cond)``, t of shape ``()``.
         epsilon: a number, function of time or schedule.
         breakpoints: times at which the function is not smooth; the grid should hold them.
+
+    Example:
+        >>> import math, transportflows as tpf
+        >>> to_zero = FunctionDynamics(lambda t, x: -x, epsilon=1.0)  # dX = -X dt + √2 dW
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> run = tpf.integrate(to_zero, torch.zeros(10_000, 1), torch.linspace(0, 1, 21),
+        ...                     generator=generator)
+        >>> abs(float(run.x.var()) - (1 - math.exp(-2))) < 0.05
+        True
     """
 
     def __init__(
@@ -149,6 +158,14 @@ class FieldDynamics(Dynamics):
             zero, or none.
         margin: the field is evaluated no nearer than this to t = 0 and to t = 1, and nothing else
             is done about the ends; None for what :mod:`transportflows.samplers.ends` says.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> ode = FieldDynamics(tpf.oracle(process, tpf.Gaussian((1,), 3.0)), [0.0])
+        >>> x = tpf.integrate(ode, torch.tensor([[-1.0], [1.0]]), torch.linspace(0, 1, 101)).x
+        >>> torch.allclose(x, torch.tensor([[2.0], [4.0]]), atol=1e-3)  # from N(0, 1) to N(3, 1)
+        True
     """
 
     def __init__(

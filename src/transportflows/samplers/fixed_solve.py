@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -30,9 +29,10 @@ class FixedSolve(nn.Module):
     Its numbers are those of ``sample(field, start=start, ...)``; it has nothing around the network
     calls and additions of the steps, no chunks, no checks of the states, and is differentiable. So
     ``torch.export.export(FixedSolve(field, steps=20).eval(), (start,), strict=False)`` makes one
-    program of it, and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes: with any
-    number of rows by ``dynamic_shapes`` where there are no conditions, and with the number given
-    where there are.
+    program of it, and ``torch.onnx.export(..., dynamo=True)`` a file for other runtimes, with any
+    number of rows by ``dynamic_shapes``. These name the arguments of ``forward``, so that for rows
+    of conditions a module around it names them: ``forward(self, start, label): return
+    self.solve(start, label=label)``.
 
     Args:
         field: whose networks are called; they are part of the module.
@@ -107,8 +107,8 @@ class FixedSolve(nn.Module):
             cond: conditions of the network, tensors of n rows or others.
 
         Raises:
-            ValueError: if they are of another dtype or device than the tables, or the networks are
-                in training mode.
+            ValueError: if they are of another dtype or device than the tables, the networks are in
+                training mode, or conditions are not those of the training.
         """
         if start.dtype != self._like.dtype or start.device != self._like.device:
             raise ValueError(
@@ -127,12 +127,33 @@ class FixedSolve(nn.Module):
             self._prepare()  # after load_state_dict, say
         if self.field.process.coupling.condition_on_start:
             cond = dict(with_start(cond, x))
-        rows: Any = SimpleNamespace(cond=cond)  # all of them, in one chunk
+        cond = self._checked(cond, x)
+        rows: Any = _Whole(cond)
         memory = stepper.memory(self._prepared, x, rows)
         for step in range(len(self.grid) - 1):
             x, memory = stepper.step(self._prepared, step, x, memory, rows, ())
         return x if transform is None else transform.invert(x)
 
+    def _checked(self, cond: dict[str, Any], x: Tensor) -> dict[str, Any]:
+        """The conditions, if they are those of the training."""
+        if not torch.compiler.is_compiling():
+            how: dict[str, Any] = {"rows": "rows of start", "ranges": False, "device": x.device}
+            return self.field.check_conditions(cond, x.shape[0], **how)
+        for name in self.field.conditions or ():
+            if name not in cond:
+                raise ValueError(
+                    f"the condition {name!r}, which the field was trained with, is missing; give"
+                    f" it to torch.export as an example, {{{name!r}: ...}}"
+                )
+        return cond
+
     def extra_repr(self) -> str:
         """The scheme and its steps."""
         return f"{self._stepper[0].name}, {len(self.grid) - 1} steps"
+
+
+class _Whole:
+    """All rows, in one chunk."""
+
+    def __init__(self, cond: dict[str, Any]) -> None:
+        self.cond = cond

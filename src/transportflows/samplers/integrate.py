@@ -65,6 +65,15 @@ def integrate(
     Raises:
         ValueError: for a grid that is not monotone within [0, 1], states that are no rows, and so
             on. A state that stops being finite is told by ``first_bad_step``.
+
+    Example:
+        >>> import math
+        >>> x = integrate(lambda t, x: -x, torch.ones(1, 1), torch.linspace(0, 1, 101)).x
+        >>> bool((x - math.exp(-1)).abs() < 1e-5)
+        True
+        >>> back = integrate(lambda t, x: -x, x, torch.linspace(1, 0, 101)).x
+        >>> torch.allclose(back, torch.ones(1, 1), atol=1e-4)
+        True
     """
     if not isinstance(dynamics, Dynamics):
         dynamics = FunctionDynamics(dynamics, epsilon)

@@ -27,6 +27,15 @@ class Table:
         noise: ``n_i``; None if no step takes noise.
         fixes: at a step of another form than the one before it, what corrects that one, ``(J, G)``,
             in its form; otherwise corrections are in ``V_i``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((1,)))
+        >>> field, zero = tpf.oracle(process, tpf.Gaussian((1,))), tpf.solve.ConstantEpsilon(0.0)
+        >>> times = torch.tensor([0.0, 0.5], dtype=torch.float64)
+        >>> one = tpf.samplers.DDIM().tabulate(field, [zero], times)  # from x0 to (x0 + d)/2
+        >>> one.forms, one.state[0].item(), round(one.weights[0].item(), 4)
+        (['data'], 0.5, 0.5)
     """
 
     forms: list[str]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from ..fields.base import Field
 from .clock import Clock
 from .ends import kind_of_end
 
-__all__ = ["Piece", "ProbabilityFlow"]
+__all__ = ["Piece", "ProbabilityFlow", "Stage"]
 
 _FARTHEST = 1e-3  # the largest margin at a pole
 
@@ -53,6 +53,14 @@ class Piece:
     low: float
     high: float
     short: bool = False
+
+
+class Stage(NamedTuple):
+    """A time at which the flow is evaluated, and how ``b φ'`` is made of the predictions there."""
+
+    time: Tensor
+    weights: Combination
+    mean: Tensor | None
 
 
 class ProbabilityFlow:
@@ -132,9 +140,10 @@ class ProbabilityFlow:
         return first, last
 
     def weights(self, piece: Piece, u: Tensor) -> Combination:
-        """The weights of ``b φ'`` at u ``()``, in float64, linear in u within the last bit of it.
+        """The weights of ``b φ'`` at u ``()`` or ``(S,)``, in float64.
 
-        They are ``2 w(p) - w(2p - u)`` with p = u but near a root, where p stays off it.
+        They are ``2 w(p) - w(2p - u)`` with p = u but near a root, where p stays off it: linear in
+        u within the last bit of it.
         """
         p = self.clock.inside(u)
         points = torch.stack([p, 2 * p - u])
@@ -142,6 +151,40 @@ class ProbabilityFlow:
         rate = self.clock.rate(points)
         found = self.field.weights("velocity", times)
         return found.map(lambda w: 2 * w[0] * rate[0] - w[1] * rate[1])
+
+    def stages(self, piece: Piece, u: Tensor, like: Tensor) -> list[Stage]:
+        """What is to be evaluated at each u ``(S,)``, formed at once.
+
+        Weights are numbers where none of them is to be differentiated.
+
+        Args:
+            piece: where they are.
+            u: at which.
+            like: states of the dtype and device.
+
+        Raises:
+            ConversionError: if the velocity is singular at one of these times.
+        """
+        u = u.detach().to(device=table_device(like.device), dtype=torch.float64)
+        times = self.clock.time(u).clamp(piece.low, piece.high)
+        weights = self.weights(piece, u)
+        finite = weights.finite()
+        if not bool(finite.all()):
+            t = times[~finite][0].to(like)
+            self.field.velocity(t, like)  # it says at which time, and what to do
+        mean = self.field.process.noise_part.base_mean
+        mean = None if mean is None else mean.to(like)
+        if any(w.requires_grad for w in weights.tensors()):
+            found = [weights.map(lambda w, k=k: w[k].to(like)) for k in range(len(u))]
+        else:
+            found = weights.tabulated(len(u), 1, like)
+        at = times.to(like).unbind()
+        return [Stage(t, w, mean) for t, w in zip(at, found, strict=True)]
+
+    def at(self, stage: Stage, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor:
+        """``dX/du`` at a stage and states ``(B, *)``; it may be what the network gave itself."""
+        predictions = self.field.predict(stage.time, x, cond, stage.weights.needed)
+        return stage.weights.of(x, stage.mean, predictions)
 
     def velocity(
         self, piece: Piece, u: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS
@@ -151,13 +194,4 @@ class ProbabilityFlow:
         Raises:
             ConversionError: if the velocity is singular at this time.
         """
-        field, u = self.field, u.detach().to(device=table_device(x.device), dtype=torch.float64)
-        t = self.clock.time(u).clamp(piece.low, piece.high)
-        weights = self.weights(piece, u)
-        if not bool(weights.finite()):
-            field.velocity(t.to(x), x, cond)  # it says at which time, and what to do
-        mean = field.process.noise_part.base_mean
-        predictions = field.predict(t.to(x), x, cond, weights.needed)
-        return weights.map(lambda w: w.to(x)).of(
-            x, None if mean is None else mean.to(x), predictions
-        )
+        return self.at(self.stages(piece, u[None], x)[0], x, cond)

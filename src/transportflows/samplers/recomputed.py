@@ -2,7 +2,8 @@
 
 A solve that is differentiated keeps all that its networks computed, in every step. With steps of
 this kind it keeps what goes into them alone (the state, its noise, what a multistep scheme
-remembers), and calls each network once more.
+remembers), and calls each network once more. The steps of a field that takes derivatives itself by
+torch.func (a tilt, an observation's guidance) are kept whole: torch knows no other way.
 """
 
 from __future__ import annotations
@@ -46,8 +47,18 @@ def recomputed(stepper: Stepper, field: Field) -> Stepper:
         with reading(field.networks, me):
             return stepper.step(*told)
 
+    whole = False
+
     def kept_short(*told: Any) -> Any:
-        return checkpoint(step, *told, use_reentrant=False)
+        nonlocal whole
+        if not whole:
+            try:
+                return checkpoint(step, *told, use_reentrant=False)
+            except RuntimeError as error:
+                if "saved tensor hooks" not in str(error):
+                    raise
+                whole = True  # torch.func takes no derivatives inside of a checkpoint
+        return stepper.step(*told)
 
     made = copy.copy(stepper)
     made.step = kept_short  # type: ignore[assignment, method-assign]

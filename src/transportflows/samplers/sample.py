@@ -13,6 +13,7 @@ from .._core.arguments import shown
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
+from .._core.shards import check_shares
 from .._core.signatures import check_call
 from ..distributions import Distribution
 from ..fields.base import Field, check_field
@@ -126,8 +127,9 @@ def sample(
             the tolerance, for adaptive schemes, which take other steps with other rows).
         gradients: let the result be differentiated: in ``start``, ``cond`` and the parameters of
             the networks, not in those of a learned path. Of a step what goes into it is kept, and
-            the rest is computed again, so that memory grows by states alone; fixed-step schemes
-            only. Networks must not change before the backward pass.
+            the rest is computed again, so that memory grows by states alone (not of fields that
+            take derivatives themselves, as Tilt does); fixed-step schemes only. Networks must not
+            change before the backward pass.
         generator: source of randomness; one key is drawn from it. The same seed gives the same
             starts and, on the same grid, the same noise, whatever ε and ``chunk``; on other grids
             (``save_at`` inserts times for one-step schemes) the same with ``noise=BrownianPath()``.
@@ -159,7 +161,7 @@ def sample(
         total, event_dims = len(x), x.ndim - 1
         cond = _told_start(field, cond, x, grid, schedules)
         given = field.check_conditions(cond, total, rows="samples", device=x.device)
-        _check_shared(team, total, scheme, grid, saved, schedules, corrector, len(hooks))
+        _check_shared(team, field, total, scheme, grid, saved, schedules, corrector, len(hooks))
         mates = World() if total < team.size else team  # too few rows to share: each solves all
         x, given, source, normals = shared_rows(mates, x, given, noise)
         looks = _looks(field, hooks, corrector, normals(), mix(key, 2), mates)
@@ -250,6 +252,7 @@ def _looks(
 
 def _check_shared(
     team: World,
+    field: Field,
     n: int,
     scheme: str | Scheme | Multistep | StepperScheme,
     grid: Tensor,
@@ -259,6 +262,8 @@ def _check_shared(
     hooks: int,
 ) -> None:
     """See that all processes of a shared solve make the same call."""
+    if n >= team.size > 1:
+        check_shares(field, n, team.size, isinstance(scheme, str))
     team.check_same(
         "a shared solve",
         {

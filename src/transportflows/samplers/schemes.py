@@ -58,6 +58,16 @@ class Scheme:
         area: whether it needs H.
         limit: how much of the noise a step may renew, the most of ``|h| ε/σ̂²`` (see
             :mod:`transportflows.solve.limit`).
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> def ralston(drift, x, h, n, area):
+        ...     first = drift(0, x)
+        ...     return x + h / 4 * (first + 3 * drift(1, x + 2 / 3 * h * first))
+        >>> own = Scheme("ralston", ralston, (0.0, 2 / 3), (0.25, 0.75), 2, None, None, 2)
+        >>> run = tpf.integrate(lambda t, x: -x, torch.ones(1, 1), [0.0, 0.5], scheme=own)
+        >>> run.x, run.nfe  # 1 - h + h²/2 with h = 1/2
+        (tensor([[0.6250]]), 2)
     """
 
     name: str

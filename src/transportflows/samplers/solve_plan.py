@@ -51,6 +51,14 @@ class SolvePlan:
         distances: by c of ``NoiseScaleEpsilon(c)``, 0 for the ODE: the mean of the distance to the
             held-out data, and the standard error of its difference from that of the ODE (of the
             mean itself for 0). Empty without data.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> tried = Trial("heun", 8, "uniform", calls=16, error=5e-4)
+        >>> none = tpf.solve.ConstantEpsilon(0.0)
+        >>> found = SolvePlan("heun", 8, "uniform", None, none, 1e-3, 5e-4, 1e-6, (tried,), {})
+        >>> found.calls, found.arguments["scheme"], found.arguments["steps"]
+        (16, 'heun', 8)
     """
 
     scheme: str

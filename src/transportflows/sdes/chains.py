@@ -31,6 +31,10 @@ class Chain(ForwardSDE):
 
     Attributes:
         levels: T, the number of steps.
+
+    Example:
+        >>> DDPMChain(levels=100).times(4)  # from noise to data, each a level
+        tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
 
     _generic: ClassVar[bool] = True
@@ -90,6 +94,11 @@ class DDPMChain(Chain):
     Raises:
         ValueError: if a β is not in (0, 1), or there are so few levels that the chain does not
             end in noise.
+
+    Example:
+        >>> chain = DDPMChain(torch.tensor([0.5, 0.9]))
+        >>> [round(each, 6) for each in chain.alpha_bars.tolist()]  # 1, 1 - β_1, (1 - β_1)(1 - β_2)
+        [1.0, 0.5, 0.05]
     """
 
     betas: Tensor
@@ -184,6 +193,10 @@ class VEChain(Chain):
 
     Raises:
         ValueError: unless ``0 < sigma_min < sigma_max`` and T >= 2.
+
+    Example:
+        >>> [round(sigma, 6) for sigma in VEChain(1.0, 4.0, levels=3).sigmas.tolist()]
+        [0.0, 1.0, 2.0, 4.0]
     """
 
     def __init__(

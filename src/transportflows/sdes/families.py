@@ -33,6 +33,10 @@ class VE(ForwardSDE):
 
     Raises:
         ValueError: unless ``0 < sigma_min < sigma_max``.
+
+    Example:
+        >>> [round(s, 4) for s in VE(0.01, 100.0).sigma(torch.tensor([0.0, 0.5, 1.0])).tolist()]
+        [0.01, 1.0, 100.0]
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
@@ -84,6 +88,13 @@ class VP(ForwardSDE):
 
     Raises:
         ValueError: if a β is negative, or so small that the data are still seen at τ = 1.
+
+    Example:
+        >>> sde, end = VP(), torch.tensor(1.0, dtype=torch.float64)
+        >>> round(float(sde.a(end).log()), 4)  # -B(1)/2, with B(1) = (0.1 + 20)/2
+        -5.025
+        >>> round(float(sde.a(end) ** 2 + sde.sigma_sq(end)), 12)
+        1.0
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0) -> None:
@@ -140,6 +151,13 @@ class OrnsteinUhlenbeck(VP):
 
     Raises:
         ValueError: if β is not positive, or so small that the data are still seen at τ = 1.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(OrnsteinUhlenbeck(10.0), shape=(1,))
+        >>> field = tpf.oracles.oracle(process, tpf.Gaussian((1,)))  # data of the stationary law
+        >>> field.velocity(torch.tensor(0.5), torch.ones(1, 1)).abs() < 1e-6  # which does not move
+        tensor([[True]])
     """
 
     def __init__(self, beta: float = 10.0) -> None:
@@ -165,6 +183,14 @@ class SubVP(VP):
     Args:
         beta_min: see :class:`VP`.
         beta_max: see :class:`VP`.
+
+    Raises:
+        ValueError: as :class:`VP`.
+
+    Example:
+        >>> tau = torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64)
+        >>> torch.allclose(SubVP().sigma(tau), VP().sigma_sq(tau))  # VP's variance
+        True
     """
 
     # As VP's, and named: else, with a diffusion_sq of its own, a would be found by quadrature.

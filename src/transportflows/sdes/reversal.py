@@ -29,6 +29,13 @@ class InterpolantSDE(ForwardSDE):
     Raises:
         ValueError: if the path is not one-sided, or σ̂/β does not fall as t grows: then no forward
             SDE has its marginals.
+
+    Example:
+        >>> import torch
+        >>> import transportflows as tpf
+        >>> sde, half = InterpolantSDE(tpf.OneSidedLinear()), torch.tensor(0.5)
+        >>> sde.drift_rate(half), sde.diffusion_sq(half)  # f = -1/(1 - τ), g² = 2 τ/(1 - τ)
+        (tensor(-2.), tensor(2.))
     """
 
     def __init__(self, path: Interpolant | Process) -> None:

@@ -49,7 +49,14 @@ __all__ = [
 
 @checked
 class EpsilonSchedule(Built, ABC):
-    """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``."""
+    """ε as a function of time and of the noise scale σ̂; a subclass writes ``value``.
+
+    Example:
+        >>> class Early(EpsilonSchedule):  # noise up to the middle of time, and the ODE after it
+        ...     def value(self, t, noise_scale): return torch.where(t < 0.5, 1.0, 0.0).to(t)
+        >>> Early().value(torch.tensor([0.2, 0.8]), torch.ones(2))
+        tensor([1., 0.])
+    """
 
     @abstractmethod
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
@@ -110,6 +117,11 @@ class NoiseScaleEpsilon(ConstantEpsilon):
 
     Args:
         epsilon: the factor c, ≥ 0.
+
+    Example:
+        >>> schedule, t, scale = NoiseScaleEpsilon(2.0), torch.tensor([0.5]), torch.tensor([0.0])
+        >>> schedule.value(t, scale), schedule.over_noise_scale(t, scale)  # ε/σ̂ = 2 at σ̂ = 0
+        (tensor([0.]), tensor([2.]))
     """
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
@@ -125,6 +137,10 @@ class NoiseVarianceEpsilon(ConstantEpsilon):
 
     Args:
         epsilon: the factor c, ≥ 0.
+
+    Example:
+        >>> NoiseVarianceEpsilon(2.0).value(torch.tensor([0.75]), torch.tensor([0.5]))
+        tensor([0.5000])
     """
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
@@ -145,6 +161,14 @@ class AndersonEpsilon(ConstantEpsilon):
 
     Args:
         factor: c ≥ 0.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.sdes.OrnsteinUhlenbeck(10.0), shape=(1,)).part
+        >>> t = torch.tensor([[0.25, 0.75]], dtype=torch.float64)
+        >>> schedule = AndersonEpsilon().bound(part, t, torch.tensor([0.5]))  # as sample does
+        >>> [round(e, 9) for e in schedule.value(t[0], part.scale(t[0])).tolist()]  # g²/2 = β/2
+        [5.0, 5.0]
     """
 
     def __init__(self, factor: float = 1.0) -> None:
@@ -194,6 +218,14 @@ class ChurnEpsilon(ConstantEpsilon):
     Args:
         churn: S ≥ 0, the expected number of times that the noise is renewed.
         sigma_range: where it acts, in units of ``σ̂/β``.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(1,)).part
+        >>> t = torch.tensor([0.0, 0.25, 0.5, 0.75], dtype=torch.float64)
+        >>> schedule = ChurnEpsilon(1.0).bound(part, t[:, None], torch.full((4,), 0.25))
+        >>> schedule.value(t, part.scale(t))  # S σ̂² = (1 - t)²
+        tensor([1.0000, 0.5625, 0.2500, 0.0625], dtype=torch.float64)
     """
 
     def __init__(self, churn: float, *, sigma_range: tuple[float, float] = (0.0, math.inf)) -> None:
@@ -207,9 +239,10 @@ class ChurnEpsilon(ConstantEpsilon):
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
         flat = stages.reshape(-1)
-        scale, beta = part.scale(flat), part.whole.path.beta(flat)
+        scale, beta = part.scale(flat), part.whole.path.beta(flat).abs()
         low, high = self.sigma_range
-        acts = ((scale >= low * beta) & (scale <= high * beta)).view(stages.shape)
+        above = scale > high * beta  # which is no number, and holds nowhere, for ∞ · 0
+        acts = ((scale >= low * beta) & ~above).view(stages.shape)
         each = min(self.epsilon / len(widths), math.sqrt(2) - 1)
         schedule = type(self)(self.epsilon, sigma_range=self.sigma_range)
         rate = each / widths.abs().to(stages)

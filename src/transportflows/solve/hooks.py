@@ -60,6 +60,19 @@ class Moment:
             of writing into these.
         cond: the conditions.
         stopped: whether a hook has ended the solve.
+
+    Raises:
+        AttributeError: where one is written to: return states, or call :meth:`stop`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> def look(moment):
+        ...     print(moment.step, moment.t, moment.x.tolist())
+        ...     if moment.t >= 0.5: moment.stop()
+        >>> one, x = lambda t, x: torch.ones_like(x), torch.zeros(1, 1)
+        >>> solution = tpf.samplers.integrate(one, x, [0.0, 0.25, 0.5, 1.0], hooks=[look])
+        1 0.25 [[0.25]]
+        2 0.5 [[0.5]]
     """
 
     step: int
@@ -101,7 +114,16 @@ class Moment:
 
 
 class Hook(Protocol):
-    """What is called after each step: any function of a :class:`Moment`."""
+    """What is called after each step: any function of a :class:`Moment`.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> def clip(moment):
+        ...     return moment.x.clamp(-1, 1)
+        >>> five, x = lambda t, x: torch.full_like(x, 5.0), torch.zeros(1, 1)
+        >>> tpf.samplers.integrate(five, x, [0.0, 1.0], hooks=[clip]).x
+        tensor([[1.]])
+    """
 
     def __call__(self, moment: Moment, /) -> Tensor | None:
         """Look at the states, and return None; or return other states of their shape."""

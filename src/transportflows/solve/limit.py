@@ -136,6 +136,15 @@ class UnlimitedEpsilon(LimitedEpsilon):
 
     Args:
         epsilon: a number, a function of time or a schedule.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> path, base = tpf.Linear(gamma=tpf.Brownian(1.0)), tpf.Gaussian((1,))
+        >>> field = tpf.oracles.oracle(tpf.Process(path, base=base), tpf.Gaussian((1,)))
+        >>> how = {"steps": 10, "generator": torch.Generator().manual_seed(0)}
+        >>> both = [tpf.sample(field, 2, epsilon=e, **how) for e in (0.5, UnlimitedEpsilon(0.5))]
+        >>> [solution.limited is None for solution in both]
+        [False, True]
     """
 
     def __init__(self, epsilon: float | Callable[[Tensor], Tensor] | EpsilonSchedule) -> None:

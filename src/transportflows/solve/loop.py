@@ -78,6 +78,16 @@ def march(
     Raises:
         ValueError: if the states are no floating-point rows, do not divide into the groups, would
             take more than ``max_nfe`` evaluations, or if a hook may not change them.
+
+    Example:
+        >>> from transportflows.solve import Prepared
+        >>> class Adding(Stepper):
+        ...     name = "adding"
+        ...     def prepare(self, times, like): return Prepared(calls=0)
+        ...     def step(self, prepared, step, x, memory, rows, draws): return x + 1, memory
+        >>> times = torch.arange(4, dtype=torch.float64)  # numbers of steps
+        >>> march(Adding(), torch.zeros(1, 1), times, saved=[0, 2])[0].trajectory.flatten()
+        tensor([0., 2.])
     """
     check_call(march, locals())
     groups, steps = stepper.groups, _steps_of(times)

@@ -32,6 +32,11 @@ class Rows:
         sample: the sample of each row, ``(rows,)``.
         group: its group.
         cond: conditions of these rows.
+
+    Example:
+        >>> both = Rows(torch.arange(4), n=2, groups=2, ndim=2, cond={})  # 2 samples at each of 2 ε
+        >>> both.sample, both.spread(torch.tensor([0.0, 0.5])).T
+        (tensor([0, 1, 0, 1]), tensor([[0.0000, 0.0000, 0.5000, 0.5000]]))
     """
 
     def __init__(
@@ -75,6 +80,15 @@ class Chunks:
 
     Attributes:
         parts: for each chunk where its rows are, a slice or an index, and its :class:`Rows`.
+
+    Raises:
+        ValueError: if ``chunk`` is not positive.
+
+    Example:
+        >>> x = torch.arange(5.0)[:, None]
+        >>> chunks = Chunks(x, chunk=2)  # 3 calls of 2 rows, and the last is filled up
+        >>> chunks.map(lambda rows: rows + len(rows), x).T
+        tensor([[2., 3., 4., 5., 6.]])
     """
 
     def __init__(

@@ -38,6 +38,13 @@ class Solution:
             because its velocity is singular nearer to the end.
         first_bad_step: the first step after which a state was not finite; None if all were.
         bad_hook: the hook that returned the states that were not finite then, where one did.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> grid = torch.linspace(0, 1, 101)
+        >>> solution = tpf.samplers.integrate(lambda t, x: -x, torch.ones(1, 1), grid, scheme="rk4")
+        >>> round(float(solution.x), 6), solution.nfe, solution.scheme  # exp(-1), 4 calls a step
+        (0.367879, 400, 'rk4')
     """
 
     x: Tensor
@@ -78,6 +85,16 @@ class NonFiniteStateError(ArithmeticError):
 
     Attributes:
         solution: all that was computed, with the rows that stayed finite.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> field = tpf.Velocity(lambda t, x: 1 / (t[:, None] < 0.5) * x, process)
+        >>> try:
+        ...     tpf.sample(field, start=torch.ones(3, 1), scheme="euler", steps=4)
+        ... except NonFiniteStateError as error:
+        ...     error.solution.first_bad_step
+        2
     """
 
     def __init__(self, message: str, solution: Solution) -> None:
@@ -91,6 +108,15 @@ class TooManyEvaluationsError(ArithmeticError):
 
     Attributes:
         solution: the states that it had come to.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> field = tpf.oracles.oracle(tpf.Process(tpf.SBDM(), shape=(1,)), tpf.Gaussian((1,), 3.0))
+        >>> try:
+        ...     tpf.sample(field, start=torch.ones(1, 1), scheme="dopri5", max_nfe=10)
+        ... except TooManyEvaluationsError as error:
+        ...     error.solution.nfe <= 10
+        True
     """
 
     def __init__(self, message: str, solution: Solution) -> None:

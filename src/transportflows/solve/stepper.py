@@ -57,6 +57,16 @@ class Stepper(ABC):
         bound: what no number in a state may reach; infinity for any finite one.
         remembers: whether what is remembered of earlier states would be wrong for states that a
             hook has changed; such hooks are then refused.
+
+    Example:
+        >>> import torch, transportflows as tpf
+        >>> class Halving(Stepper):
+        ...     name = "halving"
+        ...     def prepare(self, times, like): return Prepared(calls=0)
+        ...     def step(self, prepared, step, x, memory, rows, draws): return x / 2, None
+        >>> times = torch.arange(4, dtype=torch.float64)
+        >>> tpf.solve.march(Halving(), torch.ones(1, 1), times)[0].x  # 3 steps
+        tensor([[0.1250]])
     """
 
     name: str

@@ -46,6 +46,16 @@ class ExamReport:
         t: times of the errors of the fields, ``(T,)``, float64.
         velocity: rms error of the velocity over its size, ``(T,)``; empty where not known.
         score: the same of the score.
+
+    Example:
+        >>> import torch
+        >>> none, row = torch.zeros(0), ExamRow("law, ODE", "W2, ODE", 0.12, floor=0.1)
+        >>> report = ExamReport((row,), none, none, none)
+        >>> report["W2, ODE"].value
+        0.12
+        >>> print(report)
+                  quantity  value  floor
+        law, ODE  W2, ODE   0.12   0.1
     """
 
     rows: tuple[ExamRow, ...]

@@ -37,6 +37,19 @@ def check_field(
 
     Raises:
         CheckError: with all that is wrong.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+        >>> exact = tpf.oracle(process, tpf.Gaussian((2,), 3.0))
+        >>> print(check_field(exact, torch.eye(2), oracle=exact))
+        GaussianMixtureOracle: 0 problems, 0 notes
+        >>> mixed = tpf.Velocity(lambda t, x: x - x.mean(0), process)  # a row sees the others
+        >>> try:
+        ...     check_field(mixed, torch.eye(2))
+        ... except AssertionError as error:
+        ...     print("rows are not independent" in str(error))
+        True
     """
     report, cond = Report(type(field).__name__), dict(cond or {})
     if x.ndim < 2 or x.shape[0] < 2:

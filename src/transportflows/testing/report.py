@@ -22,6 +22,14 @@ class Report:
         subject: what was checked.
         problems: what is wrong; a check that finds any raises :class:`CheckError`.
         notes: what is right but good to know, such as times at which a conversion is singular.
+
+    Example:
+        >>> try:
+        ...     Report("Velocity", problems=["velocity is not finite"]).settle()
+        ... except CheckError as error:
+        ...     print(error)
+        Velocity: 1 problems, 0 notes
+          problem: velocity is not finite
     """
 
     subject: str

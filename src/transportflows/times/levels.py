@@ -190,9 +190,10 @@ class LogSNRTimes(LevelTimes):
 
     Example:
         >>> import transportflows as tpf
-        >>> loss = tpf.ScoreLoss(
-        ...     weight=tpf.losses.LikelihoodWeight(), times=LogSNRTimes(), importance=True
-        ... )
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> times = LogSNRTimes(margin=0.1).bind(process)  # λ = log(t/(1 - t))
+        >>> times.density(torch.tensor([0.5]))  # λ̇/(λ(0.9) - λ(0.1)) = 4/(2 log 9)
+        tensor([0.9102])
     """
 
     bounded = True
@@ -217,6 +218,13 @@ class EDMTimes(LevelTimes):
         mean: of log σ (Karras: -1.2), σ in units of the data.
         std: of log σ (Karras: 1.2), positive.
         margin: see :class:`TimeSampler`.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> t = EDMTimes().bind(process).sample(10_000, generator=torch.Generator().manual_seed(0))
+        >>> abs(float(((1 - t) / t).log().mean()) + 1.2) < 0.1  # σ = (1 - t)/t
+        True
     """
 
     def __init__(
@@ -261,6 +269,12 @@ class SigmaTimes(TimeSampler):
 
     Raises:
         ValueError: if a level is not positive, or, when drawn from, not one of the process.
+
+    Example:
+        >>> import transportflows as tpf
+        >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
+        >>> SigmaTimes(1.0).bind(process).sample(2)  # where (1 - t)/t = 1
+        tensor([0.5000, 0.5000])
     """
 
     _bound: tuple[GaussianPart, GridTimes] | None = None

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
+from .._core.shards import check_whole, in_shards
 from ..couplings.base import Paired
 from ..distributions.adapters import as_distribution
 from ..distributions.base import Distribution
@@ -75,6 +76,7 @@ def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
             f"a {type(field).__name__} is made of fields and has nothing of its own to train; train"
             " those, Trainer(field).fit(...), and make it of what was trained"
         )
+    check_whole(field)
     in_process = {id(p) for p in field.process.parameters()}
     parameters = [p for p in trainable(field) if id(p) not in in_process]
     if isinstance(given, Optimizer):
@@ -106,6 +108,8 @@ def as_optimizer(given: Any, field: Field, lr: float) -> Optimizer:
 
 def _adam(parameters: list[nn.Parameter], lr: float) -> Optimizer:
     lr = positive_number("lr", lr)
+    if len(set(map(in_shards, parameters))) > 1:  # which no fused kernel takes together
+        return torch.optim.Adam(parameters, lr=lr, foreach=False)
     try:
         return torch.optim.Adam(parameters, lr=lr, fused=True)
     except RuntimeError:  # a dtype or device without fused kernels

@@ -5,8 +5,9 @@ steps at once (:mod:`transportflows.training.blocks`). So does the optimizer, wh
 one call already, and takes any gradient: clipped, accumulated, summed over processes.
 
 A graph is used only where its numbers are those of the eager step: the first time it is evaluated
-beside one, on the same rows. What cannot be compiled, or gives other numbers, as layers that draw
-do, is evaluated eagerly, and one warning says why.
+beside one, on the same rows. What gives other numbers, as layers that draw do, or cannot be made one
+graph is evaluated eagerly, and one warning says why; in the second case the networks by themselves
+are compiled, in place.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class CompiledStep:
         options: Mapping[str, Any],
     ) -> None:
         self.loss, self.parameters, self.autocast = loss, list(parameters), autocast
-        self.options = dict(options)
+        self.given, self.options = dict(options), dict(options)
         if not {"mode", "options", "backend"} & set(self.options):
             self.options["options"] = {"fallback_random": True}  # what layers draw is torch's own
         self.options["fullgraph"] = True
@@ -92,9 +93,9 @@ class CompiledStep:
     def ready(self, sample: Any) -> bool:
         """Whether a sample may be given to the graph; it is made ready for it."""
         if self.reason is None and isinstance(sample, Undrawn):
-            self._stop("the loss draws while it is evaluated, and torch traces no generator")
+            self._stop("the loss draws while it is evaluated, and torch traces no generator", True)
         if self.reason is not None:
-            self._stop(self.reason)
+            self._stop(self.reason, True)
             return False
         for part in self.loss.losses if isinstance(self.loss, SumLoss) else [self.loss]:
             if isinstance(part, Regression) and isinstance(sample, PathSample):
@@ -159,7 +160,8 @@ class CompiledStep:
             with torch.no_grad():
                 return self._graph([p.detach() for p in self.parameters], sample, share)
         except Exception as error:
-            self._stop(reason_of(error))
+            backend = type(error).__name__ == "BackendCompilerFailed"  # its module loads slowly
+            self._stop(reason_of(error), networks=not backend)
             return None
 
     def _made_step(self) -> Callable[..., _Result]:
@@ -176,14 +178,18 @@ class CompiledStep:
 
         return step
 
-    def _stop(self, reason: str) -> None:
-        """Go on without a graph, and say why, once."""
+    def _stop(self, reason: str, networks: bool = False) -> None:
+        """Go on without a graph, perhaps with compiled networks, and say why, once."""
         if self._told:
             return
         self.reason, self._graph, self._told = reason, None, True
+        for net in self.module.field.networks if networks else ():
+            if isinstance(net, nn.Module):
+                net.compile(**self.given)
+        more = "and the networks alone are compiled" if networks else "to the same numbers"
         warnings.warn(
-            f"compile= has no effect on the steps of {self.loss.title}: {reason}. They are"
-            " evaluated eagerly, to the same numbers; leave compile= out to be told no more",
+            f"compile= makes no graph of the steps of {self.loss.title}: {reason}. They are"
+            f" evaluated eagerly, {more}; leave compile= out to be told no more",
             stacklevel=2,
         )
 

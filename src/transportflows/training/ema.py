@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .._core.shards import in_shards, local
 from .._core.signatures import checked
 
 __all__ = ["EMA"]
@@ -46,6 +47,7 @@ class EMA:
         self.decay = decay
         self.updates = 0
         self.swapped = False
+        self._sharded = any(map(in_shards, self.parameters))
         self.averages = [p.detach().clone() for p in self.parameters]
 
     def __repr__(self) -> str:
@@ -56,7 +58,7 @@ class EMA:
         """Move the averages towards the parameters as they are now."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self.averages, self.parameters, weight)
+        torch._foreach_lerp_(self._held(self.averages), self._held(self.parameters), weight)
 
     @torch.no_grad()
     def restart(self) -> None:
@@ -76,13 +78,16 @@ class EMA:
         own = [p.detach().clone() for p in self.parameters]
         try:
             self.swapped = True
-            _copy(self.parameters, self.averages)
+            self._copy(self.averages)
             yield
         finally:
-            _copy(self.parameters, own)
+            self._copy(own)
             self.swapped = False
 
+    @torch.no_grad()
+    def _copy(self, source: list[Tensor]) -> None:
+        torch._foreach_copy_(self._held(self.parameters), self._held(source))
 
-@torch.no_grad()
-def _copy(to: list[Tensor], source: list[Tensor]) -> None:
-    torch._foreach_copy_(to, source)
+    def _held(self, tensors: list[Tensor]) -> list[Tensor]:
+        """What this process holds of them."""
+        return [local(tensor) for tensor in tensors] if self._sharded else tensors

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
@@ -31,8 +31,9 @@ from .blocks import Blocks, blocks_of
 from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
 from .failures import non_finite
+from .gradients import all_finite, clip_, norm_of
 from .move import Move
-from .objective import LAYERS, Objective, norm_of
+from .objective import LAYERS, Objective
 from .plan import Plan
 from .run import Run
 from .schedules import RateSchedule
@@ -160,7 +161,7 @@ class Loop:
         values, times = self.objective.backward(batch, generator, seed, sample)
         norm = None
         if run.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters, run.clip, foreach=self.foreach)
+            norm = clip_(self.parameters, run.clip, self.foreach)
         elif (step + 1) % _NORM_EVERY == 0:
             norm = norm_of([p.grad for p in self.parameters if p.grad is not None])
         rate = groups[0]["lr"]
@@ -282,18 +283,18 @@ class Loop:
         assert plan.checkpoints is not None
         self._read()
         began = time.perf_counter()
-        if not bool(torch.stack([torch.isfinite(p).all() for p in self.parameters]).all()):
+        if not all_finite(self.parameters, self.world):
             what = f"parameters became NaN or infinite at step {run.step}"
             raise non_finite(run, plan.checkpoints, what, run.step)
         self._agree_on_buffers()
         self.saved_at = run.step
         path: Path | None = None
-        if self.world.first:
+        if self.world.first or self.objective.sharded:  # all gather shards
             header, state = snapshot(run, plan.source.state(), plan.callbacks)
+        if self.world.first:
             path = plan.checkpoints.write(run.step, header, state)
-        if plan.callbacks:
-            path = self.world.agreed(path)
-            for callback in plan.callbacks if path is not None else ():
+        if plan.callbacks and (path := self.world.agreed(path)) is not None:
+            for callback in plan.callbacks:
                 callback.on_checkpoint(run, path)
             self._heard()
         self.since += time.perf_counter() - began

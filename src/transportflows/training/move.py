@@ -74,7 +74,7 @@ class Move:
         """What the kernel takes, group by group, after a step; None where torch must move."""
         if not _is_plain(self.optimizer):
             return None
-        gathered = []
+        gathered: list[_Gathered] = []
         for group in self.optimizer.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self.optimizer.state[p] for p in parameters]
@@ -83,7 +83,7 @@ class Move:
             if len({(p.dtype, p.device) for p in parameters}) > 1 or not _is_simple(group):
                 return None
             each = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
-            gathered.append((group, parameters, *each))
+            gathered.append((group, parameters, each[0], each[1], each[2]))
         return gathered
 
 
@@ -94,7 +94,7 @@ def _is_plain(optimizer: Optimizer) -> bool:
     return (
         _FUSED is not None
         and type(optimizer) is Adam
-        and not any(map(len, (*global_hooks, *own_hooks)))
+        and not any(bool(each) for each in (*global_hooks, *own_hooks))
         and not {"step", "grad_scale", "found_inf"} & set(vars(optimizer))
     )
 

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.distributed import World
 from .._core.precision import widest, widest_dtype
 from .._core.random import mix
+from .._core.shards import in_shards
 from ..draws import Batch
 from ..fields.base import Field
 from ..losses import Loss
-from ..losses.slopes import slopes_of
 from .compiled import CompiledStep
 from .contexts import BorrowedGenerator
 from .dropping import Dropping
+from .quick import Quick
+from .replicas import Replicas
 
-__all__ = ["LAYERS", "Objective", "norm_of"]
+__all__ = ["LAYERS", "Objective"]
 
 LAYERS = 0x6C6179657273  # the branch of a step's seed for what layers draw
 _VALIDATION_KEY = 0x7472616E73706F72  # one for all runs, so that their curves can be compared
@@ -63,21 +66,26 @@ class Objective:
         dropping: Dropping | None = None,
         compiled: CompiledStep | None = None,
     ) -> None:
-        self.compiled, self._checked = compiled, compiled is not None and compiled.used is not None
         self.loss, self.field, self.accumulate = loss, field, accumulate
         self.world = World() if world is None else world
         self.parameters, self.only, self.dropping = list(parameters), only, dropping
+        # Where parameters lie in shards, torch takes means of gradients over processes, all of
+        # which must call the network equally often.
+        self.sharded = any(map(in_shards, (*self.parameters, *field.parameters())))
+        self._scale = self.world.size if self.sharded else 1
+        self._plain = [p for p in self.parameters if not in_shards(p)]
         self._evaluate = loss.terms if loss.names else loss.evaluate
         device = field.reference().device.type
         self._precision: Any = nullcontext()
         if autocast is not None:
             self._precision = torch.autocast(device, autocast)
-        self.layers: BorrowedGenerator | None = (
-            None  # from which layers draw, where they are seeded
-        )
+        self.quick = Quick(loss, field, self._precision, only, compiled)
+        self.layers: BorrowedGenerator | None = None  # from which layers draw, if they are seeded
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
         self._used: list[bool] | None = None  # which parameters get a gradient
+        self._replicas: Replicas | None = None  # from the second step on, where there are others
+        self._real = 1  # parts of a batch that have rows; others keep the processes in step
         self._timed = True  # whether the loss tells the times of its rows
 
     def values(self, batch: Batch, generator: torch.Generator, seed: int) -> list[Valued]:
@@ -95,7 +103,7 @@ class Objective:
         for sample in self._parts(batch, generator, seed):
             with self._precision:
                 valued.append((self._evaluate(self.field, sample), _times(sample)))
-        return valued
+        return valued[: self._real]
 
     def mean(self, batches: Iterable[Batch], generator: torch.Generator) -> Tensor:
         """The mean over all rows of some batches, ``()``, with the same draws at every call.
@@ -137,24 +145,30 @@ class Objective:
         """
         rows, seen = len(batch), []
         parts = self._parts(batch, generator, seed, self.dropping, sample)
+        replicas = self._replicas if rows >= self.world.size else None
         learned = len(parts) > 1 and any(p.requires_grad for p in self.field.process.parameters())
         for k, part in enumerate(parts, 1):
-            if (quick := self._quick(part, rows, seed if k == 1 else None)) is not None:
-                seen.append((quick, _times(part)))
+            if (found := self._quickly(part, rows, seed if k == 1 else None)) is not None:
+                seen.append((found, _times(part)))
                 continue
             with self._precision:
-                values = self._evaluate(self.field, part)
-            share = self._share
-            if share is None or share.shape != values.shape or self._share_of != rows:
+                if replicas is None:
+                    values = self._evaluate(self.field, part)
+                else:
+                    values = replicas(part, k == len(parts))
+            real = k <= self._real
+            share = self._share if real else torch.zeros_like(values)
+            if share is None or share.shape != values.shape or (real and self._share_of != rows):
                 share = self._new_share(values, rows)
             again = learned and k < len(parts)  # through the path, which was drawn for all parts
             torch.autograd.backward((values,), (share,), retain_graph=again, inputs=self.only)
-            seen.append((values.detach(), _times(part)))
+            if real:
+                seen.append((values.detach(), _times(part)))
         if self.world.size > 1:
-            self._sum_gradients()
+            self._sum_gradients(summed=replicas is not None)
         return seen[0] if len(seen) == 1 else self._joined(seen)
 
-    def _quick(self, sample: Any, rows: int, seed: int | None) -> Tensor | None:
+    def _quickly(self, sample: Any, rows: int, seed: int | None) -> Tensor | None:
         """The losses, where the gradient is had without autograd through them; None if not.
 
         The first step of a fit has no shares yet, and is looked at by :meth:`_new_share`.
@@ -162,32 +176,10 @@ class Objective:
         share = self._share
         if share is None or self._share_of != rows or share.shape[-1] != len(sample):
             return None
-        compiled = self.compiled
-        if compiled is None or not compiled.ready(sample):
-            return self._by_formula(sample, share)
-        if not self._checked:
-            self._checked = True
-            return compiled.check(sample, share, lambda: self._eager(sample, share))
-        values = compiled(sample, share)
+        values = self.quick(sample, share)
         if values is None and seed is not None and self.layers is not None:
-            self.layers.manual_seed(mix(seed, LAYERS))
+            self.layers.manual_seed(mix(seed, LAYERS))  # a graph that failed may have drawn
         return values
-
-    def _by_formula(self, sample: Any, share: Tensor) -> Tensor | None:
-        with self._precision:
-            slopes = slopes_of(self.loss, self.field, sample, share)
-        if slopes is None:
-            return None
-        torch.autograd.backward(slopes.outputs, slopes.gradients, inputs=self.only)
-        return slopes.values
-
-    def _eager(self, sample: Any, share: Tensor) -> Tensor:
-        if (values := self._by_formula(sample, share)) is not None:
-            return values
-        with self._precision:
-            values = self._evaluate(self.field, sample)
-        torch.autograd.backward((values,), (share,), inputs=self.only)
-        return values.detach()
 
     def _parts(
         self,
@@ -203,14 +195,18 @@ class Objective:
         if dropping is not None:
             sample = dropping.drop(sample, batch.cond, seed)
         if self.world.size == 1 and self.accumulate == 1:
-            return [sample]
+            return [sample]  # its one part is real
         if self.world.rank > 0:  # what a layer draws, such as dropout, is another process's own
             self._seed(generator, mix(seed, self.world.rank))
         self._timed = getattr(sample, "t", None) is not None
         low, high = self.world.slice(len(batch))
-        parts = min(self.accumulate, high - low)
+        self._real = parts = min(self.accumulate, high - low)
         ends = [low + (high - low) * k // parts for k in range(parts + 1)] if parts else []
-        return [sample.rows(a, b) for a, b in pairwise(ends)]
+        spans = list(pairwise(ends))
+        if self.sharded:
+            most = min(self.accumulate, -(-len(batch) // self.world.size))
+            spans += [(0, 1)] * (most - parts)
+        return [sample.rows(a, b) for a, b in spans]
 
     def _seed(self, generator: torch.Generator, seed: int) -> None:
         generator.manual_seed(seed)
@@ -239,7 +235,7 @@ class Objective:
                 f"the value of {name} depends on no trained parameter; is the network called under"
                 " no_grad, or frozen since the Trainer was made?"
             )
-        self._share = torch.full_like(values, 1 / rows, requires_grad=False)
+        self._share = torch.full_like(values, self._scale / rows, requires_grad=False)
         self._share_of = rows
         return self._share
 
@@ -255,9 +251,14 @@ class Objective:
         times = [t for _, t in seen if t is not None]
         return values, torch.cat(times) if times else None
 
-    def _sum_gradients(self) -> None:
-        """Make the gradients those of the whole batch, on every process."""
-        have = [p.grad is not None for p in self.parameters]
+    def _sum_gradients(self, summed: bool) -> None:
+        """Make the gradients those of the whole batch, on every process.
+
+        Args:
+            summed: whether they were added up in the backward pass; they are after the first one,
+                which shows what gets a gradient, where there is a row for each process.
+        """
+        have, first = [p.grad is not None for p in self._plain], self._used is None
         if self._used is None:  # a process may have no rows of the first batch
             everywhere = self.world.all_values(have if any(have) else None)
             self._used = next((flags for flags in everywhere if flags is not None), have)
@@ -266,13 +267,21 @@ class Objective:
                 "other parameters have a gradient at this step than at the first one, and processes"
                 " must agree on which have; let the network use all its parameters at every step"
             )
-        gradients = []
-        for parameter, used in zip(self.parameters, self._used, strict=True):
-            if used and parameter.grad is None:  # of a process without a row
+        if summed:
+            return
+        used = [p for p, flag in zip(self._plain, self._used, strict=True) if flag]
+        for parameter in used:
+            if parameter.grad is None:  # of a process without a row
                 parameter.grad = torch.zeros_like(parameter)
-            if used and parameter.grad is not None:
-                gradients.append(parameter.grad)
+        gradients = [p.grad for p in used if p.grad is not None]
         self.world.sum_gradients(gradients)
+        if self.sharded:
+            if gradients:
+                torch._foreach_div_(gradients, self._scale)
+            return
+        known = [p for p in used if isinstance(p, nn.Parameter)]
+        if first and known and len(known) == len(used):
+            self._replicas = Replicas(partial(self._evaluate, self.field), known)
 
 
 def _times(sample: Any) -> Tensor | None:
@@ -281,11 +290,3 @@ def _times(sample: Any) -> Tensor | None:
     if t is None or len(t) == len(sample):
         return t
     return t[: len(sample)]
-
-
-def norm_of(gradients: list[Tensor]) -> Tensor:
-    """Euclidean norm of the whole gradient, ``()``."""
-    norms = list(torch._foreach_norm(gradients))
-    if len({norm.dtype for norm in norms}) > 1:
-        norms = [widest(norm) for norm in norms]
-    return torch.linalg.vector_norm(torch.stack(norms))  # type: ignore[no-any-return]

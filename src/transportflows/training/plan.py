@@ -15,6 +15,7 @@ from .._core.arguments import positive_integer
 from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.random import stream
+from .._core.shards import check_trained, put_back
 from ..draws import Batch
 from ..fields.null_conditions import given_transforms
 from .arguments import BATCH_SIZE, as_source
@@ -92,6 +93,8 @@ def make_plan(
     For the arguments see :meth:`Trainer.fit`; ``begun`` is the step from which ``steps`` count, and
     ``ends`` gives back what is held while the fit goes on.
     """
+    put_back(run.field)
+    check_trained(run.parameters, run.field)
     steps = positive_integer("steps", steps)
     batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)
     validation_every = positive_integer("validation_every", validation_every)

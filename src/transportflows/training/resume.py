@@ -11,6 +11,7 @@ import torch
 
 from .._core import container
 from .._core.random import draw_key
+from .._core.shards import in_shards
 from .checkpoints import Checkpoints, CheckpointWarning, check_header, check_run
 from .differences import flat
 from .iterable import ReadInOrder
@@ -39,11 +40,12 @@ def begin(run: Run, plan: Plan, generator: torch.Generator | None) -> None:
     }
     team.check_same("a run", {**flat(run.description), **told})
     held = [*run.parameters, *run.field.parameters(), *run.field.buffers()]
-    team.broadcast_(list({id(tensor): tensor for tensor in held}.values()))
+    # Shards are each of one process only, so they are one network as they are.
+    team.broadcast_(list({id(x): x for x in held if not in_shards(x)}.values()))
     if run.ema is not None and run.ema.updates == 0:
         run.ema.restart()
     elif run.ema is not None:
-        team.broadcast_(run.ema.averages)
+        team.broadcast_([x for x in run.ema.averages if not in_shards(x)])
 
 
 def resumed(run: Run, plan: Plan, begun: int) -> Plan:

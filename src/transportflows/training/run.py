@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.registry import told
+from .._core.shards import in_shards, written
 from .._core.shared import writing
 from .._core.signatures import checked
 from .._core.trained import seen_together
@@ -135,27 +136,32 @@ class Run:
             ValueError: if there are no averages.
             RuntimeError: if another thread samples the field.
         """
-        with writing(self.field.networks), self._averages().swap():
+        with writing(self.field.networks), written(self.field), self._averages().swap():
             yield
 
     @contextmanager
     def evaluating(self) -> Iterator[Field]:
         """The field as it is evaluated: in eval mode, with the averages if there are any."""
-        with mode(self.field, False), swapped(self.ema):
+        with mode(self.field, False), written(self.field), swapped(self.ema):
             yield self.field
 
     def averaged_field(self) -> Field:
         """A copy of the field with the averages as its weights.
 
         Raises:
-            ValueError: if there are no averages, or if parameters are trained that the field does
-                not hold and a copy of it would not take along.
+            ValueError: if there are no averages, if parameters are trained that the field does
+                not hold and a copy of it would not take along, or if it lies in shards.
         """
         held = {id(parameter) for parameter in self.field.parameters()}
         if any(id(parameter) not in held for parameter in self._averages().parameters):
             raise ValueError(
                 "some of the trained parameters are not in the field (its network is no"
                 " nn.Module?), so a copy of it would share them; write with trainer.averaged():"
+            )
+        if any(map(in_shards, self.parameters)):
+            raise ValueError(
+                "the networks lie in shards, of which there is no copy; write with"
+                " trainer.averaged():, or trainer.load a checkpoint in one process"
             )
         with self.averaged():
             return copy.deepcopy(self.field)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import datetime
+import os
 import platform
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from .._core import container
 from .._core.condition import from_storable, to_storable, weights_of
 from .._core.registry import told
+from .._core.shards import in_shards, like, local, map_tree, whole
 from .._core.version import __version__
 from ..fields.base import Field
 from .callbacks import Callback
-from .checkpoints import CheckpointWarning, ResumeError, check_architecture
+from .checkpoints import FORMAT, KIND, CheckpointWarning, ResumeError, check_architecture
 from .run import Run
 from .states import check_memory, check_schedule
 
-__all__ = ["check_storable", "restore", "snapshot"]
+__all__ = ["check_storable", "restore", "snapshot", "write"]
 
 
 def snapshot(
@@ -79,7 +82,18 @@ def snapshot(
         "history": run.recorder.state(),
         "callbacks": [[type(callback).__name__, callback.state()] for callback in callbacks],
     }
+    if any(map(in_shards, (*run.parameters, *field.parameters()))):  # all gather, one keeps it
+        keep = run.world.first
+        state = map_tree(lambda x: whole(x).cpu() if keep else whole(x).new_empty(0), state)
     return header, state
+
+
+def write(run: Run, path: str | os.PathLike[str]) -> None:
+    """Write a checkpoint of now to a file; of networks in shards all processes take part."""
+    position = run.position if run.source is None else run.source.state()
+    header, state = snapshot(run, position, ())
+    if run.world.first or not any(map(in_shards, run.parameters)):
+        container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
 
 
 def check_storable(run: Run, callbacks: Sequence[Callback]) -> None:
@@ -89,7 +103,7 @@ def check_storable(run: Run, callbacks: Sequence[Callback]) -> None:
         TypeError: if a state holds something that a file without code cannot; it names the place.
     """
     container.check(_of_scheduler(run), "the state of the scheduler")
-    container.check(run.optimizer.state_dict(), "the state of the optimizer")
+    container.check(map_tree(local, run.optimizer.state_dict()), "the state of the optimizer")
     for callback in callbacks:
         container.check(callback.state(), f"the state of {type(callback).__name__}")
 
@@ -132,12 +146,13 @@ def restore(
         _restore_callbacks(path, state["callbacks"], callbacks, ends)
         ends.pop_all()
     # All has been seen, and nothing of what follows can fail.
-    field.load_state_dict(state["field"])
+    own = field.state_dict()
+    field.load_state_dict({k: like(x, own[k]) for k, x in state["field"].items()})
     field.conditions = conditions
     with torch.no_grad():
         for own, saved in pairs[1:]:
             for name, tensor in own.items():
-                tensor.copy_(saved[name])
+                tensor.copy_(like(saved[name], tensor))
     if ema is not None and state["averages"] is None:
         ema.restart()
     elif ema is not None:
@@ -195,7 +210,7 @@ def _restore_optimizer(
     own = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
     same, saved = begun.get("settings") == run.settings, state["optimizer"]
     with _refusing(path, f"the memory of the {now}"):
-        saved = check_memory(optimizer, saved)
+        saved = _in_shards(optimizer, check_memory(optimizer, saved))
         # torch makes both anew, so that to put them back is to take it all back.
         ends.callback(_put, optimizer, optimizer.state, optimizer.param_groups)
         optimizer.load_state_dict(saved)
@@ -222,6 +237,16 @@ def _restore_optimizer(
 
 def _put(optimizer: Optimizer, state: Any, groups: Any) -> None:
     optimizer.state, optimizer.param_groups = state, groups
+
+
+def _in_shards(optimizer: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """The memory of parameters that lie in shards, in the same."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    memory = {
+        place: map_tree(partial(like, own=parameters[place]), held)
+        for place, held in saved["state"].items()
+    }
+    return {**saved, "state": memory}
 
 
 def _as_saved(optimizer: Optimizer, saved: dict[str, Any]) -> None:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .._core import container
 from .._core.checks import number, positive_integer
 from .._core.distributed import world
+from .._core.shards import put_back
 from .._core.signatures import as_is, check_call, checked
 from ..draws import Batch
 from ..fields.base import Field
@@ -29,7 +29,7 @@ from .arguments import (
     loss_of,
 )
 from .callbacks import Callback
-from .checkpoints import FORMAT, KIND, Checkpoints, read_checkpoint
+from .checkpoints import Checkpoints, read_checkpoint
 from .compiled import CompiledStep
 from .ema import EMA
 from .history import History
@@ -38,7 +38,7 @@ from .plan import make_plan
 from .resume import begin, open_source, resumed
 from .run import Run
 from .schedules import RateSchedule
-from .snapshots import restore, snapshot
+from .snapshots import restore, write
 
 __all__ = ["Trainer"]
 
@@ -116,6 +116,7 @@ class Trainer(Run):
         autocast: torch.dtype | None = None,
         compile: bool | Mapping[str, Any] = False,
     ) -> None:
+        put_back(field)
         made = as_optimizer(optimizer, field, lr)
         schedule = as_scheduler(scheduler, made, warmup)
         if clip is not None:
@@ -255,7 +256,7 @@ class Trainer(Run):
             begin(self, plan, generator)
             plan = resumed(self, plan, begun)
             if self.step < plan.last and self.stopped is None:
-                with team.together():
+                with team.together(lambda: f"step {self.step + 1} of fit"):
                     open_source(self, plan.source)
                     Loop(self, plan, progress).go()
                 self.told = self.step
@@ -273,9 +274,7 @@ class Trainer(Run):
         if self.ema is not None and self.ema.swapped:
             raise ValueError("save would take the averages for weights; leave averaged() first")
         self.field.check_finite()
-        position = self.position if self.source is None else self.source.state()
-        header, state = snapshot(self, position, ())
-        container.write(path, {"kind": KIND, "format": FORMAT, **header}, state)
+        write(self, path)
 
     def load(self, path: str | os.PathLike[str]) -> dict[str, Any]:
         """Take up a checkpoint, of :meth:`save` or of a run: this trainer becomes the one it was.

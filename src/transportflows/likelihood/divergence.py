@@ -1,0 +1,200 @@
+r"""Quadratic forms ``z · (∂f) z`` of a field of independent rows, at the least cost.
+
+In reverse mode the field is called once for a chunk of rows, and each direction is one
+vector-Jacobian product through the graph of that call, which costs about as much as the call: k
+directions cost ``1 + k`` calls, and one that has fused kernels has them. In forward mode each
+direction is a row of its own, with a value of its own: ``2 k`` calls, of operations that torch
+often writes out. So it is the reverse mode that is taken, but where
+
+- a graph is wanted, which would have to be differentiated twice: forward mode is recorded as it is;
+- the two do not agree on the first rows of a solve, as where a part of a network is under
+  ``no_grad``, where the reverse mode sees a constant; or the network has no graph at all;
+- a network waits for the backward pass that a graph promises (DistributedDataParallel).
+
+What has no forward derivative is done in reverse mode in all cases. What was found of a field is
+kept with it, as are the bytes that its graph takes for a row, by which chunks are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .._core.autodiff import Directional, jvp, ordinary
+from .._core.tensor import sum_events
+from ..fields.base import Field
+
+__all__ = ["Divergence"]
+
+_GRAPH, _CARD = 2**24, 2**30  # bytes of the graph of a chunk, on a CPU and on a card
+_ROWS = 512  # rows from which on a call costs as its rows, and not as itself
+_WAITING = {"DistributedDataParallel", "FullyShardedDataParallel"}
+
+Velocity = Callable[[Tensor, int], Tensor]
+"""``f(x, copies)``: the value at rows ``(copies b, *)``, b rows repeated."""
+
+
+class _Found(NamedTuple):
+    """What was found of a field: whether the reverse mode is right, and bytes a row of a graph."""
+
+    reverse: bool
+    row: int
+
+
+_FOUND: WeakKeyDictionary[Field, dict[Hashable, _Found]] = WeakKeyDictionary()
+
+
+class Divergence:
+    """Values and quadratic forms of a field's velocity.
+
+    Args:
+        field: whose.
+        graph: whether they are to be differentiated again.
+    """
+
+    def __init__(self, field: Field, *, graph: bool) -> None:
+        self.field, self.graph = field, graph
+        self.forward = Directional(graph=graph)
+        self.found: _Found | None = _Found(False, 0) if graph else None
+
+    def rows(self, f: Velocity, x: Tensor, kind: Hashable, chunk: int, k: int) -> int:
+        """How many rows may go in one call.
+
+        Args:
+            f: at the first two rows at least, or at the only one.
+            x: states, ``(n, *)``.
+            kind: what tells one form of the field from another beside the shape of x.
+            chunk: most rows in a call of the network, copies counted.
+            k: directions.
+        """
+        if self.found is None:
+            self.found = self._known(f, x, kind)
+        if not self.found.reverse:
+            return max(1, chunk // k)
+        budget = _GRAPH if x.device.type == "cpu" else _CARD
+        return max(1, min(chunk, budget // max(1, self.found.row)))
+
+    def forms(
+        self, f: Velocity, x: Tensor, directions: Tensor | None, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """Values ``(b, *)``, and forms ``(b, k)``; the divergence ``(b, 1)`` without directions.
+
+        Args:
+            f: the velocity.
+            x: rows ``(b, *)``.
+            directions: ``(k, b, *)``; None for all unit vectors, whose forms are added up.
+            most: rows that a call may have, as :meth:`rows` says.
+        """
+        if self.found is not None and self.found.reverse:
+            return self._reverse(f, x, directions, most)
+        k = x[0].numel() if directions is None else len(directions)
+        value, forms = self.forward.forms(lambda z: f(z, k), x, directions)
+        return value, forms.sum(1, keepdim=True) if directions is None else forms
+
+    def _reverse(
+        self, f: Velocity, x: Tensor, directions: Tensor | None, most: int
+    ) -> tuple[Tensor, Tensor]:
+        """One call of few copies of the rows, and a product for each group of directions."""
+        b, d = len(x), x[0].numel()
+        k = d if directions is None else len(directions)
+        copies = min(k, max(1, min(_ROWS, most) // b))
+        copies = -(-k // -(-k // copies))  # as few as do it in as many groups
+        z = x if copies == 1 else x.repeat(copies, *(1,) * (x.ndim - 1))
+        value, leaf = _recorded(lambda y: f(y, copies), z)
+        parts, total = [], torch.zeros_like(x[:, :1].reshape(b, -1)[:, :1])
+        for first in range(0, k, copies):
+            count, keep = min(copies, k - first), first + copies < k
+            along = value.new_zeros(copies, b, d)
+            if directions is None:
+                for c in range(count):
+                    along[c, :, first + c] = 1
+            else:
+                along[:count] = directions[first : first + count].flatten(2)
+            pulled = _pulled(value, leaf, along.view_as(value), keep).view(copies, b, d)
+            if directions is None:
+                for c in range(count):
+                    total += pulled[c, :, first + c].unsqueeze(1)
+            else:
+                parts.append((pulled[:count] * along[:count]).sum(2))
+        value = value.detach()[:b]
+        return value, total if directions is None else torch.cat(parts).mT
+
+    # --------------------------------------------------------------------------- what is found
+
+    def _known(self, f: Velocity, x: Tensor, kind: Hashable) -> _Found:
+        """What was found of the field before, or is found now at its first rows."""
+        networks = tuple(id(net) for net in self.field.networks)
+        key = networks, x.shape[1:], x.dtype, x.device, kind
+        kept = _FOUND.setdefault(self.field, {})
+        found = kept.get(key)
+        if found is None:
+            found, sure = self._look(f, x)
+            if sure:
+                kept[key] = found
+        return found
+
+    def _look(self, f: Velocity, x: Tensor) -> tuple[_Found, bool]:
+        """Whether both modes agree at rows x, and whether this can be relied on."""
+        modules = [m for net in self.field.networks if isinstance(net, nn.Module)
+                   for m in net.modules()]  # fmt: skip
+        if any(type(m).__name__ in _WAITING for m in modules):
+            return _Found(False, 0), True
+        law = torch.Generator().manual_seed(0)
+        z = torch.randn(x.shape, generator=law, dtype=torch.float64).to(x)
+        meter = _Meter(modules)
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda t: t):
+                value, leaf = _recorded(lambda y: f(y, 1), x)
+            pulled = _pulled(value, leaf, z, True)
+            again = _pulled(value, leaf, z, False)
+        except (NotImplementedError, RuntimeError):
+            return _Found(False, 0), True  # what is wrong will be told in forward mode
+        row = meter.total // len(x)
+        if not torch.equal(pulled, again):
+            return _Found(False, 0), True
+        try:
+            change = jvp(lambda y: f(y, 1), x, z)[1]
+        except (NotImplementedError, RuntimeError):
+            return _Found(True, row), True  # an operation without a forward derivative
+        apart = sum_events((change - pulled) * z).abs()
+        size = sum_events(change.square()).sqrt() * sum_events(z.square()).sqrt()
+        sure = bool(torch.isfinite(size).all())
+        agree = bool((apart <= torch.finfo(x.dtype).eps ** 0.5 * size).all())
+        return _Found(agree, row), sure
+
+
+class _Meter:
+    """Counts the bytes that a graph keeps, those of parameters left out."""
+
+    def __init__(self, modules: list[nn.Module]) -> None:
+        own = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+        self.seen = {t.untyped_storage().data_ptr() for t in own if t is not None}
+        self.kept: list[Any] = []
+        self.total = 0
+
+    def pack(self, t: Tensor) -> Tensor:
+        """Count a tensor, once."""
+        place = t.untyped_storage().data_ptr()
+        if place not in self.seen:
+            self.seen.add(place)
+            self.kept.append(t)  # so that its place is not taken by another
+            self.total += t.numel() * t.element_size()
+        return t
+
+
+def _recorded(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """``f(x)`` with its graph, and the x that it goes back to."""
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = ordinary(x).detach().requires_grad_()
+        return f(leaf), leaf
+
+
+def _pulled(value: Tensor, leaf: Tensor, along: Tensor, keep: bool) -> Tensor:
+    """``(∂f)ᵀ along``, of the shape of x."""
+    with torch.inference_mode(False):
+        (found,) = torch.autograd.grad(value, leaf, along, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(leaf) if found is None else found

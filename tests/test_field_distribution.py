@@ -1,0 +1,120 @@
+"""A field's law as one of torch's distributions: against the oracle, differences, its own parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import transportflows as tpf
+from transportflows.likelihood import FieldDistribution
+
+LAW = tpf.distributions.GaussianMixture(torch.tensor([[-1.0, 0.0], [1.0, 0.5]]), scale=0.5)
+PROCESS = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def labelled():
+    net = tpf.networks.MLP(2, 8, 2, labels=3, generator=gen())
+    field = tpf.Velocity(net, PROCESS)
+    x = torch.randn(96, 2, generator=gen(1))
+    label = torch.arange(96) % 3
+    fit = {"steps": 30, "progress": False, "generator": gen(2)}
+    tpf.Trainer(field, lr=1e-2).fit(x + label[:, None], cond={"label": label}, **fit)
+    return field
+
+
+def test_log_prob_is_that_of_the_law_and_broadcasts():
+    law = tpf.oracle(PROCESS, LAW).distribution()
+    x = LAW.sample(12, generator=gen(), dtype=torch.float64).view(3, 4, 2)
+    found = law.log_prob(x)
+    assert found.shape == (3, 4)
+    assert torch.allclose(found, LAW.log_prob(x.view(-1, 2)).view(3, 4), atol=1e-4)
+    assert law.log_prob(x[0, 0]).shape == ()
+    independent = torch.distributions.Independent(law.expand((4,)), 1)
+    assert torch.allclose(independent.log_prob(x), found.sum(1), atol=1e-5)
+
+
+def test_samples_are_of_the_law():
+    law = tpf.oracle(PROCESS, LAW).distribution(sampling={"steps": 30})
+    torch.manual_seed(0)
+    x = law.sample((2_000,))
+    assert x.shape == (2_000, 2)
+    assert not x.requires_grad
+    assert tpf.metrics.energy_test(x, LAW.sample(2_000, generator=gen(5))).p_value > 1e-3
+    own = tpf.oracle(PROCESS, LAW).distribution(sampling={"generator": gen(3), "steps": 5})
+    again = tpf.oracle(PROCESS, LAW).distribution(sampling={"generator": gen(3), "steps": 5})
+    assert torch.equal(own.sample((4,)), again.sample((4,)))
+
+
+def test_a_batch_of_conditions():
+    field, label = labelled(), torch.tensor([0, 2])
+    options = {
+        "sampling": {"steps": 6, "generator": gen(4)},
+        "density": {"scheme": "rk4", "steps": 20},
+    }
+    law = field.distribution({"label": label}, **options)
+    assert (law.batch_shape, law.event_shape) == ((2,), (2,))
+    x = law.sample((5,))
+    assert x.shape == (5, 2, 2)
+    whole = tpf.sample(field, 10, cond={"label": label.repeat(5)}, steps=6, generator=gen(4)).x
+    assert torch.equal(x.view(10, 2), whole)
+    for k in (0, 1):
+        one = field.distribution({"label": int(label[k])}, **options)
+        assert one.batch_shape == ()
+        assert torch.allclose(law.log_prob(x)[:, k], one.log_prob(x[:, k]), atol=1e-4)
+    every = law.log_prob(x[:, :1])  # one event for the whole batch
+    assert every.shape == (5, 2)
+    assert torch.allclose(every[:, 0], law.log_prob(x)[:, 0], atol=1e-4)
+    three = field.distribution({"label": torch.tensor([1])}, **options).expand((3,))
+    assert three.sample().shape == (3, 2)
+    with pytest.raises(ValueError, match="not expanded"):
+        law.expand((3,))
+
+
+def test_the_gradient_of_rsample_is_that_of_differences():
+    net = tpf.networks.MLP(2, 8, 2, vectors={"y": 1}, generator=gen()).double()
+    field = tpf.Velocity(net, PROCESS)
+
+    def value(y):
+        law = field.distribution({"y": y}, sampling={"steps": 8, "generator": gen(7)})
+        return law.rsample((3,)).square().sum()
+
+    y = torch.tensor([[0.3], [-0.4]], dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(value(y), y)
+    for k in range(2):
+        h = torch.zeros_like(y)
+        h[k] = 1e-5
+        with torch.no_grad():
+            difference = (value(y + h) - value(y - h)) / 2e-5
+        assert torch.isclose(found[k, 0], difference, rtol=1e-3)
+    loss = value(y)
+    loss.backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_it_is_a_base_of_another_process():
+    law = tpf.oracle(PROCESS, LAW).distribution(sampling={"steps": 20})
+    process = tpf.Process(tpf.Linear(), base=law)
+    x1 = torch.zeros(2_000, 2)
+    x0 = process.sample(x1, t=torch.zeros(2_000), generator=gen()).x
+    assert tpf.metrics.energy_test(x0, LAW.sample(2_000, generator=gen(5))).p_value > 1e-3
+    again = process.sample(x1, t=torch.zeros(2_000), generator=gen()).x
+    assert torch.equal(x0, again)
+
+
+def test_refusals():
+    field = labelled()
+    with pytest.raises(ValueError, match="as many rows"):
+        field.distribution({"label": torch.zeros(2), "other": torch.zeros(3)})
+    with pytest.raises(ValueError, match="label"):
+        field.distribution().sample()
+    with pytest.raises(ValueError, match=r"values are \(\.\.\., 2\)"):
+        field.distribution({"label": 1}).log_prob(torch.zeros(4, 3))
+    open_ = tpf.Velocity(tpf.networks.MLP(2), tpf.Process(tpf.VP()))
+    with pytest.raises(ValueError, match="no event shape"):
+        open_.distribution()
+    with pytest.raises(TypeError, match="Field"):
+        FieldDistribution(torch.nn.Linear(2, 2))
