@@ -5,9 +5,9 @@ steps at once (:mod:`transportflows.training.blocks`). So does the optimizer, wh
 one call already, and takes any gradient: clipped, accumulated, summed over processes.
 
 A graph is used only where its numbers are those of the eager step: the first time it is evaluated
-beside one, on the same rows. What gives other numbers, as layers that draw do, or cannot be made one
-graph is evaluated eagerly, and one warning says why; in the second case the networks by themselves
-are compiled, in place.
+beside one, on the same rows. What gives other numbers, as layers that draw do, or cannot be made
+one graph is evaluated eagerly, and one warning says why; in the second case the networks by
+themselves are compiled, in place.
 """
 
 from __future__ import annotations
