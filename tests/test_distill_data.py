@@ -102,7 +102,7 @@ def test_consistency_models_are_distilled():
             "tensors or a law",
         ),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
 def test_mistakes_are_told_before_the_training(how, words, monkeypatch):
     def trained(*_, **__):
