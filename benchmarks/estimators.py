@@ -10,8 +10,8 @@ held out, by seed. Beside each other, with the same rows:
 - *mixture*: scikit-learn's `GaussianMixture`, full covariances, 1 to 20 components, by BIC;
 - *kernel*: `KernelDensity`, Gaussian, its bandwidth by 5-fold cross-validation over 20.
 
-Held-out log-density in nats a row (higher is better), and W1 of as many samples to the held-out rows
-(lower is better); means over seeds with 95 % intervals. *Reached*: transport is best, or within one
+Held-out log-density in nats a row (higher is better), and W1 of as many samples to the held-out
+rows (1,000 at most; lower is better); means over seeds with 95 % intervals. *Reached*: transport is best, or within one
 standard error of its difference from the best (over rows and seeds for the log-density, over seeds
 for W1).
 

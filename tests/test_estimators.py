@@ -67,8 +67,8 @@ def test_the_density_integrates_to_one():
     x = np.concatenate([gen.normal(-2, 0.5, 300), gen.normal(2, 0.5, 300)])[:, None]
     model = Density(max_iter=200, width=16, solver_steps=10, random_state=0).fit(x)
     grid = np.linspace(-8, 8, 401)
-    total = np.trapezoid if hasattr(np, "trapezoid") else np.trapz
-    assert abs(total(np.exp(model.score_samples(grid[:, None])), grid) - 1) < 5e-3
+    total = np.exp(model.score_samples(grid[:, None])).sum() * (grid[1] - grid[0])
+    assert abs(total - 1) < 5e-3
 
 
 def test_seeds_are_those_of_scikit_learn(density):
@@ -126,7 +126,7 @@ def test_frames_pipelines_and_searches():
         (lambda x: x > 5, ValueError, "OneHotEncoder"),
         (lambda x: np.column_stack([x[:, 0].astype(object), ["a"] * len(x)]), ValueError, ": 1 "),
         (lambda x: np.column_stack([x.astype(object), x[:, 0] > 5]), ValueError, "booleans"),
-        (lambda x: np.where(x > 101, np.nan, x), ValueError, "contains NaN in .* SimpleImputer"),
+        (lambda x: np.where(x > 101, np.nan, x), ValueError, "contains NaN in .*SimpleImputer"),
         (lambda x: np.where(x > 101, np.inf, x), ValueError, "contains inf"),
         (lambda x: x[:1], ValueError, "1 sample"),
         (lambda x: x[0], ValueError, "Reshape your data"),
@@ -143,9 +143,9 @@ def test_columns_of_a_frame_that_are_no_numbers_are_named():
     frame = pandas.DataFrame(rows(40), columns=["a", "b", "c"])
     frame["kind"], frame["flag"] = ["x", "y"] * 20, [True, False] * 20
     frame["class"] = pandas.Categorical(["u", "v"] * 20)
-    with pytest.raises(ValueError, match="'kind', 'flag', 'class'.*drop them, encode them"):
+    with pytest.raises(ValueError, match=r"'kind', 'flag', 'class'.*drop them, encode them"):
         Density(**SMALL).fit(frame)
-    with pytest.raises(ValueError, match="columns of y that are not numbers: '?flag"):
+    with pytest.raises(ValueError, match=r"columns of y that are not numbers: '?flag"):
         Sampler(**SMALL).fit(rows(40), frame["flag"])
 
 

@@ -51,7 +51,7 @@ def test_what_is_no_folder_is_asked_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_what_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="holds no field.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"holds no field\.safetensors"):
         tpf.fields.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="'owner/name'"):
         tpf.fields.from_pretrained(tmp_path / "none")

@@ -53,8 +53,8 @@ def learned(
         settings: the parameters of the estimator.
         gen: for the split, the weights and the steps.
     """
-    steps = positive_integer("max_iter", settings["max_iter"])
-    patience = positive_integer("n_iter_no_change", settings["n_iter_no_change"])
+    whole = ("max_iter", "width", "depth", "batch_size", "n_iter_no_change", "solver_steps")
+    steps, width, depth, size, patience, _ = (positive_integer(k, settings[k]) for k in whole)
     share = number(
         "validation_fraction", settings["validation_fraction"], "a share in (0, 1)", above=0
     )
@@ -65,10 +65,7 @@ def learned(
     out, kept = order[:held], order[held:]
     out = np.tile(out, math.ceil(_HELD_OUT / held))
     vectors = None if given is None else {"given": given.shape[1]}
-    net = MLP(
-        z.shape[1], settings["width"], settings["depth"], residual=True, vectors=vectors,
-        generator=gen,
-    )  # fmt: skip
+    net = MLP(z.shape[1], width, depth, residual=True, vectors=vectors, generator=gen)
     field = Velocity(net, Process(Linear(), base=Gaussian((z.shape[1],))))
 
     def batch(rows: np.ndarray) -> Batch:
@@ -81,7 +78,7 @@ def learned(
         scheduler=CosineRate(), ema=0.99, clip=1.0,
     )  # fmt: skip
     trainer.fit(
-        batch(kept), steps=steps, batch_size=min(settings["batch_size"], 4 * len(kept)),
+        batch(kept), steps=steps, batch_size=min(size, 4 * len(kept)),
         validation=batch(out), validation_every=every, callbacks=[best], generator=gen,
         progress=False,
     )  # fmt: skip
@@ -91,9 +88,7 @@ def learned(
     return field.double().eval().requires_grad_(False), trainer.step
 
 
-def densities(
-    field: Field, z: np.ndarray, given: np.ndarray | None, steps: int
-) -> np.ndarray:
+def densities(field: Field, z: np.ndarray, given: np.ndarray | None, steps: int) -> np.ndarray:
     """Log-densities of rows, each by itself: fixed steps, the exact trace, float64."""
     x = torch.as_tensor(z)
     cond = None if given is None else {"given": torch.as_tensor(given)}

@@ -92,8 +92,8 @@ class TransportSampler(Conventions):
             X: an array ``(N, C)`` or a data frame, of finite numbers.
             y: the targets, ``(N,)`` or ``(N, D)``.
         """
-        rows, targets = as_table(X, least=2), self._targets(y, X)
-        columns = Columns.of(targets, column_names(y), self.dequantise, "y")
+        rows, (targets, names) = as_table(X, least=2), self._targets(y, X)
+        columns = Columns.of(targets, names, self.dequantise, "y")
         check_columns(self, X, rows.shape[1], reset=True)
         self._one_number = np.ndim(y) == 1
         gen = generator_from(self.random_state)
@@ -109,20 +109,22 @@ class TransportSampler(Conventions):
         mean, scale = self._given
         return (rows - mean) / scale
 
-    def _targets(self, y: Any, X: Any) -> np.ndarray:
+    def _targets(self, y: Any, X: Any) -> tuple[np.ndarray, list[Any] | None]:
+        """Targets as a table ``(N, D)``, and their names where they have some."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None; for the"
                 " density of X alone write TransportDensity().fit(X)"
             )
-        frame = y.to_frame() if np.ndim(y) == 1 and hasattr(y, "to_frame") else y
-        targets = as_table(np.asarray(y)[:, None] if np.ndim(y) == 1 else frame, "y")
+        if np.ndim(y) == 1:
+            y = y.to_frame() if hasattr(y, "to_frame") else np.asarray(y)[:, None]
+        targets = as_table(y, "y")
         if len(targets) != len(X):
             raise ValueError(
                 "Found input variables with inconsistent numbers of samples:"
                 f" {len(X)} rows of X and {len(targets)} of y"
             )
-        return targets
+        return targets, column_names(y)
 
     def _asked(self, X: Any) -> np.ndarray:
         self._fitted()
@@ -160,7 +162,7 @@ class TransportSampler(Conventions):
             X: as for :meth:`sample`.
             y: targets, of the shape that they had in ``fit``.
         """
-        told, targets = self._asked(X), self._targets(y, X)
+        told, (targets, _) = self._asked(X), self._targets(y, X)
         if targets.shape[1] != len(self.columns_.mean):
             raise ValueError(
                 f"y has {targets.shape[1]} columns, and {len(self.columns_.mean)} when fitted"

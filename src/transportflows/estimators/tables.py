@@ -201,15 +201,17 @@ class Columns:
 
     def spread(self, X: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Rows with each tied value spread uniformly over its gap."""
-        return X + self.steps * (rng.random(X.shape) - 0.5)
+        found: np.ndarray = X + self.steps * (rng.random(X.shape) - 0.5)
+        return found
 
     def to_unit(self, X: np.ndarray) -> np.ndarray:
         """Rows in the units of the field."""
-        return (X - self.mean) @ self.map
+        z: np.ndarray = (X - self.mean) @ self.map
+        return z
 
     def from_unit(self, z: np.ndarray) -> np.ndarray:
         """Rows in the units of the data, those of tied columns on their grid."""
-        X = z @ self.inverse + self.mean
+        X: np.ndarray = z @ self.inverse + self.mean
         tied = self.steps > 0
         step, place = self.steps[tied], self.places[tied]
         X[:, tied] = place + step * np.round((X[:, tied] - place) / step)
