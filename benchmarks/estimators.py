@@ -11,9 +11,9 @@ held out, by seed. Beside each other, with the same rows:
 - *kernel*: `KernelDensity`, Gaussian, its bandwidth by 5-fold cross-validation over 20.
 
 Held-out log-density in nats a row (higher is better), and W1 of as many samples to the held-out
-rows (1,000 at most; lower is better); means over seeds with 95 % intervals. *Reached*: transport is best, or within one
-standard error of its difference from the best (over rows and seeds for the log-density, over seeds
-for W1).
+rows (1,000 at most; lower is better); means over seeds with 95 % intervals. *Reached*: transport is
+best, or within one standard error of its difference from the best (over rows and seeds for the
+log-density, over seeds for W1).
 
 Run ``python benchmarks/estimators.py``, again to go on where it stopped (rows are kept in
 results/estimators.csv); ``--quick`` takes two tables, one seed and short trainings; ``--seeds`` and

@@ -47,7 +47,7 @@ def test_a_row_has_its_density_whatever_else_is_asked(density):
 
 
 def test_the_density_of_a_gaussian_in_its_own_units(density):
-    """Whitened, it is the base, from which 150 steps of a small network do not lead far away."""
+    """The training begins at it, and 150 steps of a small network do not lead far away."""
     x = rows(200, 1)
     z = (x - [5.0, -1.0, 100.0]) @ np.linalg.inv(CHOL)
     exact = -0.5 * (z**2).sum(1) - 1.5 * np.log(2 * np.pi) - np.log(0.6)
@@ -59,6 +59,25 @@ def test_the_density_of_a_gaussian_in_its_own_units(density):
     assert (np.abs(drawn.mean(0) - rows(400).mean(0)) < 0.2 * spread).all()
     np.testing.assert_allclose(drawn.std(0) / spread, 1.0, atol=0.15)
     np.testing.assert_allclose(np.corrcoef(drawn.T), np.corrcoef(rows(400).T), atol=0.15)
+
+
+def test_the_training_begins_at_the_gaussian_of_the_rows():
+    """Of one step with a rate of 1e-9: mean and covariance by maximum likelihood, exactly."""
+    x = rows(50)
+    model = Density(**{**SMALL, "max_iter": 1, "learning_rate_init": 1e-9, "solver_steps": 20})
+    found = model.fit(x).score_samples(x[:5])
+    law = torch.distributions.MultivariateNormal(
+        torch.tensor(x.mean(0)), torch.tensor(np.cov(x.T, ddof=0))
+    )
+    np.testing.assert_allclose(found, law.log_prob(torch.tensor(x[:5])), atol=1e-4)
+
+
+def test_the_field_is_a_field_of_the_library(density, tmp_path):
+    density.field_.save_pretrained(tmp_path)
+    again = tpf.fields.from_pretrained(tmp_path)
+    x = torch.ones(1, 3, dtype=torch.float64)
+    t = torch.tensor(0.5, dtype=torch.float64)
+    assert torch.equal(again.velocity(t, x), density.field_.velocity(t, x))
 
 
 def test_the_density_integrates_to_one():

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.checks import number, positive_integer
+from .._core.tensor import expand_time
 from ..distributions import Gaussian
 from ..draws import Batch
-from ..fields import Field, Velocity
+from ..fields import Field, Velocity, register
 from ..interpolants import Linear
 from ..likelihood import log_likelihood
 from ..networks import MLP
@@ -25,6 +26,37 @@ __all__ = ["densities", "drawn", "learned"]
 
 _CHUNK = 2_048  # rows of one network call, the directions of the exact trace counted
 _HELD_OUT = 2_000  # rows of a validation, at least: held-out rows are repeated, with new noise
+
+
+@register
+class FromGaussian(nn.Module):
+    r"""The velocity of rows N(0, 1), plus what a network adds, which is 0 at first.
+
+    .. math:: v(t, x) = \frac{2 t - 1}{t^2 + (1 - t)^2} x + f(t, x)
+
+    Rows of unit covariance have that velocity if they are Gaussian, so that the training begins at
+    the Gaussian of their mean and covariance, and few rows are left there.
+
+    Args:
+        net: f.
+    """
+
+    takes_one_time = True
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.nulls = net.nulls
+
+    def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Tensor:
+        """Of the shape of x, ``(B, D)``."""
+        of_rows = expand_time(t.to(x.dtype), x)
+        added: Tensor = self.net(t, x, **cond)
+        return (2 * of_rows - 1) / (of_rows.square() + (1 - of_rows).square()) * x + added
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this object."""
+        return {"net": self.net}
 
 
 class _Best(EarlyStop):
@@ -66,7 +98,7 @@ def learned(
     out = np.tile(out, math.ceil(_HELD_OUT / held))
     vectors = None if given is None else {"given": given.shape[1]}
     net = MLP(z.shape[1], width, depth, residual=True, vectors=vectors, generator=gen)
-    field = Velocity(net, Process(Linear(), base=Gaussian((z.shape[1],))))
+    field = Velocity(FromGaussian(net), Process(Linear(), base=Gaussian((z.shape[1],))))
 
     def batch(rows: np.ndarray) -> Batch:
         cond = {} if given is None else {"given": _tensor(given[rows])}
