@@ -84,7 +84,7 @@ def generator_from(random_state: Any) -> torch.Generator:
     elif isinstance(random_state, np.random.RandomState):
         seed = random_state.randint(2**31 - 1)
     elif isinstance(random_state, np.random.Generator):
-        seed = random_state.integers(2**31 - 1)
+        seed = int(random_state.integers(2**31 - 1))
     elif isinstance(random_state, (int, np.integer)) and not isinstance(random_state, bool):
         seed = int(random_state) % 2**63
     else:
@@ -92,4 +92,4 @@ def generator_from(random_state: Any) -> torch.Generator:
             f"random_state is None, an integer, or a generator of NumPy, got {random_state!r};"
             " write random_state=0"
         )
-    return torch.Generator().manual_seed(int(seed))
+    return torch.Generator().manual_seed(seed)
