@@ -26,7 +26,7 @@ class TransportDensity(Conventions):
 
     Rows of 4 to 20 columns, 500 to 20,000 of them, take about a minute on a core with the defaults.
     Integers and rounded numbers have no density but spikes: ``dequantise=True`` spreads each value
-    over its gap, of ``step_``, in which the density of a value is its probability over the gap.
+    over its gap, and the density of a value is then its probability over the gap.
 
     Args:
         max_iter: most steps of the training.
@@ -43,7 +43,6 @@ class TransportDensity(Conventions):
 
     Attributes:
         field_: the :class:`~transportflows.Velocity`, of rows of unit covariance.
-        columns_: the map between the rows of the table and those of the field.
         n_iter_: steps that the training took.
 
     Raises:
@@ -62,7 +61,7 @@ class TransportDensity(Conventions):
     """
 
     field_: Velocity
-    columns_: Columns
+    _columns: Columns
     n_iter_: int
 
     def __init__(
@@ -104,7 +103,7 @@ class TransportDensity(Conventions):
         noise = np.random.default_rng(gen.initial_seed())
         z = columns.to_unit(columns.spread(rows, noise))
         self.field_, self.n_iter_ = learned(z, None, self.get_params(), gen)
-        self.columns_ = columns
+        self._columns = columns
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -117,8 +116,8 @@ class TransportDensity(Conventions):
         rows = as_table(X)
         check_columns(self, X, rows.shape[1])
         steps = positive_integer("solver_steps", self.solver_steps)
-        found = densities(self.field_, self.columns_.to_unit(rows), None, steps)
-        return found + self.columns_.log_det
+        found = densities(self.field_, self._columns.to_unit(rows), None, steps)
+        return found + self._columns.log_det
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean log-density of rows, in nats; higher is better.
@@ -141,4 +140,4 @@ class TransportDensity(Conventions):
         n = positive_integer("n_samples", n_samples)
         gen = generator_from(self.random_state if random_state is None else random_state)
         steps = positive_integer("solver_steps", self.solver_steps)
-        return self.columns_.from_unit(drawn(self.field_, n, None, steps, gen))
+        return self._columns.from_unit(drawn(self.field_, n, None, steps, gen))

@@ -36,7 +36,6 @@ class TransportSampler(Conventions):
 
     Attributes:
         field_: the :class:`~transportflows.Velocity` of y, with the condition ``given``.
-        columns_: the map between y and the rows of the field.
         n_iter_: steps that the training took.
 
     Raises:
@@ -57,7 +56,7 @@ class TransportSampler(Conventions):
 
     needs_target = True
     field_: Velocity
-    columns_: Columns
+    _columns: Columns
     n_iter_: int
 
     def __init__(
@@ -102,7 +101,7 @@ class TransportSampler(Conventions):
         self._given = mean, np.where(scale > 1e-12 * (1 + np.abs(mean)), scale, 1.0)
         z = columns.to_unit(columns.spread(targets, noise))
         self.field_, self.n_iter_ = learned(z, self._told(rows), self.get_params(), gen)
-        self.columns_ = columns
+        self._columns = columns
         return self
 
     def _told(self, rows: np.ndarray) -> np.ndarray:
@@ -149,7 +148,7 @@ class TransportSampler(Conventions):
         gen = generator_from(self.random_state if random_state is None else random_state)
         steps = positive_integer("solver_steps", self.solver_steps)
         z = drawn(self.field_, m * len(told), np.tile(told, (m, 1)), steps, gen)
-        y = self.columns_.from_unit(z).reshape(m, len(told), -1)
+        y = self._columns.from_unit(z).reshape(m, len(told), -1)
         y = y[..., 0] if self._one_number else y
         return y[0] if n_draws is None else y
 
@@ -163,13 +162,13 @@ class TransportSampler(Conventions):
             y: targets, of the shape that they had in ``fit``.
         """
         told, (targets, _) = self._asked(X), self._targets(y, X)
-        if targets.shape[1] != len(self.columns_.mean):
+        if targets.shape[1] != len(self._columns.mean):
             raise ValueError(
-                f"y has {targets.shape[1]} columns, and {len(self.columns_.mean)} when fitted"
+                f"y has {targets.shape[1]} columns, and {len(self._columns.mean)} when fitted"
             )
         steps = positive_integer("solver_steps", self.solver_steps)
-        found = densities(self.field_, self.columns_.to_unit(targets), told, steps)
-        return found + self.columns_.log_det
+        found = densities(self.field_, self._columns.to_unit(targets), told, steps)
+        return found + self._columns.log_det
 
     def score(self, X: Any, y: Any) -> float:
         """The mean log-density of the targets, in nats; higher is better.
