@@ -106,7 +106,8 @@ class TransportSampler(Conventions):
 
     def _told(self, rows: np.ndarray) -> np.ndarray:
         mean, scale = self._given
-        return (rows - mean) / scale
+        told: np.ndarray = (rows - mean) / scale
+        return told
 
     def _targets(self, y: Any, X: Any) -> tuple[np.ndarray, list[Any] | None]:
         """Targets as a table ``(N, D)``, and their names where they have some."""
