@@ -531,6 +531,8 @@ plans.cells | x=X(3), y=Y(3), g=torch.zeros(3), q=torch.ones(3) / 3
 plans.semidiscrete_plan | draw=lambda n: torch.rand(n, 2, generator=G(), dtype=torch.float64), y=Y(3).double(), q=torch.ones(3).double() / 3, tolerance=0.3
 plans.unbalanced_plan | x=X(3).double(), y=Y(3).double(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3, epsilon=0.5, penalty=1.0
 plans.exact_plan | distances=X(3, 3).double().abs(), p=torch.ones(3).double() / 3, q=torch.ones(3).double() / 3
+estimators.TransportDensity | max_iter=2, width=4
+estimators.TransportSampler | max_iter=2, width=4
 plots.SamplePictures | folder=TMP()
 plots.picture | x=X()
 plots.samples | x=X(), reference=Y()

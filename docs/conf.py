@@ -79,7 +79,8 @@ nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks
     ("py:class", "numpy.int64"),
     ("py:class", "transportflows._core.registry._Class"),  # type variables
     ("py:class", "transportflows._core.distributed.T"),
-    ("py:class", "Figure"),  # Matplotlib's, whose inventory one name is not worth
+    ("py:class", "Figure"),  # Matplotlib's, whose inventory two names are not worth
+    ("py:class", "FuncAnimation"),
 ]
 
 # Where a class says that it lives, or what an annotation calls it: what its project documents.

@@ -10,7 +10,8 @@ import transportflows as tpf
 
 HEAVY = ("scipy", "ot", "torchdiffeq", "matplotlib", "sklearn")
 LEAVES = (
-    "bridges", "datasets", "guidance", "inverse", "langevin", "maps", "metrics", "plots", "testing",
+    "bridges", "datasets", "estimators", "guidance", "inverse", "langevin", "maps", "metrics",
+    "plots", "testing",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ HOUSE = """
     langevin likelihood particles guidance bridges maps
     inverse
     metrics networks datasets plots
+    estimators
     testing
     exam
 """
@@ -42,6 +43,7 @@ LAZY = {
     "safetensors",
     "PIL",
     "mlxtend",
+    "huggingface_hub",
 }  # in a function, with a message naming the extra
 
 

@@ -36,6 +36,7 @@ ROOMS = {
     "datasets": ["planar laws, digits,", "images of a folder"],
     "distributions": ["base and starting laws: sample, log ρ0"],
     "draws": ["batches; draws x_t with ẋ_t and ẑ"],
+    "estimators": ["fit, sample, score_samples of tables,", "as scikit-learn has them"],
     "fields": [
         "a network for b, v, s, η̂ or d = E[ · | x_t]",
         "EDM: c_skip x + c_out F; saved fields",

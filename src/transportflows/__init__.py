@@ -112,6 +112,7 @@ __all__ = [
     "couplings",
     "datasets",
     "distributions",
+    "estimators",
     "fields",
     "gaussian_part",
     "guidance",
@@ -146,6 +147,7 @@ if TYPE_CHECKING:
     from . import (
         bridges,
         datasets,
+        estimators,
         guidance,
         inverse,
         langevin,
@@ -158,6 +160,7 @@ else:  # hidden from type checkers, which would take any name for one that is th
     _LEAVES = (
         "bridges",
         "datasets",
+        "estimators",
         "guidance",
         "inverse",
         "langevin",

@@ -8,6 +8,7 @@ from .edm import EDM, EDMCoefficients
 from .files import load_field
 from .kinds import DataPredictor, MeanVelocity, NoisePredictor, Score, Velocity
 from .pair import FieldPair
+from .pretrained import from_pretrained
 
 __all__ = [
     "EDM",
@@ -21,6 +22,7 @@ __all__ = [
     "NoisePredictor",
     "Score",
     "Velocity",
+    "from_pretrained",
     "load_field",
     "register",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,10 +19,11 @@ from ..process import Process
 from ..transforms import Standardize
 from .calls import Network
 
-__all__ = ["FILE_FORMAT", "FILE_KIND", "Saved"]
+__all__ = ["FILE_FORMAT", "FILE_KIND", "FILE_NAME", "Saved"]
 
 FILE_KIND = "transportflows field"
 FILE_FORMAT = 1
+FILE_NAME = "field.safetensors"  # of a field in a folder of its own
 
 
 @checked
@@ -76,17 +79,6 @@ class Saved(Storable, nn.Module):
             )
         self.check_finite()
         given = self.config().items()
-        header = {
-            "kind": FILE_KIND,
-            "format": FILE_FORMAT,
-            "class": described["class"],
-            "outputs": list(self.outputs),
-            "networks": [told(net) for net in heads],
-            "parameters": sum(p.numel() for p in self.parameters()),
-            "process": told(self.process),
-            "transform": told(self.transform),
-            "conditions": {name: str(known) for name, known in (self.conditions or {}).items()},
-        }
         tree = {
             "field": described,
             "networks": [name for name, value in given if any(value is net for net in heads)],
@@ -94,7 +86,43 @@ class Saved(Storable, nn.Module):
             "state": weights_of(self),
             "conditions": to_storable(self.conditions),
         }
-        container.write(path, header, tree)
+        container.write(path, self._header(described["class"]), tree)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write a folder: the file of :meth:`save`, and a ``config.json`` for people.
+
+        The file is ``field.safetensors``, which :func:`transportflows.fields.from_pretrained` and
+        :func:`load_field` read. Nothing reads ``config.json`` back: it says what the file's own
+        header says. Such a folder is what a model hub stores, ``huggingface_hub.upload_folder``.
+
+        Args:
+            folder: where to; made if it is not there. What else is in it is left as it is.
+
+        Raises:
+            ValueError: as :meth:`save`.
+            TypeError: as :meth:`save`.
+            OSError: if the folder or its files cannot be written.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        self.save(place / FILE_NAME)
+        header = self._header(encode(self, stored=True)["class"])
+        text = json.dumps({"library_name": "transportflows", **header}, indent=2)
+        (place / "config.json").write_text(f"{text}\n", encoding="utf-8")
+
+    def _header(self, name: str) -> dict[str, Any]:
+        """What a file tells people, of a field of this class."""
+        return {
+            "kind": FILE_KIND,
+            "format": FILE_FORMAT,
+            "class": name,
+            "outputs": list(self.outputs),
+            "networks": [told(net) for net in self.networks],
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "process": told(self.process),
+            "transform": told(self.transform),
+            "conditions": {name: str(known) for name, known in (self.conditions or {}).items()},
+        }
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

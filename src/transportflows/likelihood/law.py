@@ -81,7 +81,7 @@ class FieldDistribution(Distribution):
 
     @property
     def support(self) -> Any:
-        """All of space: every event has a density."""
+        """All of space, where every event has a density."""
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FieldDistribution:
