@@ -821,7 +821,7 @@ BY_NAME: dict[str, str] = {
     "t": "T()", "tau": "T()", "x": "X(4)", "x0": "X(4)", "x1": "X(4)", "z": "X(4)", "n": "4",
     "generator": "G()", "key": "1", "cond": "{}", "y": "Y(4)", "u": "T()", "shape": "(4,)",
     "field": "V()", "process": "P()", "part": "P(tpf.VP()).part", "path": "PATHS()",
-    "batch": "tpf.Batch(X(4))", "step": "1", "steps": "4", "sample": "PATHS()", "start": "0",
+    "whose": "object()", "folder": "TMP()", "made_of": "object()", "batch": "tpf.Batch(X(4))", "step": "1", "steps": "4", "sample": "PATHS()", "start": "0",
     "stop": "2", "index": "torch.arange(2)", "device": "torch.device('cpu')", "sigma": "0.5",
     "h": "0.1", "dt": "0.1", "like": "X(4)", "data": "X(4)", "device_or_dtype": "torch.float64",
     "state": "X(4)", "level": "tpf.noise_level.NoiseLevel.at(P(tpf.VP()).part, T())",

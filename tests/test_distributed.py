@@ -23,7 +23,7 @@ def environment():
     return {**plain, "OMP_NUM_THREADS": "1"}
 
 
-def start(processes, folder, *words, limit=200, script=SCRIPT):
+def start(processes, folder, *words, limit=500, script=SCRIPT):
     folder.mkdir(exist_ok=True)
     command = [sys.executable]
     if processes > 1:

@@ -8,8 +8,10 @@ import copy
 import re
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+import torch.distributed.fsdp
 
 import transportflows as tpf
 
@@ -17,7 +19,8 @@ SOURCE = Path(tpf.__file__).parent
 TREES = {path: ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
 # Of other libraries, and words that are no names of anything in Python.
 FOREIGN = {
-    "CelebA", "DDIMScheduler", "DataLoader", "IterableDataset", "NaN", "SiT", "TensorBoard",
+    "CelebA", "DDIMScheduler", "DataLoader", "IterableDataset", "NaN", "NumPy", "OneHotEncoder",
+    "SiT", "SimpleImputer", "TensorBoard",
     "TensorDataset", "UNet2DModel",
 }  # fmt: skip
 
@@ -65,6 +68,8 @@ OTHERS = {
         torch.optim.lr_scheduler,
         torch.Tensor,
         torch.nn.Module,
+        numpy.ndarray,
+        torch.distributed.fsdp,
         builtins,
         copy,
         dict,

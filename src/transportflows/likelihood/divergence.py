@@ -172,18 +172,26 @@ class _Meter:
 
     def __init__(self, modules: list[nn.Module]) -> None:
         own = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
-        self.seen = {t.untyped_storage().data_ptr() for t in own if t is not None}
+        self.seen = {_place(t) for t in own if t is not None}
         self.kept: list[Any] = []
         self.total = 0
 
     def pack(self, t: Tensor) -> Tensor:
         """Count a tensor, once."""
-        place = t.untyped_storage().data_ptr()
+        place = _place(t)
         if place not in self.seen:
             self.seen.add(place)
             self.kept.append(t)  # so that its place is not taken by another
             self.total += t.numel() * t.element_size()
         return t
+
+
+def _place(t: Tensor) -> int:
+    """Where the numbers of a tensor lie, or the tensor itself where that is not told."""
+    try:
+        return t.untyped_storage().data_ptr()
+    except RuntimeError:  # of a device that is none of torch's own
+        return id(t)
 
 
 def _recorded(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

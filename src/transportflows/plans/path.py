@@ -13,9 +13,6 @@ solution. So ε is halved along a path that starts at the size of the costs, and
 - where there are too many dimensions for that, it begins with every fourth of the points
   (potentials at a large ε are smooth, and a part of the points tells them), and
   goes on to all of them where their support is small enough for a Newton step to be cheap;
-- where ε is so large that a good part of all pairs has a share in the plan, and the kernel of all
-  fits in a cache, there is no path: Sinkhorn's iteration converges, with that kernel
-  (:mod:`transportflows.plans.scaling`);
 - where even so the support is too large for memory, two Sinkhorn half steps over blocks of the
   costs, never held, lead on to the next ε.
 
@@ -32,8 +29,7 @@ from torch import Tensor
 
 from .blocks import rows_and_columns, soft_transform
 from .newton import newton_stage
-from .scaling import MOST_PAIRS, scaled, scaled_alone
-from .support import BYTES_PER_ENTRY, Support, choose_support, entries_a_row
+from .support import Support, choose_support, entries_a_row
 
 __all__ = ["Potentials", "solve", "solve_alone"]
 
@@ -46,7 +42,6 @@ _DENSE = 300.0  # entries a row, more of which are not held on the way where the
 _EARLY = 16.0  # times as many: then come all points, and some sweeps before the first Newton step
 _EVEN = 4.0  # times the mean weight, up to which a part of the points is like all of them
 _FEW = 400_000  # entries that are held in any case
-_ALL = 0.1  # share of all pairs from which on the plan is one of all of them
 _STALE = 10  # looks at all pairs without a smaller violation, after which a solve gives up
 
 
@@ -90,16 +85,13 @@ def solve(
         entries: how many entries of a plan may be held.
         max_steps: bound on Newton steps and Sinkhorn sweeps together.
     """
-    fits = 16 * len(x) * len(y) <= entries * BYTES_PER_ENTRY
-    if fits and _of_all_pairs(x, y, q, epsilon):
-        g = torch.zeros_like(q)
-        return _finish(x, y, p, q, g, epsilon, tolerance, 0, max_steps, 0)
     start = float(p @ x.square().sum(1) + q @ y.square().sum(1))
     count = max(0, math.ceil(math.log(max(start / epsilon, 1.0), 1 / _FACTOR)))
     previous: tuple[Tensor, Tensor, Tensor] | None = None
     support: Support | None = None
     many = x.shape[1] > _CELLS
     even = max(float(w.max()) * len(w) for w in (p, q)) < _EVEN
+    transform = _coarse if many else soft_transform
     every = _PARTS if many and even else 1
     while every > 1 and min(len(x), len(y)) < every * _FEWEST:
         every //= 4
@@ -116,13 +108,13 @@ def solve(
         if previous is None:
             g = torch.zeros_like(qy)
         elif len(g) != len(qy) or len(previous[0]) != len(xs):
-            g, support = _coarse(ys, previous[0], previous[2], previous[1], 2 * eps), None
+            g, support = transform(ys, previous[0], previous[2], previous[1], 2 * eps), None
         if support is None or not support.serves(f, g, eps):
-            f = _coarse(xs, ys, g, qy, eps)
+            f = transform(xs, ys, g, qy, eps)
             most = min(entries, int(max(_FEW, _DENSE * max(len(xs), len(ys))))) if many else entries
             support = choose_support(xs, ys, f, g, px, qy, eps, entries if last else most)
         if support is None:
-            g = _coarse(ys, xs, f, px, eps)
+            g = transform(ys, xs, f, px, eps)
             steps += 1
         else:
             goal = 0.5 * tolerance if last else max(tolerance, 1e-3)
@@ -146,9 +138,7 @@ def solve_alone(
     f = torch.zeros_like(p)
     start = 2 * float(p @ x.square().sum(1))
     count = max(0, math.ceil(math.log(max(start / epsilon, 1.0), 1 / _FACTOR)))
-    steps, held = 0, _of_all_pairs(x, x, p, epsilon)
-    if held:
-        f, count = 0.5 * soft_transform(x, x, f, p, epsilon), 0
+    steps = 0
     for k in range(count, 0, -1):
         f = 0.5 * (f + soft_transform(x, x, f, p, epsilon * _FACTOR**-k))
         steps += 1
@@ -157,12 +147,8 @@ def solve_alone(
         violation = float((columns - p).abs().sum())
         if violation <= tolerance or steps >= max_steps or not math.isfinite(violation):
             return Potentials(new, f, columns, steps)
-        if held:
-            f, used = scaled_alone(x, f, p, epsilon, 0.5 * tolerance, max_steps - steps)
-            steps += used
-        else:
-            f = 0.5 * (f + new)
-            steps += 1
+        f = 0.5 * (f + new)
+        steps += 1
 
 
 def _finish(
@@ -189,11 +175,10 @@ def _finish(
         done = violation <= tolerance or not math.isfinite(violation)
         if done or steps >= max_steps or stale >= _STALE:
             return Potentials(f, g, columns, steps)
-        used, goal, left = 0, 0.5 * tolerance, max_steps - steps
-        support = choose_support(x, y, f, g, p, q, epsilon, entries) if entries else None
-        if entries == 0:
-            g, used = scaled(x, y, p, q, g, epsilon, goal, left)
+        support = choose_support(x, y, f, g, p, q, epsilon, entries)
+        used = 0
         if support is not None:
+            goal, left = 0.5 * tolerance, max_steps - steps
             _, g, _, used = newton_stage(support, x, y, f, g, epsilon, goal, entries, left)
         if used == 0:  # nothing is left to do on the entries that are held, and yet too much in all
             g = g + epsilon * (q / columns.clamp(min=1e-300)).log()
@@ -207,15 +192,6 @@ def _coarse(x: Tensor, y: Tensor, g: Tensor, q: Tensor, epsilon: float) -> Tenso
         return soft_transform(x, y, g, q, epsilon)
     x, y, g, q = (each.float() for each in (x, y, g, q))
     return soft_transform(x, y, g, q, epsilon).double()
-
-
-def _of_all_pairs(x: Tensor, y: Tensor, q: Tensor, epsilon: float) -> bool:
-    """Whether the plan is one of a good part of all pairs, few enough for a kernel to be held."""
-    if len(x) * len(y) > MOST_PAIRS:
-        return False
-    some, g = x[:: max(1, len(x) // 64)], torch.zeros_like(q)
-    f = soft_transform(some, y, g, q, epsilon)
-    return entries_a_row(some, y, f, g, epsilon) > _ALL * len(y)
 
 
 def _points(

@@ -93,9 +93,9 @@ class CompiledStep:
     def ready(self, sample: Any) -> bool:
         """Whether a sample may be given to the graph; it is made ready for it."""
         if self.reason is None and isinstance(sample, Undrawn):
-            self._stop("the loss draws while it is evaluated, and torch traces no generator", True)
+            self.stop("the loss draws while it is evaluated, and torch traces no generator", True)
         if self.reason is not None:
-            self._stop(self.reason, True)
+            self.stop(self.reason, True)
             return False
         for part in self.loss.losses if isinstance(self.loss, SumLoss) else [self.loss]:
             if isinstance(part, Regression) and isinstance(sample, PathSample):
@@ -139,7 +139,7 @@ class CompiledStep:
             self.used = [gradient is not None for gradient in own]
             pairs = [(values, found[0]), *zip(own, found[1], strict=True)]
             if not all(self._near(a, b) for a, b in pairs if a is not None):
-                self._stop(
+                self.stop(
                     "the compiled graph gives other numbers, as where layers draw or the network"
                     " changes from call to call"
                 )
@@ -161,7 +161,7 @@ class CompiledStep:
                 return self._graph([p.detach() for p in self.parameters], sample, share)
         except Exception as error:
             backend = type(error).__name__ == "BackendCompilerFailed"  # its module loads slowly
-            self._stop(reason_of(error), networks=not backend)
+            self.stop(reason_of(error), networks=not backend)
             return None
 
     def _made_step(self) -> Callable[..., _Result]:
@@ -178,7 +178,7 @@ class CompiledStep:
 
         return step
 
-    def _stop(self, reason: str, networks: bool = False) -> None:
+    def stop(self, reason: str, networks: bool = False) -> None:
         """Go on without a graph, perhaps with compiled networks, and say why, once."""
         if self._told:
             return

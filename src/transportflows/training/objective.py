@@ -80,6 +80,8 @@ class Objective:
         if autocast is not None:
             self._precision = torch.autocast(device, autocast)
         self.quick = Quick(loss, field, self._precision, only, compiled)
+        if compiled is not None and self.world.size > 1:
+            compiled.stop("gradients are summed among processes on the way back", networks=True)
         self.layers: BorrowedGenerator | None = None  # from which layers draw, if they are seeded
         self._share: Tensor | None = None  # 1/B for each row, and the B that it is for
         self._share_of = 0
@@ -174,7 +176,9 @@ class Objective:
         The first step of a fit has no shares yet, and is looked at by :meth:`_new_share`.
         """
         share = self._share
-        if share is None or self._share_of != rows or share.shape[-1] != len(sample):
+        if self.world.size > 1 or share is None or self._share_of != rows:
+            return None  # among processes gradients are summed in the backward pass of the loss
+        if share.shape[-1] != len(sample):
             return None
         values = self.quick(sample, share)
         if values is None and seed is not None and self.layers is not None:
