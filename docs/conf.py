@@ -77,6 +77,8 @@ nitpicky = True
 nitpick_ignore = [  # NumPy documents them as attributes, and an annotation asks for classes
     ("py:class", "numpy.float64"),
     ("py:class", "numpy.int64"),
+    ("py:class", "numpy.random.mtrand.RandomState"),
+    ("py:class", "numpy.random._generator.Generator"),
     ("py:class", "transportflows._core.registry._Class"),  # type variables
     ("py:class", "transportflows._core.distributed.T"),
     ("py:class", "Figure"),  # Matplotlib's, whose inventory two names are not worth
