@@ -129,6 +129,10 @@ def test_bfloat16_trains_as_well():
 # ------------------------------------------------------------------------------------ compiled
 
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6)
+
+
+@pytest.mark.skipif(OLD, reason="an older torch traces less of a step, which is eager there")
 def test_compiled_networks_train_the_same():
     plain = run(steps=20)
     compiled = run(steps=20, compile={"backend": "aot_eager"})
@@ -141,6 +145,7 @@ def test_compiled_networks_train_the_same():
         assert torch.allclose(compiled.field(t, x), plain.field(t, x), atol=1e-5)
 
 
+@pytest.mark.skipif(OLD, reason="an older torch traces less of a step, which is eager there")
 def test_compile_is_called_once_for_the_whole_step_with_its_arguments():
     seen = []
 
