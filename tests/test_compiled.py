@@ -331,3 +331,38 @@ def test_batches_of_other_sizes_are_compiled_too():
 def test_a_reason_is_one_line():
     assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
     assert reason_of(ValueError()) == "ValueError: ValueError"
+
+
+class Late(nn.Module):
+    """A part of it is used once somebody says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.later, self.whole = nn.Linear(3, 2), nn.Linear(3, 2), False
+
+    def forward(self, t, x):
+        told = torch.cat([t[:, None], x], 1)
+        return self.first(told) + (self.later(told) if self.whole else 0)
+
+
+class Says(Callback):
+    every = 5
+
+    def on_step(self, trainer):
+        trainer.field.net.whole = True
+
+
+def test_a_parameter_that_has_a_gradient_later_is_moved_too():
+    one, other = (
+        fitted(
+            tpf.Velocity(seeded(Late).double(), straight()),
+            steps=15,
+            callbacks=[Says()],
+            compile=how,
+        )
+        for how in (QUICK, False)
+    )
+    assert one.compiled.reason is None
+    fresh = seeded(Late).double()
+    assert not torch.equal(other.field.net.later.weight, fresh.later.weight)
+    assert alike(one, other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import transportflows as tpf
 from transportflows.losses.blocks import draw_blocks, draws_in_blocks
@@ -177,3 +177,38 @@ def test_latents_may_be_given():
         STRAIGHT.sample(rows(16, 2), z=z)
     with pytest.raises(ValueError, match="of one kind"):
         BROWNIAN.sample(rows(16, 2), z=z.float())
+
+
+class Late(nn.Module):
+    """A part of it is used from the seventh call on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.later = nn.Linear(3, 2), nn.Linear(3, 2)
+        self.calls = 0
+
+    def forward(self, t, x):
+        self.calls += 1
+        told = torch.cat([t[:, None], x], 1)
+        return self.first(told) + (self.later(told) if self.calls > 6 else 0)
+
+
+def test_a_parameter_that_has_a_gradient_later_is_moved_too():
+    """As by torch itself, which a hook asks for."""
+    found = []
+    for hooked in (False, True):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = Late()
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.1, fused=True)
+        if hooked:
+            optimizer.register_step_post_hook(lambda *_: None)
+        field = tpf.Velocity(net, tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,))))
+        before = net.later.weight.detach().clone()
+        x = torch.randn(64, 2, generator=torch.Generator().manual_seed(1))
+        tpf.Trainer(field, optimizer=optimizer).fit(
+            x, steps=20, batch_size=16, progress=False, generator=torch.Generator().manual_seed(2)
+        )
+        assert not torch.equal(net.later.weight, before)
+        found.append([p.detach().clone() for p in net.parameters()])
+    assert all(map(torch.equal, *found))

@@ -57,8 +57,15 @@ def world() -> World:
     if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", 1)) < 2 or "RANK" not in os.environ:
             return World()
+        from torch.distributed.rendezvous import rendezvous
+
+        Patience.joined += 1
         try:
-            dist.init_process_group(timeout=Patience.limit)
+            store, rank, size = next(rendezvous("env://", timeout=Patience.limit))
+            # The store still has the addresses of an earlier group, which an error closed.
+            name = f"transportflows {Patience.joined}"
+            store = dist.distributed_c10d.PrefixStore(name, store)
+            dist.init_process_group(store=store, rank=rank, world_size=size, timeout=Patience.limit)
         except RuntimeError as error:
             raise WorkerError(
                 "the processes of this run did not all come within"

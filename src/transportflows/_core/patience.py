@@ -39,12 +39,14 @@ class Patience:
     Attributes:
         limit: how long processes wait for one another in a group that the library makes.
         made: whether the library made the group.
+        joined: how often it did; an error closes a group, and the next call makes another.
         stretch: which stretch of common work this is; the processes count them alike.
         doing: tells how far it is.
     """
 
     limit = timedelta(minutes=10)
     made = False
+    joined = 0
     stretch = 0
     doing: Callable[[], str] | None = None
 

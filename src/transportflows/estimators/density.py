@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from .._core.checks import positive_integer
-from ..fields import Velocity
-from .conventions import Conventions, generator_from
+from .conventions import generator_from
 from .learning import densities, drawn, learned
+from .settings import Settings
 from .tables import Columns, as_table, check_columns, column_names
 
 __all__ = ["TransportDensity"]
 
 
-class TransportDensity(Conventions):
+class TransportDensity(Settings):
     r"""The density of the rows of a table of numbers, with the methods of scikit-learn.
 
     A velocity of the straight path from Gaussian noise to the rows, standardised and decorrelated,
@@ -59,35 +59,6 @@ class TransportDensity(Conventions):
         >>> model.score_samples(X[:3]).shape, model.sample(5).shape
         ((3,), (5, 2))
     """
-
-    field_: Velocity
-    _columns: Columns
-    n_iter_: int
-
-    def __init__(
-        self,
-        *,
-        max_iter: int = 4_000,
-        width: int = 64,
-        depth: int = 3,
-        learning_rate_init: float = 3e-3,
-        batch_size: int = 256,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        solver_steps: int = 20,
-        dequantise: bool = False,
-        random_state: int | np.random.RandomState | np.random.Generator | None = None,
-    ) -> None:
-        self.max_iter = max_iter
-        self.width = width
-        self.depth = depth
-        self.learning_rate_init = learning_rate_init
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.solver_steps = solver_steps
-        self.dequantise = dequantise
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> TransportDensity:
         """Learn the density of rows.

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 
 from .._core.checks import positive_integer
-from ..fields import Velocity
-from .conventions import Conventions, generator_from
+from .conventions import generator_from
 from .learning import densities, drawn, learned
+from .settings import Settings
 from .tables import Columns, as_table, check_columns, column_names
 
 __all__ = ["TransportSampler"]
 
 
-class TransportSampler(Conventions):
+class TransportSampler(Settings):
     """The law of y given X: draws and densities of a target of one or several numbers.
 
     A regression tells one y for a row; this draws from all that are likely. The velocity of
@@ -55,34 +55,6 @@ class TransportSampler(Conventions):
     """
 
     needs_target = True
-    field_: Velocity
-    _columns: Columns
-    n_iter_: int
-
-    def __init__(
-        self,
-        *,
-        max_iter: int = 4_000,
-        width: int = 64,
-        depth: int = 3,
-        learning_rate_init: float = 3e-3,
-        batch_size: int = 256,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        solver_steps: int = 20,
-        dequantise: bool = False,
-        random_state: int | np.random.RandomState | np.random.Generator | None = None,
-    ) -> None:
-        self.max_iter = max_iter
-        self.width = width
-        self.depth = depth
-        self.learning_rate_init = learning_rate_init
-        self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.solver_steps = solver_steps
-        self.dequantise = dequantise
-        self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> TransportSampler:
         """Learn the law of y given X.

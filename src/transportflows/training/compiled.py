@@ -108,10 +108,10 @@ class CompiledStep:
         if found is None:
             return None
         values, gradients = found
-        for parameter, used, gradient in zip(
-            self.parameters, self.used or (), gradients, strict=True
-        ):
-            if not used:
+        used = self.used or []
+        for k, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
+            used[k] = used[k] or bool(gradient.any())  # an unused one is looked at: it may be later
+            if not used[k]:
                 continue
             if parameter.grad is None:
                 parameter.grad = gradient

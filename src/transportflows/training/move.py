@@ -30,6 +30,7 @@ class Move:
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
         self._gathered: list[_Gathered] | None = None
+        self._others: list[Tensor] = []  # without a gradient when the rest was gathered
         self._able = True
 
     def forget(self) -> None:
@@ -45,7 +46,9 @@ class Move:
                 self._able = self._gathered is not None
             return
         given = [[p.grad for p in parameters] for _, parameters, *_ in self._gathered]
-        if any(gradient is None for gradients in given for gradient in gradients):
+        missing = any(gradient is None for gradients in given for gradient in gradients)
+        if missing or any(p.grad is not None for p in self._others):
+            self.forget()  # others are to be moved than were gathered
             self.optimizer.step()
             return
         for (group, parameters, means, squares, steps), gradients in zip(
@@ -75,7 +78,9 @@ class Move:
         if not _is_plain(self.optimizer):
             return None
         gathered: list[_Gathered] = []
-        for group in self.optimizer.param_groups:
+        groups = self.optimizer.param_groups
+        self._others = [p for group in groups for p in group["params"] if p.grad is None]
+        for group in groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             states = [self.optimizer.state[p] for p in parameters]
             if not parameters or not all(set(state) == _STATE for state in states):
