@@ -338,6 +338,19 @@ def test_a_field_of_such_a_score_has_its_divergence_and_gradients():
         torch.testing.assert_close(got, want)
 
 
+def test_what_a_log_density_learns_has_the_gradient_of_its_score():
+    """Score matching through an energy: of N(0, 1/k) the score is -k x, so ∂_k of |s|² is 2 k x²."""
+    k = torch.tensor(1.5, dtype=DOUBLE, requires_grad=True)
+    x = torch.randn(9, 1, generator=seeded(), dtype=DOUBLE)
+    score = tpf.langevin.score_of(lambda y: -0.5 * k * y.square().sum(1))
+    (slope,) = torch.autograd.grad(score(x).square().sum(), k)
+    assert float(slope.detach()) == pytest.approx(float(2 * k * x.square().sum()), rel=1e-12)
+    fixed = tpf.langevin.score_of(lambda y: -0.5 * y.square().sum(1))
+    assert not fixed(x).requires_grad
+    with torch.no_grad():
+        assert not score(x).requires_grad
+
+
 def test_score_of_a_log_density():
     exact = tpf.oracle(tpf.Process(tpf.OneSidedLinear()), mixture([[-1.0, 0.0], [2.0, 1.0]], 0.6))
     t, x = torch.tensor(0.6, dtype=DOUBLE), torch.randn(9, 2, dtype=DOUBLE, generator=seeded())

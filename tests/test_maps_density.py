@@ -318,6 +318,16 @@ def test_folds_are_counted_and_told():
     assert (found.inverse_residual - (2 * -x[:, 0]).clamp(min=0)).abs().max() < 1e-4
 
 
+def test_one_row_that_the_map_leaves_where_it_is_is_no_fault():
+    law = tpf.Gaussian((2,))
+    exact = maps.oracle_map(tpf.Process(tpf.Linear(), base=law), law)  # the identity at 0
+    for x in (torch.zeros(1, 2, dtype=F64), torch.ones(3, 2, dtype=F64)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = maps.log_density(exact, x)
+        assert (found.log_prob - law.log_prob(x)).abs().max() < 1e-7
+
+
 def test_a_map_that_was_not_trained_backward_is_told():
     def forward_only(s, t, x):
         return torch.where((t > s)[:, None], 2.0 + x, 0 * x)

@@ -401,8 +401,10 @@ def test_refuses_times():
         law.sample(x1, t=tpf.times.EDMTimes(mean=60.0, std=0.1))
     with pytest.raises(ValueError, match=r"std positive, got -1.2 and 0.0"):
         tpf.times.EDMTimes(std=0.0)
-    with pytest.raises(ValueError, match=r"noise levels must be positive, got \[0.0\]"):
+    with pytest.raises(ValueError, match=r"noise levels must be positive and finite, got \[0.0\]"):
         tpf.times.SigmaTimes(0.0)
+    with pytest.raises(ValueError, match=r"positive and finite, got \[1.0, inf\]"):
+        tpf.times.SigmaTimes([1.0, math.inf])
     linear = tpf.Process(tpf.Linear(), tpf.Gaussian((2,), scale=2.0))
     with pytest.raises(ValueError, match=r"noise levels of Linear lie in \[2e-12, 2e\+12\]"):
         linear.part.time_of_sigma([1.0, math.inf])

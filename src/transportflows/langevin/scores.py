@@ -70,10 +70,10 @@ class LogProbScore:
     def with_value(self, x: Tensor, **cond: Any) -> tuple[Tensor, Tensor]:
         """Log-density ``(B,)`` and score ``(B, *)``, from one evaluation.
 
-        Where x is being differentiated, so are they.
+        While gradients are recorded, both can be differentiated in x and in what ``log_prob``
+        learns, as in a score of an energy that is trained.
         """
-        graph = torch.is_grad_enabled() and x.requires_grad
-        found = differentiable_gradient if graph else value_and_gradient
+        found = differentiable_gradient if torch.is_grad_enabled() else value_and_gradient
         return found(lambda y: check_log_prob(self.log_prob(y, **cond), y), x)
 
     def __call__(self, x: Tensor, **cond: Any) -> Tensor:

@@ -137,7 +137,8 @@ def log_density(
                 back = jump_rows(flow_map, s, t, back, given)
         if transform is not None:
             state, back = transform.invert(state), transform.invert(back)
-    spread, moved = ((x - other).flatten(1).square().sum(1).mean() for other in (x.mean(0), state))
+    middle = x.mean(0) if len(x) > 1 else 0.0  # one row has no spread
+    spread, moved = ((x - other).flatten(1).square().sum(1).mean() for other in (middle, state))
     made = MapDensity(
         log_prob=log_prob,
         standard_error=error,

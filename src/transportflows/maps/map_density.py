@@ -6,6 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .._core.reprs import summary
@@ -55,7 +56,8 @@ class MapDensity:
         folded: rows in which a determinant is 0 or less, ``(n,)``; None where signs are not known,
             as of estimates.
         scale: of the data, to hold the residual against: the larger of the root mean square
-            distance of the rows from their mean, and of that which they were moved.
+            distance of the rows from their mean (of one row from 0), and of that which they were
+            moved.
 
     Example:
         >>> import torch, transportflows as tpf
@@ -104,7 +106,8 @@ def warn_of(found: MapDensity) -> None:
             stacklevel=4,
         )
     middle = float(found.inverse_residual.median())
-    if not middle <= _RESIDUAL * found.scale:
+    rounding = torch.finfo(found.latent.dtype).eps ** 0.5  # of rows that lie in one point
+    if not middle <= max(_RESIDUAL * found.scale, rounding):
         warnings.warn(
             f"going back to t = 0 and forth again misses x by {middle:.3g} (median), and the scale"
             f" of the data is {found.scale:.3g}: X_{{1,0}} is not the inverse of X_{{0,1}}, and"

@@ -81,7 +81,7 @@ def time_grid(
         raise ValueError(
             f"{steps} steps cannot meet the breakpoints {inside}; take at least {len(inside) + 1}"
         )
-    grid = _merged(grid, inside)
+    grid = _merged(grid, inside) if inside else grid
     return grid if start < stop else grid.flip(0)
 
 

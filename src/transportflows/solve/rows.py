@@ -51,8 +51,10 @@ class Rows:
         own: int | None = None,
     ) -> None:
         self.first, self.own = first, len(index) if own is None else own
-        self.sample = index.remainder(n)
-        self.group = index.div(n, rounding_mode="floor").clamp(max=groups - 1)
+        self.sample, self.group = index, torch.zeros_like(index)
+        if groups > 1:
+            self.sample = index.remainder(n)
+            self.group = index.div(n, rounding_mode="floor").clamp(max=groups - 1)
         self.tail = (1,) * (ndim - 1)
         self.cond = map_rows(cond, lambda rows: rows[self.sample])
 

@@ -265,10 +265,10 @@ class SigmaTimes(TimeSampler):
     """Uniform over the times of a few noise levels ``σ̂/β = σ_k``: the levels of NCSN, or one.
 
     Args:
-        sigmas: levels in units of the data, positive: one number or several.
+        sigmas: levels in units of the data, positive and finite: one number or several.
 
     Raises:
-        ValueError: if a level is not positive, or, when drawn from, not one of the process.
+        ValueError: if a level is not positive and finite, or, when drawn from, not one of the process.
 
     Example:
         >>> import transportflows as tpf
@@ -282,8 +282,11 @@ class SigmaTimes(TimeSampler):
     def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
         super().__init__(margin=(0.0, 0.0))
         self.sigmas = as_wide(sigmas).reshape(-1)
-        if self.sigmas.numel() == 0 or not bool((self.sigmas > 0).all()):
-            raise ValueError(f"noise levels must be positive, got {self.sigmas.tolist()}")
+        fit = (self.sigmas > 0) & self.sigmas.isfinite()
+        if self.sigmas.numel() == 0 or not bool(fit.all()):
+            raise ValueError(
+                f"noise levels must be positive and finite, got {self.sigmas.tolist()}"
+            )
 
     def bind(self, process: HasPart) -> TimeSampler:
         part = process.part
