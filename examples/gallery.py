@@ -31,14 +31,15 @@ NUMBER = re.compile(r"[-−]?\d[\d_,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 def notebooks(*starts: str) -> list[Path]:
     """The notebooks of the gallery, in order, whose names begin with one of ``starts``."""
-    return [path for path in sorted(HERE.glob("[0-9][0-9]_*.ipynb")) if path.name.startswith(starts)]
+    found = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+    return [path for path in found if path.name.startswith(starts)]
 
 
 def tagged(notebook: Any, tag: str) -> Any:
     """The one cell with this tag."""
     cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
     if len(cells) != 1:
-        raise ValueError(f"{len(cells)} cells are tagged {tag!r}; a notebook of the gallery has one")
+        raise ValueError(f"{len(cells)} cells are tagged {tag!r}; a notebook here has one")
     return cells[0]
 
 
@@ -108,8 +109,8 @@ def main() -> None:
     for path in notebooks(*arguments.starts):
         notebook = run(path, fast=arguments.fast)
         value, low, high = checked(notebook, fast=arguments.fast)
-        verdict = "as it should be" if low <= value <= high else "NOT within"
-        print(f"{path.name}: {notebook.metadata['seconds']} s; {value:g}, {verdict} [{low}, {high}]")
+        seconds, fits = notebook.metadata["seconds"], low <= value <= high
+        print(f"{path.name}: {seconds} s; {value:g}, {'' if fits else 'NOT '}in [{low}, {high}]")
         if not arguments.fast:
             tidy(notebook)
             nbformat.write(notebook, path)

@@ -339,7 +339,7 @@ def test_a_field_of_such_a_score_has_its_divergence_and_gradients():
 
 
 def test_what_a_log_density_learns_has_the_gradient_of_its_score():
-    """Score matching through an energy: of N(0, 1/k) the score is -k x, so ∂_k of |s|² is 2 k x²."""
+    """Score matching through an energy: of N(0, 1/k) the score is -k x, ∂_k |s|² = 2 k x²."""
     k = torch.tensor(1.5, dtype=DOUBLE, requires_grad=True)
     x = torch.randn(9, 1, generator=seeded(), dtype=DOUBLE)
     score = tpf.langevin.score_of(lambda y: -0.5 * k * y.square().sum(1))

@@ -268,7 +268,8 @@ class SigmaTimes(TimeSampler):
         sigmas: levels in units of the data, positive and finite: one number or several.
 
     Raises:
-        ValueError: if a level is not positive and finite, or, when drawn from, not one of the process.
+        ValueError: if a level is not positive and finite, or, when drawn from, not one of the
+            process.
 
     Example:
         >>> import transportflows as tpf
