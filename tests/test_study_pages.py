@@ -107,3 +107,93 @@ def test_inference(study):
     )
     assert statistics.mean(means) <= 0.55
     assert not made.ROWS.rows(task="slcp")  # "to be run"
+
+
+def test_ve_linear(study):
+    made, text = study("study_ve_linear"), page("ve_linear")
+
+    def mean(key, part, d, method="", nt=0):
+        of = {"part": part, "d": d} | ({"method": method, "nt": nt} if method else {})
+        return statistics.mean(made.column(key, **of))
+
+    linear, heun, few = "linear, Euler", "linear, Heun", "VE, unipc3"
+    prior, unit = "VE, reverse SDE from prior", "VE, reverse SDE from N(0, Id)"
+    steps = made.STEPS
+
+    # 1: not uniformly
+    for nt in steps[1:]:
+        assert mean("cov", "written", 2, prior, nt) < mean("cov", "written", 2, linear, nt)
+        for ve in (prior, unit):
+            assert mean("w2", "written", 10, ve, nt) > mean("w2", "written", 10, linear, nt)
+            assert mean("cov", "written", 10, ve, nt) > mean("cov", "written", 10, linear, nt)
+    for nt in steps[2:]:
+        assert mean("w2", "written", 2, prior, nt) > mean("w2", "written", 2, linear, nt)
+    floors = {d: mean("w2", "floor", d) for d in (2, 10)}
+    best = min(mean("w2", "written", 10, ve, nt) for ve in (prior, unit) for nt in steps)
+    said(
+        text,
+        "{:.3f} for {:.3f} at 160".format(
+            *(mean("cov", "written", 2, m, 160) for m in (prior, linear))
+        ),
+        "{:.4f} for {:.4f}".format(*(mean("w2", "written", 2, m, 160) for m in (linear, prior))),
+        f"at best W2² = {best:.1f} for a floor of {floors[10]:.2f}",
+    )
+    # 2: trained fairly they are equal
+    for d in (2, 10):
+        limits = dict(zip(("mean", "cov"), made.limits(d), strict=True))
+        for method in (heun, few):
+            for nt in steps[1:]:
+                assert all(mean(k, "fair", d, method, nt) < limits[k] for k in limits)
+    said(
+        text,
+        "{:.4f} and {:.4f} for a floor of {:.4f}".format(
+            *(mean("w2", "fair", 2, m, 160) for m in (heun, few)), floors[2]
+        ),
+        "{:.3f} and {:.3f} for {:.3f}".format(
+            *(mean("w2", "fair", 10, m, 160) for m in (heun, few)), floors[10]
+        ),
+    )
+    # 3: more steps
+    fall = [mean("w2", "written", 10, unit, nt) for nt in steps]
+    assert fall[:6] == sorted(fall[:6], reverse=True)
+    said(
+        text,
+        f"from {fall[0]:,.0f} at 10 steps to {fall[5]:.1f} at 320, and then stays",
+        f"({fall[6]:.1f}, {fall[7]:.1f})",
+        "{:.2f}, {:.2f}, {:.2f} at 10, 40, 160 steps".format(
+            *(mean("cov", "exact", 2, prior, nt) for nt in (10, 40, 160))
+        ),
+    )
+    # 4: the start
+    flow = "VE, unipc3 from N(0, Id)"
+    said(
+        text,
+        "{:.4f} and {:.4f}".format(*(mean("w2", "exact", 2, m, 160) for m in (unit, prior))),
+        f"W2² = {mean('w2', 'exact', 2, flow, 160):.2f}",
+        "off by {:.1f} and {:.1f}".format(
+            *(mean("cov", "written", 10, m, 1280) for m in (unit, prior))
+        ),
+    )
+    # 5: both in closed form
+    for d in (2, 10):
+        for method in (heun, few, prior):
+            assert mean("cov", "exact", d, method, 160) < made.limits(d)[1]
+    # 6: B
+    b = mean("b", "fair", 2, heun, 160)
+    over = mean("w2", "fair", 2, heun, 160) - floors[2]
+    first = mean("w2", "written", 2, linear, 10) - floors[2]
+    assert 0 < over < b
+    ratio = first / mean("b", "written", 2, linear, 10)
+    said(text, f"{over:.4f} for a B of {b:.4f}", f"{ratio:.0f} times B")
+    for nt in steps[3:]:
+        assert mean("w2", "written", 2, linear, nt) - floors[2] < mean(
+            "b", "written", 2, linear, nt
+        )
+    # 7: too narrow
+    said(
+        text,
+        f"{mean('w2', 'exact', 10, linear, 10):.2f}, below the floor of {floors[10]:.2f}",
+        f"off by {mean('cov', 'exact', 10, linear, 10):.2f}",
+    )
+    seeds = {row["seed"] for row in made.ROWS.rows(part="written")}
+    said(text, {1: "one seed", 2: "two seeds", 3: "three seeds", 5: "five seeds"}[len(seeds)])
