@@ -197,3 +197,39 @@ def test_ve_linear(study):
     )
     seeds = {row["seed"] for row in made.ROWS.rows(part="written")}
     said(text, {1: "one seed", 2: "two seeds", 3: "three seeds", 5: "five seeds"}[len(seeds)])
+
+
+def test_mirror(study):
+    made, text = study("study_mirror"), page("mirror")
+
+    def learned(key, a, epsilon, steps, field="learned"):
+        rows = made.ROWS.rows(a=a, field=field, epsilon=epsilon, steps=steps)
+        return statistics.mean(float(row[key]) for row in rows)
+
+    floors = [float(row["energy"]) for row in made.ROWS.rows(field="draws")]
+    floor, scatter = statistics.mean(floors), statistics.stdev(floors)
+    wild = learned("energy", 16.0, 32.0, 10, "exact")
+    for n in made.STEPS:
+        cells = [
+            f"{learned('moved', a, 32.0, n):.2f}, {learned('energy', a, 32.0, n):.0f}"
+            for a in made.VARIANCES
+        ]
+        said(text, f"| {n:,} | {' | '.join(cells)} |")
+    said(
+        text,
+        f"whose floor is {floor:.0f} ± {scatter:.0f}",
+        f"moves points by {max(learned('moved', a, 0.0, 10) for a in (1.0, 4.0)):.2f} of",
+        f"leaves {min(learned('same', a, 0.0, 10) for a in (1.0, 4.0)):.2f} per cent",
+        f"a sample by {learned('moved', 4.0, 32.0, 100):.2f}",
+        f"{learned('same', 4.0, 32.0, 100):.1f} per cent end in",
+        f"(an energy of {wild:,.0f} for a floor of {floor:.0f})",
+        f"{learned('energy', 16.0, 32.0, 1000):.0f} at 1,000 steps",
+    )
+    assert learned("moved", 1.0, 32.0, 300) < 0.98 < learned("moved", 1.0, 32.0, 1000)
+    for a in (1.0, 4.0):
+        for epsilon in made.EPSILONS[1:]:
+            for n in made.STEPS[1:]:
+                assert learned("energy", a, epsilon, n) < floor + 2 * scatter
+    for n in (10, 30):
+        assert learned("moved", 1.0, 8.0, n) == learned("moved", 1.0, 32.0, n)
+    assert learned("moved", 1.0, 32.0, 10) < 0.4  # few steps copy
