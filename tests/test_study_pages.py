@@ -233,3 +233,48 @@ def test_mirror(study):
     for n in (10, 30):
         assert learned("moved", 1.0, 8.0, n) == learned("moved", 1.0, 32.0, n)
     assert learned("moved", 1.0, 32.0, 10) < 0.4  # few steps copy
+
+
+def test_checkerboard(study):
+    made, text = study("study_checkerboard"), page("checkerboard")
+    from _common import spread
+
+    def value(key, gamma, pair, epsilon):
+        return statistics.mean(made.column(key, gamma=gamma, pair=pair, epsilon=epsilon))
+
+    fields = [(g, p) for g in made.GAMMAS for p in made.PAIRS if g != "none"] + [("none", "b")]
+    for g, p in fields:
+        energies = [f"{value('energy', g, p, e):.1f}" for e in made.EPSILONS]
+        outside = [f"{value('outside', g, p, e):.1f} %" for e in (0.0, 0.5)]
+        said(text, f"| {g} | {p} | {' | '.join(energies + outside)} |")
+
+    def less(key, epsilon, by=0.0):
+        return sum(value(key, *f, epsilon) < value(key, *f, 0.0) - by for f in fields)
+
+    said(
+        text,
+        f"floor of {spread(made.column('energy', gamma='floor'), 2)}",
+        f"falls for {less('energy', 0.5)} of the {len(fields)} fields",
+        f"outside the squares for {less('outside', 0.5)}",
+        f"only {less('energy', 2.5, 1.0)} of the {len(fields)} are better",
+        f"up to {value('energy', 't(1-t)', 'b, s', 2.5):.1f} for"
+        f" {value('energy', 't(1-t)', 'b, s', 0.0):.1f} of the ODE",
+        f"same velocity stays at {value('energy', 't(1-t)', 'b, η', 2.5):.1f}",
+    )
+    latents = [g for g in made.GAMMAS if g != "none"]
+    for g in latents[1:]:
+        worse = [value("energy", g, "b, s", e) for e in made.EPSILONS[1:]]
+        assert worse == sorted(worse)
+    said(
+        text,
+        ", ".join(
+            f"{value('energy', g, 'v, η', 0.0):.1f} for {value('energy', g, 'b, η', 0.0):.1f}"
+            for g in latents
+        ),
+    )
+    for g in latents:
+        assert value("energy", g, "v, η", 0.0) < value("energy", g, "b, η", 0.0)
+        for p in ("b, η", "v, η"):
+            assert value("energy", g, p, 0.5) < value("energy", "none", "b", 0.5)
+    assert {row["seed"] for row in made.ROWS.rows(gamma="none")} == {"0"}
+    said(text, "One seed so far")
