@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "studies"
@@ -278,3 +279,72 @@ def test_checkerboard(study):
             assert value("energy", g, p, 0.5) < value("energy", "none", "b", 0.5)
     assert {row["seed"] for row in made.ROWS.rows(gamma="none")} == {"0"}
     said(text, "One seed so far")
+
+
+def test_zoo(study):
+    made, text = study("study_zoo"), page("zoo")
+
+    def value(problem, method, calls, budget="15.0"):
+        rows = made.ROWS.rows(problem=problem, method=method)
+        kept = [row for row in rows if row["calls"] == str(calls) and row["budget"] == budget]
+        return statistics.mean(float(row["energy"]) for row in kept) if kept else None
+
+    def cell(found):
+        return "" if found is None else f"{found:.1f}" if found < 100 else f"{found:,.0f}"
+
+    names = [n for n in dict.fromkeys(row["method"] for row in made.ROWS.rows()) if n != "floor"]
+    for name in names:
+        cells = [cell(value(p, name, c)) for p in ("modes", "digits") for c in (1, 4, 20, 100)]
+        said(text, re.sub(r"\s+", " ", f"| {name} | {' | '.join(cells)} |"))
+    floor = {
+        p: statistics.mean(float(r["energy"]) for r in made.ROWS.rows(problem=p, method="floor"))
+        for p in ("modes", "digits")
+    }
+    said(text, f"is {floor['modes']:.2f} for the modes and {floor['digits']:.1f} for the digits")
+    # 1
+    plain = [value("modes", f"velocity, {k}", 100) for k in ("linear", "trigonometric")]
+    plain.append(value("modes", "velocity, one-sided linear", 100))
+    said(text, f"{min(plain):.1f} to {max(plain):.1f} in the plane with 100 calls")
+    best = value("digits", "velocity, trigonometric", 20)
+    assert best == min(v for n in names if (v := value("digits", n, 20)))
+    said(text, f"{best:.1f} with 20 calls")
+    # 2
+    maps = [
+        n for n in names if n.startswith("flow map") or n in ("MeanFlow", "consistency training")
+    ]
+    others = {p: min(v for n in names if n not in maps and (v := value(p, n, 1))) for p in floor}
+    lagrangian, semigroup, distilled = (
+        [value(p, f"flow map, {name}", c) for c in (1, 4)]
+        for p, name in (("modes", "Lagrangian"), ("modes", "semigroup"), ("digits", "distilled"))
+    )
+    linear = value("digits", "velocity, linear", 4)
+    said(
+        text,
+        f"has {lagrangian[0]:.1f} in one call and {lagrangian[1]:.1f} in four",
+        f"map {semigroup[0]:.1f} and {semigroup[1]:.1f}; of all else none is below"
+        f" {others['modes']:.1f}",
+        f"has {distilled[0]:.1f} in one call, where no field that is solved is below"
+        f" {others['digits']:.1f}",
+        f"the linear velocity, {linear:.1f}, is as good as any map ({distilled[1]:.1f})",
+    )
+    assert linear < min(value("digits", n, 4) for n in maps)
+    # 3
+    early = [value("modes", n, 100, "4.0") for n in names if "particles" not in n]
+    assert min(v for v in early if v) > 7.5
+    draws = torch.Generator().manual_seed(3)
+    angle = 2 * torch.pi * torch.rand(5_000, generator=draws)
+    ring = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+    ring += 0.2 * torch.randn(ring.shape, generator=draws)
+    assert made.energy(made.modes(), ring) == pytest.approx(8.1, abs=0.15)
+    # 4
+    noise, reverse = "noise, VP", "noise, VP: reverse SDE"
+    ode = [value("digits", noise, calls) for calls in (50, 100)]
+    said(
+        text,
+        f"{ode[0]:,.0f} (50 calls) and {ode[1]:,.0f} (100)",
+        f"{value('digits', reverse, 50):.1f} with 50 calls",
+    )
+    # 5
+    particles = [value(p, "SD flow (particles)", 100) for p in ("modes", "digits")]
+    said(text, f"at {particles[0]:.1f} in the plane", f"still at {particles[1]:.0f}")
+    said(text, "One seed.")
