@@ -7,18 +7,21 @@ direction is a row of its own, with a value of its own: ``2 k`` calls, of operat
 often writes out. So it is the reverse mode that is taken, but where
 
 - a graph is wanted, which would have to be differentiated twice: forward mode is recorded as it is;
-- the two do not agree on the first rows of a solve, as where a part of a network is under
-  ``no_grad``, where the reverse mode sees a constant; or the network has no graph at all;
+- the two do not agree on the first rows, as where a part of a network is under ``no_grad``, where
+  the reverse mode sees a constant; or the network has no graph at all. They are compared for each
+  graph of other operations, as that of guidance within its interval of times is;
 - a network waits for the backward pass that a graph promises (DistributedDataParallel).
 
 What has no forward derivative is done in reverse mode in all cases. What was found of a field is
-kept with it, as are the bytes that its graph takes for a row, by which chunks are bounded.
+kept with it, as are the bytes that its graph takes for a row, by which chunks are bounded. Networks
+that mix the rows of a batch have no form of one row, and are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,17 +35,31 @@ __all__ = ["Divergence"]
 
 _GRAPH, _CARD = 2**24, 2**30  # bytes of the graph of a chunk, on a CPU and on a card
 _ROWS = 512  # rows from which on a call costs as its rows, and not as itself
+_MIXED = (
+    "the network mixes the rows of a batch: what it gives for one depends on others, so that a"
+    " log-density would be that of what is computed together. BatchNorm that keeps no running"
+    " statistics does so, and what takes means, or attends, over the first dimension; let the"
+    " network treat each row by itself"
+)
 _WAITING = {"DistributedDataParallel", "FullyShardedDataParallel"}
 
 Velocity = Callable[[Tensor, int], Tensor]
 """``f(x, copies)``: the value at rows ``(copies b, *)``, b rows repeated."""
 
 
-class _Found(NamedTuple):
-    """What was found of a field: whether the reverse mode is right, and bytes a row of a graph."""
+@dataclass
+class _Found:
+    """What was found of a field.
+
+    Attributes:
+        reverse: whether the reverse mode is right.
+        row: bytes of a graph for a row.
+        graphs: those for which it is.
+    """
 
     reverse: bool
     row: int
+    graphs: set[int] = field(default_factory=set)
 
 
 _FOUND: WeakKeyDictionary[Field, dict[Hashable, _Found]] = WeakKeyDictionary()
@@ -71,6 +88,7 @@ class Divergence:
             chunk: most rows in a call of the network, copies counted.
             k: directions.
         """
+        self._first = f, x
         if self.found is None:
             self.found = self._known(f, x, kind)
         if not self.found.reverse:
@@ -80,8 +98,10 @@ class Divergence:
 
     def forms(
         self, f: Velocity, x: Tensor, directions: Tensor | None, most: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | None:
         """Values ``(b, *)``, and forms ``(b, k)``; the divergence ``(b, 1)`` without directions.
+
+        None where the mode is another one from now on: then :meth:`rows` is to be asked again.
 
         Args:
             f: the velocity.
@@ -97,7 +117,7 @@ class Divergence:
 
     def _reverse(
         self, f: Velocity, x: Tensor, directions: Tensor | None, most: int
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor] | None:
         """One call of few copies of the rows, and a product for each group of directions."""
         b, d = len(x), x[0].numel()
         k = d if directions is None else len(directions)
@@ -105,6 +125,8 @@ class Divergence:
         copies = -(-k // -(-k // copies))  # as few as do it in as many groups
         z = x if copies == 1 else x.repeat(copies, *(1,) * (x.ndim - 1))
         value, leaf = _recorded(lambda y: f(y, copies), z)
+        if not self._is_right(value):
+            return None
         parts, total = [], torch.zeros_like(x[:, :1].reshape(b, -1)[:, :1])
         for first in range(0, k, copies):
             count, keep = min(copies, k - first), first + copies < k
@@ -137,6 +159,17 @@ class Divergence:
                 kept[key] = found
         return found
 
+    def _is_right(self, value: Tensor) -> bool:
+        """Whether the reverse mode is right for the graph of a value; one that is new is tried."""
+        assert self.found is not None
+        graph = _operations(value)
+        if graph not in self.found.graphs:
+            tried, _ = self._look(*self._first)
+            self.found.reverse = tried.reverse
+            self.found.row = max(self.found.row, tried.row)
+            self.found.graphs |= {graph}
+        return self.found.reverse
+
     def _look(self, f: Velocity, x: Tensor) -> tuple[_Found, bool]:
         """Whether both modes agree at rows x, and whether this can be relied on."""
         modules = [m for net in self.field.networks if isinstance(net, nn.Module)
@@ -149,22 +182,26 @@ class Divergence:
         try:
             with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda t: t):
                 value, leaf = _recorded(lambda y: f(y, 1), x)
+            graph = _operations(value)
             pulled = _pulled(value, leaf, z, True)
+            mixed = len(x) > 1 and _mixes(value, leaf, z, pulled)
             again = _pulled(value, leaf, z, False)
         except (NotImplementedError, RuntimeError):
             return _Found(False, 0), True  # what is wrong will be told in forward mode
+        if mixed:
+            raise ValueError(_MIXED)
         row = meter.total // len(x)
         if not torch.equal(pulled, again):
             return _Found(False, 0), True
         try:
             change = jvp(lambda y: f(y, 1), x, z)[1]
         except (NotImplementedError, RuntimeError):
-            return _Found(True, row), True  # an operation without a forward derivative
+            return _Found(True, row, {graph}), True  # an operation without a forward derivative
         apart = sum_events((change - pulled) * z).abs()
         size = sum_events(change.square()).sqrt() * sum_events(z.square()).sqrt()
         sure = bool(torch.isfinite(size).all())
         agree = bool((apart <= torch.finfo(x.dtype).eps ** 0.5 * size).all())
-        return _Found(agree, row), sure
+        return _Found(agree, row, {graph}), sure
 
 
 class _Meter:
@@ -206,3 +243,29 @@ def _pulled(value: Tensor, leaf: Tensor, along: Tensor, keep: bool) -> Tensor:
     with torch.inference_mode(False):
         (found,) = torch.autograd.grad(value, leaf, along, retain_graph=keep, allow_unused=True)
     return torch.zeros_like(leaf) if found is None else found
+
+
+def _operations(value: Tensor) -> int:
+    """A number for the operations in the graph of a value, in their order."""
+    told: list[Any] = []
+    seen: dict[Any, int] = {}
+    todo: list[Any] = [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            told.append(seen.get(node))
+            continue
+        seen[node] = len(seen)
+        told.append(node.name())
+        todo += [following for following, _ in node.next_functions]
+    return hash(tuple(told))
+
+
+def _mixes(value: Tensor, leaf: Tensor, z: Tensor, pulled: Tensor) -> bool:
+    """Whether a row of the value depends on other rows of x."""
+    along = z.clone()
+    along[1:] = 0
+    others = _pulled(value, leaf, along, True)[1:]
+    size = torch.linalg.vector_norm(pulled.double())
+    found = torch.linalg.vector_norm(others.double())
+    return bool((found > torch.finfo(z.dtype).eps ** 0.5 * size) & found.isfinite())

@@ -258,7 +258,11 @@ class Solver(nn.Module):
             velocity = self._velocity(stage, rows)
             if integrals:
                 along = None if self.probes is None else self.probes[:, rows]
-                value, forms = self.divergence.forms(velocity, x, along, size)
+                found = self.divergence.forms(velocity, x, along, size)
+                if found is None:  # the first rows showed that another mode is needed
+                    self.nfe -= 1
+                    return self.slope(stage, state)
+                value, forms = found
             else:
                 value, forms = velocity(x, 1), x.new_zeros(len(x), k)
             parts.append(torch.cat([value.flatten(1), forms], 1))

@@ -15,7 +15,23 @@ from torch.optim import optimizer as hooks
 
 __all__ = ["Move"]
 
-_FUSED = getattr(torch, "_fused_adam_", None)
+_TAKES = ["self", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps", "lr",
+          "beta1", "beta2", "weight_decay", "eps", "amsgrad", "maximize"]  # fmt: skip
+
+
+def _kernel() -> Any:
+    """Torch's fused kernel, which has no public name; None where it takes other arguments."""
+    try:
+        schema = torch.ops.aten._fused_adam_.default._schema
+        names = [argument.name for argument in schema.arguments if not argument.has_default_value()]
+        return torch._fused_adam_ if names == _TAKES else None  # type: ignore[attr-defined]
+    except AttributeError:
+        return None
+
+
+_FUSED, _STEP = _kernel(), Adam.step
+_KNOWN = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "capturable",
+          "differentiable", "fused", "decoupled_weight_decay"}  # fmt: skip
 _STATE = {"step", "exp_avg", "exp_avg_sq"}
 _Gathered = tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -99,6 +115,8 @@ def _is_plain(optimizer: Optimizer) -> bool:
     return (
         _FUSED is not None
         and type(optimizer) is Adam
+        and Adam.step is _STEP
+        and optimizer.defaults.keys() <= _KNOWN
         and not any(bool(each) for each in (*global_hooks, *own_hooks))
         and not {"step", "grad_scale", "found_inf"} & set(vars(optimizer))
     )
