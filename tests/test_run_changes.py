@@ -112,7 +112,12 @@ def adam(parameters, fused: bool) -> torch.optim.Optimizer:
 
 
 def compare(
-    change, how, make=velocity, loss=tpf.VelocityLoss, held=lambda field: field.parameters(), clip=None
+    change,
+    how,
+    make=velocity,
+    loss=tpf.VelocityLoss,
+    held=lambda field: field.parameters(),
+    clip=None,
 ):
     every, compiled = HOWS[how]
     field = make()
@@ -369,3 +374,93 @@ def test_a_weight_of_the_user_s_own_is_asked_once_a_step(weight):
     trainer = fitted(tpf.Trainer(velocity(), tpf.VelocityLoss(weight=own)), steps=12)
     assert own.calls == 12
     assert len(trainer.history) == 12
+
+
+# ------------------------------------------------------------ networks and losses of others
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.told, self.last = (
+            nn.Embedding(5, 8, sparse=True),
+            nn.Linear(3, 8),
+            nn.Linear(8, 2),
+        )
+
+    def forward(self, t, x, label):
+        h = self.told(torch.cat([t[:, None], x], 1)) + self.table(label)
+        return self.last(h.tanh())
+
+
+def test_sparse_gradients_have_a_norm_like_others():
+    label, made = torch.arange(96) % 5, []
+    for sparse in (True, False):
+        field = velocity(Sparse)
+        field.net.table.sparse = sparse
+        optimizer = torch.optim.SGD(field.parameters(), lr=0.05)
+        trainer = tpf.Trainer(field, optimizer=optimizer, ema=DECAY)
+        trainer.fit(
+            rows(),
+            steps=24,
+            batch_size=SIZE,
+            cond={"label": label},
+            progress=False,
+            generator=gen(3),
+        )
+        made.append(trainer)
+    assert made[0].history.gradient_norm.value == pytest.approx(made[1].history.gradient_norm.value)
+    for one, other in zip(made[0].parameters, made[1].parameters, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_an_optimizer_of_what_the_loss_does_not_depend_on_is_refused():
+    field = velocity()
+    trainer = tpf.Trainer(field, optimizer=adam(field.net.extra.parameters(), True))
+    with pytest.raises(ValueError, match="no parameter of the optimizer got a gradient"):
+        fitted(trainer)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_traced_networks_are_trained_as_they_were_written():
+    def traced():
+        net = seeded(Net)
+        return torch.jit.trace(net, (torch.zeros(3, dtype=F64), torch.zeros(3, 2, dtype=F64)))
+
+    one, other = (
+        fitted(tpf.Trainer(tpf.Velocity(make(), straight())))
+        for make in (traced, lambda: seeded(Net))
+    )
+    for a, b in zip(one.parameters, other.parameters, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["distance", "evaluate", "draw"])
+@pytest.mark.parametrize("every", [1, AT])
+def test_a_method_that_is_put_into_a_loss_is_the_one_that_is_called(name, every):
+    """Were it overlooked, the run would be that of the loss as it is."""
+    own = {
+        "distance": lambda prediction, target: (prediction - target).abs().sum(1),
+        "evaluate": lambda field, sample: 3 * tpf.VelocityLoss.evaluate(loss, field, sample),
+        "draw": lambda field, batch, generator=None: tpf.VelocityLoss.draw(
+            loss, field, tpf.Batch(2 * batch.x1), generator=generator
+        ),
+    }
+    subclass = type("Own", (tpf.VelocityLoss,), {name: lambda self, *a, **k: own[name](*a, **k)})
+    losses = []
+    for loss in (tpf.VelocityLoss(), subclass()):
+        if type(loss) is tpf.VelocityLoss:
+            setattr(loss, name, own[name])
+        trainer = tpf.Trainer(velocity(), loss)
+        trainer.fit(
+            rows(),
+            steps=8,
+            batch_size=SIZE,
+            callbacks=[Does(lambda run: None, every)],
+            progress=False,
+            generator=gen(3),
+        )
+        losses.append(trainer.history.loss)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    plain = fitted(tpf.Trainer(velocity(), tpf.VelocityLoss()))
+    assert losses[0] != pytest.approx(plain.history.loss, rel=1e-3)

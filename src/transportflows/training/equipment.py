@@ -60,7 +60,14 @@ class Equipment:
     def look(self) -> None:
         """Make anew what hangs on something that is another one than it was."""
         run, parameters, free = self.run, self.run.parameters, trainable(self.run.field)
-        now: list[Any] = [run.optimizer, run.scheduler, run.loss, run.field, run.world, run.accumulate]
+        now: list[Any] = [
+            run.optimizer,
+            run.scheduler,
+            run.loss,
+            run.field,
+            run.world,
+            run.accumulate,
+        ]
         now += [run.autocast, run.compiled, len(parameters), *parameters, *free]
         if run.compiled is not None:
             run.compiled.follow(run.loss, run.field, parameters, run.autocast)

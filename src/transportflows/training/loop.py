@@ -30,7 +30,7 @@ from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
 from .equipment import Equipment
 from .failures import non_finite
-from .gradients import all_finite, clip_, norm_of
+from .gradients import all_finite, check_some, clip_, norm_of
 from .objective import LAYERS
 from .plan import Plan
 from .run import Run
@@ -139,6 +139,8 @@ class Loop:
         batch, sample, generator = drawn
         run.meet(self.plan.conditions)
         values, times = equipment.objective.backward(batch, generator, seed, sample)
+        if step + 1 == self.first:
+            check_some(equipment.parameters)
         norm = None
         if run.clip is not None:
             norm = clip_(equipment.parameters, run.clip, equipment.foreach)
@@ -180,7 +182,9 @@ class Loop:
         run, plan, began = self.run, self.plan, time.perf_counter()
         self._agree_on_buffers()
         with run.evaluating():
-            score = self.equipment.objective.mean(plan.held_out_batches(run, self.generator), self.generator)
+            score = self.equipment.objective.mean(
+                plan.held_out_batches(run, self.generator), self.generator
+            )
         self.recorder.add_validation(run.step, score)
         self.validated_at = run.step
         self.since += time.perf_counter() - began

@@ -121,7 +121,11 @@ class Run:
 
     @property
     def history(self) -> History:
-        """All steps so far, also those of a run that was interrupted."""
+        """All steps so far, also those of a run that was interrupted.
+
+        While a fit goes on, those that were read: losses are read every 50 steps, or every half
+        second, so that the last ones may be missing.
+        """
         return self.recorder.history()
 
     def stop(self, reason: str = "stopped by a callback") -> None:
