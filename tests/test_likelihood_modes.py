@@ -55,7 +55,7 @@ def field_of(net: nn.Module, shape: tuple[int, ...]) -> tpf.Velocity:
 
 def forward_only(monkeypatch) -> None:
     found = modes._Found(False, 0)
-    monkeypatch.setattr(modes.Divergence, "_known", lambda self, f, x, kind: found)
+    monkeypatch.setattr(modes.Divergence, "_known", lambda self, f, x, kind, place: found)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2)])
@@ -128,7 +128,12 @@ def test_the_divergence_is_taken_where_it_has_a_weight() -> None:
     field = field_of(net, (2,))
     x = torch.randn(600, 2, generator=seeded(), dtype=torch.float64)
     rows = []
-    net.register_forward_pre_hook(lambda module, given: rows.append(torch.is_grad_enabled()))
+
+    def notes(module, given):
+        if len(given[1]) == 600:  # and not a few, at which the modes are compared
+            rows.append(torch.is_grad_enabled())
+
+    net.register_forward_pre_hook(notes)
     tpf.log_likelihood(field, x, scheme="midpoint", steps=5)
     rows.clear()
     found = tpf.log_likelihood(field, x, scheme="midpoint", steps=5)
@@ -164,6 +169,10 @@ class Within(nn.Module):
 
     def forward(self, t, x):
         value, inside = self.one(t, x), 0.3 < float(t[0]) < 0.7
+        if self.kind == "weighed":
+            with torch.no_grad():
+                hidden = self.other(t, x)
+            return value + (1.0 if inside else 0.0) * hidden
         if self.kind == "hidden" and inside:
             with torch.no_grad():
                 return value + self.other(t, x)
@@ -172,7 +181,7 @@ class Within(nn.Module):
         return value
 
 
-@pytest.mark.parametrize("kind", ["hidden", "constant"])
+@pytest.mark.parametrize("kind", ["hidden", "weighed", "constant"])
 @pytest.mark.parametrize("scheme", ["midpoint", "rk4"])
 def test_a_network_is_looked_at_wherever_it_is_another(kind, scheme, monkeypatch) -> None:
     field = field_of(Within(kind), (2,))
@@ -202,6 +211,28 @@ def test_a_network_that_changed_since_is_looked_at_again(monkeypatch) -> None:
     forward_only(monkeypatch)
     right = tpf.log_likelihood(field, x, scheme="rk4", steps=4).log_prob
     torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+
+
+def test_conditions_decide_what_is_hidden(monkeypatch) -> None:
+    class Strength(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = Plain((2,)), Plain((2,))
+
+        def forward(self, t, x, w):
+            with torch.no_grad():
+                hidden = self.other(t, x)
+            return self.one(t, x) + w[:, None] * hidden
+
+    field = field_of(Strength(), (2,))
+    x = torch.randn(30, 2, generator=seeded(), dtype=torch.float64)
+    none, late = torch.zeros(30, dtype=torch.float64), torch.linspace(-1, 1, 30).clamp(min=0)
+    given = [{"w": w.double()} for w in (none, late, torch.ones(30))]
+    found = [tpf.log_likelihood(field, x, scheme="rk4", steps=4, cond=c).log_prob for c in given]
+    forward_only(monkeypatch)
+    for one, cond in zip(found, given, strict=True):
+        right = tpf.log_likelihood(field, x, scheme="rk4", steps=4, cond=cond).log_prob
+        torch.testing.assert_close(one, right, rtol=0, atol=1e-12)
 
 
 class Centred(nn.Module):

@@ -7,9 +7,10 @@ direction is a row of its own, with a value of its own: ``2 k`` calls, of operat
 often writes out. So it is the reverse mode that is taken, but where
 
 - a graph is wanted, which would have to be differentiated twice: forward mode is recorded as it is;
-- the two do not agree on the first rows, as where a part of a network is under ``no_grad``, where
-  the reverse mode sees a constant; or the network has no graph at all. They are compared for each
-  graph of other operations, as that of guidance within its interval of times is;
+- the two do not agree on a few rows, as where a part of a network is under ``no_grad``, where the
+  reverse mode sees a constant; or the network has no graph at all. They are compared for each graph
+  of other operations, as that of guidance within its interval of times is, in each sixteenth of
+  time once, and in each quarter of it in every solve: what is hidden may have a weight that is 0;
 - a network waits for the backward pass that a graph promises (DistributedDataParallel).
 
 What has no forward derivative is done in reverse mode in all cases. What was found of a field is
@@ -55,11 +56,13 @@ class _Found:
         reverse: whether the reverse mode is right.
         row: bytes of a graph for a row.
         graphs: those for which it is.
+        places: sixteenths of time in which it is.
     """
 
     reverse: bool
     row: int
     graphs: set[int] = field(default_factory=set)
+    places: set[int] = field(default_factory=set)
 
 
 _FOUND: WeakKeyDictionary[Field, dict[Hashable, _Found]] = WeakKeyDictionary()
@@ -77,20 +80,27 @@ class Divergence:
         self.field, self.graph = field, graph
         self.forward = Directional(graph=graph)
         self.found: _Found | None = _Found(False, 0) if graph else None
+        self._calls, self._quarters = 0, set[int]()
 
-    def rows(self, f: Velocity, x: Tensor, kind: Hashable, chunk: int, k: int) -> int:
+    def rows(self, f: Velocity, x: Tensor, time: Tensor, kind: Hashable, chunk: int, k: int) -> int:
         """How many rows may go in one call.
 
         Args:
-            f: at the first two rows at least, or at the only one.
-            x: states, ``(n, *)``.
+            f: at some of the rows.
+            x: states of these, ``(n, *)``.
+            time: of the evaluation, ``()``.
             kind: what tells one form of the field from another beside the shape of x.
             chunk: most rows in a call of the network, copies counted.
             k: directions.
         """
-        self._first = f, x
+        self._some, place = (f, x), self._place(time)
         if self.found is None:
-            self.found = self._known(f, x, kind)
+            self.found = self._known(f, x, kind, place)
+        found = self.found
+        if found.reverse and not (place in found.places and place // 4 in self._quarters):
+            self._try()
+        found.places.add(place)
+        self._quarters.add(place // 4)
         if not self.found.reverse:
             return max(1, chunk // k)
         budget = _GRAPH if x.device.type == "cpu" else _CARD
@@ -147,8 +157,15 @@ class Divergence:
 
     # --------------------------------------------------------------------------- what is found
 
-    def _known(self, f: Velocity, x: Tensor, kind: Hashable) -> _Found:
-        """What was found of the field before, or is found now at its first rows."""
+    def _place(self, time: Tensor) -> int:
+        """The sixteenth of time; or, so as not to wait for a device, how many calls there were."""
+        self._calls += 1
+        if time.device.type == "cpu":
+            return min(15, int(16 * float(time)))
+        return 4 * self._calls.bit_length()
+
+    def _known(self, f: Velocity, x: Tensor, kind: Hashable, place: int) -> _Found:
+        """What was found of the field before, or is found now at some rows."""
         networks = tuple(id(net) for net in self.field.networks)
         key = networks, x.shape[1:], x.dtype, x.device, kind
         kept = _FOUND.setdefault(self.field, {})
@@ -157,6 +174,8 @@ class Divergence:
             found, sure = self._look(f, x)
             if sure:
                 kept[key] = found
+            found.places.add(place)
+            self._quarters.add(place // 4)
         return found
 
     def _is_right(self, value: Tensor) -> bool:
@@ -164,11 +183,17 @@ class Divergence:
         assert self.found is not None
         graph = _operations(value)
         if graph not in self.found.graphs:
-            tried, _ = self._look(*self._first)
-            self.found.reverse = tried.reverse
-            self.found.row = max(self.found.row, tried.row)
-            self.found.graphs |= {graph}
+            self._try()
+            self.found.graphs.add(graph)
         return self.found.reverse
+
+    def _try(self) -> None:
+        """See whether the modes still agree at some rows, by the graph that is there now."""
+        assert self.found is not None
+        tried, _ = self._look(*self._some)
+        self.found.reverse = tried.reverse
+        self.found.row = max(self.found.row, tried.row)
+        self.found.graphs |= tried.graphs
 
     def _look(self, f: Velocity, x: Tensor) -> tuple[_Found, bool]:
         """Whether both modes agree at rows x, and whether this can be relied on."""
