@@ -10,7 +10,8 @@ often writes out. So it is the reverse mode that is taken, but where
 - the two do not agree on a few rows, as where a part of a network is under ``no_grad``, where the
   reverse mode sees a constant; or the network has no graph at all. They are compared for each graph
   of other operations, as that of guidance within its interval of times is, in each sixteenth of
-  time once, and in each quarter of it in every solve: what is hidden may have a weight that is 0;
+  time once, and in every solve in one quarter of time, with conditions in each: what is hidden may
+  have a weight that is 0;
 - a network waits for the backward pass that a graph promises (DistributedDataParallel).
 
 What has no forward derivative is done in reverse mode in all cases. What was found of a field is
@@ -22,15 +23,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from .._core.autodiff import Directional, jvp, ordinary
+from .._core.autodiff import Directional, jvp
 from .._core.tensor import sum_events
 from ..fields.base import Field
+from .graphs import Meter, mixes, operations, pulled_back, recorded
 
 __all__ = ["Divergence"]
 
@@ -57,12 +58,14 @@ class _Found:
         row: bytes of a graph for a row.
         graphs: those for which it is.
         places: sixteenths of time in which it is.
+        solves: how many began.
     """
 
     reverse: bool
     row: int
     graphs: set[int] = field(default_factory=set)
     places: set[int] = field(default_factory=set)
+    solves: int = 0
 
 
 _FOUND: WeakKeyDictionary[Field, dict[Hashable, _Found]] = WeakKeyDictionary()
@@ -82,7 +85,16 @@ class Divergence:
         self.found: _Found | None = _Found(False, 0) if graph else None
         self._calls, self._quarters = 0, set[int]()
 
-    def rows(self, f: Velocity, x: Tensor, time: Tensor, kind: Hashable, chunk: int, k: int) -> int:
+    def rows(
+        self,
+        f: Velocity,
+        x: Tensor,
+        time: Tensor,
+        kind: Hashable,
+        chunk: int,
+        k: int,
+        conditions: bool,
+    ) -> int:
         """How many rows may go in one call.
 
         Args:
@@ -92,10 +104,14 @@ class Divergence:
             kind: what tells one form of the field from another beside the shape of x.
             chunk: most rows in a call of the network, copies counted.
             k: directions.
+            conditions: whether there are some.
         """
         self._some, place = (f, x), self._place(time)
         if self.found is None:
             self.found = self._known(f, x, kind, place)
+            self.found.solves += 1
+            if not conditions:
+                self._quarters |= set(range(4)) - {self.found.solves % 4}
         found = self.found
         if found.reverse and not (place in found.places and place // 4 in self._quarters):
             self._try()
@@ -134,7 +150,7 @@ class Divergence:
         copies = min(k, max(1, min(_ROWS, most) // b))
         copies = -(-k // -(-k // copies))  # as few as do it in as many groups
         z = x if copies == 1 else x.repeat(copies, *(1,) * (x.ndim - 1))
-        value, leaf = _recorded(lambda y: f(y, copies), z)
+        value, leaf = recorded(lambda y: f(y, copies), z)
         if not self._is_right(value):
             return None
         parts, total = [], torch.zeros_like(x[:, :1].reshape(b, -1)[:, :1])
@@ -146,7 +162,7 @@ class Divergence:
                     along[c, :, first + c] = 1
             else:
                 along[:count] = directions[first : first + count].flatten(2)
-            pulled = _pulled(value, leaf, along.view_as(value), keep).view(copies, b, d)
+            pulled = pulled_back(value, leaf, along.view_as(value), keep).view(copies, b, d)
             if directions is None:
                 for c in range(count):
                     total += pulled[c, :, first + c].unsqueeze(1)
@@ -181,7 +197,7 @@ class Divergence:
     def _is_right(self, value: Tensor) -> bool:
         """Whether the reverse mode is right for the graph of a value; one that is new is tried."""
         assert self.found is not None
-        graph = _operations(value)
+        graph = operations(value)
         if graph not in self.found.graphs:
             self._try()
             self.found.graphs.add(graph)
@@ -190,10 +206,14 @@ class Divergence:
     def _try(self) -> None:
         """See whether the modes still agree at some rows, by the graph that is there now."""
         assert self.found is not None
-        tried, _ = self._look(*self._some)
-        self.found.reverse = tried.reverse
-        self.found.row = max(self.found.row, tried.row)
-        self.found.graphs |= tried.graphs
+        f, x = self._some
+        z = _direction(x)
+        try:
+            value, leaf = recorded(lambda y: f(y, 1), x)
+            self.found.reverse = self._agree(f, x, z, pulled_back(value, leaf, z, False))[0]
+            self.found.graphs.add(operations(value))
+        except (NotImplementedError, RuntimeError):
+            self.found.reverse = False
 
     def _look(self, f: Velocity, x: Tensor) -> tuple[_Found, bool]:
         """Whether both modes agree at rows x, and whether this can be relied on."""
@@ -201,16 +221,15 @@ class Divergence:
                    for m in net.modules()]  # fmt: skip
         if any(type(m).__name__ in _WAITING for m in modules):
             return _Found(False, 0), True
-        law = torch.Generator().manual_seed(0)
-        z = torch.randn(x.shape, generator=law, dtype=torch.float64).to(x)
-        meter = _Meter(modules)
+        z = _direction(x)
+        meter = Meter(modules)
         try:
             with torch.autograd.graph.saved_tensors_hooks(meter.pack, lambda t: t):
-                value, leaf = _recorded(lambda y: f(y, 1), x)
-            graph = _operations(value)
-            pulled = _pulled(value, leaf, z, True)
-            mixed = len(x) > 1 and _mixes(value, leaf, z, pulled)
-            again = _pulled(value, leaf, z, False)
+                value, leaf = recorded(lambda y: f(y, 1), x)
+            graph = operations(value)
+            pulled = pulled_back(value, leaf, z, True)
+            mixed = len(x) > 1 and mixes(value, leaf, z, pulled)
+            again = pulled_back(value, leaf, z, False)
         except (NotImplementedError, RuntimeError):
             return _Found(False, 0), True  # what is wrong will be told in forward mode
         if mixed:
@@ -218,79 +237,21 @@ class Divergence:
         row = meter.total // len(x)
         if not torch.equal(pulled, again):
             return _Found(False, 0), True
+        agree, sure = self._agree(f, x, z, pulled)
+        return _Found(agree, row, {graph}), sure
+
+    def _agree(self, f: Velocity, x: Tensor, z: Tensor, pulled: Tensor) -> tuple[bool, bool]:
+        """Whether the forward mode gives the same forms along z, and whether this is sure."""
         try:
             change = jvp(lambda y: f(y, 1), x, z)[1]
         except (NotImplementedError, RuntimeError):
-            return _Found(True, row, {graph}), True  # an operation without a forward derivative
+            return True, True  # an operation without a forward derivative
         apart = sum_events((change - pulled) * z).abs()
         size = sum_events(change.square()).sqrt() * sum_events(z.square()).sqrt()
         sure = bool(torch.isfinite(size).all())
-        agree = bool((apart <= torch.finfo(x.dtype).eps ** 0.5 * size).all())
-        return _Found(agree, row, {graph}), sure
+        return bool((apart <= torch.finfo(x.dtype).eps ** 0.5 * size).all()), sure
 
 
-class _Meter:
-    """Counts the bytes that a graph keeps, those of parameters left out."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        own = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
-        self.seen = {_place(t) for t in own if t is not None}
-        self.kept: list[Any] = []
-        self.total = 0
-
-    def pack(self, t: Tensor) -> Tensor:
-        """Count a tensor, once."""
-        place = _place(t)
-        if place not in self.seen:
-            self.seen.add(place)
-            self.kept.append(t)  # so that its place is not taken by another
-            self.total += t.numel() * t.element_size()
-        return t
-
-
-def _place(t: Tensor) -> int:
-    """Where the numbers of a tensor lie, or the tensor itself where that is not told."""
-    try:
-        return t.untyped_storage().data_ptr()
-    except RuntimeError:  # of a device that is none of torch's own
-        return id(t)
-
-
-def _recorded(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """``f(x)`` with its graph, and the x that it goes back to."""
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = ordinary(x).detach().requires_grad_()
-        return f(leaf), leaf
-
-
-def _pulled(value: Tensor, leaf: Tensor, along: Tensor, keep: bool) -> Tensor:
-    """``(∂f)ᵀ along``, of the shape of x."""
-    with torch.inference_mode(False):
-        (found,) = torch.autograd.grad(value, leaf, along, retain_graph=keep, allow_unused=True)
-    return torch.zeros_like(leaf) if found is None else found
-
-
-def _operations(value: Tensor) -> int:
-    """A number for the operations in the graph of a value, in their order."""
-    told: list[Any] = []
-    seen: dict[Any, int] = {}
-    todo: list[Any] = [value.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            told.append(seen.get(node))
-            continue
-        seen[node] = len(seen)
-        told.append(node.name())
-        todo += [following for following, _ in node.next_functions]
-    return hash(tuple(told))
-
-
-def _mixes(value: Tensor, leaf: Tensor, z: Tensor, pulled: Tensor) -> bool:
-    """Whether a row of the value depends on other rows of x."""
-    along = z.clone()
-    along[1:] = 0
-    others = _pulled(value, leaf, along, True)[1:]
-    size = torch.linalg.vector_norm(pulled.double())
-    found = torch.linalg.vector_norm(others.double())
-    return bool((found > torch.finfo(z.dtype).eps ** 0.5 * size) & found.isfinite())
+def _direction(x: Tensor) -> Tensor:
+    law = torch.Generator().manual_seed(0)
+    return torch.randn(x.shape, generator=law, dtype=torch.float64).to(x)

@@ -251,8 +251,9 @@ class Solver(nn.Module):
             kind = tuple(sorted(self.cond)), stage.weights.needed
             directions = d if self.probes is None else k
             size = self.divergence.rows(
-                self._velocity(stage, few), some, stage.time, kind, chunk, directions
-            )
+                self._velocity(stage, few), some, stage.time, kind, chunk, directions,
+                bool(self.cond),
+            )  # fmt: skip
         parts = []
         for begin in range(0, n, size):
             rows = slice(begin, begin + size) if n > size else slice(None)

@@ -221,7 +221,7 @@ class CompiledStep:
         """What is compiled: parameters, a sample and shares to losses and gradients."""
         module, names = self.module, tuple(self.names)
         # Asked when a graph is made, which then tells its number at each call.
-        number = torch.compiler.assume_constant_result(_number)
+        number = torch.compiler.assume_constant_result(_number)  # type: ignore[no-untyped-call]
 
         def step(parameters: list[Tensor], sample: Any, share: Tensor) -> _Result:
             def mean(parameters: list[Tensor]) -> tuple[Tensor, Tensor]:

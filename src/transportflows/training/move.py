@@ -24,12 +24,13 @@ def _kernel() -> Any:
     try:
         schema = torch.ops.aten._fused_adam_.default._schema
         names = [argument.name for argument in schema.arguments if not argument.has_default_value()]
-        return torch._fused_adam_ if names == _TAKES else None  # type: ignore[attr-defined]
+        return torch._fused_adam_ if names == _TAKES else None
     except AttributeError:
         return None
 
 
-_FUSED, _STEP = _kernel(), Adam.step
+_FUSED = _kernel()
+_FILE = Optimizer.profile_hook_step.__code__.co_filename  # torch wraps the step of each class
 _KNOWN = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "capturable",
           "differentiable", "fused", "decoupled_weight_decay"}  # fmt: skip
 _STATE = {"step", "exp_avg", "exp_avg_sq"}
@@ -73,7 +74,7 @@ class Move:
             beta1, beta2 = group["betas"]
             with torch.no_grad():
                 torch._foreach_add_(steps, 1)
-                _FUSED(  # type: ignore[misc]
+                _FUSED(
                     parameters,
                     gradients,
                     means,
@@ -115,7 +116,7 @@ def _is_plain(optimizer: Optimizer) -> bool:
     return (
         _FUSED is not None
         and type(optimizer) is Adam
-        and Adam.step is _STEP
+        and Adam.step.__code__.co_filename == _FILE
         and optimizer.defaults.keys() <= _KNOWN
         and not any(bool(each) for each in (*global_hooks, *own_hooks))
         and not {"step", "grad_scale", "found_inf"} & set(vars(optimizer))
