@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import warnings
@@ -289,7 +290,7 @@ def test_what_cannot_be_compiled_is_eager_with_the_reason_once(case, monkeypatch
     if case == "layers that draw":  # whatever a compiler draws, a graph of other numbers is refused
         how = {"backend": "eager"}
         monkeypatch.setattr(
-            "transportflows.training.compiled._restore", lambda *_: torch.manual_seed(11)
+            "transportflows.training.compiled.TakenBack", lambda *_: lambda: torch.manual_seed(11)
         )
         reason = "gives other numbers"
 
@@ -366,3 +367,105 @@ def test_a_parameter_that_has_a_gradient_later_is_moved_too():
     fresh = seeded(Late).double()
     assert not torch.equal(other.field.net.later.weight, fresh.later.weight)
     assert alike(one, other)
+
+
+class Statistics(nn.Module):
+    """A network with buffers that each call in training mode moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, t, x):
+        return self.last(self.norm(self.first(torch.cat([t[:, None], x], 1))).tanh())
+
+
+class Evaluated(Statistics):
+    """With statistics that stay, as those of a part that is trained no more."""
+
+    def forward(self, t, x):
+        self.norm.eval()
+        return super().forward(t, x)
+
+
+class Evaluates(Callback):
+    every = 5
+
+    def on_step(self, trainer):
+        trainer.field.net.norm.train(trainer.step % 10 == 0)
+
+
+@pytest.mark.parametrize("callbacks", [[], [Evaluates()]])
+@pytest.mark.filterwarnings("ignore:compile= makes no graph")  # by this torch, of buffers that move
+def test_buffers_move_as_in_an_eager_fit(callbacks):
+    one, other = (
+        fitted(
+            tpf.Velocity(seeded(Statistics).double(), straight()),
+            steps=17,
+            callbacks=callbacks,
+            compile=how,
+        )
+        for how in (QUICK, False)
+    )
+    assert alike(one, other)
+    for a, b in zip(one.field.buffers(), other.field.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Turns(Callback):
+    every = 3
+
+    def on_step(self, trainer):
+        trainer.field.net.whole = not trainer.field.net.whole
+
+
+def test_a_parameter_that_has_a_gradient_at_times_rests_between():
+    """Adam would go on with its momentum, were it given zeros."""
+    one, other = (
+        fitted(
+            tpf.Velocity(seeded(Late).double(), straight()),
+            steps=20,
+            callbacks=[Turns()],
+            compile=how,
+        )
+        for how in (QUICK, False)
+    )
+    assert one.compiled.reason is None
+    assert alike(one, other)
+
+
+class Transposed(nn.Module):
+    """Parameters and gradients that lie in memory in other orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(0.3 * torch.randn(3, 8))
+        self.last = nn.Parameter(0.3 * torch.randn(8, 2).t())
+        self.three = nn.Parameter(0.1 * torch.randn(8, 5, 8).permute(2, 0, 1))
+
+    def forward(self, t, x):
+        h = (torch.cat([t[:, None], x], 1) @ self.first).tanh()
+        h = h + torch.einsum("bi,ijk->bj", h, self.three.permute(1, 0, 2))
+        return (self.last @ h.t()).t()
+
+
+def test_gradients_lie_in_memory_as_parameters_do():
+    one, other = (
+        fitted(tpf.Velocity(seeded(Transposed).double(), straight()), compile=how)
+        for how in (QUICK, False)
+    )
+    assert one.compiled.reason is None
+    assert alike(one, other)
+
+
+def test_a_copy_makes_its_own_graph():
+    trainer, eager = (
+        fitted(tpf.Velocity(seeded(Evaluated).double(), straight()), compile=how)
+        for how in (QUICK, False)
+    )
+    assert trainer.compiled.reason is None
+    twin = copy.deepcopy(trainer)
+    trainer.field.net.norm.running_mean.add_(3.0)  # nothing to the copy
+    for each in (twin, eager):
+        each.fit(rows(96), steps=6, batch_size=16, progress=False)
+    assert alike(eager, twin)

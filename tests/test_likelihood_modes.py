@@ -55,7 +55,7 @@ def field_of(net: nn.Module, shape: tuple[int, ...]) -> tpf.Velocity:
 
 def forward_only(monkeypatch) -> None:
     found = modes._Found(False, 0)
-    monkeypatch.setattr(modes.Divergence, "_known", lambda self, f, x, kind: found)
+    monkeypatch.setattr(modes.Divergence, "_known", lambda self, f, x, kind, place: found)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2)])
@@ -128,7 +128,12 @@ def test_the_divergence_is_taken_where_it_has_a_weight() -> None:
     field = field_of(net, (2,))
     x = torch.randn(600, 2, generator=seeded(), dtype=torch.float64)
     rows = []
-    net.register_forward_pre_hook(lambda module, given: rows.append(torch.is_grad_enabled()))
+
+    def notes(module, given):
+        if len(given[1]) == 600:  # and not a few, at which the modes are compared
+            rows.append(torch.is_grad_enabled())
+
+    net.register_forward_pre_hook(notes)
     tpf.log_likelihood(field, x, scheme="midpoint", steps=5)
     rows.clear()
     found = tpf.log_likelihood(field, x, scheme="midpoint", steps=5)
@@ -153,3 +158,98 @@ def test_gradients_go_as_they_went() -> None:
         weight[3, 1] += step
     after = tpf.log_likelihood(field, x.detach(), scheme="midpoint", steps=4).log_prob
     assert float((after - plain).sum()) / step == pytest.approx(float(by_weight[3, 1]), rel=1e-3)
+
+
+class Within(nn.Module):
+    """A network that does something else in the middle of time."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.one, self.other, self.kind = Plain((2,)), Plain((2,)), kind
+
+    def forward(self, t, x):
+        value, inside = self.one(t, x), 0.3 < float(t[0]) < 0.7
+        if self.kind == "weighed":
+            with torch.no_grad():
+                hidden = self.other(t, x)
+            return value + (1.0 if inside else 0.0) * hidden
+        if self.kind == "hidden" and inside:
+            with torch.no_grad():
+                return value + self.other(t, x)
+        if self.kind == "constant" and inside:
+            return torch.ones_like(x)
+        return value
+
+
+@pytest.mark.parametrize("kind", ["hidden", "weighed", "constant"])
+@pytest.mark.parametrize("scheme", ["midpoint", "rk4"])
+def test_a_network_is_looked_at_wherever_it_is_another(kind, scheme, monkeypatch) -> None:
+    field = field_of(Within(kind), (2,))
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    found = [tpf.log_likelihood(field, x, scheme=scheme, steps=10, chunk=c).log_prob
+             for c in (None, 2)]  # fmt: skip
+    forward_only(monkeypatch)
+    right = tpf.log_likelihood(field, x, scheme=scheme, steps=10).log_prob
+    for one in found:
+        torch.testing.assert_close(one, right, rtol=0, atol=1e-9)
+
+
+def test_a_network_that_changed_since_is_looked_at_again(monkeypatch) -> None:
+    net = Plain((2,))
+    field = field_of(net, (2,))
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    tpf.log_likelihood(field, x, scheme="rk4", steps=4)
+
+    def hides(module, given):
+        (h,) = given
+        with torch.no_grad():
+            hidden = h.sin()
+        return (h + hidden,)
+
+    net.last.register_forward_pre_hook(hides)
+    found = tpf.log_likelihood(field, x, scheme="rk4", steps=4).log_prob
+    forward_only(monkeypatch)
+    right = tpf.log_likelihood(field, x, scheme="rk4", steps=4).log_prob
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+
+
+def test_conditions_decide_what_is_hidden(monkeypatch) -> None:
+    class Strength(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = Plain((2,)), Plain((2,))
+
+        def forward(self, t, x, w):
+            with torch.no_grad():
+                hidden = self.other(t, x)
+            return self.one(t, x) + w[:, None] * hidden
+
+    field = field_of(Strength(), (2,))
+    x = torch.randn(30, 2, generator=seeded(), dtype=torch.float64)
+    none, late = torch.zeros(30, dtype=torch.float64), torch.linspace(-1, 1, 30).clamp(min=0)
+    given = [{"w": w.double()} for w in (none, late, torch.ones(30))]
+    found = [tpf.log_likelihood(field, x, scheme="rk4", steps=4, cond=c).log_prob for c in given]
+    forward_only(monkeypatch)
+    for one, cond in zip(found, given, strict=True):
+        right = tpf.log_likelihood(field, x, scheme="rk4", steps=4, cond=cond).log_prob
+        torch.testing.assert_close(one, right, rtol=0, atol=1e-12)
+
+
+class Centred(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Plain((2,))
+
+    def forward(self, t, x):
+        return self.net(t, x - x.mean(0))
+
+
+def test_networks_that_mix_rows_are_refused() -> None:
+    normed = Plain((2,))
+    normed.norm = nn.BatchNorm1d(24, track_running_stats=False)
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    for net in (Centred(), normed):
+        field = field_of(net, (2,))
+        for divergence in ("exact", "hutchinson"):
+            with pytest.raises(ValueError, match="mixes the rows of a batch"):
+                tpf.log_likelihood(field, x, scheme="rk4", steps=4, divergence=divergence)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import transportflows as tpf
 from transportflows.losses.blocks import draw_blocks, draws_in_blocks
 from transportflows.losses.slopes import slopes_of
+from transportflows.training import move as moves
 from transportflows.training.move import Move
 
 F64 = torch.float64
@@ -167,6 +168,40 @@ def test_other_optimizers_and_hooks_move_for_themselves():
     move()
     move()
     assert len(called) == 2
+
+
+def moved(optimizer, net) -> Move:
+    move = Move(optimizer)
+    for _ in range(3):
+        net(torch.zeros(4, dtype=F64), rows(4, 2)).square().sum().backward()
+        move()
+        optimizer.zero_grad()
+    return move
+
+
+@pytest.mark.parametrize("what", ["no kernel", "another step", "another setting"])
+def test_torch_moves_where_what_its_kernel_takes_is_not_known(what, monkeypatch):
+    nets = [mlp(), mlp()]
+    optimizers = [torch.optim.Adam(net.parameters(), 1e-2, fused=True) for net in nets]
+    assert moved(optimizers[1], nets[1])._gathered is not None
+    if what == "no kernel":
+        monkeypatch.setattr(moves, "_FUSED", None)
+    elif what == "another step":
+        step = torch.optim.Adam.step
+        monkeypatch.setattr(torch.optim.Adam, "step", lambda *given: step(*given))
+    else:
+        optimizers[0].defaults["nesterov"] = False
+    assert moved(optimizers[0], nets[0])._gathered is None
+    assert all(map(torch.equal, nets[0].parameters(), nets[1].parameters()))
+
+
+@pytest.mark.parametrize("takes", ["as known", "another argument", "nothing"])
+def test_a_kernel_is_used_only_by_the_arguments_that_are_known(takes, monkeypatch):
+    if takes == "another argument":
+        monkeypatch.setattr(moves, "_TAKES", [*moves._TAKES, "nesterov"])
+    elif takes == "nothing":
+        monkeypatch.delattr(torch, "_fused_adam_")
+    assert (moves._kernel() is None) is (takes != "as known")
 
 
 def test_latents_may_be_given():

@@ -251,7 +251,7 @@ def check_callable(
     like = f"{name} must be a function{'' if arguments is None else _of(arguments)}"
     if not callable(value):
         raise TypeError(f"{like}, got {shown(value)}")
-    if _is_plain_module(value) and type(value).forward is torch.nn.Module.forward:
+    if _is_plain_module(value) and getattr(type(value), "forward", None) is torch.nn.Module.forward:
         raise TypeError(f"{like}, got {shown(value)}, which has no forward")
     if arguments is None:
         return

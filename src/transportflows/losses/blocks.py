@@ -36,6 +36,7 @@ def draws_in_blocks(loss: Loss, field: Field) -> bool:
     return (
         isinstance(first, Regression)
         and type(first).draw is Regression.draw
+        and not {"draw", "prepare"} & (vars(first).keys() | vars(loss).keys())
         and not first.antithetic
         and type(field.process) is Process
         and type(field.process.coupling) in (Independent, Paired)

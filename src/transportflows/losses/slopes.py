@@ -23,6 +23,8 @@ from .sums import SumLoss
 
 __all__ = ["Slopes", "slopes_of"]
 
+_METHODS = ("evaluate", "terms", "distance", "compare", "weighed", "scaled", "predicted")
+
 
 class Slopes(NamedTuple):
     """Losses, and what their weighted sum is differentiated through.
@@ -53,6 +55,8 @@ def slopes_of(loss: Loss, field: Field, sample: Any, share: Tensor) -> Slopes | 
     """
     several = type(loss) is SumLoss
     parts: Sequence[Any] = loss.losses if type(loss) is SumLoss else [loss]
+    if several and _own_methods(loss):
+        return None
     if not isinstance(sample, PathSample) or not all(map(_is_square, parts)):
         return None
     if sample.noise_part.learned or sample.x.requires_grad:
@@ -82,10 +86,16 @@ def slopes_of(loss: Loss, field: Field, sample: Any, share: Tensor) -> Slopes | 
 def _is_square(loss: Any) -> bool:
     """Whether a loss is a regression whose distance is the square, with nothing around it."""
     kind = type(loss)
-    return isinstance(loss, Regression) and all(
-        getattr(kind, name) is getattr(Regression, name)
-        for name in ("evaluate", "terms", "distance", "compare", "weighed", "scaled", "predicted")
+    return (
+        isinstance(loss, Regression)
+        and all(getattr(kind, name) is getattr(Regression, name) for name in _METHODS)
+        and not _own_methods(loss)
     )
+
+
+def _own_methods(loss: Loss) -> bool:
+    """Whether a method was put into a loss itself, beside those of its class."""
+    return not vars(loss).keys().isdisjoint(_METHODS)
 
 
 def _rate(loss: Regression, sample: PathSample, share: Tensor) -> Tensor:
@@ -94,4 +104,8 @@ def _rate(loss: Regression, sample: PathSample, share: Tensor) -> Tensor:
     if sample.density is not None:
         rate = rate / sample.density
     weight = loss.row_weights(sample)
-    return rate if weight is None else rate * weight
+    if weight is None:
+        return rate
+    if not weight.requires_grad:
+        sample.keep(loss, loss.weight, weight)  # it is asked once: it may draw, or count its calls
+    return rate * weight

@@ -109,6 +109,7 @@ class Ahead:
         self.count = run.field.process.coupling.ahead
         self.device = run.parameters[0].device
         self._jobs: dict[int, Future[Any]] = {}
+        self._told = self._law()
         self._thread: ThreadPoolExecutor | None = None
 
     def take(self, step: int, last: int) -> Drawn:
@@ -121,7 +122,17 @@ class Ahead:
         return batch, sample, generator
 
     def forget(self) -> None:
-        """What is drawn in the thread stays: nothing that callbacks may change is in it."""
+        """Draw anew if a callback changed what is drawn from."""
+        told, self._told = self._told, self._law()
+        if told != self._told:
+            for job in self._jobs.values():
+                job.cancel()
+            self._jobs = {}
+
+    def _law(self) -> tuple[int, int, str]:
+        """What decides the draws, in words, and by which objects."""
+        loss, field = self.run.loss, self.run.field
+        return id(loss), id(field.process), repr(loss)
 
     def close(self) -> None:
         """Wait for what the thread is at, and end it."""

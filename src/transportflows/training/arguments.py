@@ -27,7 +27,7 @@ from .epochs import Epochs
 from .from_law import FromLaw
 from .iterable import FromIterable, FromLoader
 from .map_style import MapStyle
-from .schedules import RateSchedule, as_schedule
+from .schedules import RateSchedule, as_schedule, first_rate
 from .source import Source
 
 __all__ = [
@@ -134,8 +134,7 @@ def as_scheduler(
         )
     if isinstance(given, RateSchedule):
         for group in optimizer.param_groups:
-            rate = group["lr"]
-            group.setdefault("initial_lr", rate.clone() if isinstance(rate, Tensor) else rate)
+            first_rate(group)
         return given
     if isinstance(given, type) and issubclass(given, RateSchedule):
         raise TypeError(f"scheduler is the class {given.__name__}; write {given.__name__}()")

@@ -35,11 +35,14 @@ def blocks_of(run: Run, source: Source, callbacks: Sequence[Callback]) -> Blocks
         callbacks: those that are told of steps; after them a block is drawn anew.
     """
     often = any((callback.every or 1) < _STEPS for callback in callbacks)
-    if often or type(source) is not Epochs or not draws_alone(run):
-        return None
-    if not draws_in_blocks(run.loss, run.field) or _steps_of(source) == 1:
+    if often or type(source) is not Epochs or _steps_of(source) == 1 or not _together(run):
         return None
     return Blocks(run, source)
+
+
+def _together(run: Run) -> bool:
+    """Whether what a run draws may be drawn for several steps at once."""
+    return draws_alone(run) and draws_in_blocks(run.loss, run.field)
 
 
 def _steps_of(source: Epochs) -> int:
@@ -59,16 +62,18 @@ class Blocks:
     def __init__(self, run: Run, source: Epochs) -> None:
         self.run, self.source, self.steps = run, source, _steps_of(source)
         self.generator = stream(0, device=run.parameters[0].device)
-        self._number = -1
+        self._able, self._number = True, -1
         self._batches: list[Batch] = []
         self._samples: list[PathSample] = []
 
     def forget(self) -> None:
         """Draw anew, to the same numbers if nothing has changed: somebody may have changed it."""
-        self._number = -1
+        self._able, self._number = _together(self.run), -1
 
-    def take(self, step: int, last: int) -> Drawn:
-        """What was drawn for a step."""
+    def take(self, step: int, last: int) -> Drawn | None:
+        """What was drawn for a step; None where it is to draw for itself by now."""
+        if not self._able:
+            return None
         number, place = divmod(step, self.steps)
         if number != self._number:
             self._make(number)

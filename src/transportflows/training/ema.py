@@ -61,6 +61,22 @@ class EMA:
         torch._foreach_lerp_(self._held(self.averages), self._held(self.parameters), weight)
 
     @torch.no_grad()
+    def follow(self, parameters: Sequence[Tensor]) -> None:
+        """Average these parameters too; the average of one that is new begins at it as it is.
+
+        Parameters that are averaged already go on, those of another dtype or device in it.
+        """
+        known = {id(parameter) for parameter in self.parameters}
+        new = [parameter for parameter in parameters if id(parameter) not in known]
+        self.averages = [
+            a if a.dtype == p.dtype and a.device == p.device else a.to(p.device, p.dtype)
+            for a, p in zip(self.averages, self.parameters, strict=True)
+        ]
+        self.parameters += new
+        self.averages += [parameter.detach().clone() for parameter in new]
+        self._sharded = any(map(in_shards, self.parameters))
+
+    @torch.no_grad()
     def restart(self) -> None:
         """Begin anew from the parameters as they are now."""
         self.averages = [p.detach().clone() for p in self.parameters]

@@ -12,13 +12,27 @@ from .._core.precision import widest
 from .._core.shards import in_shards, local
 from .._core.shards import norm as shards_norm
 
-__all__ = ["all_finite", "clip_", "norm_of"]
+__all__ = ["all_finite", "check_some", "clip_", "norm_of"]
+
+
+def check_some(parameters: Sequence[Tensor]) -> None:
+    """Refuse a gradient in none of the parameters, by which nothing would ever move.
+
+    Raises:
+        ValueError: if no parameter has a gradient.
+    """
+    if all(parameter.grad is None for parameter in parameters):
+        raise ValueError(
+            "no parameter of the optimizer got a gradient: the loss depends on others only, such as"
+            " those of another network; make the optimizer from the parameters that it depends on"
+        )
 
 
 def norm_of(gradients: list[Tensor]) -> Tensor:
     """Euclidean norm of the whole gradient, ``()``."""
     if any(map(in_shards, gradients)):
         return shards_norm(gradients)
+    gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
     norms = list(torch._foreach_norm(gradients))
     if len({norm.dtype for norm in norms}) > 1:
         norms = [widest(norm) for norm in norms]

@@ -21,22 +21,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from tqdm import tqdm
 
 from .._core.random import mix, stream
 from .ahead import STEPS, Ahead, ahead_of
-from .arguments import trainable
 from .blocks import Blocks, blocks_of
 from .callbacks import Callback, writes
 from .contexts import BorrowedGenerator, HeldInterrupts, at_end, mode
+from .equipment import Equipment
 from .failures import non_finite
-from .gradients import all_finite, clip_, norm_of
-from .move import Move
-from .objective import LAYERS, Objective
+from .gradients import all_finite, check_some, clip_, norm_of
+from .objective import LAYERS
 from .plan import Plan
 from .run import Run
-from .schedules import RateSchedule
+from .schedules import first_rate
 from .snapshots import check_storable, snapshot
 
 __all__ = ["Loop"]
@@ -64,27 +62,7 @@ class Loop:
     def __init__(self, run: Run, plan: Plan, progress: bool) -> None:
         self.run, self.plan, self.progress = run, plan, progress
         self.world, self.recorder = run.world, run.recorder
-        self.parameters = run.parameters
-        mine = {id(parameter) for parameter in self.parameters}
-        inside = all(id(parameter) in mine for parameter in trainable(run.field))
-        self.objective = Objective(
-            run.loss,
-            run.field,
-            accumulate=run.accumulate,
-            autocast=run.autocast,
-            world=run.world,
-            parameters=self.parameters,
-            only=None if inside else tuple(self.parameters),
-            dropping=plan.dropping,
-            compiled=run.compiled,
-        )
-        given = run.scheduler
-        self.schedule = given if isinstance(given, RateSchedule) else None
-        self.plateau = given if isinstance(given, ReduceLROnPlateau) else None
-        each = isinstance(given, LRScheduler) and self.plateau is None
-        self.scheduler: Any = given if each else None  # stepped after each step
-        self.move = Move(run.optimizer)
-        self.foreach = True if self.parameters[0].device.type in ("cpu", "cuda") else None
+        self.equipment = Equipment(run, plan.dropping)
         self.stepped = [c for c in plan.callbacks if c.every is not None]
         self.watching = [c for c in plan.callbacks if writes(c, "on_validation")]
         self.reading = [c for c in plan.callbacks if writes(c, "on_read")]
@@ -116,10 +94,10 @@ class Loop:
         run, plan = self.run, self.plan
         with ExitStack() as ends:  # each of them is left, whatever another raises
             ends.enter_context(mode(run.field, True))
-            device = self.parameters[0].device
+            device = self.equipment.parameters[0].device
             self.generator = stream(0, device=device)
             self.layers = ends.enter_context(BorrowedGenerator(device))
-            self.objective.layers = self.layers
+            self.equipment.draws(self.layers)
             self.bar = ends.enter_context(
                 tqdm(
                     total=plan.last,
@@ -137,20 +115,22 @@ class Loop:
                 what = f"on_end of {type(callback).__name__}"
                 ends.push(at_end(partial(callback.on_end, run), what))
                 callback.on_start(run)
+            if plan.callbacks:
+                self._heard()
             ends.push(at_end(self._drain, "on_read of a callback"))
-            ends.callback(self._forget_gradients)
-            self._forget_gradients()
+            ends.callback(self.equipment.forget_gradients)
+            self.equipment.forget_gradients()
             self.interrupts = ends.enter_context(HeldInterrupts())
             yield
 
     def _step(self) -> None:
         """Draw, differentiate, move; an interruption comes before it or after it."""
-        run, step, last = self.run, self.run.step, self.plan.last
+        run, step, last, equipment = self.run, self.run.step, self.plan.last, self.equipment
         groups = run.optimizer.param_groups
-        if self.schedule is not None:
-            factor = self.schedule.factor(step, last)
+        if equipment.schedule is not None:
+            factor = equipment.schedule.factor(step, last)
             for group in groups:
-                group["lr"] = group["initial_lr"] * factor
+                group["lr"] = first_rate(group) * factor
         seed = mix(run.key, STEPS, step)  # type: ignore[arg-type]
         drawn = None if self.ahead is None else self.ahead.take(step, last)
         self.layers.manual_seed(mix(seed, LAYERS))
@@ -158,24 +138,26 @@ class Loop:
             drawn = self.plan.source.batch(step, last), None, self.generator.manual_seed(seed)
         batch, sample, generator = drawn
         run.meet(self.plan.conditions)
-        values, times = self.objective.backward(batch, generator, seed, sample)
+        values, times = equipment.objective.backward(batch, generator, seed, sample)
+        if step + 1 == self.first:
+            check_some(equipment.parameters)
         norm = None
         if run.clip is not None:
-            norm = clip_(self.parameters, run.clip, self.foreach)
+            norm = clip_(equipment.parameters, run.clip, equipment.foreach)
         elif (step + 1) % _NORM_EVERY == 0:
-            norm = norm_of([p.grad for p in self.parameters if p.grad is not None])
+            norm = norm_of([p.grad for p in equipment.parameters if p.grad is not None])
         rate = groups[0]["lr"]
         self.interrupts.held = True
-        self.move()
-        self._forget_gradients()
+        equipment.move()
+        equipment.forget_gradients()
         if run.ema is not None:
             run.ema.update()
         run.step = step + 1
         self.rows += len(batch)
         rate = rate.clone() if isinstance(rate, Tensor) else rate
         self.recorder.add(run.step, values, rate, times=times, rows=len(batch), norm=norm)
-        if self.scheduler is not None:
-            self.scheduler.step()
+        if equipment.scheduler is not None:
+            equipment.scheduler.step()
         self.interrupts.release()
 
     def _after_step(self) -> None:
@@ -186,8 +168,8 @@ class Loop:
             check_storable(run, plan.callbacks)  # now the optimizer has its memory
         if plan.held_out is not None and (step % plan.validation_every == 0 or done):
             score = self._validate()
-            if self.plateau is not None:
-                self.plateau.step(score)
+            if self.equipment.plateau is not None:
+                self.equipment.plateau.step(score)
         late = time.perf_counter() - self.since > self.patience
         if late or done or self.recorder.waiting >= _READ_EVERY:
             self._read()
@@ -195,16 +177,14 @@ class Loop:
         if plan.checkpoints is not None and step % plan.checkpoints.every == 0:
             self._save()
 
-    def _forget_gradients(self) -> None:
-        for parameter in self.parameters:
-            parameter.grad = None
-
     def _validate(self) -> Tensor:
         """Mean loss over the held-out rows, ``()``; tell those who watch."""
         run, plan, began = self.run, self.plan, time.perf_counter()
         self._agree_on_buffers()
         with run.evaluating():
-            score = self.objective.mean(plan.held_out_batches(run, self.generator), self.generator)
+            score = self.equipment.objective.mean(
+                plan.held_out_batches(run, self.generator), self.generator
+            )
         self.recorder.add_validation(run.step, score)
         self.validated_at = run.step
         self.since += time.perf_counter() - began
@@ -223,7 +203,7 @@ class Loop:
 
     def _heard(self) -> None:
         """After callbacks, which may have changed anything, and asked to stop: then all do."""
-        self.move.forget()
+        self.equipment.look()
         if self.ahead is not None:
             self.ahead.forget()
         if self.world.size > 1:
@@ -283,13 +263,13 @@ class Loop:
         assert plan.checkpoints is not None
         self._read()
         began = time.perf_counter()
-        if not all_finite(self.parameters, self.world):
+        if not all_finite(self.equipment.parameters, self.world):
             what = f"parameters became NaN or infinite at step {run.step}"
             raise non_finite(run, plan.checkpoints, what, run.step)
         self._agree_on_buffers()
         self.saved_at = run.step
         path: Path | None = None
-        if self.world.first or self.objective.sharded:  # all gather shards
+        if self.world.first or self.equipment.objective.sharded:  # all gather shards
             header, state = snapshot(run, plan.source.state(), plan.callbacks)
         if self.world.first:
             path = plan.checkpoints.write(run.step, header, state)

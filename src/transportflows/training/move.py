@@ -15,7 +15,24 @@ from torch.optim import optimizer as hooks
 
 __all__ = ["Move"]
 
-_FUSED = getattr(torch, "_fused_adam_", None)
+_TAKES = ["self", "grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "state_steps", "lr",
+          "beta1", "beta2", "weight_decay", "eps", "amsgrad", "maximize"]  # fmt: skip
+
+
+def _kernel() -> Any:
+    """Torch's fused kernel, which has no public name; None where it takes other arguments."""
+    try:
+        schema = torch.ops.aten._fused_adam_.default._schema
+        names = [argument.name for argument in schema.arguments if not argument.has_default_value()]
+        return torch._fused_adam_ if names == _TAKES else None
+    except AttributeError:
+        return None
+
+
+_FUSED = _kernel()
+_FILE = Optimizer.profile_hook_step.__code__.co_filename  # torch wraps the step of each class
+_KNOWN = {"lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "foreach", "capturable",
+          "differentiable", "fused", "decoupled_weight_decay"}  # fmt: skip
 _STATE = {"step", "exp_avg", "exp_avg_sq"}
 _Gathered = tuple[dict[str, Any], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
@@ -57,7 +74,7 @@ class Move:
             beta1, beta2 = group["betas"]
             with torch.no_grad():
                 torch._foreach_add_(steps, 1)
-                _FUSED(  # type: ignore[misc]
+                _FUSED(
                     parameters,
                     gradients,
                     means,
@@ -99,6 +116,8 @@ def _is_plain(optimizer: Optimizer) -> bool:
     return (
         _FUSED is not None
         and type(optimizer) is Adam
+        and Adam.step.__code__.co_filename == _FILE
+        and optimizer.defaults.keys() <= _KNOWN
         and not any(bool(each) for each in (*global_hooks, *own_hooks))
         and not {"step", "grad_scale", "found_inf"} & set(vars(optimizer))
     )

@@ -37,7 +37,7 @@ class Quick:
         compiled: CompiledStep | None,
     ) -> None:
         self.loss, self.field, self.precision, self.only = loss, field, precision, only
-        self.compiled, self._checked = compiled, compiled is not None and compiled.used is not None
+        self.compiled = compiled
 
     def __call__(self, sample: Any, share: Tensor) -> Tensor | None:
         """Add the gradient of the mean, and give the losses, detached; None where it cannot be.
@@ -49,10 +49,7 @@ class Quick:
         compiled = self.compiled
         if compiled is None or not compiled.ready(sample):
             return self._by_formula(sample, share)
-        if not self._checked:
-            self._checked = True
-            return compiled.check(sample, share, lambda: self._eager(sample, share))
-        return compiled(sample, share)
+        return compiled(sample, share, lambda: self._eager(sample, share))
 
     def _by_formula(self, sample: Any, share: Tensor) -> Tensor | None:
         with self.precision:

@@ -66,6 +66,7 @@ class Run:
         begun: the step at which the fit began that goes on.
         told: the step up to which the fits of this script have said to go.
         settings: hyperparameters of the optimizer as they were given.
+        aside: parameters of the field that are trained by nobody, as far as the user knows.
         description: what a run that resumes this one must have in common with it.
     """
 
@@ -97,6 +98,8 @@ class Run:
         self.position: Any = None
         self.begun = self.told = 0
         self.settings = _settings(optimizer)
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self.aside = [p for p in field.parameters() if p.requires_grad and id(p) not in held]
         self.description: dict[str, Any] = {}
 
     def meet(self, conditions: Mapping[str, Condition]) -> None:
@@ -118,7 +121,11 @@ class Run:
 
     @property
     def history(self) -> History:
-        """All steps so far, also those of a run that was interrupted."""
+        """All steps so far, also those of a run that was interrupted.
+
+        While a fit goes on, those that were read: losses are read every 50 steps, or every half
+        second, so that the last ones may be missing.
+        """
         return self.recorder.history()
 
     def stop(self, reason: str = "stopped by a callback") -> None:

@@ -13,12 +13,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from .._core.built import Built
 from .._core.checks import positive_number
 from .._core.signatures import checked
 from .._core.spelling import spelled_call
 
-__all__ = ["SCHEDULES", "ConstantRate", "CosineRate", "RateSchedule", "StepRate", "as_schedule"]
+__all__ = [
+    "SCHEDULES",
+    "ConstantRate",
+    "CosineRate",
+    "RateSchedule",
+    "StepRate",
+    "as_schedule",
+    "first_rate",
+]
 
 
 @checked
@@ -136,3 +146,11 @@ def as_schedule(name: str, warmup: int) -> RateSchedule:
         )
     schedule: RateSchedule = SCHEDULES[name](warmup=warmup)
     return schedule
+
+
+def first_rate(group: dict[str, Any]) -> float | Tensor:
+    """The learning rate of a group before any schedule moves it; as it is, of one that is new."""
+    if "initial_lr" not in group:
+        rate = group["lr"]
+        group["initial_lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+    return group["initial_lr"]  # type: ignore[no-any-return]
