@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ._core.arrays import DataLike, as_rows
 from ._core.checks import check_finite_rows, integer
 from ._core.precision import as_wide, wide
 from ._core.registry import Storable
@@ -41,10 +42,10 @@ class Standardize(Storable, nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, mean: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> None:
+    def __init__(self, mean: float | DataLike = 0.0, scale: float | DataLike = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", as_wide(mean).clone())
-        self.register_buffer("scale", as_wide(scale).clone())
+        self.register_buffer("mean", as_wide(mean, "mean").clone())
+        self.register_buffer("scale", as_wide(scale, "scale").clone())
         finite = bool(self.scale.isfinite().all() & self.mean.isfinite().all())
         if not finite or not bool((self.scale > 0).all()):
             raise ValueError(
@@ -53,17 +54,18 @@ class Standardize(Storable, nn.Module):
             )
 
     @classmethod
-    def fit(cls, x: Tensor, *, shared: Sequence[int] | str = ()) -> Standardize:
+    def fit(cls, x: DataLike, *, shared: Sequence[int] | str = ()) -> Standardize:
         """Fit mean and standard deviation to rows ``x`` ``(N, *)``.
 
         A coordinate that does not vary is centred and keeps scale 1.
 
         Args:
-            x: finite data.
+            x: finite data, a tensor or an array.
             shared: event dimensions, counted from 0 after the batch, over which one mean and one
                 scale are shared: ``(1, 2)`` for one a channel of ``(C, H, W)`` images, ``"all"``
                 for one in all. By default every coordinate has its own.
         """
+        x = as_rows("x", x, torch.float64)
         check_finite_rows(x, "x")
         if isinstance(shared, str) and shared != "all":
             raise ValueError(f"shared is 'all', or event dimensions such as (1, 2), got {shared!r}")

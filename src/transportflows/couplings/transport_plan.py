@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
@@ -99,13 +100,13 @@ class TransportPlan(Coupling):
 
     def __init__(
         self,
-        x0: Tensor | Distribution | Any,
-        x1: Tensor,
+        x0: DataLike | Distribution | Any,
+        x1: DataLike,
         *,
         regularisation: float | None = None,
         cond: Mapping[str, Any] | None = None,
-        x0_weights: Tensor | None = None,
-        x1_weights: Tensor | None = None,
+        x0_weights: DataLike | None = None,
+        x1_weights: DataLike | None = None,
         unbalanced: float | None = None,
         tolerance: float | None = None,
         max_steps: int | None = None,

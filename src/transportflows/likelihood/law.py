@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .._core.arrays import DataLike, as_tensor
 from .._core.checks import shown
 from .._core.signatures import checked
 from ..fields import Field
@@ -118,13 +119,13 @@ class FieldDistribution(Distribution):
         x = sample(self.field, n, cond=cond, **options).x
         return x.reshape(shape + self.event_shape)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, value: DataLike) -> Tensor:
         """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats."""
-        event = len(self.event_shape)
-        if not isinstance(value, Tensor) or value.shape[value.ndim - event :] != self.event_shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+        event, value = len(self.event_shape), as_tensor("value", value, like=self.field.reference())
+        if value.shape[value.ndim - event :] != self.event_shape:
             raise ValueError(
-                f"values are (..., {', '.join(map(str, self.event_shape))}), got {got}"
+                f"values are (..., {', '.join(map(str, self.event_shape))}), got"
+                f" {tuple(value.shape)}"
             )
         rows = value.shape[: value.ndim - event]
         shape = torch.broadcast_shapes(rows, self.batch_shape)  # type: ignore[no-untyped-call]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike
 from .._core.checks import number, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -65,7 +66,7 @@ class Distilled:
 @checked
 def distill(
     field: Field,
-    data: Tensor | Batch | Any,
+    data: DataLike | Batch | Any,
     *,
     minutes: float | None = None,
     steps: int | None = None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike
 from .._core.checks import choice, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
@@ -264,7 +265,7 @@ class SolvedMap(FlowMap):
 @checked
 def oracle_map(
     process: Process,
-    law: Distribution | Tensor,
+    law: Distribution | DataLike,
     *,
     rtol: float = 1e-10,
     atol: float = 1e-10,
@@ -296,5 +297,4 @@ def oracle_map(
         >>> bool((exact.log_det(0.0, 1.0, x).exp() - 0.25).abs() < 1e-9)
         True
     """
-    field = oracle(process, law)
-    return SolvedMap(field, rtol=rtol, atol=atol, scheme=scheme, margin=margin)
+    return SolvedMap(oracle(process, law), rtol=rtol, atol=atol, scheme=scheme, margin=margin)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import names, shown
 from .._core.random import draw_key, stream
 from .._core.reprs import call_lines, summary
@@ -222,8 +223,8 @@ _DEFAULT = (
 
 @checked
 def evaluate(
-    samples: Tensor,
-    reference: Tensor,
+    samples: DataLike,
+    reference: DataLike,
     metrics: Sequence[str | tuple[str, Callable[[Tensor, Tensor], float]]] | None = None,
     *,
     level: float = 0.9,
@@ -249,7 +250,7 @@ def evaluate(
         generator: source of the halves and of what the metrics draw.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events or fewer than 20 rows, or a name is
             unknown.
 
@@ -263,6 +264,7 @@ def evaluate(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
+    samples = as_rows("samples", samples, torch.float64, like=reference)
     x, y = event_rows(samples, reference, ("samples", "reference"))
     check_at_least(20, "a report with floors", samples=x, reference=y)
     chosen: list[tuple[str, _Metric]] = []
@@ -273,8 +275,7 @@ def evaluate(
             chosen.append((one, METRICS[one]))
         else:
             chosen.append((one[0], _own(one[1], samples.shape[1:], samples.dtype)))
-    key = draw_key(generator)
-    n = min(len(x), len(y) // 2)
+    key, n = draw_key(generator), min(len(x), len(y) // 2)
     order = torch.randperm(len(y), generator=stream(key, 0))[: 2 * n].to(y.device)
     first, second = y[order[:n]], y[order[n:]]
     x = x[torch.randperm(len(x), generator=stream(key, 1))[:n].to(x.device)]
@@ -285,8 +286,7 @@ def evaluate(
         interval = None if metric.interval is None else metric.interval(a, b, key + k, level)
         value, floor = metric.value(a, b, key + k), metric.value(c, b, key + k)
         rows.append(MetricRow(name, value, interval, floor, count, metric.what))
-    if any(math.isnan(row.value) for row in rows):
-        bad = [row.name for row in rows if math.isnan(row.value)]
+    if bad := [row.name for row in rows if math.isnan(row.value)]:
         raise ValueError(f"the metrics {names(bad)} gave NaN for these samples")
     return MetricsReport(tuple(rows), level)
 

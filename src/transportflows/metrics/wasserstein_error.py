@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -45,7 +46,7 @@ class CorrectedDistance:
 
 @checked
 def corrected_wasserstein2(
-    x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    x: DataLike, y: DataLike, *, generator: torch.Generator | None = None
 ) -> CorrectedDistance:
     r"""Return :math:`W_2` less its floor, from halves of both samples.
 
@@ -92,7 +93,7 @@ def corrected_wasserstein2(
 
 @checked
 def wasserstein2_error(
-    x: Tensor, y: Tensor, *, blocks: int = 10, generator: torch.Generator | None = None
+    x: DataLike, y: DataLike, *, blocks: int = 10, generator: torch.Generator | None = None
 ) -> Estimate:
     r"""Return :math:`W_2` of the whole samples with an error bar from disjoint subsamples.
 

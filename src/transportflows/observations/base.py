@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor
 from .._core.checks import check_finite_rows, event_shape, number
 from .._core.precision import wide, widest_dtype
 from .._core.signatures import checked
@@ -85,7 +86,7 @@ class LinearObservation(Observation):
     def __init__(
         self,
         operator: Any,
-        y: Tensor,
+        y: DataLike,
         noise: float = 0.0,
         *,
         shape: int | Sequence[int] | None = None,
@@ -104,6 +105,7 @@ class LinearObservation(Observation):
                 " y, noise, shape=(1, 28, 28))"
             )
         self.shape = torch.Size(known or own or ())
+        y = as_tensor("y", y)
         if not y.is_floating_point():
             raise TypeError(f"y must be of floating-point numbers, got {y.dtype}; write y.float()")
         with torch.no_grad():

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor, is_array
 from .._core.checks import event_shape, positive_integer, shown
 from .._core.signatures import as_is, checked
 
@@ -70,7 +71,8 @@ class Mask(LinearOperator):
         tensor([[3., 0.]])
     """
 
-    def __init__(self, mask: Tensor, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, mask: DataLike, shape: Sequence[int] | None = None) -> None:
+        mask = as_tensor("mask", mask)
         if not bool(((mask == 0) | (mask == 1)).all()):
             bad = mask[(mask != 0) & (mask != 1)].flatten()[0]
             raise ValueError(
@@ -109,7 +111,8 @@ class Matrix(LinearOperator):
         tensor([[7.]])
     """
 
-    def __init__(self, matrix: Tensor, shape: int | Sequence[int] | None = None) -> None:
+    def __init__(self, matrix: DataLike, shape: int | Sequence[int] | None = None) -> None:
+        matrix = as_tensor("matrix", matrix)
         if matrix.ndim != 2 or not matrix.is_floating_point():
             raise ValueError(
                 f"a matrix is (m, d) of floating-point numbers, got {tuple(matrix.shape)} of"
@@ -151,8 +154,8 @@ class Blur(LinearOperator):
         [0.5, 0.25, 0.0, 0.25]
     """
 
-    def __init__(self, kernel: Tensor, shape: int | Sequence[int]) -> None:
-        self.shape = event_shape("shape", shape)
+    def __init__(self, kernel: DataLike, shape: int | Sequence[int]) -> None:
+        self.shape, kernel = event_shape("shape", shape), as_tensor("kernel", kernel)
         self.sizes = tuple(self.shape[len(self.shape) - kernel.ndim :])
         fits = 0 < kernel.ndim <= len(self.shape)
         if not fits or any(k > n for k, n in zip(kernel.shape, self.sizes, strict=True)):
@@ -273,7 +276,7 @@ def as_operator(given: Any, shape: Sequence[int] | None = None) -> LinearOperato
     """
     if isinstance(given, LinearOperator):
         return given
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) or is_array(given):
         return Matrix(given, shape)
     if isinstance(given, (tuple, list)) and len(given) == 2 and all(map(callable, given)):
         return Operator(given[0], given[1], shape)

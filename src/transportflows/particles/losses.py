@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, is_array
 from .._core.checks import positive_integer
 from .._core.random import local
 from .._core.signatures import checked
@@ -80,7 +81,7 @@ class MovedTargetLoss(Loss):
         sigma: float | Sequence[float] | Callable[[Tensor], Tensor] | SigmaSchedule | None = None,
         step: float | StepSchedule = 1.0,
         references: int | None = None,
-        target: Tensor | Distribution | Any | None = None,
+        target: DataLike | Distribution | Any | None = None,
     ) -> None:
         self.direction = KernelDifference() if direction is None else direction
         if not isinstance(self.direction, Direction):
@@ -120,9 +121,8 @@ class MovedTargetLoss(Loss):
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
-            self.target = (
-                Empirical(target) if isinstance(target, Tensor) else as_distribution(target)
-            )
+            rows = isinstance(target, Tensor) or is_array(target)
+            self.target = Empirical(target) if rows else as_distribution(target)
         self.u: float | None = None
         self._radius: float | None = None
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike, as_rows, is_array
 from .._core.autodiff import value_and_gradient
 from .._core.checks import check_finite_rows
 from .._core.precision import Movable
@@ -124,8 +125,9 @@ class SampleData(Movable, nn.Module):
 
     rows: Tensor
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: DataLike) -> None:
         super().__init__()
+        rows = as_rows("rows", rows)
         check_finite_rows(rows, "data")
         self.register_buffer("rows", rows.detach(), persistent=False)
 
@@ -209,7 +211,7 @@ def as_data(given: Any) -> Prediction:
         check_field(given, "a data prediction is that of")
     if isinstance(given, type):
         raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) or is_array(given):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):
         return given  # type: ignore[no-any-return]

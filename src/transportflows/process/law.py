@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import event_shape
 from .._core.conditions import NO_CONDITIONS, check_conditions, map_rows, with_start
 from .._core.precision import on_table_device, table_device
@@ -208,9 +209,9 @@ class Process(Storable, Starting):
 
     def sample(
         self,
-        x1: Tensor,
+        x1: DataLike,
         *,
-        x0: Tensor | None = None,
+        x0: DataLike | None = None,
         z: Tensor | None = None,
         t: float | Tensor | TimeSampler | None = None,
         antithetic: bool = False,
@@ -233,6 +234,8 @@ class Process(Storable, Starting):
             paired: whether x0 and x1 are pairs of the coupling already, as :meth:`pairs` gives.
             generator: source of randomness.
         """
+        x1 = as_rows("x1", x1, like=x0)
+        x0 = None if x0 is None else as_rows("x0", x0, like=x1)
         self._check_rows(x1, x0, paired)
         x1, x0 = widened(x1), None if x0 is None else widened(x0)
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
@@ -243,7 +246,7 @@ class Process(Storable, Starting):
             t = sampler.sample(n, margin=margin, generator=generator, device=device, dtype=dtype)
         else:
             t = row_times(t, x1)
-        cond = check_conditions(cond, n, rows="rows of data")
+        cond = check_conditions(cond, n, rows="rows of data", like=x1)
         interpolant = self.interpolant
         if interpolant.uses_base:
             if not paired:

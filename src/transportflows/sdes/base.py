@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.autodiff import time_derivative
 from .._core.checks import check_finite_rows
 from .._core.precision import as_wide, table_device
@@ -166,7 +167,7 @@ class ForwardSDE(OneSided):
 
     def sample_path(
         self,
-        x1: Tensor,
+        x1: DataLike,
         taus: Sequence[float] | Tensor,
         *,
         generator: torch.Generator | None = None,
@@ -188,6 +189,7 @@ class ForwardSDE(OneSided):
         Raises:
             ValueError: if the times do not increase or leave [0, 1], or x1 is not finite rows.
         """
+        x1 = as_rows("x1", x1)
         check_finite_rows(x1, "x1")
         self.check()
         times = as_wide(taus).detach().cpu()
