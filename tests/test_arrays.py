@@ -274,7 +274,9 @@ def test_an_array_gives_the_numbers_of_the_tensor(name):
     same(ENTRIES[name](lambda x: x), ENTRIES[name](as_array), atol=1e-7)
 
 
-@pytest.mark.parametrize("name", [n for n, call in ENTRIES.items() if call and n not in WITHOUT_ROWS])
+@pytest.mark.parametrize(
+    "name", [n for n, call in ENTRIES.items() if call and n not in WITHOUT_ROWS]
+)
 def test_an_array_of_no_numbers_is_refused(name):
     with pytest.raises(TypeError, match=r"an array of object; if all of them are numbers"):
         ENTRIES[name](lambda x: x.numpy().astype(object))
@@ -284,7 +286,10 @@ def test_an_array_of_no_numbers_is_refused(name):
 
 def taking_data():
     """The names of what has data among its public parameters."""
-    spaces = [tpf, *(v for v in (getattr(tpf, n) for n in tpf.__all__) if isinstance(v, ModuleType))]
+    spaces = [
+        tpf,
+        *(v for v in (getattr(tpf, n) for n in tpf.__all__) if isinstance(v, ModuleType)),
+    ]
     found = set()
     for space in spaces:
         for value in (getattr(space, name) for name in space.__all__):

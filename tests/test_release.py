@@ -38,11 +38,15 @@ def run(*command, cwd):
 
 def test_the_version_is_one():
     told = {
-        "pyproject.toml": re.search(r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text()),
+        "pyproject.toml": re.search(
+            r'(?m)^version = "(.+)"$', (ROOT / "pyproject.toml").read_text()
+        ),
         "CITATION.cff": re.search(r"(?m)^version: (.+)$", (ROOT / "CITATION.cff").read_text()),
         "CHANGELOG.md": re.search(r"(?m)^## \[(\d.+)\]", (ROOT / "CHANGELOG.md").read_text()),
     }
-    assert {file: found and found[1] for file, found in told.items()} == dict.fromkeys(told, VERSION)
+    assert {file: found and found[1] for file, found in told.items()} == dict.fromkeys(
+        told, VERSION
+    )
 
 
 def test_the_day_is_one():
@@ -117,7 +121,9 @@ def test_the_wheel_holds_the_package_alone(built):
     }
     assert "transportflows/py.typed" in here
     assert {name for name in names if name.startswith("transportflows/")} == here
-    assert not [name for name in names if "test_" in name or name.startswith("transportflows/tests")]
+    assert not [
+        name for name in names if "test_" in name or name.startswith("transportflows/tests")
+    ]
     assert f"Version: {VERSION}\n" in told
     needed = re.findall(r"(?m)^Requires-Dist: ([\w.-]+)([^;\n]*)$", told)  # without an extra
     assert dict(needed)["torch"] == ">=2.4"

@@ -54,7 +54,11 @@ class Batch:
 
     @classmethod
     def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
-        """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself."""
+        """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself.
+
+        Raises:
+            TypeError: if it is none of these.
+        """
         if isinstance(batch, Batch):
             return batch
         if isinstance(batch, Tensor):
@@ -236,6 +240,10 @@ class PathSample:
         It is ``(α (x0 - m) + γ z) / σ̂``, of which there is only one of the two where the base is
         no part of the noise, or the path has no latent. Since ``σ̂ ≥ 0`` it jumps where a negative
         stretch of α or γ begins.
+
+        Raises:
+            ConversionError: if the process has no Gaussian part.
+            ValueError: if the sample was made without its latent z.
         """
         part, x0, z = self.noise_part, self.x0, self.z
         if part.base_scale is None or x0 is None:

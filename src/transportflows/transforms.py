@@ -31,6 +31,9 @@ class Standardize(Storable, nn.Module):
         mean: a number, or a tensor that broadcasts to the event shape.
         scale: likewise; positive.
 
+    Raises:
+        ValueError: if the mean is not finite, or a scale not positive and finite.
+
     Example:
         >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
         >>> transform = Standardize.fit(x)
@@ -64,6 +67,11 @@ class Standardize(Storable, nn.Module):
             shared: event dimensions, counted from 0 after the batch, over which one mean and one
                 scale are shared: ``(1, 2)`` for one a channel of ``(C, H, W)`` images, ``"all"``
                 for one in all. By default every coordinate has its own.
+
+        Raises:
+            TypeError: if the data are neither a tensor nor an array of floating-point numbers.
+            ValueError: if they are not finite rows, or ``shared`` names other than event
+                dimensions.
         """
         x = as_rows("x", x, torch.float64)
         check_finite_rows(x, "x")
@@ -81,7 +89,7 @@ class Standardize(Storable, nn.Module):
         return cls(mean[0], scale[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """From the data's units to standardised ones."""
+        """From the data's units to standardised ones, ``(B, *)`` both."""
         y: Tensor = (x - self.mean.to(x)) / self.scale.to(x)
         return self._of_its_shape(y, x)
 
@@ -95,7 +103,7 @@ class Standardize(Storable, nn.Module):
         return value
 
     def invert(self, y: Tensor) -> Tensor:
-        """From standardised units back to the data's."""
+        """From standardised units back to the data's, ``(B, *)`` both."""
         return self._of_its_shape(torch.addcmul(self.mean.to(y), y, self.scale.to(y)), y)
 
     def log_abs_det(self, shape: Sequence[int]) -> float:

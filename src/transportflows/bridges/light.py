@@ -178,6 +178,9 @@ class LightPotential(nn.Module):
         Args:
             x0: ``(B, *)``.
             generator: source of randomness.
+
+        Raises:
+            ValueError: if x0 is not finite rows of this shape, or so large that its square is not.
         """
         check_finite_rows(x0, "x0")
         draws = local(generator, x0.device)

@@ -219,7 +219,7 @@ def leave_one_out(
     what a model of more than two snapshots must better.
 
     Args:
-        snapshots: K of them, K at least 3.
+        snapshots: K of them, ``(N_k, *)`` each, K at least 3.
         times: theirs, increasing.
         train: makes and trains a field: ``train(process, law)``.
         n: rows to carry, drawn from the snapshot before with replacement.

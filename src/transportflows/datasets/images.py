@@ -83,6 +83,11 @@ class Images:
         skipped: broken files that were left out, with what is wrong with them.
         flip: mirror every other image, by chance, whenever it is taken.
 
+    Raises:
+        TypeError: if the pixels are no bytes.
+        ValueError: if pixels are not ``(N, C, H, W)``, or labels or values not one an image, or out
+            of range.
+
     Example:
         >>> black, white = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
         >>> images = Images(torch.stack([black, white]), labels=torch.tensor([0, 1]))
@@ -149,7 +154,7 @@ class Images:
         return to_floats(self.pixels, dtype)
 
     def take(self, index: Tensor | slice) -> Images:
-        """Some of the images: those of an index, or of a slice."""
+        """Some of the images: those of an index ``(B,)``, or of a slice."""
         found = torch.arange(len(self))[index].tolist()
         return replace(
             self,

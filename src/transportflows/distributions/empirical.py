@@ -45,7 +45,9 @@ class Empirical(Distribution):
 
     def __init__(self, data: DataLike, *, weights: DataLike | None = None) -> None:
         data = as_rows("data", data)
-        weights = None if weights is None else as_tensor("weights", weights, torch.float64, like=data)
+        weights = (
+            None if weights is None else as_tensor("weights", weights, torch.float64, like=data)
+        )
         check_finite_rows(data, "data")
         super().__init__(data.shape[1:])
         self.register_buffer("data", data.detach(), persistent=False)

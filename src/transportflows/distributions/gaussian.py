@@ -113,6 +113,11 @@ class Gaussian(Distribution):
             x: at least two rows.
             covariance: ``"isotropic"``, ``"diagonal"`` or ``"full"`` (``(d, d)`` for d numbers in
                 an event; needs more rows than d).
+
+        Raises:
+            TypeError: if x is neither a tensor nor an array of floating-point numbers.
+            ValueError: if x is not finite rows, has fewer of them than the covariance takes, or a
+                coordinate that does not vary, or the kind of covariance is unknown.
         """
         x = as_rows("x", x, torch.float64)
         check_finite_rows(x, "x")

@@ -86,7 +86,11 @@ class FieldDistribution(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FieldDistribution:
-        """The same law for a batch ``(B,)``, as torch has it."""
+        """The same law for a batch ``(B,)``, as torch has it.
+
+        Raises:
+            ValueError: if there is a batch of another size already, or the new one is not ``(B,)``.
+        """
         shape = torch.Size(batch_shape)
         if shape == self.batch_shape:
             return self
@@ -120,7 +124,11 @@ class FieldDistribution(Distribution):
         return x.reshape(shape + self.event_shape)
 
     def log_prob(self, value: DataLike) -> Tensor:
-        """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats."""
+        """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats.
+
+        Raises:
+            ValueError: if the last dimensions of the values are not those of an event.
+        """
         event, value = len(self.event_shape), as_tensor("value", value, like=self.field.reference())
         if value.shape[value.ndim - event :] != self.event_shape:
             raise ValueError(

@@ -86,6 +86,8 @@ def bits_per_dimension(
     Raises:
         ValueError: if ``level_width`` is not positive, or the shape is none.
 
+    Source: Theis, van den Oord and Bethge (2016).
+
     Example:
         >>> bits_per_dimension(torch.zeros(1), (3, 8, 8), level_width=1 / 256)  # uniform on [0, 1]
         tensor([8.])

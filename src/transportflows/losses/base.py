@@ -92,7 +92,11 @@ class Loss(Built):
         return Undrawn(Batch.of(batch), generator)
 
     def evaluate(self, field: Field, sample: Any) -> Tensor:
-        """The loss of each row of what :meth:`draw` gave, ``(B,)``."""
+        """The loss of each row of what :meth:`draw` gave, ``(B,)``.
+
+        Raises:
+            TypeError: if the loss has not said what its values are.
+        """
         if type(self).__call__ is Loss.__call__:
             raise TypeError(
                 f"{type(self).__name__} says nothing of its values; write evaluate(field, sample),"

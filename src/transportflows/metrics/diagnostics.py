@@ -148,6 +148,9 @@ def consistency(
     Raises:
         ConversionError: if the field has no score.
         ValueError: if the data are not finite, or conditions are not those of the training.
+
+    Source: the conversion is of Albergo, Boffi and Vanden-Eijnden (2023); the residual is this
+    library's.
     """
     data = as_rows("data", data, like=field.reference())
     check_finite_rows(data, "data")

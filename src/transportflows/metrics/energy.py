@@ -101,6 +101,8 @@ def energy_distance(
         ValueError: if the samples are empty, not finite or of different events; if ``unbiased``
             and a sample has a single row; if ``block_size`` is not positive.
 
+    Source: Székely and Rizzo (2013).
+
     Example:
         >>> x = torch.tensor([[0.0], [1.0]])
         >>> energy_distance(x, x + 1)

@@ -119,6 +119,11 @@ def median_bandwidth(x: DataLike, y: DataLike, *, points: int = 2_000) -> float:
 
     Over at most ``points`` points, evenly spaced in the order given, half from each sample.
 
+    Args:
+        x: first sample, ``(N, *)``.
+        y: second sample, ``(M, *)``.
+        points: how many of both together, at least 2.
+
     Raises:
         TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are not finite or of different events, or all points coincide.

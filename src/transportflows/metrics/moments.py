@@ -169,6 +169,8 @@ def moment_summary(x: DataLike, reference: DataLike) -> MomentSummary:
         TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample is not finite, has fewer than two rows or another event.
 
+    Source: Welch (1947), for ``mean_z``.
+
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
         >>> moment_summary(x, 2 * x).std_ratio.tolist()

@@ -34,6 +34,8 @@ class PairError:
         energy: energy distance of the joint laws, each end in units of its spread; of mean 0 where
             they are one.
         unpaired: the same for the x1 in another order, as if nothing were paired.
+
+    Source: Székely and Rizzo (2013), of the joint laws.
     """
 
     correlation: float

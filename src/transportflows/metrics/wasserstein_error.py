@@ -69,6 +69,9 @@ def corrected_wasserstein2(
         ValueError: as :func:`wasserstein2`, or if there are fewer than four rows.
         RuntimeError: as :func:`wasserstein2`.
 
+    Source: the correction by halves is this library's, after the energy distance of Székely and
+    Rizzo (2013).
+
     Example:
         >>> x = torch.randn(400, 2)
         >>> found = corrected_wasserstein2(x, x + 3)

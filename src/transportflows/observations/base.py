@@ -137,7 +137,11 @@ class LinearObservation(Observation):
             )
 
     def residual(self, x: Tensor) -> Tensor:
-        """``y − A x``, ``(n, *seen)``."""
+        """``y − A x``, ``(n, *seen)``.
+
+        Raises:
+            ValueError: if there are several y, and not one a row.
+        """
         y = self.y.to(x)
         if len(y) not in (1, len(x)):
             raise ValueError(

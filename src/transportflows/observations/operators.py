@@ -106,6 +106,10 @@ class Matrix(LinearOperator):
         matrix: ``(m, d)``.
         shape: of an event, of d numbers; ``(d,)`` by default.
 
+    Raises:
+        ValueError: if it is not ``(m, d)`` of finite floating-point numbers, or the shape has other
+            than d numbers.
+
     Example:
         >>> Matrix(torch.tensor([[1.0, 1.0]])).apply(torch.tensor([[3.0, 4.0]]))
         tensor([[7.]])
@@ -192,6 +196,9 @@ class Downsample(LinearOperator):
         factor: sides of a block, in numbers of points.
         shape: of an event; the last ``dims`` sizes are multiples of the factor.
         dims: how many of the last dimensions are made coarser.
+
+    Raises:
+        ValueError: if sizes are no multiples of the factor, or there are fewer dimensions.
 
     Example:
         >>> Downsample(2, (4,), dims=1).apply(torch.tensor([[1.0, 3.0, 5.0, 9.0]]))

@@ -62,6 +62,11 @@ class MovedTargetLoss(Loss):
         target: whence the rows for p come where ``references`` is given: a tensor ``(N, *)`` or a
             law, in the units of the network (after the field's transform).
 
+    Raises:
+        TypeError: if the direction is none.
+        ValueError: if the direction needs a σ, a step has no size, or ``target`` and ``references``
+            do not go together.
+
     Source: Weber (2023), algorithm 2.
 
     Example:
@@ -151,6 +156,9 @@ class MovedTargetLoss(Loss):
             y: its samples, ``(B, *)``.
             x: a batch of data.
             generator: source of the noise.
+
+        Raises:
+            ValueError: if the target is of other events than the generator gives.
         """
         if self.target is not None and self.target.shape != y.shape[1:]:
             raise ValueError(

@@ -49,6 +49,8 @@ class SmoothedLaw(Movable, nn.Module):
     Raises:
         TypeError: if it is of another kind.
 
+    Source: Tweedie's formula, Efron (2011); Weber (2023), footnote 4.
+
     Example:
         >>> law = SmoothedLaw(Gaussian((1,)))
         >>> z = torch.tensor([[2.0]])
@@ -151,6 +153,8 @@ class FieldData(nn.Module):
     Raises:
         ValueError: if the process is not one-sided, or the field's transform has another scale in
             each coordinate (under which the noise is not isotropic).
+
+    Source: Weber (2023), footnote 4; Karras et al. (2022), section 2.
 
     Example:
         >>> import transportflows as tpf

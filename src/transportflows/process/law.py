@@ -233,6 +233,10 @@ class Process(Storable, Starting):
             cond: conditions to carry along; tensors have B rows.
             paired: whether x0 and x1 are pairs of the coupling already, as :meth:`pairs` gives.
             generator: source of randomness.
+
+        Raises:
+            ValueError: if rows, times, conditions or an x0 do not fit the process, or
+                ``antithetic`` asks for the other sign of a latent that the path has not.
         """
         x1 = as_rows("x1", x1, like=x0)
         x0 = None if x0 is None else as_rows("x0", x0, like=x1)
@@ -291,7 +295,12 @@ class Process(Storable, Starting):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`."""
+        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`.
+
+        Raises:
+            ValueError: if x0 is given to a coupling that brings it, or missing where the rows are
+                pairs.
+        """
         if self.coupling.brings_start:
             if x0 is not None:
                 what = type(self.coupling).__name__

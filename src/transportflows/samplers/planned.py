@@ -90,6 +90,8 @@ def plan(
         ValueError: if the tolerance is not positive, a scheme is unknown, the refined solve does
             not settle to within the tolerance, or no scheme meets it with ``most`` calls.
 
+    Source: this library.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
