@@ -178,7 +178,8 @@ def _numbers(name: str, value: Any) -> np.ndarray[Any, Any]:
                 f" {name}[column].astype(float) of booleans, sklearn.preprocessing.OneHotEncoder of"
                 " categories"
             )
-        made: np.ndarray[Any, Any] = value.to_numpy(dtype=float, na_value=np.nan)
+        frame: Any = value
+        made: np.ndarray[Any, Any] = frame.to_numpy(dtype=float, na_value=np.nan)
         return made
     kind = array.dtype.kind if array.dtype.kind != "V" or array.dtype.names else "O"
     raise TypeError(f"{name} is an array of {array.dtype}; {_CURES[kind](name)}")

@@ -2,8 +2,8 @@
 
 A tensor with at least one dimension has a row for each state and goes with its rows: into chunks,
 processes, repeated rows. A tensor ``()``, and anything that is no container of rows, is passed to
-the network whole. An array becomes a tensor. What else might be rows (a list) is refused, never cut by
-chance. The mapping is spread into keywords where the network is called, and nowhere else.
+the network whole. An array becomes a tensor. What else might be rows (a list) is refused, never cut
+by chance. The mapping is spread into keywords where the network is called, and nowhere else.
 """
 
 from __future__ import annotations

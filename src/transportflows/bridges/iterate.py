@@ -134,7 +134,10 @@ def iterate(
         )
     like = field.reference()
     x0, x1 = together(("x0", "x1"), x0, x1, like=like)
-    given = None if pairs is None else together(("pairs[0]", "pairs[1]"), *pairs, like=like)
+    given: tuple[Tensor, Tensor] | None = None
+    if pairs is not None:
+        starts, ends = together(("pairs[0]", "pairs[1]"), *pairs, like=like)
+        given = starts, ends
     for name, rows in (("x0", x0), ("x1", x1)):
         check_events(rows, field.process.shape, name, "the process")
         check_finite_rows(rows, name)
@@ -151,7 +154,7 @@ def iterate(
     for k in range(len(done), rounds):
         way = "given" if k == 0 else "backward" if k % 2 else "forward"
         if way == "given":
-            made = _first(x0, x1, key) if given is None else (given[0], given[1])
+            made = _first(x0, x1, key) if given is None else given
         else:
             made = _simulated(field, way, x0, x1, epsilon, steps, stream(key, k, 1))
         losses = _fitted(_part(field, way), made, trainer, fit, stream(key, k, 2))

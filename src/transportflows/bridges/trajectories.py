@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._core.arguments import integer, positive_integer
-from .._core.arrays import DataLike, is_array, together
+from .._core.arrays import DataLike, as_tensor, is_array, together
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.random import draw_key, local, mix, stream
 from .._core.reprs import summary
@@ -80,7 +80,7 @@ class Trajectories(Distribution):
         rows = check_snapshots(snapshots)
         super().__init__((len(rows), *rows[0].shape[1:]))
         self.regularisation = regularisation
-        given: list[Tensor | None] = [None] * len(rows) if weights is None else list(weights)
+        given: list[DataLike | None] = [None] * len(rows) if weights is None else list(weights)
         if len(given) != len(rows):
             raise ValueError(
                 f"there are {len(rows)} snapshots and {len(given)} weights; give one each, None for"
@@ -150,9 +150,10 @@ def check_snapshots(snapshots: Sequence[DataLike]) -> list[Tensor]:
         ValueError: if there are fewer than two, of different event shapes, or NaN.
     """
     if isinstance(snapshots, Tensor) or is_array(snapshots):
+        whole = as_tensor("snapshots", snapshots)  # type: ignore[arg-type]
         raise TypeError(
             "snapshots are a list of tensors, one for each time, got one tensor"
-            f" {tuple(snapshots.shape)}; write list(x) where its first dimension is the time"
+            f" {tuple(whole.shape)}; write list(x) where its first dimension is the time"
         )
     given = list(snapshots)
     rows = together(tuple(f"snapshots[{k}]" for k in range(len(given))), *given)

@@ -36,7 +36,7 @@ class TransportPlan(Coupling):
     .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
               + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
 
-    Plans within batches are biased by their size (Fatras et al. 2020). This one is solved once, when
+    Plans within batches are biased by their size (Fatras et al. 2020). This is solved once, when
     pairs are asked for, and costs a step nothing. One that did not converge is refused, never used.
 
     **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from .._core.arrays import DataLike, as_tensor
-from .._core.checks import shown
 from .._core.signatures import checked
 from ..fields import Field
 from ..fields.base import check_field

@@ -129,7 +129,7 @@ class SolvedMap(FlowMap):
     def between(
         self, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        """``v_{s,t}(x)``, ``(B, *)``, solved, and None for its weight, as :meth:`FlowMap.between`."""
+        """``v_{s,t}(x)``, ``(B, *)``, solved, and None for a weight, as :meth:`FlowMap.between`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.solved(s, t, x, cond)[0], None
 

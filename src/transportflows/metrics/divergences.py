@@ -241,11 +241,11 @@ def _whitened(
         raise ValueError(f"coordinates {chosen} do not vary independently; choose others")
     scale = bandwidth * min(len(x), len(y)) ** (-1 / (len(chosen) + 4))
     centre = x.mean(0)
-    x, y = (
+    first, second = (
         torch.linalg.solve_triangular(scale * factor, (s - centre).mT, upper=False).mT.contiguous()
         for s in (x, y)
     )
-    return x, y
+    return first, second
 
 
 def _log_density(at: Tensor, points: Tensor, *, own: bool) -> Tensor:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.arrays import DataLike
+from .._core.arrays import DataLike, as_rows
 from .._core.reprs import summary
 from .._core.samples import event_rows, weights_of
 from .._core.signatures import checked
@@ -194,6 +194,7 @@ def _prepared(
     x: DataLike, y: DataLike, x_weights: DataLike | None, y_weights: DataLike | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows about the mean of x, and weights; refuses an ε below what the dtype resolves."""
+    x, y = as_rows("x", x, torch.float64, like=y), as_rows("y", y, torch.float64, like=x)
     rows, columns = event_rows(x, y)
     coarse = max((x.dtype, y.dtype), key=lambda dtype: torch.finfo(dtype).eps)
     largest = max(float(rows.abs().max()), float(columns.abs().max()))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .._core.arrays import DataLike
+from .._core.arrays import DataLike, as_rows
 from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -92,6 +92,7 @@ def sliced_kolmogorov_test(
     """
     if projections < 1:
         raise ValueError(f"projections must be at least 1, got {projections}; 64 is usual")
+    x = as_rows("x", x, torch.float64, like=y)
     first, second = event_rows(x, y)
     (n, dimension), m = first.shape, second.shape[0]
     draws = stream(draw_key(generator), device=first.device)

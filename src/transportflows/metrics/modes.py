@@ -58,7 +58,8 @@ def mode_weights(x: DataLike, mixture: GaussianMixture) -> ModeWeights:
         mixture: the known law, of the same event shape.
 
     Raises:
-        TypeError: if x is not a tensor or an array of a floating-point dtype, or the law not a mixture.
+        TypeError: if x is not a tensor or an array of a floating-point dtype, or the law no
+            mixture.
         ValueError: if x is not finite, has fewer than two rows or another event shape.
 
     Example:

@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from .._core.arrays import DataLike
 from .._core.precision import as_wide

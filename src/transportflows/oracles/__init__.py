@@ -37,6 +37,8 @@ themselves.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from .._core.arrays import DataLike, is_array
@@ -78,7 +80,7 @@ def oracle(
     if isinstance(data, Empirical):
         return EmpiricalOracle(process, **data.config())
     if isinstance(data, Tensor) or is_array(data):
-        return EmpiricalOracle(process, data)
+        return EmpiricalOracle(process, cast("DataLike", data))
     raise TypeError(
         f"no oracle is known for data of type {type(data).__name__}; give a Gaussian, a"
         " GaussianMixture, or a tensor of rows (N, *)"

@@ -216,13 +216,13 @@ class DensityStepper(FlowStepper):
 
 def _first(given: Any, x: Tensor) -> Tensor:
     if isinstance(given, Tensor) or is_array(given):
-        given = as_tensor("log_prob", given, like=x)
-        if given.shape != (len(x),):
+        logs = as_tensor("log_prob", given, like=x)
+        if logs.shape != (len(x),):
             raise ValueError(
-                f"log_prob is {tuple(given.shape)} and there are {len(x)} particles; give one"
+                f"log_prob is {tuple(logs.shape)} and there are {len(x)} particles; give one"
                 " number for each, or the law that has it: log_prob=Gaussian((2,))"
             )
-        return given
+        return logs
     if not hasattr(given, "log_prob"):
         raise TypeError(
             f"log_prob is one number a particle, or a law that has it, got {shown(given)}"

@@ -115,11 +115,11 @@ class Direction(Built, Movable, nn.Module, ABC):
         """Δ at ``z``, ``(B, *)``."""
 
     def levels(self, sigma: Tensor) -> Tensor:
-        """The level of the noise that is added to y, for each σ of a table ``(steps,)``, float64."""
+        """The level of the noise added to y, for each σ of a table ``(steps,)``, float64."""
         return sigma if self.perturbed else torch.zeros_like(sigma)
 
     def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:
-        """Refuse samples ``(N, *)`` and levels that it cannot work with; called before the steps."""
+        """Refuse samples ``(N, *)`` and levels that do not do for it; called before the steps."""
 
 
 @checked

@@ -73,7 +73,8 @@ def particle_flow(
     ``O(steps (N + M) M d)`` for directions that are kernel sums, in memory ``O((N + M) d)``.
 
     Args:
-        source: particles y ``(M, *)``, a tensor or an array, not changed; or a law, of which ``n`` are drawn.
+        source: particles y ``(M, *)``, a tensor or an array, not changed; or a law, of which ``n``
+            are drawn.
         target: a sample of p, ``(N, *)``; or a law, of which every step draws afresh as many rows
             as there are particles (or ``batch_size``); None for directions that need none.
         direction: Δ; :class:`KernelDifference` by default, which is SD flow.

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.arrays import DataLike, is_array
+from .._core.arrays import DataLike, if_array
 from .._core.checks import positive_integer
 from .._core.random import local
 from .._core.signatures import checked
@@ -126,8 +126,8 @@ class MovedTargetLoss(Loss):
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
-            rows = isinstance(target, Tensor) or is_array(target)
-            self.target = Empirical(target) if rows else as_distribution(target)
+            rows = if_array("target", target)
+            self.target = Empirical(rows) if isinstance(rows, Tensor) else as_distribution(rows)
         self.u: float | None = None
         self._radius: float | None = None
 

@@ -78,9 +78,9 @@ def sample(
         field: a trained field, a pair, or an oracle.
         n: number of samples; may be left out where ``start`` is a tensor.
         start: where to start: a Distribution (or object with ``sample``), or a tensor or an array
-            ``(n, *)``; by default the process's law at t = 0, ``field.start``. It is in the data's units, as is
-            all that is returned, whenever the field carries a transform; ``field.process.base``
-            itself is known to be in the field's.
+            ``(n, *)``; by default the process's law at t = 0, ``field.start``. It is in the data's
+            units, as is all that is returned, whenever the field carries a transform;
+            ``field.process.base`` itself is known to be in the field's.
         epsilon: ε ≥ 0: a number, a function of a float64 tensor of times, a schedule such as
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.

@@ -116,7 +116,7 @@ class ForwardSDE(OneSided):
         return 2 * self.drift_rate(tau) * self.sigma_sq(tau) + self.diffusion_sq(tau)
 
     def drift_rate(self, tau: Tensor) -> Tensor:
-        """``f(τ) = ȧ / a``, of the shape of τ: the rate of the drift, negative where data shrink."""
+        """``f(τ) = ȧ / a``, of the shape of τ: the rate of the drift, < 0 where data shrink."""
         if not self._has("a"):
             self._check_coefficients()
         return self.a_dot(tau) / self.a(tau)

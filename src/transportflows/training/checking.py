@@ -30,8 +30,9 @@ def checked_batch(batch: Batch, field: Field, name: str) -> Batch:
     _check_pairs(batch, field, name)
     _check_shape(batch, field, name)
     rows = "rows of data" if name == "data" else f"rows of {name}"
-    where = {"device": batch.x1.device, "like": batch.x1}
-    cond = check_conditions(batch.cond, len(batch), rows=rows, **where)
+    cond = check_conditions(
+        batch.cond, len(batch), rows=rows, device=batch.x1.device, like=batch.x1
+    )
     for key, value in cond.items():
         _check_finite_condition(key, value, batch.x1, name)
     return Batch(batch.x1, batch.x0, cond).map(Tensor.detach)

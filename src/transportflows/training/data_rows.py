@@ -63,8 +63,9 @@ class DataRows:
         """Check data in the user's units against a field, and standardise them.
 
         Args:
-            data: ``x1`` ``(N, *)``, a tensor or an array; or a pair ``(x0, x1)``, for a :class:`Paired` coupling and
-                only for it; or a :class:`Batch`, which can carry conditions too.
+            data: ``x1`` ``(N, *)``, a tensor or an array; or a pair ``(x0, x1)``, for a
+                :class:`Paired` coupling and only for it; or a :class:`Batch`, which can carry
+                conditions too.
             field: the field to train: its process, the dtype and device of its networks, and its
                 ``transform``, applied here to both members of a pair.
             cond: conditions: tensors of N rows each, or one value for all rows.
