@@ -174,7 +174,8 @@ ENTRIES = {
         tpf.maps.SolvedMap(EXACT, rtol=1e-4, atol=1e-4), a(X), generator=gen()
     ).scale,
     "map_errors": lambda a: tpf.maps.map_errors(
-        *[tpf.maps.SolvedMap(EXACT, rtol=r, atol=r) for r in (1e-3, 1e-5)], a(X), times=2, generator=gen()
+        *[tpf.maps.SolvedMap(EXACT, rtol=r, atol=r) for r in (1e-3, 1e-5)], a(X), times=2,
+        generator=gen(),
     ),
     "choose_times": lambda a: tpf.maps.choose_times(
         tpf.maps.SolvedMap(EXACT, rtol=1e-4, atol=1e-4), 1, field=EXACT, candidates=2, start=a(X)

@@ -70,8 +70,9 @@ def check_conditions(
             found[name] = value = value if device is None else value.to(device)
         if isinstance(value, (list, tuple, Mapping)):
             raise TypeError(
-                f"the condition {name!r} is a {type(value).__name__}, and only a tensor goes with"
-                f" its rows; write torch.as_tensor({name}), or give the members names of their own"
+                f"the condition {name!r} is a {type(value).__name__}, and only a tensor or an array"
+                f" goes with its rows; write torch.as_tensor({name}), or give the members names of"
+                " their own"
             )
         if not isinstance(value, Tensor) or value.ndim == 0:
             continue

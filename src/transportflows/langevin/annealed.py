@@ -113,6 +113,7 @@ def annealed_langevin(
         ``denoise``.
 
     Raises:
+        TypeError: if it is no field.
         ConversionError: if the field has no score, or no data prediction for ``denoise``.
         NonFiniteStateError: if a state stops being finite: at which level and step, and which
             step size to try.

@@ -117,6 +117,8 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             given to the sampler instead.
 
     Raises:
+        ValueError: if the time is not one in [0, 1].
+        TypeError: if it is no field.
         ConversionError: if the field has no score, or not at this time.
 
     Example:

@@ -89,15 +89,8 @@ class MetricsReport:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """By name: value, interval, floor and points."""
-        return {
-            row.name: {
-                "value": row.value,
-                "interval": row.interval,
-                "floor": row.floor,
-                "points": row.points,
-            }
-            for row in self.rows
-        }
+        told = ("value", "interval", "floor", "points")
+        return {row.name: {key: getattr(row, key) for key in told} for row in self.rows}
 
     def __str__(self) -> str:
         head = ("metric", "value", f"{self.level:.0%} interval", "floor", "points")
@@ -129,6 +122,7 @@ class MetricsReport:
 
         Raises:
             ImportError: without matplotlib.
+            TypeError: if ``ax`` are no axes.
         """
         try:
             import matplotlib.pyplot as plt

@@ -72,6 +72,7 @@ class LinearObservation(Observation):
         shape: of an event, where the operator does not tell.
 
     Raises:
+        TypeError: if y is not of floating-point numbers.
         ValueError: if the adjoint is wrong, y does not have the shape that A gives or is not
             finite, or the noise is negative.
 

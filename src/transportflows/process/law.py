@@ -59,6 +59,7 @@ class Process(Storable, Starting):
         shape: event shape, if neither base nor data should tell it.
 
     Raises:
+        TypeError: if a part is of another kind.
         ValueError: if the ends of the interpolant are wrong, or the base does not fit it.
 
     Example:

@@ -288,9 +288,9 @@ class Trainer(Run):
             The header of the file: versions, step, field, process, run.
 
         Raises:
-            DamagedFileError: a ValueError; if it is damaged, no checkpoint, of a newer version, or
-                holds what cannot be; a ResumeError, if it is of another architecture (which entries
-                differ).
+            ValueError: within ``averaged()``.
+            DamagedFileError: if it is damaged, no checkpoint, of a newer version, or holds what
+                cannot be; a ResumeError if it is of another architecture (which entries differ).
             OSError: if it cannot be opened.
         """
         if self.ema is not None and self.ema.swapped:
