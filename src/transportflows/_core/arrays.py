@@ -17,6 +17,7 @@ numbers. A tensor is returned as it is: what it must be like is asked where it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -170,19 +171,23 @@ def _numbers(name: str, value: Any) -> np.ndarray[Any, Any]:
     if array.dtype.kind in "fiub":
         return array
     if array.dtype.kind == "O" and hasattr(value, "dtypes") and hasattr(value, "columns"):
-        other = [c for c, kind in value.dtypes.items() if getattr(kind, "kind", "O") not in "iuf"]
-        if other:
-            told = ", ".join(map(repr, other[:6])) + (", ..." if len(other) > 6 else "")
-            raise TypeError(
-                f"columns of {name} that are not numbers: {told}; drop them, or encode them:"
-                f" {name}[column].astype(float) of booleans, sklearn.preprocessing.OneHotEncoder of"
-                " categories"
-            )
-        frame: Any = value
-        made: np.ndarray[Any, Any] = frame.to_numpy(dtype=float, na_value=np.nan)
-        return made
+        return _of_frame(name, value)
     kind = array.dtype.kind if array.dtype.kind != "V" or array.dtype.names else "O"
     raise TypeError(f"{name} is an array of {array.dtype}; {_CURES[kind](name)}")
+
+
+def _of_frame(name: str, frame: Any) -> np.ndarray[Any, Any]:
+    """The numbers of a data frame that NumPy takes for objects: with NaN for what is missing."""
+    other = [c for c, kind in frame.dtypes.items() if getattr(kind, "kind", "O") not in "iuf"]
+    if other:
+        told = ", ".join(map(repr, other[:6])) + (", ..." if len(other) > 6 else "")
+        raise TypeError(
+            f"columns of {name} that are not numbers: {told}; drop them, or encode them:"
+            f" {name}[column].astype(float) of booleans, sklearn.preprocessing.OneHotEncoder of"
+            " categories"
+        )
+    made: np.ndarray[Any, Any] = frame.to_numpy(dtype=float, na_value=np.nan)
+    return made
 
 
 def _of_texts(name: str) -> str:
@@ -193,7 +198,7 @@ def _of_dates(name: str) -> str:
     return f"write a time as a number: ({name} - {name}[0]) / numpy.timedelta64(1, 's')"
 
 
-_CURES = {
+_CURES: dict[str, Callable[[str], str]] = {
     "O": lambda name: f"if all of them are numbers of one shape write {name}.astype(float)",
     "U": _of_texts,
     "S": _of_texts,
