@@ -117,6 +117,11 @@ ENTRIES = {
         ),
         *fitted(field(labels=3), tpf.Batch(a(X), cond={"label": a(LABEL)})),
     ],
+    "Batch.of": lambda a: [
+        tpf.Batch.of(a(X)),
+        tpf.Batch.of((a(X), a(Y))),
+        tpf.VelocityLoss()(field(), a(X), generator=gen()),
+    ],
     "DataRows.of": lambda a: tpf.training.DataRows.of(a(X), field()),
     "Process.sample": lambda a: FLOW.sample(
         a(X), x0=a(Y), t=0.5, cond={"label": a(LABEL)}, generator=gen()

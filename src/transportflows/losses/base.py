@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.built import Built
 from .._core.checks import check_callable
 from .._core.signatures import checked
@@ -19,7 +20,7 @@ from ..fields.base import Field
 
 __all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
 
-BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
+BatchLike = Batch | DataLike | tuple[DataLike, DataLike]
 
 
 @checked
