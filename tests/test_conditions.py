@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
@@ -174,16 +173,16 @@ def test_texts_and_numbers_train_as_they_sample():
 
 
 @pytest.mark.parametrize(
-    "value", [[0, 1, 2, 3], (0, 1, 2, 3), np.arange(4), {"a": 1}], ids=lambda v: type(v).__name__
+    "value", [[0, 1, 2, 3], (0, 1, 2, 3), {"a": 1}], ids=lambda v: type(v).__name__
 )
 def test_what_might_be_rows_and_is_no_tensor_is_refused(value):
     field = labelled()
     for use in uses(field):
-        with pytest.raises(TypeError, match="only a tensor goes with its rows"):
+        with pytest.raises(TypeError, match="only a tensor or an array goes with its rows"):
             use({"label": value})
-    with pytest.raises(TypeError, match="only a tensor goes with its rows"):
+    with pytest.raises(TypeError, match="only a tensor or an array goes with its rows"):
         fitted({"label": value})
-    with pytest.raises(TypeError, match="only a tensor goes with its rows"):
+    with pytest.raises(TypeError, match="only a tensor or an array goes with its rows"):
         FLOW.sample(X, cond={"label": value})
 
 

@@ -105,6 +105,76 @@ def test_it_is_a_base_of_another_process():
     assert torch.equal(x0, again)
 
 
+PROCESSES = {
+    "linear": PROCESS,
+    "a latent": tpf.Process(tpf.Linear(tpf.Brownian(0.5)), base=tpf.Gaussian((2,))),
+    "one-sided": tpf.Process(tpf.OneSidedLinear(), shape=(2,)),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSES)
+def test_log_prob_is_that_of_the_oracle(kind):
+    """Asked: 1e-4 nats; far out, where a log-density is itself large, 1e-5 of it. In float64."""
+    exact = tpf.oracle(PROCESSES[kind], LAW)
+    near = LAW.sample(40, generator=gen(8), dtype=torch.float64)
+    x = torch.cat([near, 2.5 * torch.randn(40, 2, generator=gen(8), dtype=torch.float64)])
+    found, true = exact.distribution().log_prob(x), LAW.log_prob(x)
+    assert torch.allclose(found[:40], true[:40], rtol=0, atol=1e-4)
+    assert torch.allclose(found, true, rtol=1e-5, atol=1e-4)
+    at_one = exact.log_prob(torch.tensor(1.0, dtype=torch.float64), x)
+    assert torch.allclose(true, at_one, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_the_gradient_of_rsample_in_parameters_is_that_of_differences(epsilon):
+    """Asked: 1e-3; by ODE and by SDE, in every parameter of the network."""
+    net = tpf.networks.MLP(2, 4, 1, generator=gen()).double()
+    field = tpf.Velocity(net, PROCESS)
+
+    def value():
+        options = {"steps": 6, "scheme": "heun", "epsilon": epsilon, "generator": gen(9)}
+        return field.distribution(sampling=options).rsample((4,)).cos().sum()
+
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    found = torch.autograd.grad(value(), parameters)
+    for name, parameter, gradient in zip(names, parameters, found, strict=True):
+        direction = torch.randn(parameter.shape, generator=gen(10), dtype=torch.float64)
+        with torch.no_grad():
+            parameter += 1e-5 * direction
+            more = value()
+            parameter -= 2e-5 * direction
+            less = value()
+            parameter += 1e-5 * direction
+        slope = (gradient * direction).sum()
+        assert torch.isclose(slope, (more - less) / 2e-5, rtol=1e-3, atol=1e-9), name
+
+
+def test_a_field_may_start_from_the_law_of_another():
+    """Its samples are those of the first, carried on, and so is its log-density."""
+    shift = torch.tensor([2.0, -1.0])
+    first = tpf.oracle(PROCESS, LAW).distribution(sampling={"steps": 30})
+    second = tpf.Velocity(
+        lambda t, x: shift.to(x).expand_as(x), tpf.Process(tpf.Linear(), base=first)
+    )
+    x = tpf.sample(second, 2_000, steps=4, generator=gen()).x
+    fresh = LAW.sample(2_000, generator=gen(5)) + shift
+    assert tpf.metrics.energy_test(x, fresh, generator=gen(6)).p_value > 1e-3
+    points = LAW.sample(20, generator=gen(7), dtype=torch.float64)
+    found = tpf.log_likelihood(second, points + shift).log_prob
+    assert torch.allclose(found, LAW.log_prob(points), rtol=0, atol=1e-4)
+    net = tpf.networks.MLP(2, 8, 1, generator=gen())
+    trained = tpf.Velocity(net, second.process)
+    history = tpf.Trainer(trained).fit(fresh, steps=5, progress=False, generator=gen())
+    assert len(history) == 5
+    assert trained.distribution(sampling={"steps": 3}).sample((4,)).shape == (4, 2)
+
+
+def test_arrays_are_points_too():
+    law = tpf.oracle(PROCESS, LAW).distribution(density={"scheme": "rk4", "steps": 10})
+    x = LAW.sample(5, generator=gen())
+    assert torch.equal(law.log_prob(x.double().numpy()), law.log_prob(x))
+
+
 def test_refusals():
     field = labelled()
     with pytest.raises(ValueError, match="as many rows"):

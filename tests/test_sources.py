@@ -305,7 +305,7 @@ def distributed():
         (tpf.Gaussian((2,)), {"cond": ("label",)}, ValueError, "a law of x1 alone"),
         (tpf.Gaussian((3,)), {}, ValueError, r"shape \(3,\).*base has \(2,\)"),
         (iter(rows()), {}, TypeError, "can be read only once; give an IterableDataset"),
-        (rows().numpy(), {}, TypeError, "torch.as_tensor"),
+        ("rows", {}, TypeError, "torch.as_tensor"),
         ("digits.pt", {}, TypeError, "a DataLoader, or a law with sample, got str"),
         ({"x1": rows()}, {}, TypeError, "got dict"),
         (None, {}, TypeError, "got NoneType"),

@@ -1,6 +1,5 @@
 """What a user's function is given stays as it is, under inference mode too."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -81,7 +80,7 @@ def test_a_network_is_given_times_of_the_dtype_of_its_states():
 @pytest.mark.parametrize(
     ("call", "cure"),
     [
-        (lambda f: tpf.sample(f, start=np.zeros((3, 2))), r"torch\.as_tensor"),
+        (lambda f: tpf.sample(f, start=[[0.0, 0.0]]), r"torch\.as_tensor"),
         (lambda f: tpf.sample(f, 5, epsilon=tpf.solve.AndersonEpsilon), r"AndersonEpsilon\(\)"),
         (lambda f: tpf.langevin.score_of(tpf.Gaussian((2,))), r"score_of\(law\.log_prob\)"),
         (lambda f: tpf.sample(tpf.Velocity(torch.nn.Linear(2, 2), PROCESS), 5), r"forward\(t, x\)"),

@@ -86,7 +86,7 @@ class Combination:
         return self + other * -1.0
 
     def where(self, condition: Tensor, other: Combination) -> Combination:
-        """These weights where a condition holds and the other's elsewhere; absent ones are 0."""
+        """These weights where a condition, of their shape, holds; elsewhere the other's, or 0."""
 
         def pick(a: Tensor | None, b: Tensor | None) -> Tensor | None:
             if a is None and b is None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ._core.arrays import DataLike, if_array, is_array
 from ._core.conditions import map_rows
 from ._core.reprs import summary
 from ._core.signatures import checked
@@ -53,16 +54,22 @@ class Batch:
             raise TypeError(f"cond must be a dict, cond={{'label': labels}}, got {got}")
 
     @classmethod
-    def of(cls, batch: Batch | Tensor | tuple[Tensor, Tensor]) -> Batch:
-        """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself."""
+    def of(cls, batch: Batch | DataLike | tuple[DataLike, DataLike]) -> Batch:
+        """Return ``batch`` as a Batch: data ``x1``, a pair ``(x0, x1)``, or a Batch itself.
+
+        Raises:
+            TypeError: if it is none of these.
+        """
         if isinstance(batch, Batch):
             return batch
-        if isinstance(batch, Tensor):
-            return cls(batch)
+        if isinstance(batch, Tensor) or is_array(batch):
+            return cls(if_array("x1", batch))
         if isinstance(batch, (tuple, list)) and len(batch) == 2:
-            return cls(x1=batch[1], x0=batch[0])
+            x0, x1 = batch
+            return cls(x1=if_array("x1", x1, like=x0), x0=if_array("x0", x0, like=x1))
         raise TypeError(
-            f"a batch is a tensor x1, a pair (x0, x1) or a Batch, got {type(batch).__name__}"
+            f"a batch is a tensor or an array x1, a pair (x0, x1) or a Batch, got"
+            f" {type(batch).__name__}"
         )
 
     def __len__(self) -> int:
@@ -236,6 +243,10 @@ class PathSample:
         It is ``(α (x0 - m) + γ z) / σ̂``, of which there is only one of the two where the base is
         no part of the noise, or the path has no latent. Since ``σ̂ ≥ 0`` it jumps where a negative
         stretch of α or γ begins.
+
+        Raises:
+            ConversionError: if the process has no Gaussian part.
+            ValueError: if the sample was made without its latent z.
         """
         part, x0, z = self.noise_part, self.x0, self.z
         if part.base_scale is None or x0 is None:

@@ -139,23 +139,23 @@ class NoisePart:
         return square + self.path.alpha_sq(t) * self.base_scale.to(square).square()
 
     def scale_sq_dot(self, t: Tensor) -> Tensor:
-        """The derivative of σ̂², which is ``2 σ̂ σ̂̇``, finite where σ̂̇ is not."""
+        """The derivative of σ̂², ``2 σ̂ σ̂̇``, of the shape of t: finite where σ̂̇ is not."""
         dot = self.path.gamma_sq_dot(t)
         if self.base_scale is None or not isinstance(self.path, AffineInterpolant):
             return dot
         return dot + self.path.alpha_sq_dot(t) * self.base_scale.to(dot).square()
 
     def signal(self, t: Tensor) -> Tensor:
-        """What x1 is multiplied by apart from x0: β of a Gaussian part, 1 where x0 matters too."""
+        """What x1 is multiplied by, of the shape of t: β of a Gaussian part, 1 where x0 matters."""
         return self.path.beta(t) if isinstance(self, GaussianPart) else torch.ones_like(t)
 
     def scale(self, t: Tensor) -> Tensor:
-        """``σ̂(t) ≥ 0``; ``s = -η̂ / σ̂``."""
+        """``σ̂(t) ≥ 0``, of the shape of t; ``s = -η̂ / σ̂``."""
         square = self.scale_sq(t)
         return torch.where(square > _ZERO_SQ, square, 0.0).sqrt()
 
     def scale_dot(self, t: Tensor) -> Tensor:
-        """``σ̂̇(t)``, with its one-sided limit (perhaps infinite) where σ̂ vanishes."""
+        """``σ̂̇(t)``, of the shape of t, with its limit (perhaps infinite) where σ̂ vanishes."""
         square, half_dot = self.scale_sq(t), 0.5 * self.scale_sq_dot(t)
         zero = square <= _ZERO_SQ
         double = zero & (half_dot.abs() <= _ZERO_SQ**0.5)
@@ -196,7 +196,7 @@ class NoisePart:
         return torch.linspace(0, 1, 1001, dtype=torch.float64, device=self.device)[1:-1]
 
     def latent_rate(self, t: Tensor) -> Tensor:
-        """``γγ̇/σ̂``, the weight of the noise in ``b - v``, with its limit where σ̂ vanishes."""
+        """``γγ̇/σ̂``, the weight of the noise in ``b - v``, of the shape of t; a limit at σ̂ = 0."""
         half_dot, scale = 0.5 * self.path.gamma_sq_dot(t), self.scale(t)
         ratio = half_dot / torch.where(scale > 0, scale, 1.0)
         return torch.where(scale > 0, ratio, self._latent_rate_limit(t))
@@ -221,7 +221,7 @@ class NoisePart:
 
 @checked
 def tweedie(beta: Tensor, scale_sq: Tensor) -> Tensor:
-    """``σ̂²/β``, by β and σ̂² at some times; infinite where β = 0.
+    """``σ̂²/β``, by β and σ̂² at some times, of their shape; infinite where β = 0.
 
     By Tweedie's formulas ``d = (x' + σ̂² s) / β`` and ``Cov(x1 | x_t) = (σ̂²/β) ∂d/∂x``: what is
     added to the score is added to the data prediction times this, and to the velocity times
@@ -273,16 +273,16 @@ class GaussianPart(NoisePart):
         return self.path.beta_dot(t) * scale_sq - beta * (0.5 * self.scale_sq_dot(t))
 
     def half_diffusion_sq(self, t: Tensor) -> Tensor:
-        """``g²/2 = Δ/β = σ̂² λ̇``; infinite where β = 0."""
+        """``g²/2 = Δ/β = σ̂² λ̇``, of the shape of t; infinite where β = 0."""
         return self.delta(t) / self.path.beta(t)
 
     def scaled_rate(self, t: Tensor) -> Tensor:
-        """``σ̂ λ̇ = σ̂ β̇/β - σ̂̇``, which is ``g²/(2σ̂)``, with its limit where σ̂ = 0."""
+        """``σ̂ λ̇ = σ̂ β̇/β - σ̂̇ = g²/(2σ̂)``, of the shape of t, with its limit where σ̂ = 0."""
         growth = self.path.beta_dot(t) / self.path.beta(t)
         return self.scale(t) * growth - self.scale_dot(t)
 
     def log_ratio(self, t: Tensor) -> Tensor:
-        """``λ = log(|β|/σ̂)``, in float64; at an end of time its value 1e-12 from there."""
+        """``λ = log(|β|/σ̂)``, of the shape of t, float64; at an end its value 1e-12 from there."""
         t = widest(t).clamp(_NEAR, 1 - _NEAR)
         beta, square = self.path.beta(t).abs(), self.scale_sq(t)
         beta, square = beta.clamp(min=_TINY**0.5), square.clamp(min=_TINY)
@@ -339,7 +339,7 @@ class GaussianPart(NoisePart):
     # ------------------------------------------------------------------------------- the inverse
 
     def time_of(self, log_ratio: Tensor, start: float = 0.0, stop: float = 1.0) -> Tensor:
-        """Times in [start, stop] at which ``λ(t)`` has the values given, by bisection in float64.
+        """Times in [start, stop] at which λ(t) has given values, of their shape, by bisection.
 
         Values beyond those of the ends give the ends.
         """

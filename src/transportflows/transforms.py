@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ._core.arrays import DataLike, as_rows
 from ._core.checks import check_finite_rows, integer
 from ._core.precision import as_wide, wide
 from ._core.registry import Storable
@@ -30,6 +31,9 @@ class Standardize(Storable, nn.Module):
         mean: a number, or a tensor that broadcasts to the event shape.
         scale: likewise; positive.
 
+    Raises:
+        ValueError: if the mean is not finite, or a scale not positive and finite.
+
     Example:
         >>> x = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
         >>> transform = Standardize.fit(x)
@@ -41,10 +45,10 @@ class Standardize(Storable, nn.Module):
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, mean: float | Tensor = 0.0, scale: float | Tensor = 1.0) -> None:
+    def __init__(self, mean: float | DataLike = 0.0, scale: float | DataLike = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", as_wide(mean).clone())
-        self.register_buffer("scale", as_wide(scale).clone())
+        self.register_buffer("mean", as_wide(mean, "mean").clone())
+        self.register_buffer("scale", as_wide(scale, "scale").clone())
         finite = bool(self.scale.isfinite().all() & self.mean.isfinite().all())
         if not finite or not bool((self.scale > 0).all()):
             raise ValueError(
@@ -53,17 +57,23 @@ class Standardize(Storable, nn.Module):
             )
 
     @classmethod
-    def fit(cls, x: Tensor, *, shared: Sequence[int] | str = ()) -> Standardize:
+    def fit(cls, x: DataLike, *, shared: Sequence[int] | str = ()) -> Standardize:
         """Fit mean and standard deviation to rows ``x`` ``(N, *)``.
 
         A coordinate that does not vary is centred and keeps scale 1.
 
         Args:
-            x: finite data.
+            x: finite data, a tensor or an array.
             shared: event dimensions, counted from 0 after the batch, over which one mean and one
                 scale are shared: ``(1, 2)`` for one a channel of ``(C, H, W)`` images, ``"all"``
                 for one in all. By default every coordinate has its own.
+
+        Raises:
+            TypeError: if the data are neither a tensor nor an array of floating-point numbers.
+            ValueError: if they are not finite rows, or ``shared`` names other than event
+                dimensions.
         """
+        x = as_rows("x", x, torch.float64)
         check_finite_rows(x, "x")
         if isinstance(shared, str) and shared != "all":
             raise ValueError(f"shared is 'all', or event dimensions such as (1, 2), got {shared!r}")
@@ -79,7 +89,7 @@ class Standardize(Storable, nn.Module):
         return cls(mean[0], scale[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        """From the data's units to standardised ones."""
+        """From the data's units to standardised ones, ``(B, *)`` both."""
         y: Tensor = (x - self.mean.to(x)) / self.scale.to(x)
         return self._of_its_shape(y, x)
 
@@ -93,7 +103,7 @@ class Standardize(Storable, nn.Module):
         return value
 
     def invert(self, y: Tensor) -> Tensor:
-        """From standardised units back to the data's."""
+        """From standardised units back to the data's, ``(B, *)`` both."""
         return self._of_its_shape(torch.addcmul(self.mean.to(y), y, self.scale.to(y)), y)
 
     def log_abs_det(self, shape: Sequence[int]) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .arguments import check_callable, shown
+from .arrays import SupportsArray
 from .kinds import SIMPLE, Kind, article, instance_of
 
 __all__ = ["kind_of", "loose_kind", "record_kind"]
@@ -122,11 +123,15 @@ def kind_of(annotation: Any) -> Kind | None:
     if origin in (Union, types.UnionType):
         if torch.device in given:  # whose texts are its own
             given = tuple(one for one in given if one is not str)
+        if SupportsArray in given:  # of DataLike, whose one kind is of both
+            given = tuple(one for one in given if one is not Tensor)
         kinds = [kind_of(one) for one in given]
         if any(kind is None for kind in kinds):
             return None
         known = cast("list[Kind]", kinds)  # a tensor () is kept as one where it may be one
-        return _either(sorted(known, key=lambda k: (k is _NONE) - (k is SIMPLE[Tensor])))
+        first = (SIMPLE[Tensor], SIMPLE[SupportsArray])
+        known = sorted(known, key=lambda k: (k is _NONE) - (k in first))
+        return _either(known) if len(known) > 1 else known[0]
     if origin is Callable or annotation is Callable:
         return _function(annotation)
     if origin is tuple and len(given) == 2 and given[1] is Ellipsis:

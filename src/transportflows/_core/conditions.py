@@ -2,8 +2,8 @@
 
 A tensor with at least one dimension has a row for each state and goes with its rows: into chunks,
 processes, repeated rows. A tensor ``()``, and anything that is no container of rows, is passed to
-the network whole. What might be rows and is no tensor (a list, an array) is refused, never cut by
-chance. The mapping is spread into keywords where the network is called, and nowhere else.
+the network whole. An array becomes a tensor. What else might be rows (a list) is refused, never cut
+by chance. The mapping is spread into keywords where the network is called, and nowhere else.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .arrays import as_tensor, is_array
 from .tensor import signed_integers
 
 __all__ = [
@@ -35,18 +36,23 @@ def check_conditions(
     *,
     rows: str = "states",
     device: torch.device | None = None,
+    like: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return conditions as a dict, if they can go with n rows; uint16 to uint64 become int64.
+
+    Arrays become tensors: integers and booleans stay what they are, other numbers get the dtype of
+    the states.
 
     Args:
         cond: by name; None for none.
         n: number of rows.
         rows: what the rows are, for messages.
-        device: where tensors with rows must be; None for anywhere.
+        device: where tensors with rows must be, and arrays go; None for anywhere.
+        like: a tensor of the dtype, and on the device, of what arrays become.
 
     Raises:
-        TypeError: if it is no mapping, a name is no text, or a value that might be rows is no
-            tensor.
+        TypeError: if it is no mapping, a name is no text, or a value that might be rows is neither
+            a tensor nor an array of numbers.
         ValueError: if a name is taken, or a tensor has another number of rows or another device.
     """
     if cond is None:
@@ -59,12 +65,14 @@ def check_conditions(
     check_names(cond)
     found = dict(cond)
     for name, value in cond.items():
-        if isinstance(value, (list, tuple, Mapping)) or (
-            hasattr(value, "__array__") and not isinstance(value, Tensor)
-        ):
+        if is_array(value):
+            value = as_tensor(f"cond[{name!r}]", value, like=like)
+            found[name] = value = value if device is None else value.to(device)
+        if isinstance(value, (list, tuple, Mapping)):
             raise TypeError(
-                f"the condition {name!r} is a {type(value).__name__}, and only a tensor goes with"
-                f" its rows; write torch.as_tensor({name}), or give the members names of their own"
+                f"the condition {name!r} is a {type(value).__name__}, and only a tensor or an array"
+                f" goes with its rows; write torch.as_tensor({name}), or give the members names of"
+                " their own"
             )
         if not isinstance(value, Tensor) or value.ndim == 0:
             continue

@@ -37,6 +37,9 @@ def local_device() -> torch.device:
 
     ``torchrun`` numbers the processes of a machine; process k gets card k. It also becomes torch's
     current device, which collective operations use.
+
+    Raises:
+        ValueError: if the machine has fewer cards than processes.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -90,6 +93,9 @@ class World:
     Attributes:
         rank: number of this process; 0 writes the files.
         size: number of processes.
+
+    Raises:
+        ValueError: if the rank is not below the size.
     """
 
     rank: int = 0
@@ -123,7 +129,7 @@ class World:
             self._checked(what, work.wait)
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
-        """Add up gradients over all processes, in place, in few large messages."""
+        """Add up gradients, of any shapes, over all processes, in place, in few large messages."""
         if self.size == 1:
             return
         for bucket in buckets(gradients):
@@ -135,7 +141,7 @@ class World:
             )
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Overwrite tensors by those of process 0."""
+        """Overwrite tensors, of any shapes, by those of process 0."""
         if self.size == 1:
             return
         what = "taking the tensors of process 0"
@@ -164,7 +170,7 @@ class World:
         """All n rows from the slices of the processes, on every process.
 
         Args:
-            x: this process's slice of the rows.
+            x: this process's slice of the rows, ``(n_k, *)``.
             n: rows in all.
             dim: dimension of the rows.
         """
@@ -204,6 +210,9 @@ class World:
         """Raise the error of this process, or a :class:`WorkerError` if another has one.
 
         For what each process does by itself: all arrive here, and none waits for one that left.
+
+        Raises:
+            WorkerError: if it is another that failed.
         """
         told = None if error is None else f"{type(error).__name__}: {error}"
         errors = self.all_values(told) if self.size > 1 else []
@@ -221,6 +230,9 @@ class World:
 
         Args:
             doing: says what was being done, where something fails.
+
+        Raises:
+            WorkerError: in the others, if one has failed.
         """
         if self.size == 1:
             yield

@@ -25,6 +25,7 @@ from .arguments import (
     number,
     shown,
 )
+from .arrays import SupportsArray, is_array
 from .checks import plain_tensor
 from .conditions import check_names
 
@@ -98,12 +99,26 @@ def _class(name: str, value: Any) -> type:
     raise TypeError(f"{name} must be a class, got {shown(value)}")
 
 
+def _data(name: str, value: Any) -> Any:
+    """A tensor that holds numbers, or an array, which is looked at where it becomes a tensor."""
+    if is_array(value):
+        return value
+    if isinstance(value, Tensor):
+        return plain_tensor(name, value)
+    many = isinstance(value, (list, tuple, float, int))
+    cure = f"; write torch.as_tensor({name.rpartition(' ')[2]})" if many else ""
+    raise TypeError(f"{name} must be a tensor or an array, got {shown(value)}{cure}")
+
+
 SIMPLE: dict[Any, Kind] = {
     bool: Kind("True or False", _flag, frozenset({bool})),
     int: Kind("an integer", integer, loose=frozenset({int})),
     float: Kind("a number", _number),
     str: Kind("a text", _text, frozenset({str})),
     Tensor: Kind("a tensor", plain_tensor, loose=frozenset({Tensor, torch.nn.Parameter})),
+    SupportsArray: Kind(
+        "a tensor or an array", _data, loose=frozenset({Tensor, torch.nn.Parameter, np.ndarray})
+    ),  # of the union with tensors, DataLike
     torch.Generator: Kind("a torch.Generator", generator_of, frozenset({torch.Generator})),
     torch.dtype: Kind("a torch.dtype", floating_dtype),
     torch.device: Kind("a device", device_of),

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from .arrays import as_tensor, is_array
+
 __all__ = [
     "Movable",
     "as_wide",
@@ -56,11 +58,13 @@ def wide(x: Tensor) -> Tensor:
     return x.double() if _has_float64(x.device.type) else x.cpu().double()
 
 
-def as_wide(value: Any) -> Tensor:
+def as_wide(value: Any, name: str = "the array") -> Tensor:
     """A number, a sequence, an array or a tensor in float64; a tensor stays where it is if it can.
 
     The tensor itself, not a copy, where it is in float64.
     """
+    if is_array(value):
+        return as_tensor(name, value, torch.float64).double()
     return wide(value) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
 
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from .arrays import DataLike, as_rows, as_tensor
 from .checks import check_finite_rows, check_same_kind
 from .precision import wide
 
@@ -18,14 +19,15 @@ _BLOCK_NUMBERS = 1 << 19  # numbers of a block of pairs on a CPU: 4 MB
 _KEPT = 31 << 20  # bytes: glibc learns sizes up to 32 MiB
 
 
-def rows_of(x: Tensor, name: str) -> Tensor:
+def rows_of(x: DataLike, name: str) -> Tensor:
     """Return a sample ``(N, *)`` as a detached float64 matrix of rows.
 
     Raises:
-        TypeError: if it is not a tensor of a floating-point dtype.
+        TypeError: if it is not a tensor or an array of a floating-point dtype.
         ValueError: if it is empty or not finite, or squares of its values would overflow or
             all be 0.
     """
+    x = as_rows(name, x, torch.float64)
     check_finite_rows(x, name)
     x = wide(x.detach().flatten(1))
     largest = float(x.abs().max())
@@ -37,15 +39,18 @@ def rows_of(x: Tensor, name: str) -> Tensor:
     return x
 
 
-def event_rows(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y")) -> tuple[Tensor, Tensor]:
+def event_rows(
+    x: DataLike, y: DataLike, names: tuple[str, str] = ("x", "y")
+) -> tuple[Tensor, Tensor]:
     """Return two samples ``(N, *)`` and ``(M, *)`` as detached float64 matrices of rows.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if either is empty or not finite, their events differ in shape or device, or
             squares of their values would overflow, or all be 0.
     """
     first, second = names
+    x, y = as_rows(first, x, torch.float64, like=y), as_rows(second, y, torch.float64, like=x)
     check_finite_rows(x, first)
     check_finite_rows(y, second)
     if x.shape[1:] != y.shape[1:]:
@@ -68,7 +73,7 @@ def check_at_least(least: int, what: str, **samples: Tensor) -> None:
             )
 
 
-def weights_of(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tensor, Tensor]:
+def weights_of(points: Tensor, weights: DataLike | None, name: str) -> tuple[Tensor, Tensor]:
     """Return the points of positive weight, and their float64 weights, which sum to 1.
 
     Raises:
@@ -77,6 +82,7 @@ def weights_of(points: Tensor, weights: Tensor | None, name: str) -> tuple[Tenso
     count = points.shape[0]
     if weights is None:
         return points, points.new_full((count,), 1 / count, dtype=torch.float64)
+    weights = as_tensor(name, weights, torch.float64)
     if weights.shape != (count,):
         raise ValueError(
             f"{name} has shape {tuple(weights.shape)}; give one weight a row, shape ({count},)"

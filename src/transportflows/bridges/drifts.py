@@ -141,10 +141,13 @@ class BridgeDrift(Field):
         )
 
     def weights(self, target: str, t: Tensor) -> Combination:
-        """How a quantity is made of f and g.
+        """How a quantity is made of f and g: weights of the shape of t.
 
         ``b = ½(f + g)``, ``v = (1-t) f + t g``, ``s = (f - g)/a``, ``η = -γ s`` and, of f alone,
         ``d = x + (1-t) f``.
+
+        Raises:
+            ConversionError: if it takes both drifts, and there is one.
         """
         one, a = torch.ones_like(t), bridge_variance(self.process).to(t)
         if target == "data" and "forward_drift" in self.outputs:
@@ -173,7 +176,11 @@ class BridgeDrift(Field):
         return float(bridge_variance(self.process)) / 2
 
     def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination:
-        """``b ± ε s = (½ ± ε/a) f + (½ ∓ ε/a) g``."""
+        """``b ± ε s = (½ ± ε/a) f + (½ ∓ ε/a) g``, with weights of the shape of t.
+
+        Raises:
+            ConversionError: if it takes both drifts, and there is one.
+        """
         a = bridge_variance(self.process).to(epsilon)
         share = sign * epsilon / a
         share = torch.where((share.abs() - 0.5).abs() < _SAME, 0.5 * share.sign(), share)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .._core import container
 from .._core.arguments import shown
+from .._core.arrays import DataLike, together
 from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.digests import digest
 from .._core.random import draw_key, stream
@@ -67,13 +68,13 @@ class Round:
 @checked
 def iterate(
     field: Field,
-    x0: Tensor,
-    x1: Tensor,
+    x0: DataLike,
+    x1: DataLike,
     *,
     rounds: int,
     fit: Mapping[str, Any],
     steps: int = 50,
-    pairs: tuple[Tensor, Tensor] | None = None,
+    pairs: tuple[DataLike, DataLike] | None = None,
     trainer: Callable[[Field], Trainer] | None = None,
     folder: str | os.PathLike[str] | None = None,
     generator: torch.Generator | None = None,
@@ -131,6 +132,12 @@ def iterate(
             f"rounds go forward and backward, and this field has the {field.outputs[0][:-6]} drift"
             " alone; write BridgeDrift(forward=..., backward=..., process=...)"
         )
+    like = field.reference()
+    x0, x1 = together(("x0", "x1"), x0, x1, like=like)
+    given: tuple[Tensor, Tensor] | None = None
+    if pairs is not None:
+        starts, ends = together(("pairs[0]", "pairs[1]"), *pairs, like=like)
+        given = starts, ends
     for name, rows in (("x0", x0), ("x1", x1)):
         check_events(rows, field.process.shape, name, "the process")
         check_finite_rows(rows, name)
@@ -142,12 +149,12 @@ def iterate(
             field.weights(needed, torch.tensor([0.5], dtype=torch.float64))
     field.process.coupling.path_epsilon = epsilon  # so that sampling with another is told
     key, file = draw_key(generator), None if folder is None else Path(folder) / _FILE
-    of = {} if file is None else _described(field, x0, x1, pairs, steps, fit)
+    of = {} if file is None else _described(field, x0, x1, given, steps, fit)
     done = _found(field, file, key, of)
     for k in range(len(done), rounds):
         way = "given" if k == 0 else "backward" if k % 2 else "forward"
         if way == "given":
-            made = _first(x0, x1, key) if pairs is None else pairs
+            made = _first(x0, x1, key) if given is None else given
         else:
             made = _simulated(field, way, x0, x1, epsilon, steps, stream(key, k, 1))
         losses = _fitted(_part(field, way), made, trainer, fit, stream(key, k, 2))

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.arguments import number, positive_number
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_events, check_finite_rows, event_shape, positive_integer
 from .._core.random import local
 from .._core.registry import register
@@ -109,7 +110,7 @@ class LightPotential(nn.Module):
         variance: float,
         components: int = 50,
         *,
-        data: Tensor | None = None,
+        data: DataLike | None = None,
         scale: float = 0.5,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -122,6 +123,7 @@ class LightPotential(nn.Module):
         if data is None:
             centres = torch.randn(k, d, generator=draws)
         else:
+            data = as_rows("data", data)
             check_events(data, self.shape, "data", "the potential")
             check_finite_rows(data, "data")
             centres = _first_centres(data.detach().cpu().flatten(1), k, draws)
@@ -176,6 +178,9 @@ class LightPotential(nn.Module):
         Args:
             x0: ``(B, *)``.
             generator: source of randomness.
+
+        Raises:
+            ValueError: if x0 is not finite rows of this shape, or so large that its square is not.
         """
         check_finite_rows(x0, "x0")
         draws = local(generator, x0.device)

@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 
 from .._core.arguments import positive_integer, positive_number
+from .._core.arrays import DataLike
 from .._core.checks import shown
-from .._core.precision import wide
+from .._core.precision import as_wide, wide
 from .._core.random import local
 from .._core.signatures import checked
 from ..distributions import Gaussian, GaussianMixture
@@ -67,13 +68,15 @@ class GaussianPairs:
 
     def __init__(
         self,
-        weights: Tensor,
-        means0: Tensor,
-        means1: Tensor,
-        covariances: Tensor,
+        weights: DataLike,
+        means0: DataLike,
+        means1: DataLike,
+        covariances: DataLike,
         *,
         variance: float | None = None,
     ) -> None:
+        weights, covariances = as_wide(weights, "weights"), as_wide(covariances, "covariances")
+        means0, means1 = as_wide(means0, "means0"), as_wide(means1, "means1")
         if means0.shape != means1.shape or means0.ndim < 2 or weights.shape != means0.shape[:1]:
             raise ValueError(
                 "weights are (K,) and means (K, *), of one event shape for both ends, got"
@@ -87,10 +90,10 @@ class GaussianPairs:
             )
         if not bool((weights > 0).all()):
             raise ValueError(f"weights must be positive, got {weights.tolist()}")
-        self.weights = wide(weights) / wide(weights).sum()
+        self.weights = weights / weights.sum()
         self.shape = means0.shape[1:]
-        self.means = torch.cat([wide(means0).flatten(1), wide(means1).flatten(1)], 1)
-        self.covariances = wide(covariances)
+        self.means = torch.cat([means0.flatten(1), means1.flatten(1)], 1)
+        self.covariances = covariances
         self.variance = None if variance is None else positive_number("variance", variance)
         self._factor, failed = torch.linalg.cholesky_ex(self.covariances)
         if bool(failed.any()) or not bool(torch.isfinite(self._factor).all()):

@@ -94,6 +94,7 @@ def flow_pairs(
         Two tensors ``(n, *)`` in the units of the data.
 
     Raises:
+        RuntimeError: if the solve kept no states, which is a fault of this library.
         ConversionError: if the field has no velocity.
         ValueError: if :func:`transportflows.sample` refuses.
 

@@ -42,6 +42,8 @@ class ForwardDriftLoss(_DriftLoss):
     The weight 1 - t keeps the target ``√(1-t) (x1 - x0) - √(a t) z`` finite up to t = 1, and of one
     size; a further ``weight`` multiplies it.
 
+    Source: Peluchetti (2023); Shi et al., "Diffusion Schrödinger bridge matching" (2023).
+
     Example:
         >>> import torch, transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(tpf.Brownian(1.0)), base=tpf.Gaussian((1,)))
@@ -58,6 +60,8 @@ class ForwardDriftLoss(_DriftLoss):
 @checked
 class BackwardDriftLoss(_DriftLoss):
     r"""``½ t |ĝ(t, x_t) - (x_t - x0)/t|²``: the backward drift of a bridge, in forward time.
+
+    Source: Shi et al., "Diffusion Schrödinger bridge matching" (2023).
 
     Example:
         >>> import torch, transportflows as tpf

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .._core.arguments import integer, positive_integer
+from .._core.arrays import DataLike, as_tensor, is_array, together
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.random import draw_key, local, mix, stream
 from .._core.reprs import summary
@@ -69,17 +70,17 @@ class Trajectories(Distribution):
 
     def __init__(
         self,
-        snapshots: Sequence[Tensor],
+        snapshots: Sequence[DataLike],
         *,
         regularisation: float | None = None,
-        weights: Sequence[Tensor | None] | None = None,
+        weights: Sequence[DataLike | None] | None = None,
         tolerance: float | None = None,
         max_steps: int | None = None,
     ) -> None:
         rows = check_snapshots(snapshots)
         super().__init__((len(rows), *rows[0].shape[1:]))
         self.regularisation = regularisation
-        given: list[Tensor | None] = [None] * len(rows) if weights is None else list(weights)
+        given: list[DataLike | None] = [None] * len(rows) if weights is None else list(weights)
         if len(given) != len(rows):
             raise ValueError(
                 f"there are {len(rows)} snapshots and {len(given)} weights; give one each, None for"
@@ -126,7 +127,7 @@ class Trajectories(Distribution):
 
 
 def _plan(
-    rows: list[Tensor], weights: Sequence[Tensor | None], k: int, **options: Any
+    rows: list[Tensor], weights: Sequence[DataLike | None], k: int, **options: Any
 ) -> TransportPlan:
     """The plan between the snapshots k and k + 1, solved."""
     try:
@@ -141,19 +142,21 @@ def _plan(
     return plan
 
 
-def check_snapshots(snapshots: Sequence[Tensor]) -> list[Tensor]:
+def check_snapshots(snapshots: Sequence[DataLike]) -> list[Tensor]:
     """Snapshots as a list, if they are samples of one event shape.
 
     Raises:
         TypeError: if they are one tensor, no tensors, or of different dtypes.
         ValueError: if there are fewer than two, of different event shapes, or NaN.
     """
-    if isinstance(snapshots, Tensor):
+    if isinstance(snapshots, Tensor) or is_array(snapshots):
+        whole = as_tensor("snapshots", snapshots)  # type: ignore[arg-type]
         raise TypeError(
             "snapshots are a list of tensors, one for each time, got one tensor"
-            f" {tuple(snapshots.shape)}; write list(x) where its first dimension is the time"
+            f" {tuple(whole.shape)}; write list(x) where its first dimension is the time"
         )
-    rows = list(snapshots)
+    given = list(snapshots)
+    rows = together(tuple(f"snapshots[{k}]" for k in range(len(given))), *given)
     if len(rows) < 2:
         raise ValueError(f"there must be two snapshots at least, got {len(rows)}")
     for k, points in enumerate(rows):
@@ -199,7 +202,7 @@ class LeftOut:
 
 @checked
 def leave_one_out(
-    snapshots: Sequence[Tensor],
+    snapshots: Sequence[DataLike],
     times: Sequence[float],
     train: Callable[[Multimarginal, Trajectories], Field],
     *,
@@ -217,7 +220,7 @@ def leave_one_out(
     what a model of more than two snapshots must better.
 
     Args:
-        snapshots: K of them, K at least 3.
+        snapshots: K of them, ``(N_k, *)`` each, K at least 3.
         times: theirs, increasing.
         train: makes and trains a field: ``train(process, law)``.
         n: rows to carry, drawn from the snapshot before with replacement.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor
 from .._core.checks import check_finite_rows, number, plain_tensor, positive_integer
 from .._core.precision import wide
 from .._core.random import draw_key, stream
@@ -56,8 +57,8 @@ class ConditionWeight:
 
 @checked
 def condition_weight(
-    x1: Tensor,
-    c: Tensor,
+    x1: DataLike,
+    c: DataLike,
     base: Any,
     *,
     budget: float = 0.05,
@@ -96,6 +97,8 @@ def condition_weight(
         >>> tried.weights[-1], tried.length[-1]
         (inf, 1.0)
     """
+    x1 = as_rows("x1", x1)
+    c = as_tensor("c", c, like=x1)
     check_finite_rows(x1, "x1")
     plain_tensor("c", c)
     if c.is_floating_point() and not bool(c.isfinite().all()):

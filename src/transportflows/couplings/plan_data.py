@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor, if_array
 from .._core.checks import check_finite_rows, check_same_kind, plain_tensor
 from .._core.conditions import check_conditions
 from .._core.precision import table_device, wide
@@ -45,12 +46,14 @@ class PlanData:
 
     def __init__(
         self,
-        x0: Tensor | Distribution | Any,
-        x1: Tensor,
+        x0: DataLike | Distribution | Any,
+        x1: DataLike,
         cond: Mapping[str, Any] | None,
-        x0_weights: Tensor | None,
-        x1_weights: Tensor | None,
+        x0_weights: DataLike | None,
+        x1_weights: DataLike | None,
     ) -> None:
+        x1 = as_rows("x1", x1, like=x0)
+        x0 = if_array("x0", x0, like=x1)
         check_finite_rows(x1, "x1")
         self.x1 = widened(x1.detach())
         self.labels = labels_of(check_conditions(cond, len(x1), rows="rows of x1"))
@@ -265,7 +268,7 @@ class PlanData:
         return replace(solved, centre=centre)
 
 
-def row_weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | None:
+def row_weights(given: DataLike | None, points: Tensor, name: str) -> Tensor | None:
     """Weights of rows in float64, of sum 1; None for equal ones.
 
     Raises:
@@ -274,9 +277,9 @@ def row_weights(given: Tensor | None, points: Tensor, name: str) -> Tensor | Non
     if given is None:
         return None
     count = len(points)
-    if not isinstance(given, Tensor) or given.shape != (count,):
-        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise ValueError(f"{name} must be a tensor ({count},), one a row, got {got}")
+    given = as_tensor(name, given, torch.float64)
+    if given.shape != (count,):
+        raise ValueError(f"{name} must be ({count},), one a row, got {tuple(given.shape)}")
     weights = wide(given.detach()).to(table_device(points.device))
     total = float(weights.sum())
     if bool((weights < 0).any()) or not abs(total - 1) <= 1e-4:

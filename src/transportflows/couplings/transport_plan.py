@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import number, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
@@ -35,8 +36,8 @@ class TransportPlan(Coupling):
     .. math:: \min_{\pi \in \Pi(p, q)} \sum_{ij} \pi_{ij} |x_{0,i} - x_{1,j}|^2
               + \varepsilon \sum_{ij} \pi_{ij} \log \frac{\pi_{ij}}{p_i q_j}
 
-    Plans within batches are biased by their size. This one is solved once, when pairs are first
-    asked for, and costs a step nothing. A plan that did not converge is refused, never used.
+    Plans within batches are biased by their size (Fatras et al. 2020). This is solved once, when
+    pairs are asked for, and costs a step nothing. One that did not converge is refused, never used.
 
     **A pool** ``x0`` of rows is paired with the rows of x1 by the exact plan, or by the entropic
     one, of which every row of x1 has K partners (4,000,000 over the rows, at least 16, and no more
@@ -99,13 +100,13 @@ class TransportPlan(Coupling):
 
     def __init__(
         self,
-        x0: Tensor | Distribution | Any,
-        x1: Tensor,
+        x0: DataLike | Distribution | Any,
+        x1: DataLike,
         *,
         regularisation: float | None = None,
         cond: Mapping[str, Any] | None = None,
-        x0_weights: Tensor | None = None,
-        x1_weights: Tensor | None = None,
+        x0_weights: DataLike | None = None,
+        x1_weights: DataLike | None = None,
         unbalanced: float | None = None,
         tolerance: float | None = None,
         max_steps: int | None = None,
@@ -169,15 +170,15 @@ class TransportPlan(Coupling):
         return self._base
 
     def check_base(self, base: Distribution) -> None:
-        """Refuse a base that is not the law of x0 under the plan.
+        """Refuse a base of which x0 is no sample.
 
-        A pool may be a sample of another law, which is then the base.
+        Raises:
+            ValueError: if it is none, or the plan is unbalanced and has a base of its own.
         """
         self.data.check_base(base)
         if self.unbalanced is not None:
             raise ValueError(
-                "an unbalanced plan takes some rows of x0 more than others, and sampling must"
-                " start from what it takes; leave base out"
+                "sampling starts from what an unbalanced plan takes of x0; leave base out"
             )
 
     @property
@@ -258,7 +259,7 @@ class TransportPlan(Coupling):
         return self.pair(x0, x1, cond, generator=generator)
 
     def row_weights(self, x1: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Tensor | None:
-        """See :meth:`Coupling.row_weights`; for a law None, since it chooses the rows itself."""
+        """As :meth:`Coupling.row_weights`, ``(N,)``; for a law None: it chooses the rows itself."""
         weights = self.data.weights_of(self._plan(), x1, cond)
         return None if self.data.law is not None else weights
 

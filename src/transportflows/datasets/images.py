@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor
 from .._core.checks import check_finite_rows, positive_integer, shown
 from .._core.random import local
 from .._core.reprs import summary
@@ -25,7 +26,7 @@ __all__ = ["ImageLoader", "Images", "to_bytes", "to_floats"]
 
 
 @checked
-def to_floats(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def to_floats(pixels: DataLike, dtype: torch.dtype | None = None) -> Tensor:
     """``v/127.5 - 1`` of bytes of any shape, on their device.
 
     Args:
@@ -39,7 +40,7 @@ def to_floats(pixels: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         >>> to_floats(torch.tensor([0, 51, 255], dtype=torch.uint8))
         tensor([-1.0000, -0.6000,  1.0000])
     """
-    return _bytes(pixels).to(state_dtype(dtype)).mul_(1 / 127.5).sub_(1.0)
+    return _bytes(as_tensor("pixels", pixels)).to(state_dtype(dtype)).mul_(1 / 127.5).sub_(1.0)
 
 
 @checked
@@ -81,6 +82,11 @@ class Images:
         files: where each image is from.
         skipped: broken files that were left out, with what is wrong with them.
         flip: mirror every other image, by chance, whenever it is taken.
+
+    Raises:
+        TypeError: if the pixels are no bytes.
+        ValueError: if pixels are not ``(N, C, H, W)``, or labels or values not one an image, or out
+            of range.
 
     Example:
         >>> black, white = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
@@ -148,7 +154,7 @@ class Images:
         return to_floats(self.pixels, dtype)
 
     def take(self, index: Tensor | slice) -> Images:
-        """Some of the images: those of an index, or of a slice."""
+        """Some of the images: those of an index ``(B,)``, or of a slice."""
         found = torch.arange(len(self))[index].tolist()
         return replace(
             self,

@@ -44,6 +44,8 @@ def checkerboard(
     Raises:
         ValueError: if ``n`` is less than 1.
 
+    Source: the law is that of Grathwohl et al., "FFJORD" (2019), in other units.
+
     Example:
         >>> checkerboard(5, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([5, 2])
@@ -82,6 +84,8 @@ def two_moons(
 
     Raises:
         ValueError: if ``n`` is less than 1 or ``noise`` is negative.
+
+    Source: ``make_moons`` of scikit-learn (Pedregosa et al. 2011).
 
     Example:
         >>> two_moons(5, generator=torch.Generator().manual_seed(0)).shape
@@ -124,6 +128,8 @@ def eight_gaussians(
     Raises:
         ValueError: if ``n`` is less than 1, or ``radius`` or ``std`` is negative.
 
+    Source: the law is that of Metz et al., "Unrolled generative adversarial networks" (2017).
+
     Example:
         >>> eight_gaussians(5, generator=torch.Generator().manual_seed(0)).shape
         torch.Size([5, 2])
@@ -163,6 +169,8 @@ def swiss_roll(
 
     Raises:
         ValueError: if ``n`` is less than 1 or ``noise`` is negative.
+
+    Source: ``make_swiss_roll`` of scikit-learn (Marsland 2009).
 
     Example:
         >>> swiss_roll(5, generator=torch.Generator().manual_seed(0)).shape

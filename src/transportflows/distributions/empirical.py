@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor
 from .._core.checks import check_finite_rows, integer
 from .._core.precision import wide
 from .._core.random import local
@@ -25,7 +26,7 @@ class Empirical(Distribution):
     The file of a field whose base it is holds the rows, since sampling starts from them.
 
     Args:
-        data: ``(N, *)``, finite. It is not part of a ``state_dict``.
+        data: rows ``(N, *)``, a tensor or an array, finite. It is not part of a ``state_dict``.
         weights: of the rows, ``(N,)``, not negative, of positive sum; equal by default.
 
     Raises:
@@ -42,7 +43,11 @@ class Empirical(Distribution):
     data: Tensor
     ends: Tensor | None
 
-    def __init__(self, data: Tensor, *, weights: Tensor | None = None) -> None:
+    def __init__(self, data: DataLike, *, weights: DataLike | None = None) -> None:
+        data = as_rows("data", data)
+        weights = (
+            None if weights is None else as_tensor("weights", weights, torch.float64, like=data)
+        )
         check_finite_rows(data, "data")
         super().__init__(data.shape[1:])
         self.register_buffer("data", data.detach(), persistent=False)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_events, check_finite_rows, integer
 from .._core.precision import as_wide, wide
 from .._core.random import local
@@ -49,22 +50,22 @@ class Gaussian(Distribution):
     def __init__(
         self,
         shape: Sequence[int],
-        mean: float | Tensor = 0.0,
-        scale: float | Tensor = 1.0,
+        mean: float | DataLike = 0.0,
+        scale: float | DataLike = 1.0,
         *,
-        scale_tril: Tensor | None = None,
+        scale_tril: DataLike | None = None,
     ) -> None:
         super().__init__(shape)
-        full = as_wide(mean).expand(self.shape).clone()
+        full = as_wide(mean, "mean").expand(self.shape).clone()
         self.register_buffer("mean", full)
         if scale_tril is not None:
-            d = self.shape.numel()
+            d, scale_tril = self.shape.numel(), as_wide(scale_tril, "scale_tril")
             if scale_tril.shape != (d, d):
                 raise ValueError(
                     f"scale_tril is {tuple(scale_tril.shape)}; for shape {tuple(self.shape)}"
                     f" it must be ({d}, {d})"
                 )
-            spread = as_wide(scale_tril)
+            spread = scale_tril
             if bool(spread.triu(1).any()):
                 raise ValueError(
                     "scale_tril must be lower triangular; for a covariance S write"
@@ -74,7 +75,7 @@ class Gaussian(Distribution):
                 raise ValueError("scale_tril must be finite, and holds NaN or infinite numbers")
             positive = spread.diagonal()
         else:
-            spread = as_wide(scale)
+            spread = as_wide(scale, "scale")
             if spread.ndim > 0:
                 spread = spread.expand(self.shape)
             positive = spread
@@ -105,14 +106,20 @@ class Gaussian(Distribution):
         return self._standard()[0]
 
     @classmethod
-    def fit(cls, x: Tensor, *, covariance: str = "diagonal") -> Gaussian:
+    def fit(cls, x: DataLike, *, covariance: str = "diagonal") -> Gaussian:
         """Fit mean and covariance to rows ``x`` ``(N, *)`` by moments.
 
         Args:
             x: at least two rows.
             covariance: ``"isotropic"``, ``"diagonal"`` or ``"full"`` (``(d, d)`` for d numbers in
                 an event; needs more rows than d).
+
+        Raises:
+            TypeError: if x is neither a tensor nor an array of floating-point numbers.
+            ValueError: if x is not finite rows, has fewer of them than the covariance takes, or a
+                coordinate that does not vary, or the kind of covariance is unknown.
         """
+        x = as_rows("x", x, torch.float64)
         check_finite_rows(x, "x")
         if x.shape[0] < 2:
             raise ValueError("fitting a Gaussian needs at least 2 rows, got 1")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import check_events, check_finite_rows, integer
 from .._core.precision import as_wide, wide
 from .._core.random import local
@@ -50,23 +51,23 @@ class GaussianMixture(Distribution):
 
     def __init__(
         self,
-        means: Tensor,
-        scale: float | Tensor = 1.0,
+        means: DataLike,
+        scale: float | DataLike = 1.0,
         *,
-        weights: Tensor | Sequence[float] | None = None,
-        covariances: Tensor | None = None,
+        weights: DataLike | Sequence[float] | None = None,
+        covariances: DataLike | None = None,
         singular: bool = False,
     ) -> None:
-        means = as_wide(means)
+        means = as_wide(means, "means")
         check_finite_rows(means, "means")
         super().__init__(means.shape[1:])
         k, d = means.shape[0], self.shape.numel()
         if covariances is None:
-            spread = as_wide(scale).expand(k)
+            spread = as_wide(scale, "scale").expand(k)
             if not bool(((spread > 0) & spread.isfinite()).all()):
                 raise ValueError(f"scale must be positive and finite, got {spread.tolist()}")
             covariances = spread.square()[:, None, None] * torch.eye(d, dtype=torch.float64)
-        covariances = as_wide(covariances)
+        covariances = as_wide(covariances, "covariances")
         if covariances.shape != (k, d, d):
             raise ValueError(
                 f"covariances are {tuple(covariances.shape)}; for {k} means of {d} numbers they"
@@ -83,8 +84,7 @@ class GaussianMixture(Distribution):
                 "covariances must be symmetric and positive definite;"
                 f" {f'components {bad} are not' if bad else 'they are not symmetric'}"
             )
-        w = torch.ones(k) if weights is None else torch.as_tensor(weights)
-        w = wide(w)
+        w = as_wide([1.0] * k if weights is None else weights, "weights")
         if w.shape != (k,) or not bool((w >= 0).all()) or not 0 < float(w.sum()) < math.inf:
             raise ValueError(
                 f"weights must be {k} non-negative and finite numbers, not all 0, got {w.tolist()}"

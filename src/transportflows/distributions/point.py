@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import integer
 from .._core.precision import as_wide
 from .._core.reprs import brief
@@ -39,9 +40,9 @@ class Point(Distribution):
 
     at: Tensor
 
-    def __init__(self, shape: Sequence[int], at: float | Tensor = 0.0) -> None:
+    def __init__(self, shape: Sequence[int], at: float | DataLike = 0.0) -> None:
         super().__init__(shape)
-        full = as_wide(at).expand(self.shape).clone()
+        full = as_wide(at, "at").expand(self.shape).clone()
         if not bool(full.isfinite().all()):
             raise ValueError("the point of a Point must be finite")
         self.register_buffer("at", full)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import check_events, integer
 from .._core.precision import as_wide
 from .._core.random import local
@@ -42,11 +43,11 @@ class Uniform(Distribution):
     high: Tensor
 
     def __init__(
-        self, shape: Sequence[int], low: float | Tensor = 0.0, high: float | Tensor = 1.0
+        self, shape: Sequence[int], low: float | DataLike = 0.0, high: float | DataLike = 1.0
     ) -> None:
         super().__init__(shape)
         for name, corner in (("low", low), ("high", high)):
-            full = as_wide(corner).expand(self.shape).clone()
+            full = as_wide(corner, name).expand(self.shape).clone()
             self.register_buffer(name, full)
         if not bool((self.low < self.high).all() & (self.high - self.low).isfinite().all()):
             raise ValueError("low must be below high in every coordinate, and both finite")

@@ -133,6 +133,9 @@ class TransportSampler(Settings):
         Args:
             X: as for :meth:`sample`.
             y: targets, of the shape that they had in ``fit``.
+
+        Raises:
+            ValueError: if y has other columns than when it was fitted, or X does not fit.
         """
         told, (targets, _) = self._asked(X), self._targets(y, X)
         if targets.shape[1] != len(self._columns.mean):

@@ -133,7 +133,7 @@ class Field(Saved, Offers, Conditioned):
             raise
 
     def forward(self, t: Tensor, x: Tensor, cond: Mapping[str, Any] = NO_CONDITIONS) -> Any:
-        """What the network predicts; a tuple for a pair."""
+        """What the network predicts, of the shape of ``x`` ``(B, *)``; a tuple for a pair."""
         check_state(t, x)
         check_events(x, self.process.shape, "x", "the process")
         if cond or self.conditions:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import is_array
 from .._core.condition import Condition
 from .._core.conditions import NO_CONDITIONS, check_conditions
 from .._core.signatures import checked
@@ -58,12 +59,14 @@ class Conditioned(nn.Module):
             device: where tensors with rows must be; None for anywhere.
 
         Raises:
-            TypeError: if it is no mapping of names, or holds lists or arrays.
+            TypeError: if it is no mapping of names, or holds lists.
             ValueError: if there is one that has other rows, was not trained with, or is missing.
         """
         if self.conditions and (cond is None or isinstance(cond, Mapping)):
             cond = filled(cond or {}, self.conditions, n, self.reference())
-        found = check_conditions(cond, n, rows=rows, device=device)
+        arrays = isinstance(cond, Mapping) and any(map(is_array, cond.values()))
+        like = self.reference() if arrays else None
+        found = check_conditions(cond, n, rows=rows, device=device, like=like)
         whose = f"this {type(self).__name__}"
         start = {}
         if self.process.coupling.condition_on_start:  # which is given in training too

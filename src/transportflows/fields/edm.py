@@ -107,7 +107,7 @@ class EDM(DataPredictor):
         self.sigma_data = positive_number("sigma_data", sigma_data)
 
     def coefficients(self, t: Tensor) -> EDMCoefficients:
-        """The weights at times t, in float64 where the device of t has it."""
+        """The weights, of the shape of t, in float64 where the device of t has it."""
         part, time, square = self.process.part, widest(t), self.sigma_data**2
         beta, sigma_sq = part.path.beta(time), part.scale_sq(time)
         total = sigma_sq + square * beta.square()

@@ -50,6 +50,9 @@ class Guided(Field):
 
     Attributes:
         fields: those that it is made of.
+
+    Raises:
+        TypeError: if it is made itself, and not one of its kinds.
     """
 
     trainable = False
@@ -189,7 +192,7 @@ class Geometric(Guided):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """``Σ w_i f_i`` of each output."""
+        """``Σ w_i f_i`` of each output, of the shape of ``x`` ``(B, *)``."""
         powers = [w if isinstance(w, float) else w.to(x) for w in self.powers(t, cond)]
         nothing = (None,) * len(self.outputs)
         found = [
@@ -239,7 +242,11 @@ class Geometric(Guided):
 
     @property
     def own_start(self) -> Distribution:
-        """``ρ0^W``, where ρ0 is Gaussian."""
+        """``ρ0^W``, where ρ0 is Gaussian.
+
+        Raises:
+            ValueError: if the base is not Gaussian, or the powers add up to none that is positive.
+        """
         law = self.process.start
         if self.power == 1:
             return law

@@ -190,7 +190,7 @@ class Tilt(Guided):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """The predictions of the field, each shifted by its multiple of ∇r."""
+        """The predictions of the field, ``(B, *)``, each shifted by its multiple of ∇r."""
         part = self._parts[0]
         found = part.predict(self.outputs, t, x, cond, needed)
         if all(value is None for value in found):

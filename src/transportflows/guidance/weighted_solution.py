@@ -93,7 +93,11 @@ class WeightedSolution(Solution):
         )
 
     def mean(self, values: Tensor | None = None) -> Tensor:
-        """The weighted mean of rows of values ``(n, *)``, of the states themselves by default."""
+        """The weighted mean of rows of values ``(n, *)``, of the states themselves by default.
+
+        Raises:
+            ValueError: if there is not one row of values for each particle.
+        """
         rows = self.x if values is None else values
         if rows.shape[:1] != self.log_weights.shape:
             raise ValueError(

@@ -101,7 +101,7 @@ class Interpolant(LatentScale, ABC):
         """
 
     def mean_dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """``∂t I(t, x0, x1)``; by forward-mode autodiff unless overridden."""
+        """``∂t I(t, x0, x1)``, ``(B, *)``; by forward-mode autodiff unless overridden."""
         return time_derivative(
             lambda s: self.mean(expand_time(s, x1), x0, x1), t.expand(x1.shape[0])
         )
@@ -140,7 +140,7 @@ class Interpolant(LatentScale, ABC):
         return self.latent.gamma_slope_sq(t)
 
     def end_errors(self, x0: Tensor, x1: Tensor) -> dict[str, float]:
-        """Distances of the path's ends from where they must be: all zero for a right path."""
+        """Distances of the path's ends from x0 and x1, ``(B, *)``: all zero for a right path."""
         zero, one = x1.new_zeros(()), x1.new_ones(())
         first, last = self.mean(zero, x0, x1), self.mean(one, x0, x1)
         return {
@@ -168,6 +168,8 @@ class AffineInterpolant(Interpolant):
     ``α(0) = β(1) = 1`` and ``α(1) = β(0) = 0``, and perhaps ``gamma_sq`` (or ``gamma``).
     Where α has a root (``sqrt(1 - t)``), override ``alpha_sq`` too, without it.
 
+    Source: Albergo, Boffi and Vanden-Eijnden (2023).
+
     Example:
         >>> class Power(AffineInterpolant):
         ...     def alpha(self, t): return 1 - t**3
@@ -188,19 +190,19 @@ class AffineInterpolant(Interpolant):
         """β(t), the coefficient of x1, of the shape of ``t``."""
 
     def alpha_dot(self, t: Tensor) -> Tensor:
-        """α̇(t); by autodiff unless overridden."""
+        """α̇(t), of the shape of t; by autodiff unless overridden."""
         return time_derivative(self.alpha, t)
 
     def beta_dot(self, t: Tensor) -> Tensor:
-        """β̇(t); by autodiff unless overridden."""
+        """β̇(t), of the shape of t; by autodiff unless overridden."""
         return time_derivative(self.beta, t)
 
     def alpha_sq(self, t: Tensor) -> Tensor:
-        """α²(t); override it without a root where α̇ is infinite."""
+        """α²(t), of the shape of t; override it without a root where α̇ is infinite."""
         return self.alpha(t).square()
 
     def alpha_sq_dot(self, t: Tensor) -> Tensor:
-        """The derivative of α² at ``t``, which is ``2 α α̇``."""
+        """The derivative of α² at ``t``, ``2 α α̇``, of the shape of t."""
         if type(self).alpha_sq is AffineInterpolant.alpha_sq:
             return 2 * self.alpha(t) * self.alpha_dot(t)
         return time_derivative(self.alpha_sq, t)

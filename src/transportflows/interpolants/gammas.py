@@ -162,7 +162,7 @@ class Brownian(Gamma):
     r"""``γ² = a t (1 - t)``, the variance of a Brownian bridge. γ̇ is infinite at both ends.
 
     Args:
-        a: variance factor, positive; an :class:`torch.nn.Parameter` is kept, so it can be learned.
+        a: variance factor, positive; a :class:`torch.nn.Parameter` ``()`` is kept, to be learned.
 
     Raises:
         ValueError: if ``a`` is not positive.

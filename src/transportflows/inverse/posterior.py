@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, if_array
 from .._core.checks import number, positive_integer, positive_number, shown
 from .._core.precision import wide
 from .._core.random import draw_key, mix
@@ -43,7 +44,7 @@ def sample_posterior(
     n: int,
     *,
     proposal: GuidedField | None = None,
-    law: Gaussian | GaussianMixture | Tensor | float | None = None,
+    law: Gaussian | GaussianMixture | DataLike | float | None = None,
     steps: int = 100,
     spacing: str | Spacing = "uniform",
     threshold: float = 0.5,
@@ -123,7 +124,7 @@ def sample_posterior(
     field.process.part.check_monotone()
     inside = _checked(field, observation, proposal)
     seen = inside.reached()
-    key = draw_key(generator)
+    key, law = draw_key(generator), if_array("law", law, like=field.reference())
     points = field.breakpoints
     grid = time_grid(steps, start=0.0, stop=1.0, spacing=spacing, breakpoints=points)
     with evaluating(field):

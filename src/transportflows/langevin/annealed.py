@@ -40,6 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix
 from .._core.signatures import checked
@@ -68,7 +69,7 @@ def annealed_langevin(
     step_size: float | Callable[[Tensor], Tensor] = 0.1,
     denoise: bool = True,
     rescale: bool = True,
-    start: Distribution | Tensor | Any | None = None,
+    start: Distribution | DataLike | Any | None = None,
     save_levels: bool = False,
     cond: Mapping[str, Any] | None = None,
     hooks: Hooks = (),
@@ -112,6 +113,7 @@ def annealed_langevin(
         ``denoise``.
 
     Raises:
+        TypeError: if it is no field.
         ConversionError: if the field has no score, or no data prediction for ``denoise``.
         NonFiniteStateError: if a state stops being finite: at which level and step, and which
             step size to try.

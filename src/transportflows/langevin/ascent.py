@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.conditions import check_conditions
 from .._core.reprs import summary
@@ -64,7 +65,7 @@ class AscentSolution(Solution):
 @torch.no_grad()
 def ascend(
     score: ScoreFunction,
-    x: Tensor,
+    x: DataLike,
     *,
     step_size: float | Tensor,
     steps: int,
@@ -104,6 +105,7 @@ def ascend(
         (tensor([[3.0000, 3.0000]]), tensor([True]))
     """
     check_callable_score(score, cond)
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)

@@ -79,6 +79,9 @@ class LangevinCorrector(Corrector):
         steps: corrections after each step.
         norm: ``"batch"`` or ``"nominal"``: how long the score is taken to be; see the module.
 
+    Raises:
+        ValueError: if ``snr`` is not in (0, 1), the norm is unknown, or there are no steps.
+
     Source: Song et al. (2021), algorithms 2, 4 and 5; r = 0.16 is theirs for VE and images.
 
     Example:

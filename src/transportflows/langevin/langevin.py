@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows, positive_integer, step_numbers
 from .._core.precision import table_device
 from .._core.random import draw_key, mix
@@ -79,7 +80,7 @@ class LangevinSolution(Solution):
 @torch.no_grad()
 def langevin(
     score: ScoreFunction,
-    x: Tensor,
+    x: DataLike,
     *,
     step_size: float | Tensor,
     steps: int,
@@ -142,6 +143,7 @@ def langevin(
         (torch.Size([500, 2]), True)
     """
     check_callable_score(score, cond)
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     size = as_step_size(step_size, x)

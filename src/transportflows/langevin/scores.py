@@ -89,6 +89,9 @@ def score_of(log_prob: Callable[..., Tensor] | Any) -> LogProbScore:
         log_prob: ``log_prob(x, **cond)``, from ``(B, *)`` to ``(B,)``, up to a constant. Each of
             its rows must depend on the same row of x only: one backward pass serves all rows.
 
+    Raises:
+        TypeError: if it is no function of x.
+
     Example:
         >>> score = score_of(lambda x: -x.square().sum(1) / 8)  # N(0, 4 Id)
         >>> score(torch.tensor([[4.0, -8.0]]))
@@ -114,6 +117,8 @@ def score_at(field: Field, t: float, cond: Mapping[str, Any] = NO_CONDITIONS) ->
             given to the sampler instead.
 
     Raises:
+        ValueError: if the time is not one in [0, 1].
+        TypeError: if it is no field.
         ConversionError: if the field has no score, or not at this time.
 
     Example:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -67,7 +68,7 @@ class VariationalBound:
 @checked
 def variational_bound(
     field: Field,
-    x: Tensor,
+    x: DataLike,
     levels: Sequence[float] | Tensor,
     *,
     reconstruction_std: float | None = None,
@@ -111,6 +112,7 @@ def variational_bound(
         True
     """
     check_field(field)
+    x = as_rows("x", x, like=field.reference())
     check_finite_rows(x, "x")
     draws = positive_integer("draws", draws)
     weight = VariationalWeight(levels, reconstruction_std=reconstruction_std)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -77,7 +78,7 @@ class SampledLikelihood:
 @checked
 def log_likelihood(
     field: Field,
-    x: Tensor,
+    x: DataLike,
     *,
     t: float = 1.0,
     base: Distribution | Any | None = None,
@@ -161,6 +162,7 @@ def log_likelihood(
         -0.4516
     """
     check_field(field)
+    x = as_rows("x", x, like=field.reference())
     check_finite_rows(x, "x")
     check_events(x, field.process.shape, "x", "the process")
     if not 0 < t <= 1:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .._core.checks import shown
+from .._core.arrays import DataLike, as_tensor
 from .._core.signatures import checked
 from ..fields import Field
 from ..fields.base import check_field
@@ -85,7 +85,11 @@ class FieldDistribution(Distribution):
         return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FieldDistribution:
-        """The same law for a batch ``(B,)``, as torch has it."""
+        """The same law for a batch ``(B,)``, as torch has it.
+
+        Raises:
+            ValueError: if there is a batch of another size already, or the new one is not ``(B,)``.
+        """
         shape = torch.Size(batch_shape)
         if shape == self.batch_shape:
             return self
@@ -118,13 +122,17 @@ class FieldDistribution(Distribution):
         x = sample(self.field, n, cond=cond, **options).x
         return x.reshape(shape + self.event_shape)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats."""
-        event = len(self.event_shape)
-        if not isinstance(value, Tensor) or value.shape[value.ndim - event :] != self.event_shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+    def log_prob(self, value: DataLike) -> Tensor:
+        """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats.
+
+        Raises:
+            ValueError: if the last dimensions of the values are not those of an event.
+        """
+        event, value = len(self.event_shape), as_tensor("value", value, like=self.field.reference())
+        if value.shape[value.ndim - event :] != self.event_shape:
             raise ValueError(
-                f"values are (..., {', '.join(map(str, self.event_shape))}), got {got}"
+                f"values are (..., {', '.join(map(str, self.event_shape))}), got"
+                f" {tuple(value.shape)}"
             )
         rows = value.shape[: value.ndim - event]
         shape = torch.broadcast_shapes(rows, self.batch_shape)  # type: ignore[no-untyped-call]

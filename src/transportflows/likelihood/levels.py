@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor
 from .._core.checks import check_finite_rows, integer, positive_number
 from .._core.precision import wide
 from .._core.random import local
@@ -23,7 +24,7 @@ __all__ = ["bits_per_dimension", "dequantise"]
 
 @checked
 def dequantise(
-    x: Tensor, level_width: float, *, generator: torch.Generator | None = None
+    x: DataLike, level_width: float, *, generator: torch.Generator | None = None
 ) -> Tensor:
     """Return ``x + u`` with u uniform on ``[0, level_width)``: levels made continuous, ``(n, *)``.
 
@@ -43,6 +44,7 @@ def dequantise(
         >>> bool((dequantise(x, 0.5) - x < 0.5).all())
         True
     """
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     width = positive_number("level_width", level_width)
     levels = torch.unique(wide(x.detach()))
@@ -66,7 +68,7 @@ def dequantise(
 
 @checked
 def bits_per_dimension(
-    log_prob: Tensor, shape: int | Sequence[int], *, level_width: float
+    log_prob: DataLike, shape: int | Sequence[int], *, level_width: float
 ) -> Tensor:
     r"""Return ``-log2 p`` for each number of an event of levels, ``(n,)``.
 
@@ -84,11 +86,14 @@ def bits_per_dimension(
     Raises:
         ValueError: if ``level_width`` is not positive, or the shape is none.
 
+    Source: Theis, van den Oord and Bethge (2016).
+
     Example:
         >>> bits_per_dimension(torch.zeros(1), (3, 8, 8), level_width=1 / 256)  # uniform on [0, 1]
         tensor([8.])
     """
     width = positive_number("level_width", level_width)
+    log_prob = as_tensor("log_prob", log_prob, torch.float64)
     if bool(log_prob.isnan().any()):
         raise ValueError("log_prob holds NaN, which is no log-density")
     sizes = [shape] if isinstance(shape, int) else list(shape)

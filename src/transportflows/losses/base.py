@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.built import Built
 from .._core.checks import check_callable
 from .._core.signatures import checked
@@ -19,7 +20,7 @@ from ..fields.base import Field
 
 __all__ = ["FunctionLoss", "Loss", "Undrawn", "as_loss"]
 
-BatchLike = Batch | Tensor | tuple[Tensor, Tensor]
+BatchLike = Batch | DataLike | tuple[DataLike, DataLike]
 
 
 @checked
@@ -92,7 +93,11 @@ class Loss(Built):
         return Undrawn(Batch.of(batch), generator)
 
     def evaluate(self, field: Field, sample: Any) -> Tensor:
-        """The loss of each row of what :meth:`draw` gave, ``(B,)``."""
+        """The loss of each row of what :meth:`draw` gave, ``(B,)``.
+
+        Raises:
+            TypeError: if the loss has not said what its values are.
+        """
         if type(self).__call__ is Loss.__call__:
             raise TypeError(
                 f"{type(self).__name__} says nothing of its values; write evaluate(field, sample),"

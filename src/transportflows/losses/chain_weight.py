@@ -35,6 +35,8 @@ class VariationalWeight(LossWeight):
             ``DDPMChain().training_times()``; the data itself, t = 1 with σ̂ = 0, is left out.
         reconstruction_std: of the Gaussian ``p(x_0 | x_1)``; ``σ̂/β`` at the first level if None.
 
+    Source: Ho, Jain and Abbeel (2020); Chang, (2.10) and (2.15).
+
     Times between levels take the weight of the nearest one.
 
     Raises:
@@ -61,7 +63,7 @@ class VariationalWeight(LossWeight):
         self.reconstruction_std = reconstruction_std
 
     def index(self, t: Tensor) -> Tensor:
-        """The level of each time, 0 for t_1."""
+        """The level of each time, of the shape of t, 0 for t_1."""
         if self._middles.device != t.device:
             self._middles = self._middles.to(t.device)
         return torch.bucketize(-widest(t), -self._middles)

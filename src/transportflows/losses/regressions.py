@@ -129,14 +129,18 @@ class Regression(Loss):
         return half_square((prediction - target).flatten(1))
 
     def compare(self, prediction: Tensor, sample: PathSample) -> Tensor:
-        """How far a prediction is off in each row of the sample: the distance, not yet weighed.
+        """How far a prediction is off in each row, ``(B,)``: the distance, not yet weighed.
 
         What a subclass overrides that compares with other things of the sample than the target.
         """
         return self.distance(*self._compared(prediction, sample))
 
     def weighed(self, prediction: Tensor, sample: PathSample) -> Tensor:
-        """The loss of each row of the batch for a prediction already made, ``(B,)``."""
+        """The loss of each row of the batch for a prediction already made, ``(B,)``.
+
+        Raises:
+            ValueError: if a distance of one's own gives other than one value a row.
+        """
         value = self.compare(prediction, sample)
         if value.shape != prediction.shape[:1]:
             raise ValueError(

@@ -175,6 +175,9 @@ class UnitWeight(LossWeight):
     Args:
         of: ``"noise"``, ``"data"``, ``"score"`` or ``"velocity"``.
 
+    Raises:
+        ValueError: if ``of`` is no quantity.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(2,))

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import check_finite_rows
 from .._core.conditions import map_rows
 from .._core.random import stream
@@ -121,7 +122,7 @@ class MapReport:
 @checked
 def check_map(
     flow_map: FlowMap,
-    data: Tensor | Distribution | Any,
+    data: DataLike | Distribution | Any,
     *,
     field: Field | None = None,
     reference: FlowMap | None = None,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -49,7 +50,7 @@ def choose_times(
     field: Field | None = None,
     candidates: int = 16,
     n: int = 1_000,
-    start: Tensor | None = None,
+    start: DataLike | None = None,
     cond: Mapping[str, Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> ChosenTimes:

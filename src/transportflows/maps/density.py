@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.autodiff import draw_probes
 from .._core.checks import check_events, check_finite_rows, choice, positive_integer
 from .._core.conditions import map_rows
@@ -49,7 +50,7 @@ _HELD = 1 << 24  # numbers of a bidiagonalisation that are held at once
 @checked
 def log_density(
     flow_map: FlowMap,
-    x: Tensor,
+    x: DataLike,
     *,
     steps: int = 1,
     times: Sequence[float] | Tensor | None = None,
@@ -108,6 +109,7 @@ def log_density(
         -0.4516
     """
     _check_map(flow_map)
+    x = as_rows("x", x, like=flow_map.reference())
     check_finite_rows(x, "x")
     check_events(x, flow_map.process.shape, "x", "the process")
     grid = _grid(steps, times)

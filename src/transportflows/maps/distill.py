@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike
 from .._core.checks import number, positive_integer
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -65,7 +66,7 @@ class Distilled:
 @checked
 def distill(
     field: Field,
-    data: Tensor | Batch | Any,
+    data: DataLike | Batch | Any,
     *,
     minutes: float | None = None,
     steps: int | None = None,
@@ -88,8 +89,8 @@ def distill(
 
     Args:
         field: the teacher: any field with a velocity, a guided one too.
-        data: what the teacher was trained on, in the units of the data: what ``fit`` takes, pairs
-            too. Of a process without a base the errors are of starts x0 of pairs.
+        data: what the teacher was trained on, ``(N, *)``, in the units of the data: what ``fit``
+            takes, pairs too. Of a process without a base the errors are of starts x0 of pairs.
         minutes: of training, by the clock. For results that can be made again give ``steps``.
         steps: of training, in the place of minutes.
         net: of the student, ``net(s, t, x, **cond)``; that of the teacher by default.

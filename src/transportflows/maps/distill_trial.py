@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from .._core.arrays import if_array
 from .._core.checks import check_callable, shown
 from .._core.distributed import World
 from .._core.random import stream
@@ -84,7 +85,7 @@ class Held:
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Any], data: Any, n: int, key: int):
         check_callable("distance", distance, ("x", "y"))
-        self.distance, generator = distance, stream(key)
+        self.distance, generator, data = distance, stream(key), if_array("data", data)
         if isinstance(data, (Tensor, Batch, tuple, list)):
             data = Batch.of(data).x1  # type: ignore[arg-type]
             order = torch.randperm(len(data), generator=generator)[: 2 * n].to(data.device)

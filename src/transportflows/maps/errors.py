@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import integer
 from .._core.reprs import summary
 from .._core.signatures import checked
@@ -67,7 +68,7 @@ class MapErrors:
 def map_errors(
     flow_map: FlowMap,
     reference: FlowMap,
-    data: Tensor | Distribution | Any,
+    data: DataLike | Distribution | Any,
     *,
     times: int | Sequence[float] | Tensor = 6,
     from_base: bool = False,

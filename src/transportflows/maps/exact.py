@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike
 from .._core.checks import choice, positive_integer
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import table_device
@@ -128,7 +129,7 @@ class SolvedMap(FlowMap):
     def between(
         self, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        """``v_{s,t}(x)``, solved, and None for its weight; see :meth:`FlowMap.between`."""
+        """``v_{s,t}(x)``, ``(B, *)``, solved, and None for a weight, as :meth:`FlowMap.between`."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.solved(s, t, x, cond)[0], None
 
@@ -178,7 +179,7 @@ class SolvedMap(FlowMap):
         Args:
             s: as in :meth:`jacobian`, as are t and x.
             t: time to go to.
-            x: states.
+            x: states, ``(B, *)``.
             cond: checked.
             beside: ``"columns"`` for the Jacobian, ``"divergence"`` for its log-determinant.
         """
@@ -195,7 +196,7 @@ class SolvedMap(FlowMap):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """What the field predicts, its margin kept."""
+        """What the field predicts, ``(B, *)``, its margin kept."""
         return self.field.predict(self._kept(t), x, cond, needed)
 
     def quantity(
@@ -207,7 +208,7 @@ class SolvedMap(FlowMap):
         *,
         checked: bool = True,
     ) -> Tensor:
-        """Any of the field's quantities by name, its margin kept; see :meth:`Field.quantity`."""
+        """Any of the field's quantities, ``(B, *)``, its margin kept, as :meth:`Field.quantity`."""
         t = self._kept(t)
         if checked and target in _QUANTITIES:  # an oracle knows more than conversions do
             found: Tensor = getattr(self.field, target)(t, x, cond)
@@ -215,11 +216,11 @@ class SolvedMap(FlowMap):
         return self.field.quantity(target, t, x, cond, checked=checked)
 
     def weights(self, target: str, t: Tensor) -> Combination:
-        """How the field makes a target; see :meth:`Field.weights`."""
+        """How the field makes a target, of the shape of t; see :meth:`Field.weights`."""
         return self.field.weights(target, self._kept(t))
 
     def drift_weights(self, t: Tensor, epsilon: Tensor, sign: Tensor) -> Combination | None:
-        """How the field makes a drift; see :meth:`Field.drift_weights`."""
+        """How the field makes a drift, of the shape of t; see :meth:`Field.drift_weights`."""
         return self.field.drift_weights(self._kept(t), epsilon, sign)
 
     def check_conditions(
@@ -264,7 +265,7 @@ class SolvedMap(FlowMap):
 @checked
 def oracle_map(
     process: Process,
-    law: Distribution | Tensor,
+    law: Distribution | DataLike,
     *,
     rtol: float = 1e-10,
     atol: float = 1e-10,
@@ -296,5 +297,4 @@ def oracle_map(
         >>> bool((exact.log_det(0.0, 1.0, x).exp() - 0.25).abs() < 1e-9)
         True
     """
-    field = oracle(process, law)
-    return SolvedMap(field, rtol=rtol, atol=atol, scheme=scheme, margin=margin)
+    return SolvedMap(oracle(process, law), rtol=rtol, atol=atol, scheme=scheme, margin=margin)

@@ -169,7 +169,7 @@ class FlowMap(Field):
     def between(
         self, s: Tensor, t: Tensor, x: Tensor, cond: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
-        """``v_{s,t}(x)``, and the weight in it of what the network gives; nothing is checked.
+        """``v_{s,t}(x)``, ``(B, *)``, and the weight in it of what the network gives; no checks.
 
         The weight is None for 1. A loss on v divided by it is one of the network's own prediction,
         which is of one size at all times.
@@ -203,7 +203,7 @@ class FlowMap(Field):
         return self._weights(s.to(device), t.to(device)).within(_POLE)
 
     def check_leaving(self, s: Tensor, t: Tensor) -> None:
-        """Refuse jumps from where the prediction of the map has a pole.
+        """Refuse jumps from times ``(B,)`` where the prediction of the map has a pole.
 
         Raises:
             ValueError: says from where, and where to start.
@@ -247,7 +247,7 @@ class FlowMap(Field):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         needed: Sequence[bool] | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """What the network predicts at s = t: the tangent of the map.
+        """What the network predicts at s = t: the tangent of the map, ``(B, *)``.
 
         Raises:
             ValueError: if the map is for t = 1 only, and has none.

@@ -85,6 +85,9 @@ class MapLoss(Loss):
     Attributes:
         differentiates: ``"s"`` or ``"t"``, by which time the network is differentiated; None where
             it is not.
+
+    Raises:
+        ValueError: if options contradict each other, or leave the tangent of the map untrained.
     """
 
     _sources: ClassVar[tuple[str, ...]] = ("own",)
@@ -209,7 +212,7 @@ class MapLoss(Loss):
             return velocity_of(self.teacher, path.t, path.x, path.cond)
 
     def value_of(self, error: Tensor, weight: Tensor | None, sample: MapSample) -> Tensor:
-        """The loss of rows from the difference of the two sides and the weight of predictions."""
+        """The loss of rows, ``(B,)``, from the difference of both sides and a weight."""
         if weight is not None:
             error = error / expand_time(weight, error)
         value = self.distance(error, sample)
@@ -237,13 +240,19 @@ class MapLoss(Loss):
         return 0.5 * error.flatten(1).square().sum(1)
 
     def b(self, field: FlowMap, t: Tensor, x: Tensor, cond: Cond) -> Tensor:
-        """The velocity of the teacher, or of the map itself."""
+        """The velocity of the teacher, or of the map itself, ``(B, *)``."""
         if self.teacher is not None:
             return velocity_of(self.teacher, t, x, cond)
         return field.between(t, t, x, cond)[0]
 
     def as_map(self, field: Field) -> FlowMap:
-        """The field as a flow map that the loss can train; looked at once."""
+        """The field as a flow map that the loss can train; looked at once.
+
+        Raises:
+            TypeError: if it is none.
+            ValueError: if the loss draws times that the map is not for, or only some of those that
+                it is.
+        """
         if not isinstance(field, FlowMap):
             raise TypeError(
                 f"{self.title} is a loss of a FlowMap, got a {type(field).__name__}; write"

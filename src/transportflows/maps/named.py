@@ -193,6 +193,9 @@ class DoublingLevels(Callback):
         first: levels at its beginning.
         last: levels at its end.
 
+    Raises:
+        ValueError: if ``last`` is below ``first``.
+
     Example:
         >>> doubling = DoublingLevels(80, first=10, last=1280)
         >>> [doubling.levels(step) for step in (0, 10, 20, 79)]

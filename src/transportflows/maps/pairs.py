@@ -188,8 +188,11 @@ class GridPairs(Pairs):
     """The steps of one grid, each as often: the last training of a map for these steps alone.
 
     Args:
-        times: of the grid, in order; such as what :func:`choose_times` finds.
+        times: of the grid, ``(K,)``, in order, such as what :func:`choose_times` finds.
         both: the steps backward too.
+
+    Raises:
+        ValueError: if there are fewer than two times, or they leave [0, 1] or do not go one way.
 
     Example:
         >>> s, t = GridPairs([0.0, 0.25, 1.0]).sample(100)

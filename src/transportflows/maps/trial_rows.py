@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, if_array
 from .._core.checks import check_events, check_finite_rows, positive_integer
 from .._core.conditions import map_rows
 from .._core.random import draw_key, stream
@@ -43,7 +44,7 @@ class Trial:
 
 def trial_rows(
     field: FlowMap,
-    data: Tensor | Distribution | Any,
+    data: DataLike | Distribution | Any,
     n: int,
     cond: Mapping[str, Any] | None,
     generator: torch.Generator | None,
@@ -58,6 +59,7 @@ def trial_rows(
         generator: source of randomness.
     """
     n, key, x0 = positive_integer("n", n), draw_key(generator), None
+    data = if_array("data", data, like=field.reference())
     if isinstance(data, (Batch, tuple, list)):
         batch = Batch.of(data)  # type: ignore[arg-type]
         data, x0, cond = batch.x1, batch.x0, batch.cond if cond is None else cond

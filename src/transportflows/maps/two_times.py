@@ -72,7 +72,7 @@ class TwoTimes(nn.Module):
 
     @as_is
     def forward(self, s: Tensor, t: Tensor, x: Tensor, **cond: Any) -> Any:
-        """What the network gives for x at time s on the way to t."""
+        """What the network gives for x ``(B, *)`` at time s on the way to t."""
         try:
             phase = t.unsqueeze(-1) * self.waves.to(t)
             stop = torch.cat([(t - s).unsqueeze(-1), phase.cos(), phase.sin()], dim=-1)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows
@@ -45,8 +46,8 @@ class CharacteristicDistance:
 
 @checked
 def characteristic_distance(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     frequencies: int = 256,
     scale: float = 1.0,
@@ -69,7 +70,7 @@ def characteristic_distance(
         generator: source of the frequencies, on any device; torch's default one if None.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are not finite, of different events or of fewer than two rows,
             there are fewer than two frequencies, or ``scale`` is not positive.
 

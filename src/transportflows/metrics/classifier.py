@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike, together
 from .._core.precision import wide
 from .._core.random import draw_key, mix, stream
 from .._core.reprs import summary
@@ -60,8 +61,8 @@ class ClassifierTest:
 @checked
 @torch.inference_mode(False)
 def classifier_test(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     classifier: Classifier | None = None,
     train_share: float = 0.5,
@@ -86,7 +87,7 @@ def classifier_test(
         generator: source of the split and of the training.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events or of fewer than ten rows, the share
             does not lie in (0, 1), or the classifier's scores are not one a point.
 
@@ -100,6 +101,7 @@ def classifier_test(
     """
     if not 0 < train_share < 1:
         raise ValueError(f"train_share must lie in (0, 1), got {train_share}; 0.5 is usual")
+    x, y = together(("x", "y"), x, y)
     flat_x, flat_y = event_rows(x, y)
     check_at_least(10, "a classifier test", x=flat_x, y=flat_y)
     key = draw_key(generator)

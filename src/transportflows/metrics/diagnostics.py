@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.autodiff import Directional
 from .._core.checks import check_finite_rows, positive_integer, unit_times
 from .._core.precision import as_wide, wide, widest_dtype
@@ -75,7 +76,7 @@ class Consistency:
 def loss_by_time(
     field: Field,
     loss: Regression,
-    data: Tensor,
+    data: DataLike,
     *,
     times: int | Sequence[float] = 20,
     cond: Mapping[str, Any] | None = None,
@@ -99,6 +100,7 @@ def loss_by_time(
     """
     if not isinstance(loss, Regression):
         raise TypeError(f"loss must be a regression, got {type(loss).__name__}")
+    data = as_rows("data", data, like=field.reference())
     check_finite_rows(data, "data")
     data = data if field.transform is None else field.transform(data)
     given = field.check_conditions(cond, len(data), device=data.device)
@@ -121,7 +123,7 @@ def loss_by_time(
 @checked
 def consistency(
     field: Field,
-    data: Tensor,
+    data: DataLike,
     *,
     times: int | Sequence[float] = 9,
     probes: int = 1,
@@ -146,7 +148,11 @@ def consistency(
     Raises:
         ConversionError: if the field has no score.
         ValueError: if the data are not finite, or conditions are not those of the training.
+
+    Source: the conversion is of Albergo, Boffi and Vanden-Eijnden (2023); the residual is this
+    library's.
     """
+    data = as_rows("data", data, like=field.reference())
     check_finite_rows(data, "data")
     data = data if field.transform is None else field.transform(data)
     given = field.check_conditions(cond, len(data), device=data.device)

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor
 from .._core.checks import check_finite_rows, positive_integer, returned
 from .._core.distances import square_distances
 from .._core.precision import wide
@@ -37,7 +38,7 @@ __all__ = [
 
 
 @checked
-def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = True) -> Estimate:
+def kl_log_densities(log_p: DataLike, log_q: DataLike, *, control_variate: bool = True) -> Estimate:
     r"""Return ``KL(p || q)`` from the log-densities of both at draws from p.
 
     Unbiased: ``mean(log p - log q + q/p - 1)``, or without the last two terms. The control variate
@@ -57,7 +58,8 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
         >>> kl_log_densities(torch.tensor([0.0, 0.0]), torch.tensor([-1.0, 1.0])).value
         0.5430806348152438
     """
-    log_p, log_q = (wide(torch.as_tensor(v).detach()) for v in (log_p, log_q))
+    named = (("log_p", log_p), ("log_q", log_q))
+    log_p, log_q = (wide(as_tensor(name, v, torch.float64).detach()) for name, v in named)
     if log_p.ndim != 1 or log_p.shape != log_q.shape or log_p.numel() < 2:
         raise ValueError(
             "give two vectors of the same two or more draws, got shapes"
@@ -71,8 +73,8 @@ def kl_log_densities(log_p: Tensor, log_q: Tensor, *, control_variate: bool = Tr
 
 @checked
 def kl_kernel_density(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     coordinates: Sequence[int] = (0, 1),
     bandwidth: float = 1.0,
@@ -108,7 +110,7 @@ def kl_kernel_density(
         control_variate: whether to add ``q/p - 1``, with p of all points.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events or fewer than three rows, the
             coordinates are not of the event, more than three or degenerate, ``bandwidth`` is not
             positive, or the value is not finite.
@@ -139,8 +141,8 @@ def kl_kernel_density(
 
 @checked
 def jensen_shannon_kernel_density(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     coordinates: Sequence[int] = (0, 1),
     bandwidth: float = 1.0,
@@ -187,7 +189,7 @@ def jensen_shannon_kernel_density(
 
 @checked
 def fisher_divergence(
-    x: Tensor, score_p: Callable[[Tensor], Tensor], score_q: Callable[[Tensor], Tensor]
+    x: DataLike, score_p: Callable[[Tensor], Tensor], score_q: Callable[[Tensor], Tensor]
 ) -> Estimate:
     r"""Return ``E |s_p(x) - s_q(x)|²`` over samples, in inverse squared units of the data.
 
@@ -201,7 +203,7 @@ def fisher_divergence(
         score_q: likewise.
 
     Raises:
-        TypeError: if x is not a tensor of a floating-point dtype.
+        TypeError: if x is not a tensor or an array of a floating-point dtype.
         ValueError: if x has fewer than two rows or is not finite, or a score has another shape.
 
     Example:
@@ -209,6 +211,7 @@ def fisher_divergence(
         >>> round(fisher_divergence(x, lambda x: -x, lambda x: 2 - x).value, 4)
         8.0
     """
+    x = as_rows("x", x)
     check_at_least(2, "an error bar", x=rows_of(x, "x"))
     with torch.no_grad():
         first, second = score_p(x), score_q(x)
@@ -219,7 +222,7 @@ def fisher_divergence(
 
 
 def _whitened(
-    x: Tensor, y: Tensor, coordinates: Sequence[int], bandwidth: float
+    x: DataLike, y: DataLike, coordinates: Sequence[int], bandwidth: float
 ) -> tuple[Tensor, Tensor]:
     """The chosen coordinates, in units of the kernel's deviation."""
     x, y = event_rows(x, y)
@@ -238,11 +241,11 @@ def _whitened(
         raise ValueError(f"coordinates {chosen} do not vary independently; choose others")
     scale = bandwidth * min(len(x), len(y)) ** (-1 / (len(chosen) + 4))
     centre = x.mean(0)
-    x, y = (
+    first, second = (
         torch.linalg.solve_triangular(scale * factor, (s - centre).mT, upper=False).mT.contiguous()
         for s in (x, y)
     )
-    return x, y
+    return first, second
 
 
 def _log_density(at: Tensor, points: Tensor, *, own: bool) -> Tensor:

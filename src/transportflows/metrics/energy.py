@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
@@ -71,7 +72,7 @@ class PermutationTest(TwoSampleTest):
 
 @checked
 def energy_distance(
-    x: Tensor, y: Tensor, *, unbiased: bool = False, block_size: int | None = None
+    x: DataLike, y: DataLike, *, unbiased: bool = False, block_size: int | None = None
 ) -> float:
     r"""Return the energy distance between two samples.
 
@@ -96,9 +97,11 @@ def energy_distance(
             cache) and 4,096 on a GPU if None. It changes the result by rounding only.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events; if ``unbiased``
             and a sample has a single row; if ``block_size`` is not positive.
+
+    Source: Székely and Rizzo (2013).
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0]])
@@ -121,8 +124,8 @@ def energy_distance(
 
 @checked
 def energy_test(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     permutations: int = 199,
     block_size: int | None = None,
@@ -151,7 +154,7 @@ def energy_test(
         generator: source of the relabellings, on any device; torch's default one if None.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events; if
             ``permutations`` or ``block_size`` is not positive.
 

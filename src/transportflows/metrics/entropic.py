@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.reprs import summary
 from .._core.samples import event_rows, weights_of
 from .._core.signatures import checked
@@ -53,12 +54,12 @@ class SinkhornDivergence:
 
 @checked
 def entropic_wasserstein2(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     epsilon: float,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
+    x_weights: DataLike | None = None,
+    y_weights: DataLike | None = None,
     tolerance: float = 1e-3,
     memory: float = 1.5e9,
     max_steps: int = 500,
@@ -90,7 +91,7 @@ def entropic_wasserstein2(
         ConvergenceWarning: if the tolerance was not reached; ``converged`` is then False.
 
     Raises:
-        TypeError: if either sample is not a tensor of a floating-point dtype.
+        TypeError: if either sample is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events, the weights are
             not weights, ε is not positive or too small for the samples' dtype, or ``memory`` is
             too small.
@@ -112,12 +113,12 @@ def entropic_wasserstein2(
 
 @checked
 def sinkhorn_divergence(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     epsilon: float,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
+    x_weights: DataLike | None = None,
+    y_weights: DataLike | None = None,
     tolerance: float = 1e-3,
     memory: float = 1.5e9,
     max_steps: int = 500,
@@ -190,9 +191,10 @@ def sinkhorn_divergence(
 
 
 def _prepared(
-    x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None, epsilon: float
+    x: DataLike, y: DataLike, x_weights: DataLike | None, y_weights: DataLike | None, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rows about the mean of x, and weights; refuses an ε below what the dtype resolves."""
+    x, y = as_rows("x", x, torch.float64, like=y), as_rows("y", y, torch.float64, like=x)
     rows, columns = event_rows(x, y)
     coarse = max((x.dtype, y.dtype), key=lambda dtype: torch.finfo(dtype).eps)
     largest = max(float(rows.abs().max()), float(columns.abs().max()))

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows
 from .._core.shared import reading
 from .._core.signatures import checked
@@ -38,7 +39,7 @@ Extractor = Callable[[Tensor], Tensor]
 
 
 @checked
-def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) -> Tensor:
+def extract_features(x: DataLike, extractor: Extractor, *, batch_size: int = 256) -> Tensor:
     """Return the features of samples, ``(N, F)``, without a graph, batch by batch.
 
     A module is put into evaluation mode and back.
@@ -49,10 +50,11 @@ def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) 
         batch_size: rows in a call.
 
     Raises:
-        TypeError: if x is not a tensor of a floating-point dtype.
+        TypeError: if x is not a tensor or an array of a floating-point dtype.
         ValueError: if x or its features are not finite, or the rows of features are not one a
             sample.
     """
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
@@ -69,7 +71,7 @@ def extract_features(x: Tensor, extractor: Extractor, *, batch_size: int = 256) 
 
 @checked
 def frechet_distance(
-    x: Tensor, y: Tensor, extractor: Extractor | None = None, *, batch_size: int = 256
+    x: DataLike, y: DataLike, extractor: Extractor | None = None, *, batch_size: int = 256
 ) -> float:
     r"""Return the Fréchet distance of features, as papers give it: squared.
 
@@ -87,7 +89,7 @@ def frechet_distance(
         batch_size: rows in a call.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample or its features are not finite or fewer than two rows.
 
     Source: Heusel et al. (2017).
@@ -105,7 +107,7 @@ def frechet_distance(
 
 @checked
 def kernel_distance(
-    x: Tensor, y: Tensor, extractor: Extractor | None = None, *, batch_size: int = 256
+    x: DataLike, y: DataLike, extractor: Extractor | None = None, *, batch_size: int = 256
 ) -> KernelDistance:
     r"""Return the kernel (Inception) distance: unbiased MMD² of features, cubic kernel.
 
@@ -119,7 +121,7 @@ def kernel_distance(
         batch_size: rows in a call.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample or its features are not finite or fewer than two rows.
 
     Source: Bińkowski et al., "Demystifying MMD GANs" (2018).

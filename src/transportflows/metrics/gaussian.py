@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.precision import as_wide
 from .._core.samples import check_at_least, event_rows
 from .._core.signatures import checked
@@ -26,7 +27,7 @@ _REGULAR = 1e-3  # least over largest number of the diagonal of a Cholesky facto
 
 @checked
 def bures_wasserstein2(
-    mean1: Tensor, covariance1: Tensor, mean2: Tensor, covariance2: Tensor
+    mean1: DataLike, covariance1: DataLike, mean2: DataLike, covariance2: DataLike
 ) -> float:
     r"""Return :math:`W_2` between ``N(m1, C1)`` and ``N(m2, C2)``, in units of the data.
 
@@ -62,7 +63,7 @@ def bures_wasserstein2(
 
 
 @checked
-def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
+def gaussian_wasserstein2(x: DataLike, y: DataLike) -> float:
     r"""Return :math:`W_2` between the Gaussians fitted to two samples, in units of the data.
 
     It sees means and covariances only: a lower bound of the true :math:`W_2` between laws with
@@ -78,7 +79,7 @@ def gaussian_wasserstein2(x: Tensor, y: Tensor) -> float:
         y: second sample, ``(M, *)``.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample is not finite, has fewer than two rows or another event.
 
     Example:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import integer, positive_integer
 from .._core.distances import square_distances
 from .._core.reprs import brief, call_lines
@@ -113,13 +114,18 @@ class PolynomialKernel(Kernel):
 
 
 @checked
-def median_bandwidth(x: Tensor, y: Tensor, *, points: int = 2_000) -> float:
+def median_bandwidth(x: DataLike, y: DataLike, *, points: int = 2_000) -> float:
     """The median distance between the pooled points, over ``√2``: a common bandwidth.
 
     Over at most ``points`` points, evenly spaced in the order given, half from each sample.
 
+    Args:
+        x: first sample, ``(N, *)``.
+        y: second sample, ``(M, *)``.
+        points: how many of both together, at least 2.
+
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are not finite or of different events, or all points coincide.
 
     Source: Gretton et al. (2012), section 8.

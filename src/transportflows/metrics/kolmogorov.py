@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -53,8 +54,8 @@ class ProjectionTest(TwoSampleTest):
 
 @checked
 def sliced_kolmogorov_test(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     projections: int = 64,
     generator: torch.Generator | None = None,
@@ -76,7 +77,7 @@ def sliced_kolmogorov_test(
         generator: source of the directions, on any device; torch's default one if None.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events, or ``projections``
             is not positive.
 
@@ -91,6 +92,7 @@ def sliced_kolmogorov_test(
     """
     if projections < 1:
         raise ValueError(f"projections must be at least 1, got {projections}; 64 is usual")
+    x = as_rows("x", x, torch.float64, like=y)
     first, second = event_rows(x, y)
     (n, dimension), m = first.shape, second.shape[0]
     draws = stream(draw_key(generator), device=first.device)
@@ -135,7 +137,7 @@ def _kolmogorov_distances(values: Tensor, n: int) -> Tensor:
 
 
 @checked
-def holm(p_values: Tensor | Sequence[float]) -> Tensor:
+def holm(p_values: DataLike | Sequence[float]) -> Tensor:
     r"""Return Holm's adjusted p-values, in the order given, float64.
 
     With :math:`p_{(1)} \le \dots \le p_{(K)}` the sorted p-values,

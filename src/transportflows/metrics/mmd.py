@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import returned
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, event_rows
@@ -83,8 +84,8 @@ class KernelDistance:
 
 @checked
 def mmd2(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     kernel: Kernel | None = None,
     unbiased: bool = True,
@@ -107,7 +108,7 @@ def mmd2(
         unbiased: the U-statistic, or the V-statistic.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are not finite, of different events, or have fewer than two rows.
 
     Source: Gretton et al., "A kernel two-sample test" (2012), equations 3 and 5.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, rows_of
 from .._core.signatures import checked
@@ -47,7 +48,7 @@ class ModeWeights:
 
 
 @checked
-def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
+def mode_weights(x: DataLike, mixture: GaussianMixture) -> ModeWeights:
     r"""Return counts and weights of the modes of a Gaussian mixture in samples.
 
     Unbiased for samples of the mixture; for other laws a projection on it. ``O(N K d²)``.
@@ -57,7 +58,8 @@ def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
         mixture: the known law, of the same event shape.
 
     Raises:
-        TypeError: if x is not a tensor of a floating-point dtype, or the law not a mixture.
+        TypeError: if x is not a tensor or an array of a floating-point dtype, or the law no
+            mixture.
         ValueError: if x is not finite, has fewer than two rows or another event shape.
 
     Example:
@@ -68,7 +70,8 @@ def mode_weights(x: Tensor, mixture: GaussianMixture) -> ModeWeights:
     """
     if not isinstance(mixture, GaussianMixture):
         raise TypeError(f"mixture must be a GaussianMixture, got {type(mixture).__name__}")
-    if isinstance(x, Tensor) and x.shape[1:] != mixture.shape:
+    x = as_rows("x", x, torch.float64)
+    if x.shape[1:] != mixture.shape:
         raise ValueError(
             f"x has events of shape {tuple(x.shape[1:])} and the mixture {tuple(mixture.shape)}"
         )

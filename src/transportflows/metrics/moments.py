@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.precision import as_wide
 from .._core.reprs import summary
 from .._core.samples import check_at_least, event_rows, rows_of
@@ -72,7 +73,7 @@ class MomentSummary:
 
 @checked
 def mean_error(
-    x: Tensor, reference: Tensor | None = None, *, mean: Tensor | None = None
+    x: DataLike, reference: DataLike | None = None, *, mean: DataLike | None = None
 ) -> MomentError:
     r"""Return :math:`|\hat\mu - \mu|_2`, in units of the data.
 
@@ -85,7 +86,7 @@ def mean_error(
         mean: the true mean, of the event's shape.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample is not finite, has fewer than two rows or another event, or both or
             neither of ``reference`` and ``mean`` are given.
 
@@ -97,6 +98,7 @@ def mean_error(
     """
     if (reference is None) == (mean is None):
         raise ValueError("give the reference samples or the true mean, one of the two")
+    x = as_rows("x", x, torch.float64, like=reference)
     if reference is not None:
         x, other = event_rows(x, reference, ("x", "reference"))
         check_at_least(2, "an error bar of the mean", x=x, reference=other)
@@ -112,7 +114,7 @@ def mean_error(
 
 @checked
 def covariance_error(
-    x: Tensor, reference: Tensor | None = None, *, covariance: Tensor | None = None
+    x: DataLike, reference: DataLike | None = None, *, covariance: DataLike | None = None
 ) -> MomentError:
     r"""Return :math:`|\hat\Sigma - \Sigma|_F`, in squared units of the data.
 
@@ -126,7 +128,7 @@ def covariance_error(
         covariance: the true covariance ``(d, d)`` of the flattened event.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: as :func:`mean_error`, or if the covariance is not ``(d, d)``.
 
     Source: Chang, section 3.
@@ -152,7 +154,7 @@ def covariance_error(
 
 
 @checked
-def moment_summary(x: Tensor, reference: Tensor) -> MomentSummary:
+def moment_summary(x: DataLike, reference: DataLike) -> MomentSummary:
     r"""Return mean, spread, skewness and kurtosis of each coordinate, and how two samples differ.
 
     ``mean_z`` is Welch's statistic, ``(μ̂ - μ̂') / sqrt(s²/N + s'²/M)``: of d of them the largest
@@ -164,15 +166,18 @@ def moment_summary(x: Tensor, reference: Tensor) -> MomentSummary:
         reference: samples to compare with, ``(M, *)``.
 
     Raises:
-        TypeError: if a sample is not a tensor of a floating-point dtype.
+        TypeError: if a sample is not a tensor or an array of a floating-point dtype.
         ValueError: if a sample is not finite, has fewer than two rows or another event.
+
+    Source: Welch (1947), for ``mean_z``.
 
     Example:
         >>> x = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
         >>> moment_summary(x, 2 * x).std_ratio.tolist()
         [0.5, nan]
     """
-    shape = x.shape[1:] if isinstance(x, Tensor) else ()
+    x = as_rows("x", x, torch.float64, like=reference)
+    shape = x.shape[1:]
     x, other = event_rows(x, reference, ("x", "reference"))
     check_at_least(2, "a standard deviation", x=x, reference=other)
     mean, std = x.mean(0), x.std(0)
@@ -195,7 +200,7 @@ def _covariance(x: Tensor) -> Tensor:
     return centred.mT @ centred / (len(x) - 1)
 
 
-def _known(value: Tensor | None, shape: torch.Size, name: str) -> Tensor:
+def _known(value: DataLike | None, shape: torch.Size, name: str) -> Tensor:
     """A true moment, as a flat float64 tensor of the right shape."""
     known = as_wide(value).detach()
     if known.shape != shape:

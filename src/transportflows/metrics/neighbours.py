@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.reprs import summary
 from .._core.samples import block_rows, check_at_least, event_rows
 from .._core.signatures import checked
@@ -79,7 +80,7 @@ class Coverage:
 
 @checked
 def nearest_distances(
-    x: Tensor, y: Tensor, k: int = 1, *, exclude_self: bool = False
+    x: DataLike, y: DataLike, k: int = 1, *, exclude_self: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return distances ``(N, k)`` and indices of the k nearest rows of y to each row of x.
 
@@ -90,7 +91,7 @@ def nearest_distances(
         exclude_self: row i of x is row i of y, and not its own neighbour.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite or of different events, or there are too few rows.
 
     Example:
@@ -124,7 +125,7 @@ def nearest_distances(
 
 
 @checked
-def nearest_neighbours(samples: Tensor, data: Tensor) -> NeighbourDistances:
+def nearest_neighbours(samples: DataLike, data: DataLike) -> NeighbourDistances:
     r"""Compare the samples' distances to the training data with those within the data.
 
     .. math:: \min_j |x_i - y_j| \quad\text{beside}\quad \min_{j \ne i} |y_i - y_j|
@@ -137,7 +138,7 @@ def nearest_neighbours(samples: Tensor, data: Tensor) -> NeighbourDistances:
         data: the training data, ``(M, *)``, at least two.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events, or there are too few data.
 
     Source: Weber, "The score-difference flow for implicit generative modeling" (2023), figure 3.
@@ -162,7 +163,7 @@ def nearest_neighbours(samples: Tensor, data: Tensor) -> NeighbourDistances:
 
 
 @checked
-def coverage(samples: Tensor, data: Tensor, *, neighbours: int = 5) -> Coverage:
+def coverage(samples: DataLike, data: DataLike, *, neighbours: int = 5) -> Coverage:
     r"""Return precision, recall, density and coverage.
 
     With :math:`B_k(y)` the ball about a point up to its k-th neighbour in its own sample,
@@ -179,7 +180,7 @@ def coverage(samples: Tensor, data: Tensor, *, neighbours: int = 5) -> Coverage:
         neighbours: k; 5 is usual.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events, or have at most k rows.
 
     Source: Kynkäänniemi et al. (2019) for precision and recall; Naeem et al. (2020) for the others.
@@ -220,7 +221,7 @@ def coverage(samples: Tensor, data: Tensor, *, neighbours: int = 5) -> Coverage:
 
 
 @checked
-def kl_nearest_neighbours(x: Tensor, y: Tensor, *, neighbours: int = 5) -> float:
+def kl_nearest_neighbours(x: DataLike, y: DataLike, *, neighbours: int = 5) -> float:
     r"""Estimate ``KL(p || q)`` in nats from distances to k-th neighbours.
 
     .. math:: \widehat{KL} = \frac{d}{N} \sum_i \log \frac{\nu_k(i)}{\rho_k(i)}
@@ -242,7 +243,7 @@ def kl_nearest_neighbours(x: Tensor, y: Tensor, *, neighbours: int = 5) -> float
         neighbours: k; more lower the variance and raise the bias.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events, too few, or points coincide so
             that a distance is 0.
 

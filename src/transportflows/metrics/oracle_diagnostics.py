@@ -102,6 +102,9 @@ class OracleErrors:
         """``(1/4ε) ∫ E|δb + ε δs|² dt`` in nats: KL of the SDE's law at t = 1 is at most this.
 
         Of the time inside the margins, with the same start.
+
+        Raises:
+            ValueError: if ε is not positive.
         """
         if not epsilon > 0:
             raise ValueError(f"epsilon must be positive, got {epsilon}; the ODE has no such bound")

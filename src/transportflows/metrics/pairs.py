@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, together
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.precision import wide
 from .._core.reprs import summary
@@ -33,6 +34,8 @@ class PairError:
         energy: energy distance of the joint laws, each end in units of its spread; of mean 0 where
             they are one.
         unpaired: the same for the x1 in another order, as if nothing were paired.
+
+    Source: Székely and Rizzo (2013), of the joint laws.
     """
 
     correlation: float
@@ -50,7 +53,7 @@ class PairError:
 
 @checked
 @torch.no_grad()
-def pair_error(x0: Tensor, x1: Tensor, samples: Tensor) -> PairError:
+def pair_error(x0: DataLike, x1: DataLike, samples: DataLike) -> PairError:
     """Compare samples that started at x0 with the x1 that belong to it.
 
     The first half of the rows tells of the samples and the second half of the pairs, so that the
@@ -70,6 +73,7 @@ def pair_error(x0: Tensor, x1: Tensor, samples: Tensor) -> PairError:
         >>> round(found.correlation, 3), round(found.true_correlation, 3), found.lost > 1
         (1.0, -1.0, True)
     """
+    x0, x1, samples = together(("x0", "x1", "samples"), x0, x1, samples)
     for name, x in (("x0", x0), ("x1", x1), ("samples", samples)):
         check_finite_rows(x, name)
         check_same_kind(x, x0, name, "x0")

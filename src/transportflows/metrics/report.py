@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import names, shown
 from .._core.random import draw_key, stream
 from .._core.reprs import call_lines, summary
@@ -88,15 +89,8 @@ class MetricsReport:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """By name: value, interval, floor and points."""
-        return {
-            row.name: {
-                "value": row.value,
-                "interval": row.interval,
-                "floor": row.floor,
-                "points": row.points,
-            }
-            for row in self.rows
-        }
+        told = ("value", "interval", "floor", "points")
+        return {row.name: {key: getattr(row, key) for key in told} for row in self.rows}
 
     def __str__(self) -> str:
         head = ("metric", "value", f"{self.level:.0%} interval", "floor", "points")
@@ -128,6 +122,7 @@ class MetricsReport:
 
         Raises:
             ImportError: without matplotlib.
+            TypeError: if ``ax`` are no axes.
         """
         try:
             import matplotlib.pyplot as plt
@@ -222,8 +217,8 @@ _DEFAULT = (
 
 @checked
 def evaluate(
-    samples: Tensor,
-    reference: Tensor,
+    samples: DataLike,
+    reference: DataLike,
     metrics: Sequence[str | tuple[str, Callable[[Tensor, Tensor], float]]] | None = None,
     *,
     level: float = 0.9,
@@ -249,7 +244,7 @@ def evaluate(
         generator: source of the halves and of what the metrics draw.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if they are not finite, of different events or fewer than 20 rows, or a name is
             unknown.
 
@@ -263,6 +258,7 @@ def evaluate(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), got {level}")
+    samples = as_rows("samples", samples, torch.float64, like=reference)
     x, y = event_rows(samples, reference, ("samples", "reference"))
     check_at_least(20, "a report with floors", samples=x, reference=y)
     chosen: list[tuple[str, _Metric]] = []
@@ -273,8 +269,7 @@ def evaluate(
             chosen.append((one, METRICS[one]))
         else:
             chosen.append((one[0], _own(one[1], samples.shape[1:], samples.dtype)))
-    key = draw_key(generator)
-    n = min(len(x), len(y) // 2)
+    key, n = draw_key(generator), min(len(x), len(y) // 2)
     order = torch.randperm(len(y), generator=stream(key, 0))[: 2 * n].to(y.device)
     first, second = y[order[:n]], y[order[n:]]
     x = x[torch.randperm(len(x), generator=stream(key, 1))[:n].to(x.device)]
@@ -285,8 +280,7 @@ def evaluate(
         interval = None if metric.interval is None else metric.interval(a, b, key + k, level)
         value, floor = metric.value(a, b, key + k), metric.value(c, b, key + k)
         rows.append(MetricRow(name, value, interval, floor, count, metric.what))
-    if any(math.isnan(row.value) for row in rows):
-        bad = [row.name for row in rows if math.isnan(row.value)]
+    if bad := [row.name for row in rows if math.isnan(row.value)]:
         raise ValueError(f"the metrics {names(bad)} gave NaN for these samples")
     return MetricsReport(tuple(rows), level)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
 from .._core.samples import event_rows
@@ -71,8 +72,8 @@ class MaxSlicedDistance:
 
 @checked
 def sliced_wasserstein2(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     projections: int = 256,
     generator: torch.Generator | None = None,
@@ -89,7 +90,7 @@ def sliced_wasserstein2(
         generator: source of the directions, on any device; torch's default one if None.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events, or there are fewer
             than two projections.
 
@@ -116,8 +117,8 @@ def sliced_wasserstein2(
 
 @checked
 def max_sliced_wasserstein2(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     starts: int = 16,
     steps: int = 50,
@@ -140,7 +141,7 @@ def max_sliced_wasserstein2(
         generator: source of the starts, on any device; torch's default one if None.
 
     Raises:
-        TypeError: if either is not a tensor of a floating-point dtype.
+        TypeError: if either is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events, or ``starts`` or
             ``steps`` is not positive.
 
@@ -154,7 +155,8 @@ def max_sliced_wasserstein2(
     """
     if starts < 1 or steps < 1:
         raise ValueError(f"starts and steps must be at least 1, got {starts} and {steps}")
-    shape = x.shape[1:] if isinstance(x, Tensor) else ()
+    x = as_rows("x", x, torch.float64, like=y)
+    shape = x.shape[1:]
     x, y = event_rows(x, y)
     d = x.shape[1]
     thetas = [_directions(starts, d, x.device, generator)]

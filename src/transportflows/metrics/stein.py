@@ -20,6 +20,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.distances import square_distances
 from .._core.samples import block_rows, check_at_least, rows_of
 from .._core.signatures import checked
@@ -31,7 +32,7 @@ __all__ = ["kernel_stein_discrepancy"]
 
 @checked
 def kernel_stein_discrepancy(
-    x: Tensor,
+    x: DataLike,
     score: Callable[[Tensor], Tensor],
     *,
     scale: float | None = None,
@@ -51,7 +52,7 @@ def kernel_stein_discrepancy(
         unbiased: the U-statistic, or the V-statistic.
 
     Raises:
-        TypeError: if x is not a tensor of a floating-point dtype.
+        TypeError: if x is not a tensor or an array of a floating-point dtype.
         ValueError: if x is not finite or has fewer than two rows, the score has another shape or is
             not finite, or ``scale`` is not positive.
 
@@ -64,6 +65,7 @@ def kernel_stein_discrepancy(
         >>> abs(exact) < 0.02 < kernel_stein_discrepancy(x, lambda x: -(x - 1)).value
         True
     """
+    x = as_rows("x", x)
     rows = rows_of(x, "x")
     check_at_least(2, "the discrepancy", x=rows)
     s = score(x.detach())

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor
 from .._core.samples import event_rows, weights_of
 from .._core.signatures import checked
 from ..plans import ExactPlan, exact_plan
@@ -30,11 +31,11 @@ _MAX_PAIRS = 20_000**2
 
 @checked
 def wasserstein2(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
+    x_weights: DataLike | None = None,
+    y_weights: DataLike | None = None,
     max_iterations: int = 10_000_000,
 ) -> float:
     r"""Return the exact :math:`W_2` (not its square) between two samples, in units of the data.
@@ -62,7 +63,7 @@ def wasserstein2(
         max_iterations: bound on the pivots of the network simplex.
 
     Raises:
-        TypeError: if either sample is not a tensor of a floating-point dtype.
+        TypeError: if either sample is not a tensor or an array of a floating-point dtype.
         ValueError: if the samples are empty, not finite or of different events, the weights are
             not weights, or there are more than 20,000 x 20,000 pairs.
         RuntimeError: if the network simplex stopped before the optimum, or the distance is under
@@ -82,11 +83,11 @@ def wasserstein2(
 
 @checked
 def wasserstein1(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
+    x_weights: DataLike | None = None,
+    y_weights: DataLike | None = None,
     max_iterations: int = 10_000_000,
 ) -> float:
     r"""Return the exact :math:`W_1 = \min_\pi \sum \pi_{ij} |x_i - y_j|`, in units of the data.
@@ -119,12 +120,12 @@ def wasserstein1(
 
 @checked
 def optimal_pairs(
-    x: Tensor,
-    y: Tensor,
+    x: DataLike,
+    y: DataLike,
     *,
     power: int = 2,
-    x_weights: Tensor | None = None,
-    y_weights: Tensor | None = None,
+    x_weights: DataLike | None = None,
+    y_weights: DataLike | None = None,
     max_iterations: int = 10_000_000,
 ) -> ExactPlan:
     r"""Return an optimal plan between two samples, as pairs.
@@ -150,7 +151,7 @@ def optimal_pairs(
     if power not in (1, 2):
         raise ValueError(f"power must be 1 or 2, got {power}")
     for weights, name in ((x_weights, "x_weights"), (y_weights, "y_weights")):
-        if weights is not None and bool((weights == 0).any()):
+        if weights is not None and bool((as_tensor(name, weights) == 0).any()):
             raise ValueError(
                 f"{name} has zeros; drop those points, so that rows keep their numbers"
             )
@@ -159,7 +160,7 @@ def optimal_pairs(
 
 
 def _prepare(
-    x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None
+    x: DataLike, y: DataLike, x_weights: DataLike | None, y_weights: DataLike | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, y = event_rows(x, y)
     x, p = weights_of(x.cpu(), x_weights, "x_weights")

@@ -10,8 +10,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.precision import as_wide
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -45,7 +45,7 @@ class CorrectedDistance:
 
 @checked
 def corrected_wasserstein2(
-    x: Tensor, y: Tensor, *, generator: torch.Generator | None = None
+    x: DataLike, y: DataLike, *, generator: torch.Generator | None = None
 ) -> CorrectedDistance:
     r"""Return :math:`W_2` less its floor, from halves of both samples.
 
@@ -67,6 +67,9 @@ def corrected_wasserstein2(
         TypeError: as :func:`wasserstein2`.
         ValueError: as :func:`wasserstein2`, or if there are fewer than four rows.
         RuntimeError: as :func:`wasserstein2`.
+
+    Source: the correction by halves is this library's, after the energy distance of Székely and
+    Rizzo (2013).
 
     Example:
         >>> x = torch.randn(400, 2)
@@ -92,7 +95,7 @@ def corrected_wasserstein2(
 
 @checked
 def wasserstein2_error(
-    x: Tensor, y: Tensor, *, blocks: int = 10, generator: torch.Generator | None = None
+    x: DataLike, y: DataLike, *, blocks: int = 10, generator: torch.Generator | None = None
 ) -> Estimate:
     r"""Return :math:`W_2` of the whole samples with an error bar from disjoint subsamples.
 

@@ -75,6 +75,9 @@ class MLP(nn.Module):
             deeper. W_2 and the last layer are zero at first, so that the first output is.
         generator: source of the initial weights; torch's default one if None.
 
+    Raises:
+        ValueError: if a size is not positive, or too large to be built.
+
     Example:
         >>> net = MLP((1, 8, 8), width=32, labels=10)
         >>> net(torch.tensor(0.5), torch.zeros(4, 1, 8, 8), label=torch.arange(4)).shape

@@ -92,7 +92,7 @@ class Nullable(nn.Module):
         return bool(getattr(self.net, "takes_one_time", False))
 
     def forward(self, t: Tensor, x: Tensor, **cond: Any) -> Any:
-        """What the network gives."""
+        """What the network gives, of the shape of ``x`` ``(B, *)``."""
         for name, form in self.forms.items():
             value = cond.get(name)
             if isinstance(value, Tensor) and value.ndim > 0 and not isinstance(form, int):

@@ -136,7 +136,11 @@ class DiT(_Transformer):
 
     @as_is
     def forward(self, t: Tensor, x: Tensor, **cond: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        """Predictions of the shape of ``x`` ``(B, C, H, W)``; a tuple of them for several heads."""
+        """Predictions of the shape of ``x`` ``(B, C, H, W)``; a tuple of them for several heads.
+
+        Raises:
+            ValueError: if x, a label or a vector is of another shape than the network was made for.
+        """
         check_state(t, x)
         if x.ndim != 4 or x.shape[1] != self.shape[0]:
             raise ValueError(
@@ -229,7 +233,12 @@ class SequenceDiT(_Transformer):
     def forward(
         self, t: Tensor, x: Tensor, *, mask: Tensor | None = None, **cond: Tensor | None
     ) -> Tensor | tuple[Tensor, ...]:
-        """Predictions of the shape of ``x`` ``(B, N, features)``; a tuple for several heads."""
+        """Predictions of the shape of ``x`` ``(B, N, features)``; a tuple for several heads.
+
+        Raises:
+            ValueError: if x, the mask, a label or a vector is of another shape than the network was
+                made for.
+        """
         check_state(t, x)
         if x.ndim != 3 or x.shape[-1] != self.features:
             raise ValueError(

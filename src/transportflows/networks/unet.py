@@ -217,7 +217,12 @@ class UNet(ConditionedNetwork):
 
     @as_is
     def forward(self, t: Tensor, x: Tensor, **cond: Tensor | None) -> Tensor | tuple[Tensor, ...]:
-        """Predictions of the shape of ``x`` ``(B, C, H, W)``; a tuple of them for several heads."""
+        """Predictions of the shape of ``x`` ``(B, C, H, W)``; a tuple of them for several heads.
+
+        Raises:
+            ValueError: if x is of another shape than the network was made for, or patches do not
+                fill it.
+        """
         check_state(t, x)
         if x.ndim != 4 or x.shape[1] != self.shape[0]:
             raise ValueError(

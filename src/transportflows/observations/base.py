@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor
 from .._core.checks import check_finite_rows, event_shape, number
 from .._core.precision import wide, widest_dtype
 from .._core.signatures import checked
@@ -71,6 +72,7 @@ class LinearObservation(Observation):
         shape: of an event, where the operator does not tell.
 
     Raises:
+        TypeError: if y is not of floating-point numbers.
         ValueError: if the adjoint is wrong, y does not have the shape that A gives or is not
             finite, or the noise is negative.
 
@@ -85,7 +87,7 @@ class LinearObservation(Observation):
     def __init__(
         self,
         operator: Any,
-        y: Tensor,
+        y: DataLike,
         noise: float = 0.0,
         *,
         shape: int | Sequence[int] | None = None,
@@ -104,6 +106,7 @@ class LinearObservation(Observation):
                 " y, noise, shape=(1, 28, 28))"
             )
         self.shape = torch.Size(known or own or ())
+        y = as_tensor("y", y)
         if not y.is_floating_point():
             raise TypeError(f"y must be of floating-point numbers, got {y.dtype}; write y.float()")
         with torch.no_grad():
@@ -135,7 +138,11 @@ class LinearObservation(Observation):
             )
 
     def residual(self, x: Tensor) -> Tensor:
-        """``y − A x``, ``(n, *seen)``."""
+        """``y − A x``, ``(n, *seen)``.
+
+        Raises:
+            ValueError: if there are several y, and not one a row.
+        """
         y = self.y.to(x)
         if len(y) not in (1, len(x)):
             raise ValueError(

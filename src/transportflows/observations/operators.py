@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor, is_array
 from .._core.checks import event_shape, positive_integer, shown
 from .._core.signatures import as_is, checked
 
@@ -70,7 +71,8 @@ class Mask(LinearOperator):
         tensor([[3., 0.]])
     """
 
-    def __init__(self, mask: Tensor, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, mask: DataLike, shape: Sequence[int] | None = None) -> None:
+        mask = as_tensor("mask", mask)
         if not bool(((mask == 0) | (mask == 1)).all()):
             bad = mask[(mask != 0) & (mask != 1)].flatten()[0]
             raise ValueError(
@@ -104,12 +106,17 @@ class Matrix(LinearOperator):
         matrix: ``(m, d)``.
         shape: of an event, of d numbers; ``(d,)`` by default.
 
+    Raises:
+        ValueError: if it is not ``(m, d)`` of finite floating-point numbers, or the shape has other
+            than d numbers.
+
     Example:
         >>> Matrix(torch.tensor([[1.0, 1.0]])).apply(torch.tensor([[3.0, 4.0]]))
         tensor([[7.]])
     """
 
-    def __init__(self, matrix: Tensor, shape: int | Sequence[int] | None = None) -> None:
+    def __init__(self, matrix: DataLike, shape: int | Sequence[int] | None = None) -> None:
+        matrix = as_tensor("matrix", matrix)
         if matrix.ndim != 2 or not matrix.is_floating_point():
             raise ValueError(
                 f"a matrix is (m, d) of floating-point numbers, got {tuple(matrix.shape)} of"
@@ -151,8 +158,8 @@ class Blur(LinearOperator):
         [0.5, 0.25, 0.0, 0.25]
     """
 
-    def __init__(self, kernel: Tensor, shape: int | Sequence[int]) -> None:
-        self.shape = event_shape("shape", shape)
+    def __init__(self, kernel: DataLike, shape: int | Sequence[int]) -> None:
+        self.shape, kernel = event_shape("shape", shape), as_tensor("kernel", kernel)
         self.sizes = tuple(self.shape[len(self.shape) - kernel.ndim :])
         fits = 0 < kernel.ndim <= len(self.shape)
         if not fits or any(k > n for k, n in zip(kernel.shape, self.sizes, strict=True)):
@@ -189,6 +196,9 @@ class Downsample(LinearOperator):
         factor: sides of a block, in numbers of points.
         shape: of an event; the last ``dims`` sizes are multiples of the factor.
         dims: how many of the last dimensions are made coarser.
+
+    Raises:
+        ValueError: if sizes are no multiples of the factor, or there are fewer dimensions.
 
     Example:
         >>> Downsample(2, (4,), dims=1).apply(torch.tensor([[1.0, 3.0, 5.0, 9.0]]))
@@ -273,7 +283,7 @@ def as_operator(given: Any, shape: Sequence[int] | None = None) -> LinearOperato
     """
     if isinstance(given, LinearOperator):
         return given
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) or is_array(given):
         return Matrix(given, shape)
     if isinstance(given, (tuple, list)) and len(given) == 2 and all(map(callable, given)):
         return Operator(given[0], given[1], shape)

@@ -37,8 +37,11 @@ themselves.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
+from .._core.arrays import DataLike, is_array
 from .._core.signatures import checked
 from ..distributions.base import Distribution
 from ..distributions.empirical import Empirical
@@ -53,14 +56,14 @@ __all__ = ["EmpiricalOracle", "GaussianMixtureOracle", "oracle"]
 
 @checked
 def oracle(
-    process: Process, data: Distribution | Tensor
+    process: Process, data: Distribution | DataLike
 ) -> GaussianMixtureOracle | EmpiricalOracle:
     """Return the exact field of ``process`` for ``data``.
 
     Args:
         process: an affine process with an independent coupling.
         data: ρ1, a :class:`Gaussian`, a :class:`GaussianMixture`, or the rows of a tensor
-            ``(N, *)`` (or an :class:`Empirical` law of them, with its weights).
+            or an array ``(N, *)`` (or an :class:`Empirical` law of them, with its weights).
 
     Raises:
         TypeError: if no oracle is known for such data.
@@ -76,8 +79,8 @@ def oracle(
         return GaussianMixtureOracle(process, data)
     if isinstance(data, Empirical):
         return EmpiricalOracle(process, **data.config())
-    if isinstance(data, Tensor):
-        return EmpiricalOracle(process, data)
+    if isinstance(data, Tensor) or is_array(data):
+        return EmpiricalOracle(process, cast("DataLike", data))
     raise TypeError(
         f"no oracle is known for data of type {type(data).__name__}; give a Gaussian, a"
         " GaussianMixture, or a tensor of rows (N, *)"

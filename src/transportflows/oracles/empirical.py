@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows, as_tensor
 from .._core.conditions import NO_CONDITIONS
 from .._core.precision import widest, widest_dtype
 from .._core.random import local
@@ -50,6 +51,8 @@ class EmpiricalOracle(ExactField):
         ValueError: if the process is not one-sided, the data are not finite rows, or the
             weights are none.
 
+    Source: Karras et al. (2022), appendix B.3, of one-sided processes.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.OneSidedLinear(), shape=(1,))
@@ -64,8 +67,17 @@ class EmpiricalOracle(ExactField):
     shares: Tensor | None
 
     def __init__(
-        self, process: Process, data: Tensor, *, weights: Tensor | None = None, block: int = 4096
+        self,
+        process: Process,
+        data: DataLike,
+        *,
+        weights: DataLike | None = None,
+        block: int = 4096,
     ) -> None:
+        data = as_rows("data", data)
+        weights = (
+            None if weights is None else as_tensor("weights", weights, torch.float64, like=data)
+        )
         law = Empirical(data, weights=weights)
         super().__init__(process, law.shape)
         process.part  # noqa: B018 (it refuses a process that has none)

@@ -49,6 +49,7 @@ class AdversarialLoss(MovedTargetLoss):
         step: η.
 
     Raises:
+        TypeError: if the discriminator is no module, or the optimizer none.
         ValueError: in a run of several processes, whose discriminators would part.
 
     Source: Weber (2023), sections 4.2 and 4.3; Goodfellow et al. (2014).

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_tensor, is_array
 from .._core.autodiff import jvp
 from .._core.checks import positive_integer, shown
 from .._core.random import draw_key, mix, stream
@@ -68,10 +69,10 @@ class FlowDensity:
 @checked
 @torch.no_grad()
 def flow_with_log_density(
-    source: Tensor | Distribution,
-    target: Tensor | Distribution | Any | None = None,
+    source: DataLike | Distribution,
+    target: DataLike | Distribution | Any | None = None,
     *,
-    log_prob: Tensor | Distribution | Any | None = None,
+    log_prob: DataLike | Distribution | Any | None = None,
     divergence: str = "exact",
     probes: int = 1,
     direction: Direction | None = None,
@@ -137,7 +138,7 @@ def flow_with_log_density(
         source, target, direction=direction, steps=steps, sigma=sigma, step=step, noise=noise, n=n,
         batch_size=batch_size, move_all=True, moves="source", generator=stream(mix(key, 0)),
     )  # fmt: skip
-    if log_prob is None and isinstance(source, Tensor):
+    if log_prob is None and (isinstance(source, Tensor) or is_array(source)):
         raise ValueError(
             "the log-density at the start is not known of a tensor; give log_prob=, the law that"
             " its rows were drawn from or a number for each"
@@ -214,13 +215,14 @@ class DensityStepper(FlowStepper):
 
 
 def _first(given: Any, x: Tensor) -> Tensor:
-    if isinstance(given, Tensor):
-        if given.shape != (len(x),):
+    if isinstance(given, Tensor) or is_array(given):
+        logs = as_tensor("log_prob", given, like=x)
+        if logs.shape != (len(x),):
             raise ValueError(
-                f"log_prob is {tuple(given.shape)} and there are {len(x)} particles; give one"
+                f"log_prob is {tuple(logs.shape)} and there are {len(x)} particles; give one"
                 " number for each, or the law that has it: log_prob=Gaussian((2,))"
             )
-        return given
+        return logs
     if not hasattr(given, "log_prob"):
         raise TypeError(
             f"log_prob is one number a particle, or a law that has it, got {shown(given)}"

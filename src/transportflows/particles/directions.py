@@ -81,7 +81,7 @@ class Swarm:
     fused: bool = True
 
     def at(self, clean: Tensor) -> Swarm:
-        """The same swarm for other rows that move."""
+        """The same swarm for other rows that move, ``(B, *)``."""
         return replace(self, clean=clean, fused=False)
 
 
@@ -115,11 +115,11 @@ class Direction(Built, Movable, nn.Module, ABC):
         """Δ at ``z``, ``(B, *)``."""
 
     def levels(self, sigma: Tensor) -> Tensor:
-        """The level of the noise that is added to y, for each σ of a table, float64."""
+        """The level of the noise added to y, for each σ of a table ``(steps,)``, float64."""
         return sigma if self.perturbed else torch.zeros_like(sigma)
 
     def check(self, source: Tensor, target: Tensor | None, sigma: Tensor) -> None:
-        """Refuse samples and levels with which it cannot work; called once, before the steps."""
+        """Refuse samples ``(N, *)`` and levels that do not do for it; called before the steps."""
 
 
 @checked

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.checks import number
 from .._core.precision import as_wide
 from .._core.signatures import checked
@@ -48,8 +49,8 @@ _EVERY = 50  # steps from one look at the particles to the next
 @checked
 @torch.no_grad()
 def particle_flow(
-    source: Tensor | Distribution | Any,
-    target: Tensor | Distribution | Any | None = None,
+    source: DataLike | Distribution | Any,
+    target: DataLike | Distribution | Any | None = None,
     *,
     direction: Direction | None = None,
     steps: int = 500,
@@ -72,7 +73,8 @@ def particle_flow(
     ``O(steps (N + M) M d)`` for directions that are kernel sums, in memory ``O((N + M) d)``.
 
     Args:
-        source: particles y ``(M, *)``, not changed; or a law, of which ``n`` are drawn.
+        source: particles y ``(M, *)``, a tensor or an array, not changed; or a law, of which ``n``
+            are drawn.
         target: a sample of p, ``(N, *)``; or a law, of which every step draws afresh as many rows
             as there are particles (or ``batch_size``); None for directions that need none.
         direction: Δ; :class:`KernelDifference` by default, which is SD flow.

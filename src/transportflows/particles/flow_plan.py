@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import if_array
 from .._core.checks import check_finite_rows, check_same_kind, positive_integer
 from .._core.random import draw_key, mix
 from ..distributions.adapters import as_distribution
@@ -95,7 +96,8 @@ class FlowPlan:
         self.start = self.target if self.moves_target else self.source
 
     def _take_samples(self, source: Any, target: Any, n: int | None) -> None:
-        target = self._as_target(target)
+        source = if_array("source", source, like=target)
+        target = self._as_target(if_array("target", target, like=source))
         if isinstance(source, Tensor):
             if n is not None:
                 raise ValueError("n is for a source that is a law; a tensor has its own rows")

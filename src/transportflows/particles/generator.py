@@ -46,6 +46,9 @@ class OneStepGenerator(Field):
         transform: standardising transform of the data; the trainer applies it to the data, and
             :meth:`sample` undoes it.
 
+    Raises:
+        TypeError: if the network cannot be called.
+
     Example:
         >>> generator = OneStepGenerator(torch.nn.Linear(5, 2), latent=5, shape=(2,))
         >>> generator.sample(3).shape
@@ -88,7 +91,11 @@ class OneStepGenerator(Field):
         )
 
     def forward(self, xi: Tensor, **cond: Any) -> Tensor:  # type: ignore[override]
-        """``g(ξ)`` in the network's units, ``(B, *shape)``."""
+        """``g(ξ)`` in the network's units, ``(B, *shape)``.
+
+        Raises:
+            ValueError: if the network gives another shape.
+        """
         x = self.net(xi, **cond)
         if not isinstance(x, Tensor) or x.shape != (len(xi), *self.shape):
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__

@@ -26,6 +26,9 @@ class DiscriminatorDifference(Direction):
         loss: ``"alternative"`` for ``-h``, equation 32; ``"non_saturating"`` for ``-log f``,
             equation 28, whose gradient is ``(1 - f) ∇h``.
 
+    Raises:
+        ValueError: if the loss is unknown.
+
     Source: Weber (2023), equations 28 to 32.
 
     Example:

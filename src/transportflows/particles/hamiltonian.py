@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows, positive_integer, positive_number, step_numbers
 from .._core.random import draw_key, stream
 from .._core.reprs import summary
@@ -49,7 +50,7 @@ class HamiltonianSolution(Solution):
 @torch.no_grad()
 def hamiltonian(
     score: Any,
-    x: Tensor,
+    x: DataLike,
     *,
     step_size: float,
     steps: int,
@@ -98,6 +99,7 @@ def hamiltonian(
         >>> round(float(x.std()), 1)
         0.5
     """
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     steps = positive_integer("steps", steps)
     leapfrog = positive_integer("leapfrog", leapfrog)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, if_array
 from .._core.checks import positive_integer
 from .._core.random import local
 from .._core.signatures import checked
@@ -61,6 +62,11 @@ class MovedTargetLoss(Loss):
         target: whence the rows for p come where ``references`` is given: a tensor ``(N, *)`` or a
             law, in the units of the network (after the field's transform).
 
+    Raises:
+        TypeError: if the direction is none.
+        ValueError: if the direction needs a σ, a step has no size, or ``target`` and ``references``
+            do not go together.
+
     Source: Weber (2023), algorithm 2.
 
     Example:
@@ -80,7 +86,7 @@ class MovedTargetLoss(Loss):
         sigma: float | Sequence[float] | Callable[[Tensor], Tensor] | SigmaSchedule | None = None,
         step: float | StepSchedule = 1.0,
         references: int | None = None,
-        target: Tensor | Distribution | Any | None = None,
+        target: DataLike | Distribution | Any | None = None,
     ) -> None:
         self.direction = KernelDifference() if direction is None else direction
         if not isinstance(self.direction, Direction):
@@ -120,9 +126,8 @@ class MovedTargetLoss(Loss):
         self.references = references
         self.target: Distribution | None = None
         if target is not None:
-            self.target = (
-                Empirical(target) if isinstance(target, Tensor) else as_distribution(target)
-            )
+            rows = if_array("target", target)
+            self.target = Empirical(rows) if isinstance(rows, Tensor) else as_distribution(rows)
         self.u: float | None = None
         self._radius: float | None = None
 
@@ -151,6 +156,9 @@ class MovedTargetLoss(Loss):
             y: its samples, ``(B, *)``.
             x: a batch of data.
             generator: source of the noise.
+
+        Raises:
+            ValueError: if the target is of other events than the generator gives.
         """
         if self.target is not None and self.target.shape != y.shape[1:]:
             raise ValueError(

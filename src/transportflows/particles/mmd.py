@@ -38,6 +38,9 @@ class MMDGradient(Direction):
             which regularises the flow, independent of the bandwidth σ; None for σ itself, 0 for
             none.
 
+    Raises:
+        ValueError: if the level of injected noise is negative.
+
     Source: Arbel et al. (2019); Weber (2023), equations 42 and 43.
 
     Example:
@@ -109,6 +112,9 @@ class SteinDirection(Direction):
         score: of p: a law with a log-density, or a function of x.
         bandwidth: None for the flow's σ; ``"median"`` for the rule of Liu & Wang,
             ``2σ² = med² / log M``, med the median distance of up to 1,024 particles.
+
+    Raises:
+        ValueError: if the bandwidth is neither None nor ``"median"``.
 
     Source: Liu & Wang (2016), equation 8.
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import DataLike, as_rows, is_array
 from .._core.autodiff import value_and_gradient
 from .._core.checks import check_finite_rows
 from .._core.precision import Movable
@@ -47,6 +48,8 @@ class SmoothedLaw(Movable, nn.Module):
 
     Raises:
         TypeError: if it is of another kind.
+
+    Source: Tweedie's formula, Efron (2011); Weber (2023), footnote 4.
 
     Example:
         >>> law = SmoothedLaw(Gaussian((1,)))
@@ -124,8 +127,9 @@ class SampleData(Movable, nn.Module):
 
     rows: Tensor
 
-    def __init__(self, rows: Tensor) -> None:
+    def __init__(self, rows: DataLike) -> None:
         super().__init__()
+        rows = as_rows("rows", rows)
         check_finite_rows(rows, "data")
         self.register_buffer("rows", rows.detach(), persistent=False)
 
@@ -149,6 +153,8 @@ class FieldData(nn.Module):
     Raises:
         ValueError: if the process is not one-sided, or the field's transform has another scale in
             each coordinate (under which the noise is not isotropic).
+
+    Source: Weber (2023), footnote 4; Karras et al. (2022), section 2.
 
     Example:
         >>> import transportflows as tpf
@@ -209,7 +215,7 @@ def as_data(given: Any) -> Prediction:
         check_field(given, "a data prediction is that of")
     if isinstance(given, type):
         raise TypeError(f"a data prediction is an object; write {given.__name__}(...)")
-    if isinstance(given, Tensor):
+    if isinstance(given, Tensor) or is_array(given):
         return SampleData(given)
     if callable(given) and not isinstance(given, (type, Distribution)):
         return given  # type: ignore[no-any-return]

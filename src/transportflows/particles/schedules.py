@@ -152,6 +152,8 @@ class ExponentialSigma(SigmaSchedule):
         sigma_max: σ at u = 0.
         sigma_min: σ at u = 1.
 
+    Source: the geometric levels of Song and Ermon (2019).
+
     Example:
         >>> ExponentialSigma(4.0, 1.0).table(3)
         tensor([4., 2., 1.], dtype=torch.float64)

@@ -55,10 +55,10 @@ class StepSchedule(Built, ABC):
 
     @abstractmethod
     def factor(self, u: Tensor) -> Tensor:
-        """The factor at ``u``, float64."""
+        """The factor at ``u``, of its shape, float64."""
 
     def table(self, sigma: Tensor) -> Tensor:
-        """The factor of each step, float64, given the σ of each."""
+        """The factor of each step, ``(steps,)``, float64, given the σ of each."""
         return self.factor(torch.linspace(0, 1, len(sigma), dtype=torch.float64))
 
     def __repr__(self) -> str:
@@ -91,6 +91,11 @@ class CosineStep(StepSchedule):
         size: see :class:`StepSchedule`.
         floor: m, in [0, 1].
         norm: see :class:`StepSchedule`.
+
+    Raises:
+        ValueError: if the floor is not in [0, 1].
+
+    Source: the factor is that of Loshchilov and Hutter (2017) for learning rates.
 
     Example:
         >>> CosineStep(0.5, floor=0.1).factor(torch.tensor([0.0, 0.5, 1.0]))

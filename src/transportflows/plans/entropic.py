@@ -52,6 +52,8 @@ class EntropicPlan:
         y_potential: g, ``(M,)``, likewise. The plan is
             :math:`\pi_{ij} = p_i q_j e^{(f_i + g_j - |x_i - y_j|^2) / \varepsilon}`.
 
+    Source: Cuturi (2013); the bounds are those of Altschuler, Weed and Rigollet (2017).
+
     Example:
         >>> x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
         >>> half = torch.full((2,), 0.5, dtype=torch.float64)

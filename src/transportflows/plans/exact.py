@@ -164,6 +164,9 @@ def best_permutation(scores: Tensor) -> Tensor:
         scores: ``(N, N)``, finite, on the CPU. With the entries of a plan, this is the permutation
             that moves most of its mass as the plan does.
 
+    Raises:
+        ValueError: if the scores are not ``(N, N)``.
+
     Source: the assignment problem, by ``scipy.optimize.linear_sum_assignment``; where the largest
     scores of the columns lie in different rows, as in an optimal plan, they are the answer. From
     256 rows on POT's network simplex is as fast or faster (at 4,096 nine times), and serves where

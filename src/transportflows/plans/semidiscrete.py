@@ -61,6 +61,8 @@ class SemidiscretePlan:
         converged: whether ``violation + violation_error`` is within the tolerance.
         draws: of the law that the ascent has used.
         y_potential: g, float64, ``(M,)``.
+
+    Source: Genevay, Cuturi, Peyré and Bach (2016).
     """
 
     value: float

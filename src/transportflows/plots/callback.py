@@ -43,6 +43,9 @@ class SamplePictures(Callback):
         options: arguments of :func:`transportflows.sample`, for one ε, such as
             ``{"epsilon": 0.5, "steps": 50}``.
         draw: a function of the samples that gives a figure; :func:`picture` by default.
+
+    Raises:
+        ValueError: if an option is none of ``sample``, or the reference not finite rows.
     """
 
     def __init__(

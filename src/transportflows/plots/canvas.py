@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.arrays import as_tensor, is_array
 from .._core.checks import number, shown
 from ..solve.solution import Solution
 
@@ -114,8 +115,8 @@ def rows_of(x: Any, name: str = "x") -> Tensor:
     """
     if isinstance(x, Solution):
         x = x.x
-    if isinstance(x, np.ndarray):
-        x = torch.from_numpy(np.ascontiguousarray(x))
+    if is_array(x):
+        x = as_tensor(name, x)
     if not isinstance(x, Tensor):
         raise TypeError(
             f"{name} is a Solution, a tensor or an array, got {shown(x)}; write"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import event_shape
 from .._core.conditions import NO_CONDITIONS, check_conditions, map_rows, with_start
 from .._core.precision import on_table_device, table_device
@@ -58,6 +59,7 @@ class Process(Storable, Starting):
         shape: event shape, if neither base nor data should tell it.
 
     Raises:
+        TypeError: if a part is of another kind.
         ValueError: if the ends of the interpolant are wrong, or the base does not fit it.
 
     Example:
@@ -208,9 +210,9 @@ class Process(Storable, Starting):
 
     def sample(
         self,
-        x1: Tensor,
+        x1: DataLike,
         *,
-        x0: Tensor | None = None,
+        x0: DataLike | None = None,
         z: Tensor | None = None,
         t: float | Tensor | TimeSampler | None = None,
         antithetic: bool = False,
@@ -232,7 +234,13 @@ class Process(Storable, Starting):
             cond: conditions to carry along; tensors have B rows.
             paired: whether x0 and x1 are pairs of the coupling already, as :meth:`pairs` gives.
             generator: source of randomness.
+
+        Raises:
+            ValueError: if rows, times, conditions or an x0 do not fit the process, or
+                ``antithetic`` asks for the other sign of a latent that the path has not.
         """
+        x1 = as_rows("x1", x1, like=x0)
+        x0 = None if x0 is None else as_rows("x0", x0, like=x1)
         self._check_rows(x1, x0, paired)
         x1, x0 = widened(x1), None if x0 is None else widened(x0)
         n, device, dtype = x1.shape[0], x1.device, x1.dtype
@@ -243,7 +251,7 @@ class Process(Storable, Starting):
             t = sampler.sample(n, margin=margin, generator=generator, device=device, dtype=dtype)
         else:
             t = row_times(t, x1)
-        cond = check_conditions(cond, n, rows="rows of data")
+        cond = check_conditions(cond, n, rows="rows of data", like=x1)
         interpolant = self.interpolant
         if interpolant.uses_base:
             if not paired:
@@ -288,7 +296,12 @@ class Process(Storable, Starting):
         cond: Mapping[str, Any] = NO_CONDITIONS,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`."""
+        """Draw from the coupling ``(x0, x1)``, each ``(B, *)``; see :meth:`sample`.
+
+        Raises:
+            ValueError: if x0 is given to a coupling that brings it, or missing where the rows are
+                pairs.
+        """
         if self.coupling.brings_start:
             if x0 is not None:
                 what = type(self.coupling).__name__

@@ -64,7 +64,7 @@ class Drift(ABC):
 
     @abstractmethod
     def at(self, step: int, rows: Rows, node: int, x: Tensor) -> Tensor:
-        """The drift at a stage time for some rows of the state."""
+        """The drift at a stage time for some rows of the state, ``(B, *)``."""
 
 
 @checked

@@ -81,6 +81,7 @@ def path_geometry(
         generator: source of the starts.
 
     Raises:
+        RuntimeError: if the solve kept no states, which is a fault of this library.
         ValueError: if the number of steps is odd or so small that the energy comes out below the
             displacement (by more than 0.1 %), or :func:`transportflows.sample` refuses.
     """

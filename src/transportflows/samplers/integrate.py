@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.checks import check_finite_rows
 from .._core.signatures import checked
 from ..solve.epsilon import EpsilonSchedule
@@ -26,7 +27,7 @@ __all__ = ["integrate"]
 @checked
 def integrate(
     dynamics: Dynamics | Callable[..., Tensor],
-    x: Tensor,
+    x: DataLike,
     grid: Sequence[float] | Tensor,
     *,
     scheme: str | Scheme = "heun",
@@ -79,6 +80,7 @@ def integrate(
         dynamics = FunctionDynamics(dynamics, epsilon)
     elif not (isinstance(epsilon, (int, float)) and epsilon == 0):
         raise ValueError("a Dynamics has its own epsilon; epsilon= is for a plain function")
+    x = as_rows("x", x)
     check_finite_rows(x, "x")
     times, saved = with_times(check_grid(grid), save_at)
     return march(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .._core.arguments import choice, integer, number
+from .._core.arrays import DataLike, as_rows
 from .._core.random import draw_key, mix, stream
 from .._core.signatures import checked
 from ..fields.base import Field, check_field
@@ -53,9 +54,9 @@ def plan(
     field: Field,
     tolerance: float,
     *,
-    data: Tensor | None = None,
+    data: DataLike | None = None,
     distance: Distance | None = None,
-    start: Tensor | None = None,
+    start: DataLike | None = None,
     cond: Mapping[str, Any] | None = None,
     schemes: Sequence[str] | None = None,
     n: int = 2_000,
@@ -89,6 +90,8 @@ def plan(
         ValueError: if the tolerance is not positive, a scheme is unknown, the refined solve does
             not settle to within the tolerance, or no scheme meets it with ``most`` calls.
 
+    Source: this library.
+
     Example:
         >>> import transportflows as tpf
         >>> process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
@@ -108,14 +111,15 @@ def plan(
             "data and distance go together: ε is chosen by the distance of samples to held-out"
             " data; write plan(field, tolerance, data=x, distance=tpf.metrics.energy_distance)"
         )
-    key = draw_key(generator)
+    key, like = draw_key(generator), field.reference()
+    data = None if data is None else as_rows("data", data, like=like)
+    start = None if start is None else as_rows("start", start, like=like)
     if data is not None and len(data) < 10 * _REPEATS:
         raise ValueError(
             f"{len(data)} rows of data do not tell whether noise helps; give {10 * _REPEATS} or"
             " more"
         )
     if start is None:
-        like = field.reference()
         draws = stream(mix(key, 0), device=like.device)
         start = field.start.sample(n, generator=draws, dtype=like.dtype, device=like.device)
     solver = _Solver(field, start, cond)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .._core.arguments import shown
+from .._core.arrays import DataLike
 from .._core.conditions import with_start
 from .._core.distributed import World, world
 from .._core.random import draw_key, mix
@@ -46,7 +46,7 @@ def sample(
     field: Field,
     n: int | None = None,
     *,
-    start: Distribution | Tensor | Any | None = None,
+    start: Distribution | DataLike | Any | None = None,
     epsilon: Epsilon | Sequence[Epsilon] = 0.0,
     scheme: str | Scheme | Multistep | StepperScheme | None = None,
     steps: int | None = None,
@@ -77,10 +77,10 @@ def sample(
     Args:
         field: a trained field, a pair, or an oracle.
         n: number of samples; may be left out where ``start`` is a tensor.
-        start: where to start: a Distribution (or object with ``sample``), or a tensor ``(n, *)``;
-            by default the process's law at t = 0, ``field.start``. It is in the data's units, as is
-            all that is returned, whenever the field carries a transform; ``field.process.base``
-            itself is known to be in the field's.
+        start: where to start: a Distribution (or object with ``sample``), or a tensor or an array
+            ``(n, *)``; by default the process's law at t = 0, ``field.start``. It is in the data's
+            units, as is all that is returned, whenever the field carries a transform;
+            ``field.process.base`` itself is known to be in the field's.
         epsilon: ε ≥ 0: a number, a function of a float64 tensor of times, a schedule such as
             :class:`NoiseScaleEpsilon`; or a sequence of K of them, solved in one batched call with
             common starts and noise, giving ``(K, n, *)``, the members with ε = 0 as an ODE.
@@ -200,7 +200,7 @@ def _check_first(n: Any, t: Any, start: Any, gradients: Any, distributed: Any) -
         )
     if isinstance(n, Tensor) and n.ndim > 0:
         raise ValueError("n is a number; to start from states of your own write start=x")
-    if isinstance(start, (np.ndarray, list, tuple)):
+    if isinstance(start, (list, tuple)):
         raise TypeError(f"start is a {type(start).__name__}; write start=torch.as_tensor(x)")
     if (isinstance(t, Tensor) and t.ndim != 1) or not hasattr(t, "__len__") or len(t) < 2:
         raise ValueError(f"t is (first, last), or a grid of more times, got {shown(t)}")

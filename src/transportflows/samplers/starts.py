@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, if_array
 from .._core.checks import check_finite_rows, positive_integer
 from .._core.random import mix, stream
 from .._core.shared import reading
@@ -35,7 +36,7 @@ __all__ = [
 def starting_states(
     field: Field,
     n: int | None,
-    start: Distribution | Tensor | Any | None,
+    start: Distribution | DataLike | Any | None,
     first: float,
     dtype: torch.dtype | None,
     key: int,
@@ -43,7 +44,7 @@ def starting_states(
     """The states to start from, in the field's units."""
     like = field.reference()
     like = like.to(solving_dtype(dtype, like.dtype))
-    process = field.process
+    process, start = field.process, if_array("start", start, like=like)
     if isinstance(start, Tensor):
         check_finite_rows(start, "start")
         if n is not None and n != start.shape[0]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike, as_rows
 from .._core.autodiff import time_derivative
 from .._core.checks import check_finite_rows
 from .._core.precision import as_wide, table_device
@@ -91,23 +92,23 @@ class ForwardSDE(OneSided):
         return self._quadrature(tau)[0]
 
     def sigma_sq(self, tau: Tensor) -> Tensor:
-        """σ²(τ), the variance of the noise in ``X_τ``."""
+        """σ²(τ), the variance of the noise in ``X_τ``, of the shape of τ."""
         if self._has("sigma"):
             return self.sigma(tau).square()
         return self._quadrature(tau)[1]
 
     def sigma(self, tau: Tensor) -> Tensor:
-        """σ(τ), the scale of the noise in ``X_τ``."""
+        """σ(τ), the scale of the noise in ``X_τ``, of the shape of τ."""
         return self.sigma_sq(tau).clamp(min=0).sqrt()
 
     def a_dot(self, tau: Tensor) -> Tensor:
-        """da/dτ; ``f a`` for an SDE written by f, otherwise by autodiff unless overridden."""
+        """da/dτ, of the shape of τ; ``f a`` of an SDE written by f, else by autodiff."""
         if self._has("a"):
             return time_derivative(self.a, tau)
         return self.drift_rate(tau) * self.a(tau)
 
     def sigma_sq_dot(self, tau: Tensor) -> Tensor:
-        """dσ²/dτ; ``2 f σ² + g²`` for an SDE written by f and g, otherwise by autodiff."""
+        """dσ²/dτ, of the shape of τ; ``2 f σ² + g²`` of an SDE by f and g, else by autodiff."""
         if self._has("sigma_sq"):
             return time_derivative(self.sigma_sq, tau)
         if self._has("sigma"):
@@ -115,13 +116,13 @@ class ForwardSDE(OneSided):
         return 2 * self.drift_rate(tau) * self.sigma_sq(tau) + self.diffusion_sq(tau)
 
     def drift_rate(self, tau: Tensor) -> Tensor:
-        """``f(τ) = ȧ / a``, the rate of the drift, per unit of τ; negative where data shrink."""
+        """``f(τ) = ȧ / a``, of the shape of τ: the rate of the drift, < 0 where data shrink."""
         if not self._has("a"):
             self._check_coefficients()
         return self.a_dot(tau) / self.a(tau)
 
     def diffusion_sq(self, tau: Tensor) -> Tensor:
-        """``g²(τ) = dσ²/dτ - 2 (ȧ/a) σ²``, the variance of the noise per unit of τ.
+        """``g² = dσ²/dτ - 2 (ȧ/a) σ²``, of the shape of τ: the variance of noise per unit of it.
 
         It is ``2 Δ/β`` of :class:`GaussianPart` at t = 1 - τ, and is written here too, in τ:
         :meth:`sigma_sq_dot`, of which that is made, is made of it for an SDE written by f and g.
@@ -133,7 +134,7 @@ class ForwardSDE(OneSided):
         return self.sigma_sq_dot(tau) - 2 * self.drift_rate(tau) * self.sigma_sq(tau)
 
     def diffusion(self, tau: Tensor) -> Tensor:
-        """``g(τ) ≥ 0``, the diffusion coefficient."""
+        """``g(τ) ≥ 0``, the diffusion coefficient, of the shape of τ."""
         return self.diffusion_sq(tau).clamp(min=0).sqrt()
 
     def drift(self, tau: Tensor, x: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class ForwardSDE(OneSided):
 
     def sample_path(
         self,
-        x1: Tensor,
+        x1: DataLike,
         taus: Sequence[float] | Tensor,
         *,
         generator: torch.Generator | None = None,
@@ -188,6 +189,7 @@ class ForwardSDE(OneSided):
         Raises:
             ValueError: if the times do not increase or leave [0, 1], or x1 is not finite rows.
         """
+        x1 = as_rows("x1", x1)
         check_finite_rows(x1, "x1")
         self.check()
         times = as_wide(taus).detach().cpu()

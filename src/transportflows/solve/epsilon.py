@@ -8,14 +8,12 @@ With learned fields the choice matters, since errors travel differently. An SDE 
 errors, at the rate ε/σ̂². But where the noise is learned, ``s = -η̂/σ̂``, and an error δ in η̂ becomes
 an error ``ε δ/σ̂`` in the drift: with constant ε that grows without bound where σ̂ vanishes, as on
 data near a manifold. Schedules proportional to σ̂ (:class:`NoiseScaleEpsilon`) or σ̂²
-(:class:`NoiseVarianceEpsilon`) keep it bounded, and are to be preferred there. A schedule is asked
-for the ratio ``ε/σ̂`` too, so that these give it in closed form and never as 0/0.
+(:class:`NoiseVarianceEpsilon`) keep it bounded. A schedule is asked for ``ε/σ̂`` too, so that these
+give it in closed form and never as 0/0.
 
-Score-based diffusion is a part of this family. With ``λ = log(β/σ̂)``, half the logarithm of the
-signal-to-noise ratio, ``ε = σ̂² λ̇ = g²/2`` is the time reversal of a forward SDE (Anderson 1982;
-:class:`AndersonEpsilon`, with a factor for what lies between it and the ODE, and beyond), and the
-"churn" of Karras et al. (2022) is ε proportional to σ̂² over the steps of a grid
-(:class:`ChurnEpsilon`).
+Score-based diffusion is a part of this family. With ``λ = log(β/σ̂)``, ``ε = σ̂² λ̇ = g²/2`` is the
+time reversal of a forward SDE (Anderson 1982; :class:`AndersonEpsilon`, times a factor), and the
+"churn" of Karras et al. (2022) is ε in proportion to σ̂² (:class:`ChurnEpsilon`).
 """
 
 from __future__ import annotations
@@ -60,10 +58,10 @@ class EpsilonSchedule(Built, ABC):
 
     @abstractmethod
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        """ε ≥ 0 at times ``t`` (float64), given σ̂ there."""
+        """ε ≥ 0 at times ``t`` (float64), of their shape, given σ̂ there."""
 
     def over_noise_scale(self, t: Tensor, noise_scale: Tensor) -> Tensor:
-        """``ε/σ̂``; override it where this is finite at σ̂ = 0, and a quotient would be 0/0."""
+        """``ε/σ̂``, of the shape of t; override it where this is finite at σ̂ = 0."""
         return self.value(t, noise_scale) / noise_scale
 
     @property
@@ -91,6 +89,9 @@ class ConstantEpsilon(EpsilonSchedule):
 
     Args:
         epsilon: its value, ≥ 0.
+
+    Raises:
+        ValueError: if it is negative or infinite.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("epsilon",)
@@ -183,9 +184,8 @@ class AndersonEpsilon(ConstantEpsilon):
 
     def _bound_part(self) -> GaussianPart:
         if self._part is None:
-            raise ValueError(
-                "AndersonEpsilon depends on a process: sample(field, epsilon=AndersonEpsilon())"
-            )
+            cure = "sample(field, epsilon=AndersonEpsilon())"
+            raise ValueError(f"AndersonEpsilon depends on a process: {cure}")
         return self._part
 
     def value(self, t: Tensor, noise_scale: Tensor) -> Tensor:
@@ -219,6 +219,9 @@ class ChurnEpsilon(ConstantEpsilon):
         churn: S ≥ 0, the expected number of times that the noise is renewed.
         sigma_range: where it acts, in units of ``σ̂/β``.
 
+    Raises:
+        ValueError: if the range of σ is none.
+
     Example:
         >>> import transportflows as tpf
         >>> part = tpf.Process(tpf.OneSidedLinear(), shape=(1,)).part
@@ -238,15 +241,13 @@ class ChurnEpsilon(ConstantEpsilon):
         self._rate: Tensor | None = None
 
     def bound(self, part: NoisePart, stages: Tensor, widths: Tensor) -> EpsilonSchedule:
-        flat = stages.reshape(-1)
+        flat, (low, high) = stages.reshape(-1), self.sigma_range
         scale, beta = part.scale(flat), part.whole.path.beta(flat).abs()
-        low, high = self.sigma_range
         above = scale > high * beta  # which is no number, and holds nowhere, for ∞ · 0
         acts = ((scale >= low * beta) & ~above).view(stages.shape)
         each = min(self.epsilon / len(widths), math.sqrt(2) - 1)
         schedule = type(self)(self.epsilon, sigma_range=self.sigma_range)
-        rate = each / widths.abs().to(stages)
-        schedule._rate = (rate[:, None] * acts).reshape(-1)
+        schedule._rate = ((each / widths.abs().to(stages))[:, None] * acts).reshape(-1)
         return schedule
 
     def _per_step(self) -> Tensor:

@@ -53,6 +53,10 @@ def time_grid(
         spacing: a name in :data:`SPACINGS`, or an increasing map of [0, 1] onto itself.
         breakpoints: times to meet.
 
+    Raises:
+        ValueError: if both ends are one or leave [0, 1], the spacing is not increasing from 0 to 1,
+            or there are fewer steps than breakpoints take.
+
     Example:
         >>> time_grid(4, spacing="late")
         tensor([0.0000, 0.4375, 0.7500, 0.9375, 1.0000], dtype=torch.float64)

@@ -123,11 +123,11 @@ class Chunks:
         return self.parts[0][1]
 
     def take(self, index: Tensor, x: Tensor) -> Chunks:
-        """Some of the rows, in one chunk."""
+        """Some of the rows, ``(B, *)``, in one chunk."""
         return Chunks(x[index], None, Rows(index, self.n, 1, x.ndim, self.cond).cond)
 
     def map(self, function: Callable[..., Any], x: Tensor) -> Any:
-        """``function(x, **cond)`` of all rows: a tensor, or a tuple of them."""
+        """``function(x, **cond)`` of all rows ``(B, *)``: a tensor, or a tuple of them."""
         if len(self.parts) == 1:
             return untouched(function, x, **self.parts[0][1].cond)
         found = [untouched(function, x[pick], **rows.cond) for pick, rows in self.parts]

@@ -80,7 +80,7 @@ class Stepper(ABC):
         """Make ready for the steps of a grid, float64 ``(steps + 1,)``, of states like ``like``."""
 
     def memory(self, prepared: Any, x: Tensor, rows: Any) -> Any:
-        """What is remembered of a chunk, or of all rows, before the first step."""
+        """What is remembered of a chunk ``(B, *)``, or of all rows, before the first step."""
         return None
 
     def draw(

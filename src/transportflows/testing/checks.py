@@ -41,6 +41,7 @@ def check_interpolant(
         The report; its notes name times at which a velocity does not determine the score.
 
     Raises:
+        TypeError: if it is no interpolant.
         CheckError: if anything is wrong: a wrong end, a wrong derivative, a negative γ², a time
             that does not broadcast, a dtype that is not kept.
 

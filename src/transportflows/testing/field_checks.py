@@ -36,6 +36,7 @@ def check_field(
         tolerance: relative to the size of the value, in the comparisons.
 
     Raises:
+        ValueError: if there are fewer than two states to try it on.
         CheckError: with all that is wrong.
 
     Example:

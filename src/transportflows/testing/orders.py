@@ -105,6 +105,9 @@ def estimate_order(
         backward: run from t = 1 to t = 0.
         n: samples, for ode and strong.
 
+    Raises:
+        ValueError: if the kind is unknown.
+
     Example:
         >>> round(estimate_order("heun", steps=(4, 8, 16), n=20).order)
         2

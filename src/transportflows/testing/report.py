@@ -43,7 +43,11 @@ class Report:
         return "\n".join(lines)
 
     def settle(self) -> Report:
-        """Return the report, or raise it."""
+        """Return the report, or raise it.
+
+        Raises:
+            CheckError: if it has problems.
+        """
         if self.problems:
             raise CheckError(str(self))
         return self

@@ -116,7 +116,11 @@ class TimeSampler(Built, ABC):
         return self.unit_density((t - low) / width) / width
 
     def unit_density(self, u: Tensor) -> Tensor:
-        """Density of :meth:`unit` on [0, 1]."""
+        """Density of :meth:`unit` on [0, 1], of the shape of u.
+
+        Raises:
+            ValueError: if it is not written, and a loss is to be divided by it.
+        """
         raise ValueError(
             f"{type(self).__name__} has no density to divide a loss by; leave importance=True out,"
             " use UniformTimes or LogSNRTimes, or write unit_density(u)"
@@ -208,7 +212,7 @@ class GridTimes(TimeSampler):
     """t uniform on a finite grid (the levels of a discrete chain, say).
 
     Args:
-        times: the grid, in [0, 1]. Margins do not move it.
+        times: the grid, ``(K,)``, in [0, 1]. Margins do not move it.
 
     Raises:
         ValueError: if there are no times, or one is outside [0, 1].

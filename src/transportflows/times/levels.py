@@ -1,7 +1,6 @@
 """Training times by noise level: what has a law is λ = log(β/σ̂), or σ̂/β, and t follows from it.
 
-A noise level is that of a process, so these samplers are bound to one when they are drawn from
-(:meth:`LevelTimes.bind`), which inverts λ(t) by a table.
+Such samplers are bound to a process (:meth:`LevelTimes.bind`), whose λ(t) a table inverts.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ class LevelTimes(TimeSampler):
 
     @abstractmethod
     def quantile(self, u: Tensor, low: float, high: float) -> Tensor:
-        """λ at the quantiles ``u`` of its law on [low, high]."""
+        """λ at the quantiles ``u`` of its law on [low, high], of their shape."""
 
     @abstractmethod
     def level_density(self, log_ratio: Tensor, low: float, high: float) -> Tensor:
-        """The density of that law."""
+        """The density of that law, of the shape of λ."""
 
 
 class LogRatioInverse:
@@ -218,6 +217,9 @@ class EDMTimes(LevelTimes):
         mean: of log σ (Karras: -1.2), σ in units of the data.
         std: of log σ (Karras: 1.2), positive.
         margin: see :class:`TimeSampler`.
+
+    Raises:
+        ValueError: if the mean is not finite, or the deviation not positive.
 
     Example:
         >>> import transportflows as tpf

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, TensorDataset
 
+from .._core.arrays import is_array
 from .._core.checks import names, positive_number, shown
 from .._core.distributed import World
 from .._core.shards import check_whole, in_shards
@@ -203,7 +204,7 @@ def as_source(
     names = () if cond is None or rows is not None else tuple(cond)
     if isinstance(given, TensorDataset):  # its rows are here already: workers have nothing to load
         given, names, workers = _tensors(given, names, field), (), 0
-    if isinstance(given, (Tensor, tuple, list, Batch)):
+    if isinstance(given, (Tensor, tuple, list, Batch)) or is_array(given):
         if names:
             raise ValueError(
                 f"{name} is made of tensors, and cond={names!r} names the members of a dataset's"
@@ -219,7 +220,7 @@ def as_source(
             f"cond= with tensors goes with data that are tensors, and {name} is a {kind}; name the"
             f" members of its items: cond={tuple(rows)!r}"
         )
-    array = isinstance(given, (str, Mapping)) or hasattr(given, "dtype")
+    odd = isinstance(given, (str, Mapping)) or hasattr(given, "dtype")
     if isinstance(given, DataLoader) or _is_loader(given):
         if batch_size is not None:
             what = f"{name} is a {kind}, which makes the batches"
@@ -232,7 +233,7 @@ def as_source(
             raise ValueError(f"{what}; for pairs or conditions give a dataset")
         _no_workers(workers, kind, name)
         return FromLaw(as_distribution(given), size, field, name)
-    if not array and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
+    if not odd and hasattr(given, "__getitem__") and hasattr(given, "__len__"):
         if len(given) == 0:
             raise ValueError(f"{name} is empty: the {kind} has no items")
         return MapStyle(given, size, field, names, workers, world, name)
@@ -241,12 +242,13 @@ def as_source(
             f"{name} is a {kind}, which can be read only once; give an IterableDataset, whose"
             " __iter__ makes a new one for each epoch"
         )
-    if not array and isinstance(given, Iterable):
+    if not odd and isinstance(given, Iterable):
         _no_workers(workers, kind, name)
         return FromIterable(given, size, field, names, world, name)
     raise TypeError(
-        f"{name} must be a tensor x1, a pair of tensors (x0, x1), a Batch, a Dataset, a DataLoader,"
-        f" or a law with sample, got {kind}; write torch.as_tensor(..., dtype=torch.float32)"
+        f"{name} must be a tensor or an array x1, a pair of them (x0, x1), a Batch, a Dataset, a"
+        f" DataLoader, or a law with sample, got {kind}; write torch.as_tensor(...,"
+        " dtype=torch.float32)"
     )
 
 

@@ -105,6 +105,9 @@ class EarlyStop(Callback):
 
     Attributes:
         best: the smallest validation loss so far.
+
+    Raises:
+        ValueError: if the patience is below 1, or the least improvement negative.
     """
 
     def __init__(self, patience: int = 10, least: float = 0.0) -> None:

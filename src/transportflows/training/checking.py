@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .._core.arrays import as_rows, is_array
 from .._core.checks import check_finite_rows, check_same_kind
 from .._core.conditions import check_conditions
+from .._core.tensor import solving_dtype
 from ..couplings.base import Paired
 from ..draws import Batch
 from ..fields.base import Field
 
-__all__ = ["checked_batch", "standardised", "target_device"]
+__all__ = ["as_tensors", "checked_batch", "standardised", "target_device"]
 
 
 def checked_batch(batch: Batch, field: Field, name: str) -> Batch:
@@ -27,10 +30,26 @@ def checked_batch(batch: Batch, field: Field, name: str) -> Batch:
     _check_pairs(batch, field, name)
     _check_shape(batch, field, name)
     rows = "rows of data" if name == "data" else f"rows of {name}"
-    cond = check_conditions(batch.cond, len(batch), rows=rows, device=batch.x1.device)
+    cond = check_conditions(
+        batch.cond, len(batch), rows=rows, device=batch.x1.device, like=batch.x1
+    )
     for key, value in cond.items():
         _check_finite_condition(key, value, batch.x1, name)
     return Batch(batch.x1, batch.x0, cond).map(Tensor.detach)
+
+
+def as_tensors(data: Any, field: Field, name: str) -> Any:
+    """Data with tensors for arrays, in the dtype that a field is trained in."""
+    dtype = solving_dtype(None, field.reference().dtype)
+
+    def made(value: Any, what: str) -> Any:
+        return as_rows(what, value, dtype) if is_array(value) else value
+
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        return made(data[0], f"x0 of {name}"), made(data[1], f"x1 of {name}")
+    if isinstance(data, Batch):
+        return replace(data, x1=made(data.x1, f"x1 of {name}"), x0=made(data.x0, f"x0 of {name}"))
+    return made(data, name)
 
 
 def standardised(batch: Batch, field: Field) -> Batch:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import DataLike
 from .._core.conditions import map_rows
 from .._core.digests import digest as sum_of
 from .._core.reprs import summary
 from .._core.signatures import checked
 from ..draws import Batch
 from ..fields.base import Field
-from .checking import checked_batch, standardised, target_device
+from .checking import as_tensors, checked_batch, standardised, target_device
 
 __all__ = ["DataRows", "digest"]
 
@@ -53,7 +54,7 @@ class DataRows:
     @classmethod
     def of(
         cls,
-        data: Tensor | tuple[Tensor, Tensor] | Batch | Any,
+        data: DataLike | tuple[DataLike, DataLike] | Batch | Any,
         field: Field,
         cond: Mapping[str, Any] | None = None,
         *,
@@ -62,8 +63,9 @@ class DataRows:
         """Check data in the user's units against a field, and standardise them.
 
         Args:
-            data: ``x1`` ``(N, *)``; or a pair ``(x0, x1)``, for a :class:`Paired` coupling and
-                only for it; or a :class:`Batch`, which can carry conditions too.
+            data: ``x1`` ``(N, *)``, a tensor or an array; or a pair ``(x0, x1)``, for a
+                :class:`Paired` coupling and only for it; or a :class:`Batch`, which can carry
+                conditions too.
             field: the field to train: its process, the dtype and device of its networks, and its
                 ``transform``, applied here to both members of a pair.
             cond: conditions: tensors of N rows each, or one value for all rows.
@@ -75,9 +77,10 @@ class DataRows:
                 not the field's, conditions of another length, or pairs where the coupling draws
                 them itself (and the reverse).
         """
+        data = as_tensors(data, field, name)
         if not isinstance(data, (Tensor, tuple, list, Batch)):
             raise TypeError(
-                f"{name} must be a tensor x1, a pair of tensors (x0, x1) or a Batch, got"
+                f"{name} must be a tensor or an array x1, a pair of them (x0, x1) or a Batch, got"
                 f" {type(data).__name__}; write torch.as_tensor(..., dtype=torch.float32)"
             )
         if isinstance(data, (tuple, list)) and len(data) != 2:

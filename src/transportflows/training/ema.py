@@ -27,7 +27,7 @@ class EMA:
     """Moving averages of a list of parameters, updated by one fused call a step.
 
     Args:
-        parameters: what to average.
+        parameters: what to average, of any shapes.
         decay: d in (0, 1), such as 0.999.
 
     Attributes:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from .._core.arguments import positive_integer
+from .._core.arrays import is_array
 from .._core.condition import Condition
 from .._core.distributed import World
 from .._core.random import stream
@@ -163,7 +164,8 @@ def _held_out(run: Run, validation: Any, source: Source, cond: Any, chunk: int) 
         if isinstance(run.scheduler, ReduceLROnPlateau):
             raise ValueError("ReduceLROnPlateau follows the validation loss; give validation=")
         return None
-    tensors = isinstance(cond, Mapping) or isinstance(validation, (Tensor, Batch))
+    rows = isinstance(validation, (Tensor, Batch)) or is_array(validation)
+    tensors = isinstance(cond, Mapping) or rows
     names = None if tensors else cond
     held_out = as_source(validation, run.field, None, names, 0, World(), "validation")
     if isinstance(held_out, ReadInOrder) and getattr(source, "data", None) is held_out.data:

@@ -37,6 +37,9 @@ class RateSchedule(Built, ABC):
 
     Args:
         warmup: W, steps over which the rate rises from ``lr / W`` to ``lr``; 0 for none.
+
+    Raises:
+        ValueError: if the warmup is no number of steps.
     """
 
     _sets: ClassVar[tuple[str, ...]] = ("warmup",)
@@ -83,6 +86,9 @@ class CosineRate(RateSchedule):
         steps: where it ends, warm-up included, and the rate stays; by default where the fit ends,
             so a second fit raises the rate again, and stretches it to its own end.
         warmup: see :class:`RateSchedule`.
+
+    Raises:
+        ValueError: if the floor is not in [0, 1], or the steps end within the warmup.
     """
 
     def __init__(self, floor: float = 0.0, *, steps: int | None = None, warmup: int = 0) -> None:
@@ -107,6 +113,9 @@ class StepRate(RateSchedule):
         every: k, or the steps at which the rate falls.
         factor: q, positive.
         warmup: see :class:`RateSchedule`.
+
+    Raises:
+        ValueError: if ``every`` is neither a number of steps nor a list of them.
     """
 
     def __init__(

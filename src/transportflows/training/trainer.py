@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .._core.arrays import DataLike
 from .._core.checks import number, positive_integer
 from .._core.distributed import world
 from .._core.shards import put_back
@@ -148,13 +149,13 @@ class Trainer(Run):
     @as_is
     def fit(
         self,
-        data: Tensor | tuple[Tensor, Tensor] | Batch | Any,
+        data: DataLike | tuple[DataLike, DataLike] | Batch | Any,
         *,
         steps: int,
         batch_size: int | None = None,
         cond: Mapping[str, Any] | Sequence[str] | None = None,
         drop_cond: float | Mapping[str, float] = 0.0,
-        validation: Tensor | tuple[Tensor, Tensor] | Batch | Any = None,
+        validation: DataLike | tuple[DataLike, DataLike] | Batch | Any = None,
         validation_every: int = 500,
         checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
         resume: bool | Literal["anyway"] = False,
@@ -180,8 +181,8 @@ class Trainer(Run):
         the same arguments; the weights begin as those of process 0.
 
         Args:
-            data: of the dtype of the field, in the data's units: a tensor ``x1`` ``(N, *)``; pairs
-                ``(x0, x1)``, each ``(N, *)``, for a process whose coupling is :class:`Paired`; a
+            data: of the dtype of the field, in the data's units: a tensor ``x1`` ``(N, *)``, or an
+                array (its floats get that dtype); ``(x0, x1)``, each ``(N, *)``, for pairs; a
                 :class:`Batch` of all rows; a map-style or iterable Dataset or a DataLoader
                 (an item is ``x1``, or ``(x1, label)`` with ``cond=("label",)``, or a dict); or a
                 law with ``sample``, such as a :class:`Distribution`, of which every batch is drawn
@@ -287,9 +288,9 @@ class Trainer(Run):
             The header of the file: versions, step, field, process, run.
 
         Raises:
-            DamagedFileError: a ValueError; if it is damaged, no checkpoint, of a newer version, or
-                holds what cannot be; a ResumeError, if it is of another architecture (which entries
-                differ).
+            ValueError: within ``averaged()``.
+            DamagedFileError: if it is damaged, no checkpoint, of a newer version, or holds what
+                cannot be; a ResumeError if it is of another architecture (which entries differ).
             OSError: if it cannot be opened.
         """
         if self.ema is not None and self.ema.swapped:
