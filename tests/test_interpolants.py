@@ -195,6 +195,16 @@ def test_check_interpolant_says_what_is_wrong(interpolant, message):
         tpf.testing.check_interpolant(interpolant)
 
 
+def test_a_slip_in_a_derivative_is_not_taken_for_one_that_was_cut():
+    cut, slip = _broken(beta=lambda self, t: t.detach() ** 2), _broken(beta_dot=lambda self, t: t)
+    told = []
+    for path in (cut, slip):
+        with pytest.raises(tpf.testing.CheckError) as found:
+            tpf.testing.check_interpolant(path)
+        told += [line for line in str(found.value).splitlines() if ": beta_dot" in line]
+    assert ["cuts the derivative" in line for line in told] == [True, False]
+
+
 def test_check_interpolant_finds_singular_conversions():
     notes = tpf.testing.check_interpolant(tpf.Mirror()).notes
     assert len(notes) == 1

@@ -169,6 +169,15 @@ def test_quality_by_calls_takes_what_error_by_nfe_gives():
         plots.quality_by_calls({})
 
 
+def test_the_calls_are_the_ticks_and_none_overlap():
+    axes = plots.quality_by_calls({"a": {4: 0.2, 24: 0.1, 48: 0.1}, "b": {1_000: 0.1}}).axes[0]
+    ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert ticks == ["4", "24", "48", "1000"]
+    assert len(axes.get_xticks(minor=True)) == 0
+    many = plots.quality_by_calls({"a": {k: 1 / k for k in range(1, 101)}}).axes[0]
+    assert 5 <= len(many.get_xticks()) <= 11
+
+
 def test_an_epsilon_of_zero_stands_at_the_left_of_its_axis():
     values = {0.0: (0.2, 0.01), 0.5: (0.1, 0.01), 2.0: (0.3, 0.02)}
     axes = plots.epsilon_sweep(values, star=0.7).axes[0]

@@ -307,6 +307,23 @@ def test_any_object_with_sample_is_a_base_and_is_seeded():
     torch.testing.assert_close(normal.log_prob(x), tpf.Gaussian((2,)).log_prob(x))
 
 
+@pytest.mark.parametrize("what", ["field", "oracle", "sde"])
+def test_messages_name_the_class_of_a_base_of_the_users_own(what):
+    class Ring:
+        def sample(self, n):
+            return torch.randn(n, 2)
+
+    own = tpf.Process(tpf.Linear(), base=Ring())
+    with pytest.raises((ValueError, TypeError), match="Ring") as found:
+        if what == "field":
+            tpf.Velocity(tpf.networks.MLP(2, 8, 1), own).score(torch.tensor(0.5), torch.ones(1, 2))
+        elif what == "oracle":
+            tpf.oracle(own, tpf.Gaussian((2,)))
+        else:
+            tpf.sdes.InterpolantSDE(own)
+    assert "_Wrapped" not in str(found.value)
+
+
 @pytest.mark.parametrize("method", ["exact", "sinkhorn"])
 @pytest.mark.parametrize("shape", [(2,), (1, 3, 3)])
 def test_minibatch_ot_permutes_and_lowers_the_cost(method, shape):

@@ -17,7 +17,7 @@ from .._core.signatures import checked
 from .._core.tensor import state_dtype, sum_events
 from .base import Distribution
 
-__all__ = ["as_distribution"]
+__all__ = ["as_distribution", "class_of"]
 
 
 @checked
@@ -116,3 +116,8 @@ def as_distribution(law: Any, shape: Sequence[int] | None = None) -> Distributio
         with kept_generators():
             shape = tuple(law.sample(1).shape[1:])
     return _Wrapped(law, shape)
+
+
+def class_of(law: Any) -> str:
+    """The name of a law's class in a message; of an object of the user's own that of its own."""
+    return type(law.law if isinstance(law, _Wrapped) else law).__name__

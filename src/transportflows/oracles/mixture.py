@@ -15,6 +15,7 @@ from .._core.precision import widest_dtype
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import expand_time
+from ..distributions.adapters import class_of
 from ..distributions.gaussian import Gaussian
 from ..distributions.mixture import GaussianMixture
 from ..distributions.point import Point
@@ -127,7 +128,7 @@ class GaussianMixtureOracle(PairedComponents):
         if not isinstance(base, known):
             raise TypeError(
                 "the base must be a Gaussian, a GaussianMixture or a Point, got"
-                f" {type(base).__name__}; fit one (Gaussian.fit(x0)), or give base= the law that it"
+                f" {class_of(base)}; fit one (Gaussian.fit(x0)), or give base= the law that it"
                 " is"
             )
         if base.shape != self.shape:

@@ -106,6 +106,13 @@ def quality_by_calls(
     _lines(axes, of)
     _floor(axes, floor)
     axes.set(xscale="log", yscale="log", xlabel="network calls for a sample", ylabel=label)
+    calls = sorted({float(count) for line in of.values() for count in line})
+    apart = [calls[0]]  # those that have room for their numbers
+    for count in calls[1:]:
+        if count / apart[-1] > (calls[-1] / calls[0]) ** 0.1:
+            apart.append(count)
+    axes.set_xticks(apart, [f"{count:g}" for count in apart])
+    axes.set_xticks([], minor=True)
     legend(axes)
     return figure
 

@@ -20,7 +20,7 @@ from .._core.signatures import as_is, checked
 from .._core.tensor import expand_time, widened
 from .._core.written import Written, buffers_of
 from ..couplings.base import Coupling, Independent, Paired
-from ..distributions.adapters import as_distribution
+from ..distributions.adapters import as_distribution, class_of
 from ..distributions.base import Distribution
 from ..distributions.gaussian import Gaussian
 from ..distributions.point import Point
@@ -155,7 +155,7 @@ class Process(Storable, Starting):
             elif enters and isinstance(base, Point):
                 scale, mean, whole = torch.zeros_like(base.at.sum()), base.at, True
             owner = (
-                f"{type(path).__name__}, base {type(base).__name__}, coupling"
+                f"{type(path).__name__}, base {class_of(base)}, coupling"
                 f" {type(self.coupling).__name__}"
             )
             path = on_table_device(path)

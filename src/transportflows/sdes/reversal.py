@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core.signatures import checked
+from ..distributions.adapters import class_of
 from ..interpolants import Interpolant
 from ..process import Process
 from .base import ForwardSDE
@@ -43,7 +44,7 @@ class InterpolantSDE(ForwardSDE):
         process = path if isinstance(path, Process) else Process(path)
         if process.part.base_mean is not None:
             raise ValueError(
-                f"{type(process.interpolant).__name__} with base {type(process.base).__name__} is"
+                f"{type(process.interpolant).__name__} with base {class_of(process.base)} is"
                 " not one-sided about zero, so it is not a forward SDE read backward: give a"
                 " one-sided path such as OneSidedLinear(), or Process(Linear(),"
                 " base=Gaussian(shape))"

@@ -159,11 +159,14 @@ def _check_derivatives(report: Report, interpolant: Interpolant, x0: Tensor, x1:
             worst = int(error.flatten(1).amax(1).argmax() if error.ndim > 1 else error.argmax())
             at = difference[worst].flatten()
             k = int((given[worst].flatten() - at).abs().argmax())
+            found = float(given[worst].flatten()[k])
+            cut = (
+                "; a zero often means float(t), t.item() or torch.tensor(t) in the function, which"
+                " cuts the derivative"
+            )
             report.problems.append(
-                f"wrong derivative: {name}({float(times[worst]):.3g}) is"
-                f" {float(given[worst].flatten()[k]):.6g}, and by finite differences"
-                f" {float(at[k]):.6g}; a zero often means float(t), t.item() or torch.tensor(t)"
-                " in the function, which cuts the derivative"
+                f"wrong derivative: {name}({float(times[worst]):.3g}) is {found:.6g}, and by finite"
+                f" differences {float(at[k]):.6g}{cut if found == 0 else ''}"
             )
         elif not torch.allclose(given, inferred, rtol=1e-5 * rounding, atol=1e-7 * rounding):
             report.problems.append(f"{name} differs under torch.inference_mode()")
