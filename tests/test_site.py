@@ -157,9 +157,3 @@ def test_every_block_of_the_how_to_pages_is_run():
     for path in (DOCS / "how_to").glob("*.md"):
         assert "```python" not in path.read_text(), path.name
         assert "{testcode}" in path.read_text() or path.stem == "index"
-
-
-def test_every_plain_block_of_python_is_python():
-    for path in DOCS.rglob("*.md"):
-        for block in re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL):
-            compile(block, path.name, "exec")
