@@ -45,12 +45,12 @@ def read(answer: str = "–") -> Claim:
     return Claim(answer)
 
 
-SDE = r"(?i)(^|[._(])(sde|euler_?maruyama|langevin)|EulerMaruyama|Langevin|SDE"
+SDE = r"SDE(?!n)|[Ee]uler_?[Mm]aruyama|[Ll]angevin|(^|[._(])sde|stochastic|\((eta|epsilon)\)"
 PLAN = r"(?i)sinkhorn|optimal_?transport|OTPlan|MinibatchOT|\bemd"
 DENSITY = r"(?i)likelihood|log_?prob\b|log_?density"
 ORACLE = r"(?i)oracle|GaussianMixture|\bGMM"
-RESUME = r"(?i)trainer|resume|checkpoints?\b"
-METRIC = r"(?i)wasserstein|energy_distance|\bmmd|c2st|two_sample"
+RESUME = r"(?i)(^|\.)fit$|resume"
+METRIC = r"(?i)wasserstein|energy_distance|\bmmd2?\b|c2st|two_sample"
 CHECK = r"(?i)check_(interpolant|field|scheme|path|schedule)|\bexam\b"
 MAPS = r"(?i)mean_?flow|flow_?map|consistency|shortcut|distill"
 GUIDE = r"(?i)guid(er|ance)|ClassifierFree|CFG"
@@ -69,12 +69,12 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("yes, with any latent γ(t)", has=("Linear", "Mirror", "Gamma")),
         Claim("yes, σ constant or a bridge's", has=("ConditionalFlowMatcher",)),
         Claim("yes, no latent", has=("AffineProbPath",), none=r"(?i)latent|gamma"),
-        read("from a Gaussian"),
+        Claim("from a Gaussian: five schedules", has=("RectifiedSchedule", "VPSchedule")),
         read("from a Gaussian"),
     ),
     "solves the ODE": (
         Claim("yes", has=("sample",)),
-        no(r"(?i)solver|sampler$|odeint"),
+        no(r"(?i)solver|ODESampler|odeint"),
         Claim("yes", has=("ODESolver.sample",)),
         Claim("yes", has=("DDIMSampler",)),
         Claim("yes", has=("FlowMatchEulerDiscreteScheduler.step",)),
@@ -83,10 +83,13 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("yes, several in one call", takes=("sample(epsilon)",)),
         no(SDE),
         no(SDE),
-        no(SDE),
+        Claim("of a denoiser, by η, one at a time", takes=("ItoSampler.__init__(eta)",)),
         Claim(
-            "in part: two schedulers add noise of a fixed kind",
-            takes=("FlowMatchEulerDiscreteScheduler.__init__(stochastic_sampling)",),
+            "in part: noise of a fixed kind, or by η",
+            takes=(
+                "FlowMatchEulerDiscreteScheduler.__init__(stochastic_sampling)",
+                "LTXEulerAncestralRFScheduler.__init__(eta)",
+            ),
         ),
     ),
     "velocity, score, noise and data from each other": (
@@ -97,7 +100,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
             has=("AffineProbPath.velocity_to_epsilon",),
             none=r"(?i)score",
         ),
-        read("a denoiser's mean"),
+        Claim("from a denoiser's mean", has=("DiracPosterior", "KarrasDenoiser")),
         Claim("by `prediction_type`", takes=("DDIMScheduler.__init__(prediction_type)",)),
     ),
     "pairs by optimal transport": (
@@ -121,7 +124,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("exact, Hutchinson, with errors", has=("log_likelihood",)),
         no(DENSITY),
         Claim("exact, one Hutchinson probe", has=("ODESolver.compute_likelihood",)),
-        read("–"),
+        no(DENSITY),
         read("–"),
     ),
     "one or few steps by flow maps": (
@@ -129,27 +132,36 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         no(MAPS),
         no(MAPS),
         no(MAPS),
-        Claim("samples those trained elsewhere", has=("CMStochasticIterativeScheduler",)),
+        Claim(
+            "samples those trained elsewhere",
+            has=("CMStochasticIterativeScheduler", "FlowMapEulerDiscreteScheduler"),
+        ),
     ),
     "guidance": (
         Claim("six forms, with weights for the law asked for", has=("sample_weighted",)),
         no(GUIDE),
         no(GUIDE),
-        read("yes"),
+        Claim("classifier-free", has=("CFGDenoiser",)),
         Claim("many forms", has=("ClassifierFreeGuidance", "AutoGuidance")),
     ),
     "inverse problems": (
         Claim("five methods, and the posterior itself", has=("sample_posterior", "MomentMatched")),
         no(INVERSE),
         no(INVERSE),
-        read("nine methods"),
+        Claim(
+            "seven methods",
+            has=(
+                *("DPSSampler", "DiffPIRDenoiser", "JFPSDenoiser", "MMPSDenoiser"),
+                *("PGDMSampler", "RePaintSampler", "TMPDenoiser"),
+            ),
+        ),
         Claim("RePaint, inpainting pipelines", has=("RePaintScheduler",)),
     ),
     "exact fields to test against": (
         Claim("of every affine path on mixtures", has=("oracle",)),
         no(ORACLE),
         no(ORACLE),
-        read("–"),
+        Claim("a Gaussian's denoiser", has=("GaussianDenoiser",), none=ORACLE),
         read("–"),
     ),
     "training loop, resumed to the same bits": (
@@ -191,7 +203,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("takes them: diffusers, SiT, EDM", has=("from_diffusers", "from_sit", "from_edm")),
         read(),
         read(),
-        read("plugins"),
+        Claim("plugins", says=("azula.plugins",)),
         Claim("its purpose", has=("DiffusionPipeline.from_pretrained",)),
     ),
 }

@@ -130,8 +130,11 @@ class Nouns(SphinxDirective):
         for noun, pages in NOUNS.items():
             lines += [noun, "-" * len(noun), ""]
             for room in pages.split():
+                plain = [n for n in rooms[room] if not callable(public_objects()[n])]  # tables
+                others = [n for n in rooms[room] if n not in plain]
                 lines += [f".. rubric:: :doc:`{room}`", "", ".. autosummary::", "   :nosignatures:"]
-                lines += ["", *(f"   ~{name}" for name in rooms[room]), ""]
+                lines += ["", *(f"   ~{name}" for name in others), ""]
+                lines += [", ".join(f":obj:`~{name}`" for name in plain), ""]
         return self.parse_text_to_nodes("\n".join(lines) + "\n", allow_section_headings=True)
 
 

@@ -9,15 +9,17 @@ so that it is legible on light and dark pages.
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 import transportflows as tpf
 
-ARMS, EPSILONS, ROWS, FRAMES = 5, (0.0, 1.0), 700, 44
-PANEL, HEIGHT, FOOT, TIMES = 300, 318, 40, 3  # pixels, of which so many are drawn for each
-REACH, RADIUS, PACE, HOLD = 3.5, 1.5, 60, 1_800  # of the plane; of a point; milliseconds
+ARMS, EPSILONS, ROWS, FRAMES = 5, (0.0, 1.0), 480, 36
+PANEL, HEAD, HEIGHT, TIMES = 300, 24, 350, 3  # pixels, of which so many are drawn for each
+REACH, RADIUS, PACE, HOLD = 3.4, 1.8, 70, 1_800  # of the plane; of a point; milliseconds
+SHADES = (0.4, 0.75, 1.0)  # of a colour on the ground, which is what a small point has
 GROUND, INK, LINE = "#131a26", "#e8ecf2", "#3b4658"
 COLOURS = ("#56b4e9", "#e69f00", "#2fc99b", "#f0729f", "#f0e442")
 WORDS = ("ε = 0: an ODE", "ε = 1: an SDE")
@@ -52,8 +54,8 @@ def picture(x: torch.Tensor, t: float, colours: list[str]) -> Image.Image:
         left = k * PANEL * TIMES
         draw.text((left + PANEL * TIMES / 2, 8 * TIMES), words, INK, font, anchor="mt")
         for (a, b), colour in zip(x[k].tolist(), colours, strict=True):
-            i, j = left + (a + REACH) * scale, (REACH - b) * scale + 4 * TIMES
-            if left + r < i < left + PANEL * TIMES - r:
+            i, j = left + (a + REACH) * scale, (REACH - b) * scale + HEAD * TIMES
+            if left + r < i < left + PANEL * TIMES - r and j > (HEAD + 3) * TIMES:
                 draw.ellipse((i - r, j - r, i + r, j + r), fill=colour)
     begin, end, y = 40 * TIMES, size[0] - 110 * TIMES, size[1] - 16 * TIMES
     draw.line((begin, y, end, y), LINE, 3 * TIMES)
@@ -62,18 +64,36 @@ def picture(x: torch.Tensor, t: float, colours: list[str]) -> Image.Image:
     return image.resize((2 * PANEL, HEIGHT), Image.Resampling.LANCZOS)
 
 
+def palette() -> np.ndarray:
+    """Ground, words and the shades of each colour, ``(colours, 3)``."""
+    ground = np.array(ImageColor.getrgb(GROUND))
+    full = np.array([ImageColor.getrgb(colour) for colour in (INK, LINE, *COLOURS)])
+    shades = [ground + s * (full - ground) for s in SHADES]
+    return np.concatenate([ground[None], *shades]).round().astype(np.uint8)
+
+
+def flat(image: Image.Image, colours: np.ndarray) -> Image.Image:
+    """A frame in the nearest of the colours, so that all frames have one palette."""
+    pixels, place = np.unique(np.array(image).reshape(-1, 3), axis=0, return_inverse=True)
+    distance = np.square(pixels[:, None].astype(int) - colours[None].astype(int)).sum(2)
+    index = distance.argmin(1).astype(np.uint8)[place.reshape(-1)]
+    found = Image.fromarray(index.reshape(image.height, image.width), mode="P")
+    found.putpalette(colours.reshape(-1).tolist())
+    return found
+
+
 def main() -> None:
     """Write the film, with one palette for all frames."""
     x, times = states()
     angle = torch.atan2(x[0, 0, :, 1], x[0, 0, :, 0])
     arm = ((angle / (2 * math.pi) + 0.5) * ARMS).long().clamp(0, ARMS - 1)
     colours = [COLOURS[k] for k in arm.tolist()]
-    frames = [picture(at, float(t), colours) for at, t in zip(x, times, strict=True)]
-    palette = frames[len(frames) // 2].quantize(32, Image.Quantize.MEDIANCUT)
-    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    frames = [
+        flat(picture(at, float(t), colours), palette()) for at, t in zip(x, times, strict=True)
+    ]
     path = Path(__file__).parent / "film.gif"
-    how = {"duration": [PACE] * (FRAMES - 1) + [HOLD], "loop": 0, "optimize": True}
-    flat[0].save(path, save_all=True, append_images=flat[1:], **how)
+    how = {"duration": [PACE] * (FRAMES - 1) + [HOLD], "loop": 0}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **how)
     print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
