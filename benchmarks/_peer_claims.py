@@ -45,7 +45,7 @@ def read(answer: str = "–") -> Claim:
     return Claim(answer)
 
 
-SDE = r"SDE(?!n)|[Ee]uler_?[Mm]aruyama|[Ll]angevin|(^|[._(])sde|stochastic|\((eta|epsilon)\)"
+SDE = r"SDE(?!n)|[Ee]uler_?[Mm]aruyama|[Ll]angevin|(^|[._(])sde|stochastic|\(eta\)"
 PLAN = r"(?i)sinkhorn|optimal_?transport|OTPlan|MinibatchOT|\bemd"
 DENSITY = r"(?i)likelihood|log_?prob\b|log_?density"
 ORACLE = r"(?i)oracle|GaussianMixture|\bGMM"
@@ -124,7 +124,7 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         Claim("exact, Hutchinson, with errors", has=("log_likelihood",)),
         no(DENSITY),
         Claim("exact, one Hutchinson probe", has=("ODESolver.compute_likelihood",)),
-        no(DENSITY),
+        no(r"(?i)likelihood|log_?density"),  # log_prob is a Gaussian's
         read("–"),
     ),
     "one or few steps by flow maps": (
@@ -149,10 +149,10 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         no(INVERSE),
         no(INVERSE),
         Claim(
-            "seven methods",
+            "eight methods",
             has=(
                 *("DPSSampler", "DiffPIRDenoiser", "JFPSDenoiser", "MMPSDenoiser"),
-                *("PGDMSampler", "RePaintSampler", "TMPDenoiser"),
+                *("PGDMSampler", "RePaintSampler", "TDSSampler", "TMPDenoiser"),
             ),
         ),
         Claim("RePaint, inpainting pipelines", has=("RePaintScheduler",)),

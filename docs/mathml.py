@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from collections.abc import Callable
 from typing import Any
-from xml.etree.ElementTree import Element, tostring
+from xml.etree.ElementTree import Element, SubElement, tostring
 
 from docutils import nodes
 from latex2mathml.commands import FUNCTIONS, LIMIT
@@ -27,6 +28,7 @@ OPENING, CLOSING = set("([{⟨⌊⌈"), set(")]}⟩⌋⌉!")
 PLAIN = set("|‖∣/.")  # as TeX has them, no operators
 LETTERS = set("∇∂∞∅")
 ACCENTS = set("^~˙¨¯´`ˇ˘→_")
+BREAKS = set("=≤≥<>≈∝∼→←⟺≠∈+−")  # before which a line may end
 BARE = {"lspace": "0", "rspace": "0"}
 
 
@@ -36,6 +38,37 @@ def convert(latex: str, display: str = "inline") -> str:
     >>> convert(r"\hat x").startswith("<math")
     True
     """
+    return _written(_made(latex, display))
+
+
+def pieces(latex: str) -> list[str]:
+    r"""MathML of a formula that stands alone, in pieces between which a line may end.
+
+    A piece begins before each relation and each sum that is in no brackets, and after a ``\quad``.
+
+    >>> len(pieces(r"a = (b = c) + d"))
+    3
+    """
+    whole = _made(latex, "block")
+    made, depth, bar = [_empty(whole)], 0, False
+    for child in whole[0]:
+        core = _core(child)
+        text = core.text or "" if core.tag == "mo" else ""
+        gap = child.tag == "mspace" and float(child.get("width", "0").removesuffix("em")) >= 1
+        sign = text in BREAKS and core.get("form") != "prefix"
+        if depth == 0 and not bar and sign and len(made[-1][0]):
+            core.set("form", "infix")
+            made.append(_empty(whole))
+        depth += (text in OPENING) - (text in CLOSING - {"!"})
+        bar ^= depth == 0 and text in ("|", "‖")
+        made[-1][0].append(child)
+        if depth == 0 and not bar and gap:
+            made.append(_empty(whole))
+    return [_written(piece) for piece in made if len(piece[0])]
+
+
+def _made(latex: str, display: str) -> Element:
+    """The elements of a formula, put right."""
     tree = convert_to_element(latex, display=display)
     for element in tree.iter():
         element.text = html.unescape(element.text) if element.text else element.text
@@ -43,6 +76,18 @@ def convert(latex: str, display: str = "inline") -> str:
     if any("\\" in (element.text or "") for element in tree.iter()):
         raise ValueError(f"a command that latex2mathml does not know, in {latex!r}")
     tree.set("alttext", " ".join(latex.split()))
+    return tree
+
+
+def _empty(whole: Element) -> Element:
+    """A piece of a formula, with nothing in it."""
+    piece = Element("math", {"xmlns": whole.get("xmlns", ""), "displaystyle": "true"})
+    SubElement(piece, "mrow")
+    return piece
+
+
+def _written(tree: Element) -> str:
+    """The text of elements."""
     return tostring(tree, encoding="unicode", short_empty_elements=False)
 
 
@@ -158,7 +203,7 @@ def _is_word(element: Element) -> bool:
 def visit_inline(self: Any, node: nodes.math) -> None:
     """Write a formula within a line."""
     self.body.append(self.starttag(node, "span", "", CLASS="math notranslate nohighlight"))
-    self.body.append(_checked(node.astext(), "inline", node) + "</span>")
+    self.body.append(_checked(convert, node.astext(), node) + "</span>")
     raise nodes.SkipNode
 
 
@@ -168,15 +213,15 @@ def visit_block(self: Any, node: nodes.math_block) -> None:
     for part in node.astext().split("\n\n"):
         if part.strip():
             several = rf"\begin{{split}}{part}\end{{split}}" if r"\\" in part else part
-            self.body.append(_checked(several, "block", node))
+            self.body.append(f"<div>{_checked(pieces, several, node)}</div>")
     self.body.append("</div>\n")
     raise nodes.SkipNode
 
 
-def _checked(latex: str, display: str, node: nodes.Node) -> str:
+def _checked(made: Callable[[str], Any], latex: str, node: nodes.Node) -> str:
     """MathML, or a warning and the source."""
     try:
-        return convert(latex, display)
+        return made(latex) if made is convert else "<wbr>".join(made(latex))
     except Exception as error:  # of any kind: a formula is text of a page
         logging.getLogger(__name__).warning(
             "a formula: %s", error, location=node, type="math", subtype="mathml"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ def bring(source: Path = SOURCE, pages: Path = PAGES) -> list[str]:
     return [name for name in wanted if name.endswith(".ipynb")]
 
 
+def _shown(name: str, notebook: dict[str, Any]) -> str:
+    """The options of a card by which its picture is shown; of a wide one the right end."""
+    content = thumbnail(notebook)
+    if content is None:
+        return ""
+    width, height = struct.unpack(">II", content[16:24])  # of the PNG's first chunk
+    lines = [f":img-top: /gallery/{name}.png", f":img-alt: {title(notebook)}"]
+    lines += [":class-img-top: gallery-wide"] if width > 2.4 * height else []
+    return "\n".join(lines) + "\n"
+
+
 class Gallery(SphinxDirective):
     """A card for each notebook; with ``:pages:`` their place in the navigation too."""
 
@@ -98,15 +110,8 @@ class Gallery(SphinxDirective):
         cards = []
         for name, notebook in notebooks().items():
             self.env.note_dependency(str(SOURCE / f"{name}.ipynb"))
-            picture = f":img-top: /gallery/{name}.png\n:img-alt: {title(notebook)}\n"
-            cards.append(
-                CARD.format(
-                    title=title(notebook),
-                    name=name,
-                    picture=picture if thumbnail(notebook) else "",
-                    sentence=first_sentence(notebook),
-                )
-            )
+            told = {"title": title(notebook), "sentence": first_sentence(notebook)}
+            cards.append(CARD.format(name=name, picture=_shown(name, notebook), **told))
         if not cards:
             return []
         text = "````{grid} 1 2 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n````"
