@@ -2,7 +2,7 @@
 
 The package latex2mathml turns LaTeX into elements. It writes for MathML 3, and browsers show
 MathML Core, so what Core has not is put into what it has: letters of a style become characters of
-their own, widths become numbers, alignment becomes CSS. Spaces are those of TeX: around the names
+their own, and widths become numbers. Spaces are those of TeX: around the names
 of functions, none at bars and slashes, none behind the sign of a number. Of a command that
 latex2mathml does not know the strict build is warned.
 """
@@ -10,6 +10,7 @@ latex2mathml does not know the strict build is warned.
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Any
@@ -144,8 +145,8 @@ def _style(element: Element) -> None:
         width = element.get("width", "").removesuffix("mathspace")
         sign = "-" if width.startswith("negative") else ""
         element.set("width", sign + SPACES[width.removeprefix("negative")])
-    elif element.tag == "mtr":
-        _align(element)
+    elif element.tag == "mi" and text == "~":
+        element.tag, element.text = "mo", "∼"
 
 
 def _letter(style: str, character: str) -> str:
@@ -157,15 +158,6 @@ def _letter(style: str, character: str) -> str:
         except KeyError:
             pass
     return character
-
-
-def _align(row: Element) -> None:
-    """The sides of aligned cells: of each two the first ends where the second begins."""
-    for k, cell in enumerate(row):
-        side = cell.attrib.pop("columnalign", None)
-        if side is not None:
-            gap = "2em" if k and k % 2 == 0 else "0"
-            cell.set("style", f"text-align: {side}; padding: 0.3em 0 0.3em {gap}")
 
 
 def _core(element: Element) -> Element:
@@ -208,12 +200,12 @@ def visit_inline(self: Any, node: nodes.math) -> None:
 
 
 def visit_block(self: Any, node: nodes.math_block) -> None:
-    """Write a formula that stands by itself; one of several lines is aligned."""
+    """Write a formula that stands by itself; of several lines each is one."""
     self.body.append(self.starttag(node, "div", CLASS="math notranslate nohighlight"))
-    for part in node.astext().split("\n\n"):
-        if part.strip():
-            several = rf"\begin{{split}}{part}\end{{split}}" if r"\\" in part else part
-            self.body.append(f"<div>{_checked(pieces, several, node)}</div>")
+    for line in re.split(r"\\\\|\n\s*\n", node.astext()):
+        latex = line.replace("&&", r"\qquad ").replace("&", "").strip()
+        if latex:
+            self.body.append(f"<div>{_checked(pieces, latex, node)}</div>")
     self.body.append("</div>\n")
     raise nodes.SkipNode
 
