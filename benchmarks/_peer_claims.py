@@ -138,7 +138,13 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
         ),
     ),
     "guidance": (
-        Claim("six forms, with weights for the law asked for", has=("sample_weighted",)),
+        Claim(
+            "eight forms, with weights for the law asked for",
+            has=(
+                *("ClassifierFree", "AutoGuidance", "Product", "Power", "Classifier", "Tilt"),
+                *("RescaledClassifierFree", "ProjectedClassifierFree", "sample_weighted"),
+            ),
+        ),
         no(GUIDE),
         no(GUIDE),
         Claim("classifier-free", has=("CFGDenoiser",)),

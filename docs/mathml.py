@@ -2,9 +2,10 @@
 
 The package latex2mathml turns LaTeX into elements. It writes for MathML 3, and browsers show
 MathML Core, so what Core has not is put into what it has: letters of a style become characters of
-their own, and widths become numbers. Spaces are those of TeX: around the names
-of functions, none at bars and slashes, none behind the sign of a number. Of a command that
-latex2mathml does not know the strict build is warned.
+their own, and widths become numbers. Spaces are those of TeX: around the names of functions, none
+at bars and slashes, none behind the sign of a number. A formula that stands alone is written in
+pieces, between which a line may end on a narrow screen. Of a command that latex2mathml does not
+know the strict build is warned.
 """
 
 from __future__ import annotations

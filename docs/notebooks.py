@@ -13,7 +13,7 @@ import json
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -104,7 +104,7 @@ def _shown(name: str, notebook: dict[str, Any]) -> str:
 class Gallery(SphinxDirective):
     """A card for each notebook; with ``:pages:`` their place in the navigation too."""
 
-    option_spec = {"pages": directives.flag}
+    option_spec: ClassVar[dict[str, Any]] = {"pages": directives.flag}
 
     def run(self) -> list[nodes.Node]:
         cards = []

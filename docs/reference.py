@@ -1,4 +1,4 @@
-"""The reference: pages of a namespace's names, the index by nouns, and that nothing public is left out."""
+"""The reference: pages of names, the index by nouns, and that nothing public is left out."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ class Names(SphinxDirective):
 
 
 NOUNS = {  # the pages of the reference, by what they are about
-    "Paths and their laws": "process interpolants distributions couplings sdes gaussian_part noise_level",
+    "Paths and their laws": """
+        process interpolants distributions couplings sdes gaussian_part noise_level
+    """,
     "Fields": "fields networks oracles",
     "Learning them": "losses times training",
     "Solving them": "solve samplers langevin likelihood",

@@ -1,4 +1,4 @@
-"""The plain blocks of Python on the pages, run on small things; Sphinx's doctest runs all others."""
+"""The plain blocks of Python of the pages, run on small things; doctest runs the others."""
 
 import re
 import textwrap
@@ -61,6 +61,7 @@ field = tpf.oracle(tpf.Process(tpf.Linear(), base=tpf.Gaussian((1, 8, 8))), law)
 """
 SNAPSHOTS = PLANE + "snapshots = [data[k : k + 10] + k for k in range(4)]\n"
 
+SHORT_FOLDER = {"100_000": "1", "128": "2", "cuda": "cpu", "workers=4": "workers=0", "0.05": "0.5"}
 BLOCKS = {  # what stands before each block of a page, and what is shorter in it
     "bridges": [
         (PLANE, {"100_000": "40", "20_000": "2", '"batch_size": 512': '"batch_size": 8'}),
@@ -72,7 +73,10 @@ BLOCKS = {  # what stands before each block of a page, and what is shorter in it
     "inverse": [(MASK, {"steps=50": "steps=2"})],
     "networks": [
         (DIFFUSERS, {"50": "4", "16": "2", "steps=10": "steps=3"}),
-        (FOLDER, {"100_000": "1", "128": "2", "cuda": "cpu", "workers=4": "workers=0", "0.05": "0.5"}),
+        (
+            FOLDER,
+            {"100_000": "1", "128": "2", "cuda": "cpu", "workers=4": "workers=0", "0.05": "0.5"},
+        ),
         (IMAGES, {}),
     ],
     "scale": [(PLANE, {"100_000": "2", "4_096": "16", "50_000": "10"}), None, None],

@@ -100,7 +100,8 @@ def cell(source: str, *, tags=(), outputs=(), kind="code") -> dict:
 
 
 def picture(content: bytes) -> dict:
-    return {"output_type": "display_data", "data": {"image/png": base64.b64encode(content).decode()}}
+    data = {"image/png": base64.b64encode(content).decode()}
+    return {"output_type": "display_data", "data": data}
 
 
 def test_a_card_has_title_sentence_and_the_tagged_picture(notebooks):

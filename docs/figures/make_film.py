@@ -94,7 +94,6 @@ def main() -> None:
     path = Path(__file__).parent / "film.gif"
     how = {"duration": [PACE] * (FRAMES - 1) + [HOLD], "loop": 0}
     frames[0].save(path, save_all=True, append_images=frames[1:], **how)
-    print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
 
 
 if __name__ == "__main__":
