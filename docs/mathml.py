@@ -69,6 +69,19 @@ def pieces(latex: str) -> list[str]:
     return [_written(piece) for piece in made if len(piece[0])]
 
 
+def lines(latex: str) -> list[str]:
+    r"""The lines of a formula that stands alone, without what aligns them.
+
+    >>> lines(r"x &= a \\ y &= b")
+    ['x = a', 'y = b']
+    """
+    if r"\begin" in latex:  # of a matrix
+        return [latex]
+    parts = re.split(r"\\\\|\n\s*\n", latex)
+    parts = [part.replace("&&", r"\qquad ").replace("&", "").strip() for part in parts]
+    return [part for part in parts if part]
+
+
 def _made(latex: str, display: str) -> Element:
     """The elements of a formula, put right."""
     tree = convert_to_element(latex, display=display)
@@ -203,10 +216,8 @@ def visit_inline(self: Any, node: nodes.math) -> None:
 def visit_block(self: Any, node: nodes.math_block) -> None:
     """Write a formula that stands by itself; of several lines each is one."""
     self.body.append(self.starttag(node, "div", CLASS="math notranslate nohighlight"))
-    for line in re.split(r"\\\\|\n\s*\n", node.astext()):
-        latex = line.replace("&&", r"\qquad ").replace("&", "").strip()
-        if latex:
-            self.body.append(f"<div>{_checked(pieces, latex, node)}</div>")
+    for line in lines(node.astext()):
+        self.body.append(f"<div>{_checked(pieces, line, node)}</div>")
     self.body.append("</div>\n")
     raise nodes.SkipNode
 

@@ -16,18 +16,20 @@ process = tpf.Process(tpf.Linear(), base=tpf.Gaussian((2,)))
 net = tpf.networks.MLP(2, 16, 2, generator=generator)
 field = tpf.Velocity(net, process)
 data = torch.randn(40, 2, generator=generator)
-trainer = tpf.Trainer(field)
+trainer = tpf.Trainer(field, ema=0.9)
 a = 0.5
 """
 FORECAST = """
-def net(t, x, *, x0, past):
-    return layer(torch.cat([t[:, None], x, x0, past], 1))
+class Net(torch.nn.Linear):
+    def forward(self, t, x, *, x0, past):
+        return super().forward(torch.cat([t[:, None], x, x0, past], 1))
 
-layer = torch.nn.Linear(4, 1)
+net = Net(4, 1)
 now, following, past = torch.randn(3, 40, 1)
 here, before, a = torch.zeros(5, 1), torch.zeros(5, 1), 0.3
 """
 MASK = """
+from transportflows.inverse import LinearObservation, Mask, MomentMatched
 gen = torch.Generator().manual_seed(0)
 images = torch.randn(2, 1, 28, 28, generator=gen)
 law = tpf.Gaussian((1, 28, 28))

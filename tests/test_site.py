@@ -50,6 +50,26 @@ def formulas() -> list[tuple[str, str]]:
     return found
 
 
+def test_every_formula_that_stands_alone_is_one_too(mathml):
+    """Those of docstrings, of several lines or one."""
+    found = 0
+    for path in (ROOT / "src").rglob("*.py"):
+        for block in re.findall(r"\.\. math::[ ]*(.*?)\n[ ]*\n(?=[ ]*\S)", path.read_text(), re.DOTALL):
+            for line in mathml.lines(block):
+                for piece in mathml.pieces(line):
+                    ElementTree.fromstring(piece)
+                    found += 1
+    assert found > 300
+
+
+def test_a_formula_ends_lines_at_relations_and_sums(mathml):
+    assert len(mathml.pieces(r"a = (b = c) + d, \qquad |x - y| = -z")) == 5
+    assert mathml.lines(r"x &= a \\ y &= b && z") == ["x = a", r"y = b \qquad  z"]
+    matrix = r"\begin{pmatrix} a & b \\ c & d \end{pmatrix} = 1"
+    assert mathml.lines(matrix) == [matrix]
+    assert "<mtable" in mathml.pieces(matrix)[0]
+
+
 def test_every_formula_is_one_that_the_renderer_knows(mathml):
     found = formulas()
     assert len(found) > 400
