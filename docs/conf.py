@@ -43,6 +43,7 @@ pygments_dark_style = "native"
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are shown with the outputs that they were committed with
+nb_merge_streams = True
 
 # Nothing of a page comes from another place: formulas are MathML, and notebooks have no widgets.
 html_math_renderer = "mathml"
