@@ -55,9 +55,20 @@ def test_the_files_that_pages_name_are_there():
             assert any(place.exists() for place in places), f"{page.name}: {name}"
 
 
-def test_the_readme_names_all_that_is_at_the_top():
-    named = re.findall(r"`(\w+)`", (DOCS.parent / "README.md").read_text().split("## Your own")[0])
-    assert set(tpf.__all__) <= set(named)
+def test_the_readme_names_every_namespace():
+    named = re.findall(r"`(\w+)`", (DOCS.parent / "README.md").read_text())
+    assert {name for name in tpf.__all__ if inspect.ismodule(getattr(tpf, name))} <= set(named)
+
+
+def test_what_the_readme_links_is_there():
+    for target in re.findall(r"\]\(([^)#]+)", (DOCS.parent / "README.md").read_text()):
+        assert target.startswith("https://") or (DOCS.parent / target).exists(), target
+
+
+def test_the_film_is_small():
+    film = DOCS / "figures" / "film.gif"
+    assert film.read_bytes()[:6] == b"GIF89a"
+    assert film.stat().st_size <= 600_000
 
 
 def test_every_namespace_has_a_page_and_every_page_is_reached():
