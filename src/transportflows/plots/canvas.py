@@ -38,14 +38,16 @@ INK, SHADE = "#767a80", "#9a9da3"  # of words and lines, and of what stands behi
 
 
 def figure_class() -> Any:
-    """Matplotlib's ``Figure``, with an error that says what to install."""
+    """Matplotlib's ``Figure``, as notebooks show it, with an error that says what to install."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401  (shown imports it, once)
+
+        from .shown import ShownFigure
     except ImportError as error:
         raise ImportError(
             "pictures need Matplotlib: pip install 'transportflows[plot]', or matplotlib"
         ) from error
-    return Figure
+    return ShownFigure
 
 
 def canvas(
