@@ -20,6 +20,7 @@ __all__ = [
     "Movable",
     "as_wide",
     "on_table_device",
+    "symmetry_slack",
     "table_device",
     "wide",
     "widest",
@@ -62,6 +63,17 @@ def as_wide(value: Any) -> Tensor:
     The tensor itself, not a copy, where it is in float64.
     """
     return wide(value) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def symmetry_slack(matrix: Any) -> float:
+    """How far a symmetric matrix may be from symmetric, over its largest number.
+
+    That is the rounding of the dtype in which it is given: one that was estimated in float32 has
+    halves that differ by a few of its last digits.
+    """
+    given = matrix if isinstance(matrix, Tensor) else torch.as_tensor(matrix)
+    rounding = torch.finfo(given.dtype).eps if given.is_floating_point() else 0.0
+    return max(1e-8, 64 * rounding)
 
 
 def widest(x: Tensor) -> Tensor:

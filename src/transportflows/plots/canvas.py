@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,16 +40,14 @@ INK, SHADE = "#767a80", "#9a9da3"  # of words and lines, and of what stands behi
 
 
 def figure_class() -> Any:
-    """Matplotlib's ``Figure``, as notebooks show it, with an error that says what to install."""
+    """Matplotlib's ``Figure``, with an error that says what to install."""
     try:
-        import matplotlib.figure  # noqa: F401  (shown imports it, once)
-
-        from .shown import ShownFigure
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             "pictures need Matplotlib: pip install 'transportflows[plot]', or matplotlib"
         ) from error
-    return ShownFigure
+    return Figure
 
 
 def canvas(
@@ -70,6 +70,7 @@ def canvas(
     figure = figure_class()(
         figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor="none"
     )
+    figure.__dict__["_repr_png_"] = partial(_png, figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.set_facecolor("none")
@@ -85,6 +86,17 @@ def canvas(
     elif title:
         figure.suptitle(title, color=INK)
     return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    """The picture that a notebook asks an object for.
+
+    It knows Matplotlib's figures only once ``matplotlib.pyplot`` was imported, which nothing here
+    does; until then the last line of a cell would show the words ``<Figure size ...>``.
+    """
+    file = BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def cloud(axes: Axes, points: Any, colour: str, *, most: float = 4.0, **how: Any) -> None:
