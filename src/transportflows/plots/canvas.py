@@ -95,7 +95,7 @@ def _png(figure: Figure) -> bytes:
     does; until then the last line of a cell would show the words ``<Figure size ...>``.
     """
     file = BytesIO()
-    figure.savefig(file, format="png")
+    figure.savefig(file, format="png", bbox_inches="tight")
     return file.getvalue()
 
 
