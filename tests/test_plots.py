@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 import re
 import sys
 
@@ -258,6 +260,15 @@ def test_refuses_options_of_no_sampler_before_the_first_step(options, tmp_path):
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         fit(trainer, SamplePictures(tmp_path, every=3, options=options))
     assert trainer.step == 0
+
+
+def test_a_notebook_shows_a_figure_without_pyplot():
+    """Its formatters know Matplotlib's own figures only once pyplot was imported."""
+    formatters = pytest.importorskip("IPython.core.formatters")
+    shown, _ = formatters.DisplayFormatter().format(picture(rows(5, 2)))
+    assert imread(io.BytesIO(shown["image/png"])).shape[2] == 4
+    again = pickle.loads(pickle.dumps(picture(rows(5, 2))))
+    assert again.axes[0].get_xlim() == picture(rows(5, 2)).axes[0].get_xlim()
 
 
 def test_without_matplotlib_it_says_what_to_install_before_the_first_step(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ __all__ = [
     "Movable",
     "as_wide",
     "on_table_device",
+    "symmetry_slack",
     "table_device",
     "wide",
     "widest",
@@ -66,6 +68,20 @@ def as_wide(value: Any, name: str = "the array") -> Tensor:
     if is_array(value):
         return as_tensor(name, value, torch.float64).double()
     return wide(value) if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
+
+
+def symmetry_slack(matrix: Any) -> float:
+    """How far a symmetric matrix may be from symmetric, over its largest number.
+
+    That is the rounding of the dtype in which it is given: one that was estimated in float32 has
+    halves that differ by a few of its last digits.
+    """
+    if isinstance(matrix, Tensor):
+        rounding = torch.finfo(matrix.dtype).eps if matrix.is_floating_point() else 0.0
+    else:
+        kind = np.asarray(matrix).dtype
+        rounding = float(np.finfo(kind).eps) if kind.kind == "f" else 0.0
+    return max(1e-8, 64 * rounding)
 
 
 def widest(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core.arrays import DataLike
 from .._core.checks import check_events, check_finite_rows, integer
-from .._core.precision import as_wide, wide
+from .._core.precision import as_wide, symmetry_slack, wide
 from .._core.random import local
 from .._core.signatures import checked
 from .._core.tensor import state_dtype
@@ -20,6 +20,8 @@ from .base import _LOG_2PI, Distribution
 from .posterior import posterior_components
 
 __all__ = ["GaussianMixture"]
+
+_CURE = "where that is rounding, write (covariances + covariances.mT) / 2"
 
 
 @checked
@@ -67,6 +69,7 @@ class GaussianMixture(Distribution):
             if not bool(((spread > 0) & spread.isfinite()).all()):
                 raise ValueError(f"scale must be positive and finite, got {spread.tolist()}")
             covariances = spread.square()[:, None, None] * torch.eye(d, dtype=torch.float64)
+        slack = symmetry_slack(covariances)
         covariances = as_wide(covariances, "covariances")
         if covariances.shape != (k, d, d):
             raise ValueError(
@@ -76,13 +79,14 @@ class GaussianMixture(Distribution):
         if not bool(covariances.isfinite().all()):
             raise ValueError("covariances must be finite, and hold NaN or infinite numbers")
         self.singular = singular
+        asymmetry, largest = (covariances - covariances.mT).abs().max(), covariances.abs().max()
+        covariances = 0.5 * (covariances + covariances.mT)
         factors, failed = (_roots if singular else torch.linalg.cholesky_ex)(covariances)
-        asymmetry = (covariances - covariances.mT).abs().max()
-        if bool(failed.any()) or float(asymmetry) > 1e-8 * float(covariances.abs().max()):
+        if bool(failed.any()) or float(asymmetry) > slack * float(largest):
             bad = failed.nonzero().flatten().tolist()
             raise ValueError(
                 "covariances must be symmetric and positive definite;"
-                f" {f'components {bad} are not' if bad else 'they are not symmetric'}"
+                f" {f'components {bad} are not' if bad else f'they are not symmetric; {_CURE}'}"
             )
         w = as_wide([1.0] * k if weights is None else weights, "weights")
         if w.shape != (k,) or not bool((w >= 0).all()) or not 0 < float(w.sum()) < math.inf:

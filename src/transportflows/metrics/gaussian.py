@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core.arrays import DataLike
-from .._core.precision import as_wide
+from .._core.precision import as_wide, symmetry_slack
 from .._core.samples import check_at_least, event_rows
 from .._core.signatures import checked
 
@@ -54,7 +54,7 @@ def bures_wasserstein2(
     if m1.shape != m2.shape:
         raise ValueError(f"the means have {m1.numel()} and {m2.numel()} numbers; they must agree")
     factors = [
-        _factor(as_wide(c), m1.numel(), name)
+        _factor(c, m1.numel(), name)
         for c, name in ((covariance1, "covariance1"), (covariance2, "covariance2"))
     ]
     if not bool(torch.isfinite(m1).all() & torch.isfinite(m2).all()):
@@ -117,7 +117,8 @@ def _squared(shift: Tensor, factor1: Tensor, factor2: Tensor) -> float:
     return max(0.0, float(total))
 
 
-def _factor(covariance: Tensor, d: int, name: str) -> Tensor:
+def _factor(given: Tensor, d: int, name: str) -> Tensor:
+    covariance, slack = as_wide(given), symmetry_slack(given)
     if covariance.shape != (d, d):
         raise ValueError(f"{name} is {tuple(covariance.shape)}; for {d} numbers it is ({d}, {d})")
     largest = float(covariance.abs().max())
@@ -125,7 +126,7 @@ def _factor(covariance: Tensor, d: int, name: str) -> Tensor:
         raise ValueError(f"{name} must be finite")
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
     asymmetry = float((covariance - covariance.mT).abs().max())
-    if asymmetry > 1e-8 * largest or float(values.min()) < -1e-8 * largest:
+    if asymmetry > slack * largest or float(values.min()) < -slack * largest:
         raise ValueError(
             f"{name} must be symmetric and positive semidefinite; its asymmetry is"
             f" {asymmetry:.2g} and its least eigenvalue {float(values.min()):.2g}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +71,7 @@ def canvas(
     figure = figure_class()(
         figsize=(size[0] * columns, size[1] * rows), layout="constrained", facecolor="none"
     )
+    figure.__dict__["_repr_png_"] = partial(_png, figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for one in axes:
         one.set_facecolor("none")
@@ -84,6 +87,17 @@ def canvas(
     elif title:
         figure.suptitle(title, color=INK)
     return figure, axes
+
+
+def _png(figure: Figure) -> bytes:
+    """The picture that a notebook asks an object for.
+
+    It knows Matplotlib's figures only once ``matplotlib.pyplot`` was imported, which nothing here
+    does; until then the last line of a cell would show the words ``<Figure size ...>``.
+    """
+    file = BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight")
+    return file.getvalue()
 
 
 def cloud(axes: Axes, points: Any, colour: str, *, most: float = 4.0, **how: Any) -> None:
