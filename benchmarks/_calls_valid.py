@@ -841,5 +841,6 @@ BY_NAME: dict[str, str] = {
     "base": "tpf.Gaussian((2,))", "places": "torch.arange(4)", "epsilon": "torch.full((4, 1), 0.5)",
     "sign": "torch.ones(4, 1)", "s": "0.3 * T()", "ds": "T()", "dx": "X(4)", "dcond": "{}",
     "margin": "(0.0, 0.0)", "weight": "None", "fresh": "True",
+    "parameters": "[T()]",
 }  # fmt: skip
 """Arguments of methods by the names of their parameters."""

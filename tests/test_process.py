@@ -307,20 +307,25 @@ def test_any_object_with_sample_is_a_base_and_is_seeded():
     torch.testing.assert_close(normal.log_prob(x), tpf.Gaussian((2,)).log_prob(x))
 
 
-@pytest.mark.parametrize("what", ["field", "oracle", "sde"])
-def test_messages_name_the_class_of_a_base_of_the_users_own(what):
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda own: tpf.Velocity(tpf.networks.MLP(2, 8, 1), own).score(
+            torch.tensor(0.5), torch.ones(1, 2)
+        ),
+        lambda own: tpf.oracle(own, tpf.Gaussian((2,))),
+        tpf.sdes.InterpolantSDE,
+    ],
+    ids=["field", "oracle", "sde"],
+)
+def test_messages_name_the_class_of_a_base_of_the_users_own(use):
     class Ring:
         def sample(self, n):
             return torch.randn(n, 2)
 
     own = tpf.Process(tpf.Linear(), base=Ring())
     with pytest.raises((ValueError, TypeError), match="Ring") as found:
-        if what == "field":
-            tpf.Velocity(tpf.networks.MLP(2, 8, 1), own).score(torch.tensor(0.5), torch.ones(1, 2))
-        elif what == "oracle":
-            tpf.oracle(own, tpf.Gaussian((2,)))
-        else:
-            tpf.sdes.InterpolantSDE(own)
+        use(own)
     assert "_Wrapped" not in str(found.value)
 
 

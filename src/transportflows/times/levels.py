@@ -22,8 +22,7 @@ from .base import GridTimes, HasPart, Margin, TimeSampler
 
 __all__ = ["EDMTimes", "LevelTimes", "LogSNRTimes", "SigmaTimes"]
 
-_END = 1e-9  # how near to an end with an infinite λ the table goes
-_CELLS = 4096
+_END, _CELLS = 1e-9, 4096  # how near to an end with an infinite λ the table goes; its cells
 
 
 @checked
@@ -270,8 +269,7 @@ class SigmaTimes(TimeSampler):
         sigmas: levels in units of the data, positive and finite: one number or several.
 
     Raises:
-        ValueError: if a level is not positive and finite, or, when drawn from, not one of the
-            process.
+        ValueError: if one is not positive and finite, or, when drawn from, not of the process.
 
     Example:
         >>> import transportflows as tpf
@@ -285,11 +283,9 @@ class SigmaTimes(TimeSampler):
     def __init__(self, sigmas: float | Sequence[float] | Tensor) -> None:
         super().__init__(margin=(0.0, 0.0))
         self.sigmas = as_wide(sigmas).reshape(-1)
-        fit = (self.sigmas > 0) & self.sigmas.isfinite()
-        if self.sigmas.numel() == 0 or not bool(fit.all()):
-            raise ValueError(
-                f"noise levels must be positive and finite, got {self.sigmas.tolist()}"
-            )
+        levels = self.sigmas.tolist()
+        if not levels or not all(0 < level < math.inf for level in levels):
+            raise ValueError(f"noise levels must be positive and finite, got {levels}")
 
     def bind(self, process: HasPart) -> TimeSampler:
         part = process.part
@@ -299,6 +295,6 @@ class SigmaTimes(TimeSampler):
 
     def unit(self, n: int, **how: Any) -> Tensor:
         raise ValueError(
-            "SigmaTimes needs a process to draw times; give it to a loss or to"
-            " process.sample(x1, t=...), or bind it: times.bind(process).sample(n)"
+            "SigmaTimes needs a process to draw times; give it to a loss or to process.sample(x1,"
+            " t=...), or bind it: times.bind(process).sample(n)"
         )
