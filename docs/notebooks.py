@@ -108,6 +108,7 @@ class Gallery(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         cards = []
+        self.env.note_dependency(str(SOURCE))
         for name, notebook in notebooks().items():
             self.env.note_dependency(str(SOURCE / f"{name}.ipynb"))
             told = {"title": title(notebook), "sentence": first_sentence(notebook)}
@@ -126,6 +127,7 @@ class Notebook(SphinxRole):
     """A link to a notebook by its name, or its name alone where there is none."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.env.note_dependency(str(SOURCE / f"{self.text}.ipynb"))
         notebook = notebooks().get(self.text)
         if notebook is None:
             return [nodes.literal(self.text, self.text)], []

@@ -54,8 +54,8 @@ def test_every_formula_that_stands_alone_is_one_too(mathml):
     """Those of docstrings, of several lines or one."""
     found = 0
     for path in (ROOT / "src").rglob("*.py"):
-        display = r"\.\. math::[ ]*(.*?)\n[ ]*\n(?=[ ]*\S)"
-        for block in re.findall(display, path.read_text(), re.DOTALL):
+        pattern = r"\.\. math::[ ]*(.*?)\n[ ]*\n(?=[ ]*\S)"
+        for block in re.findall(pattern, path.read_text(), re.DOTALL):
             for line in mathml.lines(block):
                 for piece in mathml.pieces(line):
                     ElementTree.fromstring(piece)
