@@ -21,6 +21,7 @@ that mix the rows of a batch have no form of one row, and are refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -177,7 +178,8 @@ class Divergence:
         """The sixteenth of time; or, so as not to wait for a device, how many calls there were."""
         self._calls += 1
         if time.device.type == "cpu":
-            return min(15, int(16 * float(time)))
+            now = float(time)
+            return min(15, int(16 * now)) if math.isfinite(now) else 0  # a solve that breaks down
         return 4 * self._calls.bit_length()
 
     def _known(self, f: Velocity, x: Tensor, kind: Hashable, place: int) -> _Found:

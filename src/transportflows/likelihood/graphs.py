@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.autodiff import ordinary
+from .._core.precision import widest
 
 __all__ = ["Meter", "mixes", "operations", "pulled_back", "recorded"]
 
@@ -75,6 +76,5 @@ def mixes(value: Tensor, leaf: Tensor, z: Tensor, pulled: Tensor) -> bool:
     along = z.clone()
     along[1:] = 0
     others = pulled_back(value, leaf, along, True)[1:]
-    size = torch.linalg.vector_norm(pulled.double())
-    found = torch.linalg.vector_norm(others.double())
+    size, found = (torch.linalg.vector_norm(widest(g)) for g in (pulled, others))
     return bool((found > torch.finfo(z.dtype).eps ** 0.5 * size) & found.isfinite())

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
+from .._core.precision import widest
 from ..draws import PathSample
 from ..fields.base import Field
 from ..losses import Loss, Regression, SumLoss, Undrawn
@@ -203,8 +204,10 @@ class CompiledStep:
 
     def _near(self, a: Tensor, b: Tensor) -> bool:
         tolerance = _ROUGH if self.autocast is not None else _TOLERANCE.get(a.dtype, _ROUGH)
-        size = torch.linalg.vector_norm(a.double())
-        return bool(torch.linalg.vector_norm(a.double() - b.double()) <= tolerance * size + 1e-30)
+        a, b = widest(a), widest(b)
+        return bool(
+            torch.linalg.vector_norm(a - b) <= tolerance * torch.linalg.vector_norm(a) + 1e-30
+        )
 
     def _try(self, sample: Any, share: Tensor) -> _Result | None:
         try:

@@ -62,7 +62,7 @@ class EMA:
 
     @torch.no_grad()
     def follow(self, parameters: Sequence[Tensor]) -> None:
-        """Average these parameters too; the average of one that is new begins at it as it is.
+        """Average these parameters too, of any shape; a new average begins at its parameter.
 
         Parameters that are averaged already go on, those of another dtype or device in it.
         """
