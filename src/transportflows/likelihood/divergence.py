@@ -21,6 +21,7 @@ that mix the rows of a batch have no form of one row, and are refused.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -177,7 +178,8 @@ class Divergence:
         """The sixteenth of time; or, so as not to wait for a device, how many calls there were."""
         self._calls += 1
         if time.device.type == "cpu":
-            return min(15, int(16 * float(time)))
+            share = float(time)
+            return min(15, int(16 * share)) if math.isfinite(share) else 0  # a solver that is lost
         return 4 * self._calls.bit_length()
 
     def _known(self, f: Velocity, x: Tensor, kind: Hashable, place: int) -> _Found:
