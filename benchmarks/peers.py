@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import transportflows
 from _peer_claims import CLAIMS, PEERS, Claim
 
 RESULT = Path(__file__).parent / "results" / "peers.md"
@@ -121,7 +122,9 @@ def main() -> None:
 
 def report(checked: int, cells: int) -> str:
     """The table in Markdown."""
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PEERS)
+    told = {p: importlib.metadata.version(p) for p in PEERS}
+    told["transportflows"] = transportflows.__version__  # of this tree, whatever was installed
+    versions = ", ".join(f"{p} {told[p]}" for p in PEERS)
     lines = [
         f"{datetime.date.today()}; {versions}. Checked by names: {checked} of {cells} cells; those"
         " with † were read by a person.",

@@ -168,6 +168,60 @@ def test_columns_of_a_frame_that_are_no_numbers_are_named():
         Sampler(**SMALL).fit(rows(40), frame["flag"])
 
 
+def test_columns_that_only_look_like_numbers_are_named():
+    """Categories whose names are numbers, and dates beside numbers: NumPy makes numbers of both."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rows(60), columns=["a", "b", "c"])
+    days = pandas.date_range("2020", periods=60)
+    for other in (pandas.Categorical([1, 2, 3] * 20), days, days - days[0], list(days.date)):
+        with pytest.raises(ValueError, match=r"not numbers: 'k' \("):
+            Density(**SMALL).fit(frame.assign(k=other))
+    with pytest.raises(ValueError, match=r"columns of y that are not numbers: 'k'"):
+        Sampler(**SMALL).fit(frame, pandas.Series(pandas.Categorical([1, 2, 3] * 20), name="k"))
+
+
+def test_what_is_missing_is_told_also_of_nullable_columns_and_masks():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(rows(60), columns=["a", "b", "c"]).convert_dtypes()
+    Density(**SMALL).fit(frame)
+    frame.iloc[0, 0] = pandas.NA
+    with pytest.raises(ValueError, match="NaN in 1 of 60 rows"):
+        Density(**SMALL).fit(frame)
+    hidden = np.ma.masked_array(rows(60), mask=rows(60) > 100)
+    with pytest.raises(ValueError, match=r"X has \d+ masked entries"):
+        Density(**SMALL).fit(hidden)
+    with pytest.raises(ValueError, match=r"y has \d+ masked entries"):
+        Sampler(**SMALL).fit(rows(60), hidden[:, 2])
+    Density(**SMALL).fit(np.ma.masked_array(rows(60)))  # a mask that hides nothing
+
+
+def test_tensors_are_tables_too():
+    X = torch.as_tensor(rows(60)).requires_grad_()
+    assert Density(**SMALL).fit(X).score_samples(X).shape == (60,)
+    assert Sampler(**SMALL).fit(X, X[:, 0]).log_density(X, X[:, 0]).shape == (60,)
+
+
+def test_the_cure_of_a_constant_column_leaves_it_out():
+    """Of 0.1, whose deviation as NumPy computes it is not 0; and of a frame, by its name."""
+    pandas = pytest.importorskip("pandas")
+    X = np.column_stack([rows(60), np.full(60, 0.1)])
+    tables = {"X": X, "frame": pandas.DataFrame(X, columns=["a", "b", "c", "k"])}
+    for table in tables.values():
+        with pytest.raises(ValueError, match="is constant") as refused:
+            Density(**SMALL).fit(table)
+        cure = str(refused.value).partition("X = ")[2]
+        assert eval(cure, {"numpy": np, "X": table}).shape == (60, 3)
+
+
+def test_a_large_share_held_out_of_few_rows_leaves_one_to_learn():
+    Density(**SMALL | {"validation_fraction": 0.9}).fit(rows(3))
+
+
+def test_numbers_whose_squares_overflow_are_told():
+    with pytest.raises(ValueError, match="rescale them"):
+        Density(**SMALL).fit(rows(60) * 1e200)
+
+
 @pytest.mark.parametrize("kind", [Density, Sampler])
 def test_numbers_out_of_range_are_refused_by_fit(kind):
     for name, value in {

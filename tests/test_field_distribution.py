@@ -188,3 +188,45 @@ def test_refusals():
         open_.distribution()
     with pytest.raises(TypeError, match="Field"):
         FieldDistribution(torch.nn.Linear(2, 2))
+
+
+def test_log_prob_has_the_gradient_that_was_asked_for():
+    """In values and conditions that require grad, as every law of torch has it."""
+    law = tpf.oracle(PROCESS, LAW).distribution()
+    x = LAW.sample(4, generator=gen(), dtype=torch.float64).requires_grad_()
+    (found,) = torch.autograd.grad(law.log_prob(x).sum(), x)
+    (right,) = torch.autograd.grad(LAW.log_prob(x).sum(), x)
+    assert torch.allclose(found, right, atol=1e-3)
+    assert not law.log_prob(x.detach()).requires_grad
+    with torch.no_grad():
+        assert not law.log_prob(x).requires_grad
+    net = tpf.networks.MLP(2, 8, 1, vectors={"y": 3}, generator=gen())
+    y = torch.randn(2, 3, generator=gen(1)).requires_grad_()
+    short = {"scheme": "rk4", "steps": 4}
+    told = tpf.Velocity(net, PROCESS).distribution({"y": y}, density=short)
+    (slope,) = torch.autograd.grad(told.log_prob(torch.zeros(2)).sum(), y)
+    assert bool((slope != 0).any())
+
+
+def test_arrays_are_conditions_too():
+    net = tpf.networks.MLP(2, 8, 1, vectors={"y": 3}, generator=gen())
+    field, y = tpf.Velocity(net, PROCESS), torch.randn(4, 3, generator=gen(1))
+    laws = [
+        field.distribution(
+            {"y": given}, sampling={"steps": 3}, density={"scheme": "rk4", "steps": 3}
+        )
+        for given in (y, y.double().numpy())
+    ]
+    assert laws[1].batch_shape == (4,)
+    assert laws[1].sample((5,)).shape == (5, 4, 2)
+    assert torch.equal(*[law.log_prob(torch.zeros(2)) for law in laws])
+    assert repr(laws[1]) == "FieldDistribution(Velocity, batch_shape=(4,), event_shape=(2,))"
+
+
+def test_no_rows_are_drawn_and_judged_as_torch_has_it():
+    law = tpf.oracle(PROCESS, LAW).distribution()
+    assert law.sample((0,)).shape == (0, 2)
+    assert law.rsample((3, 0)).shape == (3, 0, 2)
+    assert law.log_prob(torch.zeros(0, 2)).shape == (0,)
+    with pytest.raises(ValueError, match="one epsilon"):
+        tpf.oracle(PROCESS, LAW).distribution(sampling={"epsilon": [0.0, 1.0]})

@@ -288,3 +288,79 @@ def test_inks_are_legible_on_light_and_on_dark(ground):
         assert (high + 0.05) / (low + 0.05) >= 3, colour
     figure = plots.samples(rows(5, 2))
     assert figure.get_facecolor()[3] == 0
+
+
+def test_a_solution_of_several_epsilons_is_no_batch_of_them():
+    """Its rows (K, n, 2) were drawn as K points, or as K images of n x 2 pixels."""
+    solution = tpf.sample(ORACLE, 30, epsilon=[0.0, 0.5], steps=4, save_at=3, generator=gen())
+    for draw in (plots.samples, plots.picture, plots.pairs, plots.images):
+        with pytest.raises(ValueError, match=r"of 2 epsilons.*solution.x\[0\]"):
+            draw(solution)
+    for draw in (plots.strip, plots.trajectories, plots.animate):
+        with pytest.raises(ValueError, match=r"of 2 epsilons.*solution.trajectory\[:, 0\]"):
+            draw(solution)
+    assert len(plots.samples({"0": solution.x[0], "1": solution.x[1]}).axes) == 2
+    assert len(plots.strip(solution.trajectory[:, 0], solution.saved_at).axes) == 3
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("uint8", 255), ("bool", 1)])
+def test_images_of_bytes_and_booleans_are_not_white(dtype, most):
+    x = np.random.default_rng(0).integers(0, most, (4, 8, 8), endpoint=True).astype(dtype)
+    for given in (x, torch.from_numpy(x)):
+        (axes,) = plots.images(given).axes
+        shown = np.asarray(axes.images[0].get_array())
+        assert np.allclose(shown[1:9, 1:9], x[0].astype(float) / most)
+
+
+def test_a_reference_is_of_the_events_that_are_drawn():
+    path, other = rows(4, 20, 2), rows(10, 1)
+    draws = (
+        lambda: plots.strip(path, reference=other),
+        lambda: plots.trajectories(path, reference=other),
+        lambda: plots.animate(path, reference=other),
+        lambda: plots.vector_field(ORACLE, reference=other),
+    )
+    for draw in draws:
+        with pytest.raises(ValueError, match=r"reference must be data .* \(2,\)"):
+            draw()
+    with pytest.raises(ValueError, match="samples must be data"):
+        plots.density(LAW, samples=other)
+    (axes,) = plots.trajectories(path[..., :1], reference=other).axes
+    assert np.allclose(offsets(axes)[0], np.column_stack([np.ones(10), other[:, 0]]))
+
+
+def test_a_density_of_a_function_of_numpy():
+    (axes, _) = plots.density(lambda x: -(x.numpy() ** 2).sum(1), size=5).axes
+    assert float(np.asarray(axes.images[0].get_array())[2, 2]) == 1.0
+    with pytest.raises(ValueError, match="steps: of the density of a field"):
+        plots.density(LAW, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: plots.images(rows(4, 8, 8), columns=0), ValueError, "columns must be a positive"),
+        (lambda: plots.images(rows(4, 8, 8, 3)), ValueError, r"permute\(0, 3, 1, 2\)"),
+        (lambda: plots.samples(rows(4)), ValueError, r"x\[:, None\]"),
+        (lambda: plots.samples(rows(4, 0)), ValueError, r"samples \(n, \*\)"),
+        (lambda: plots.strip(rows(200, 5, 2)), ValueError, "200 times, and at most 60"),
+        (lambda: plots.vector_field(ORACLE, []), ValueError, "got none"),
+        (lambda: plots.quality_by_calls({"a": {0: 1.0, 4: 0.5}}), ValueError, "calls are above 0"),
+        (lambda: plots.quality_by_calls({4: 0.5}), TypeError, "a line is a mapping"),
+        (lambda: plots.quality_by_calls([{"nfe": 4}]), ValueError, r"\['distance', 'scheme'\]"),
+        (lambda: plots.epsilon_sweep({"a": 0.5}), TypeError, "ε is a number"),
+        (lambda: plots.epsilon_sweep({float("nan"): 0.5}), ValueError, "ε is at least 0"),
+        (lambda: plots.calibration([0.5, 2], 10), ValueError, "whole numbers"),
+        (lambda: plots.heat_map([[1.0]], labels=("a", "b")), ValueError, "labels are three"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
+
+
+def test_curves_of_tensors_with_a_graph_and_ranks_of_many_parameters():
+    line = {4: torch.ones((), requires_grad=True), 8: torch.tensor(0.5)}
+    (axes,) = plots.quality_by_calls({"a": line}).axes
+    assert np.allclose(curves(axes)[0], [[4, 1.0], [8, 0.5]])
+    assert len(plots.calibration(np.zeros((5, 120)), 10).axes[0].lines) == 121

@@ -93,7 +93,7 @@ def learned(
     if share >= 1:
         raise ValueError(f"validation_fraction is a share in (0, 1), such as 0.1, got {share:g}")
     order = torch.randperm(len(z), generator=gen).numpy()
-    held = max(1, round(share * len(z)))
+    held = min(max(1, round(share * len(z))), len(z) - 1)
     out, kept = order[:held], order[held:]
     out = np.tile(out, math.ceil(_HELD_OUT / held))
     vectors = None if given is None else {"given": given.shape[1]}

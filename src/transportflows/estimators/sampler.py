@@ -89,7 +89,8 @@ class TransportSampler(Settings):
                 " density of X alone write TransportDensity().fit(X)"
             )
         if np.ndim(y) == 1:
-            y = y.to_frame() if hasattr(y, "to_frame") else np.asarray(y)[:, None]
+            y = y if hasattr(y, "ndim") else np.asarray(y)
+            y = y.to_frame() if hasattr(y, "to_frame") else y[:, None]
         targets = as_table(y, "y")
         if len(targets) != len(X):
             raise ValueError(

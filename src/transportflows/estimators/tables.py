@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 __all__ = ["Columns", "as_table", "check_columns", "column_names"]
 
+_OTHERS = (
+    str, bytes, bool, np.bool_, datetime.date, datetime.timedelta, np.datetime64, np.timedelta64,
+)  # fmt: skip
 _FEW = 0.5  # columns of which fewer values differ are taken for tied ones
 
 
@@ -18,13 +23,19 @@ def as_table(X: Any, name: str = "X", least: int = 1) -> np.ndarray:
 
     Raises:
         TypeError: if it is sparse, or holds objects that are no numbers.
-        ValueError: if it is not of two dimensions, empty, complex, holds NaN, or columns that are
-            not numbers.
+        ValueError: if it is not of two dimensions, empty, complex, holds NaN, masked entries, or
+            columns that are not numbers.
     """
     if hasattr(X, "toarray") or type(X).__module__.startswith("scipy.sparse"):
         raise TypeError(f"{name} is sparse, and a dense array is needed: write {name}.toarray()")
+    if isinstance(X, np.ma.MaskedArray) and (masked := np.ma.getmaskarray(X)).any():
+        raise ValueError(
+            f"{name} has {int(masked.sum())} masked entries, which are no numbers; drop their rows,"
+            f" {name}[~{name}.mask.reshape(len({name}), -1).any(axis=1)], or fill them in with"
+            " sklearn.impute.SimpleImputer"
+        )
     names = column_names(X)
-    table = np.asarray(X)
+    table = X.detach().cpu().numpy() if isinstance(X, torch.Tensor) else np.asarray(X)
     if table.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is {table.dtype}; write {name}.real")
     if table.ndim != 2:
@@ -54,16 +65,17 @@ def as_table(X: Any, name: str = "X", least: int = 1) -> np.ndarray:
 
 
 def _numbers(X: Any, table: np.ndarray, name: str, names: list[Any] | None) -> np.ndarray:
-    """The table as float64, if all columns are numbers."""
-    if table.dtype.kind in "fiu":
+    """The table as float64, if all columns are numbers; NaN is what is missing."""
+    frame = hasattr(X, "iloc")
+    if table.dtype.kind in "fiu" and not frame:
         return table.astype(np.float64)
     bad = []
     for k in range(table.shape[1]):
-        column = X.iloc[:, k] if hasattr(X, "iloc") else table[:, k]
-        kind = getattr(getattr(column, "dtype", None), "kind", "O")
-        if kind == "b" or any(isinstance(v, (str, bytes, bool, np.bool_)) for v in table[:, k]):
+        dtype = getattr(X.iloc[:, k] if frame else table, "dtype", None)
+        other = getattr(dtype, "kind", "O") in "bMm" or str(dtype) == "category"
+        if other or any(isinstance(value, _OTHERS) for value in table[:, k]):
             bad.append(k)
-    if bad or table.dtype.kind not in "O":
+    if bad or table.dtype.kind not in "fiuO":
         told = [repr(names[k]) if names else str(k) for k in bad] or ["all"]
         raise ValueError(
             f"columns of {name} that are not numbers: {', '.join(told[:6])}"
@@ -72,6 +84,9 @@ def _numbers(X: Any, table: np.ndarray, name: str, names: list[Any] | None) -> n
             f" {name}[column].astype(float) of booleans) and give them as what is conditioned on,"
             " TransportSampler().fit(X, y), or fit an estimator to the rows of each class"
         )
+    if frame:  # of which NumPy makes objects where a nullable column misses numbers
+        numbers: np.ndarray = X.to_numpy(dtype=np.float64, na_value=np.nan)
+        return numbers
     return table.astype(np.float64)  # objects that are no numbers: numpy's own TypeError
 
 
@@ -162,11 +177,26 @@ class Columns:
         """Of rows, with warnings of what has no density."""
         told = [repr(name) for name in names] if names else [str(k) for k in range(X.shape[1])]
         mean, scale = X.mean(0), X.std(0)
-        constant = [told[k] for k in np.flatnonzero(scale <= 1e-12 * (1 + np.abs(mean)))]
-        if constant:
+        if not np.isfinite(scale).all():
             raise ValueError(
-                f"column {', '.join(constant[:6])} of {what} is constant, and has no density; drop"
-                f" it: {what} = {what}[:, {what}.std(axis=0) > 0]"
+                f"{what} holds numbers up to {np.abs(X).max():.3g}, whose squares float64 does not"
+                f" hold; rescale them, {what} / {np.abs(X).max():.0e}"
+            )
+        constant = np.flatnonzero(scale <= 1e-12 * (1 + np.abs(mean)))
+        if constant.size == X.shape[1]:
+            raise ValueError(
+                f"all columns of {what} are constant, {', '.join(told[:6])}, and have no density"
+                + ("" if np.ptp(X) == 0 else "; are they too small? rescale them to numbers near 1")
+            )
+        if constant.size:
+            which = ", ".join(told[k] for k in constant[:6])
+            cure = (
+                f"{what}.drop(columns=[{which}])" if names
+                else f"numpy.delete({what}, {constant[:6].tolist()}, axis=1)"
+            )  # fmt: skip
+            raise ValueError(
+                f"column {which} of {what} is constant, and has no density; drop it:"
+                f" {what} = {cure}"
             )
         steps = np.zeros(X.shape[1])
         for k, column in enumerate(X.T):

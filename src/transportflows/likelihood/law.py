@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from .._core.arrays import DataLike, as_tensor
+from .._core.arrays import DataLike, as_tensor, is_array
 from .._core.signatures import checked
 from ..fields import Field
 from ..fields.base import check_field
@@ -31,14 +31,15 @@ class FieldDistribution(Distribution):
 
     Args:
         field: whose law; also a guided one.
-        cond: conditions by name. The first dimension of tensors is the batch, ``(B,)``; numbers and
-            tensors ``()`` are of all.
+        cond: conditions by name. The first dimension of tensors and arrays is the batch, ``(B,)``;
+            numbers and tensors ``()`` are of all.
         sampling: options of :func:`transportflows.sample`, such as ``{"steps": 50}``.
         density: options of :func:`transportflows.log_likelihood`, such as ``{"scheme": "rk4"}``.
         validate_args: as torch has it; off, since it would look at all values.
 
     Raises:
-        ValueError: if the process tells no event shape, or conditions differ in rows.
+        ValueError: if the process tells no event shape, conditions differ in rows, or several
+            epsilons are given.
 
     Example:
         >>> import torch, transportflows as tpf
@@ -69,7 +70,13 @@ class FieldDistribution(Distribution):
             raise ValueError(
                 "the process of this field tells no event shape; write Process(..., shape=(2,))"
             )
-        self.field, self.cond = field, dict(cond or {})
+        self.field = field
+        self.cond = {
+            name: as_tensor(name, c, like=field.reference()) if is_array(c) else c
+            for name, c in (cond or {}).items()
+        }
+        if isinstance((sampling or {}).get("epsilon"), Sequence):
+            raise ValueError("a law has one epsilon, got several; write a distribution for each")
         self.sampling, self.density = dict(sampling or {}), dict(density or {})
         batches = {len(c) for c in self.cond.values() if isinstance(c, Tensor) and c.ndim > 0}
         if len(batches) > 1:
@@ -78,6 +85,10 @@ class FieldDistribution(Distribution):
                 " or tensors (), for what is of all"
             )
         super().__init__(torch.Size(batches), field.process.shape, validate_args=validate_args)
+
+    def __repr__(self) -> str:
+        kind, batch, event = type(self.field).__name__, self.batch_shape, self.event_shape
+        return f"FieldDistribution({kind}, batch_shape={tuple(batch)}, event_shape={tuple(event)})"
 
     @property
     def support(self) -> Any:
@@ -117,6 +128,8 @@ class FieldDistribution(Distribution):
     def _drawn(self, sample_shape: Any, *, gradients: bool) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         n = shape.numel()
+        if n == 0:
+            return self.field.reference().new_empty(shape + self.event_shape)
         cond = self._rows(n // self.batch_shape.numel())
         options = {"gradients": gradients, **self.sampling}
         x = sample(self.field, n, cond=cond, **options).x
@@ -124,6 +137,9 @@ class FieldDistribution(Distribution):
 
     def log_prob(self, value: DataLike) -> Tensor:
         """Log-densities of values that broadcast with ``batch_shape + event_shape``, in nats.
+
+        They can be differentiated where the values or conditions require grad; for a gradient in
+        the parameters alone write ``distribution(density={"gradients": True})``.
 
         Raises:
             ValueError: if the last dimensions of the values are not those of an event.
@@ -136,9 +152,13 @@ class FieldDistribution(Distribution):
             )
         rows = value.shape[: value.ndim - event]
         shape = torch.broadcast_shapes(rows, self.batch_shape)  # type: ignore[no-untyped-call]
+        if shape.numel() == 0:
+            return value.new_zeros(shape)
         x = value.expand(shape + self.event_shape).reshape(-1, *self.event_shape)
         cond = self._rows(len(x) // self.batch_shape.numel())
-        found = log_likelihood(self.field, x, cond=cond, **self.density).log_prob
+        asked = any(isinstance(c, Tensor) and c.requires_grad for c in (value, *self.cond.values()))
+        options = {"gradients": asked and torch.is_grad_enabled(), **self.density}
+        found = log_likelihood(self.field, x, cond=cond, **options).log_prob
         return found.reshape(shape)
 
     def _rows(self, times: int) -> dict[str, Any] | None:

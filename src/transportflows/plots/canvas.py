@@ -32,6 +32,7 @@ __all__ = [
     "limits_of",
     "members",
     "range_of",
+    "reference_of",
     "rows_of",
     "saved",
 ]
@@ -128,6 +129,12 @@ def rows_of(x: Any, name: str = "x") -> Tensor:
         ValueError: if it is no batch of rows.
     """
     if isinstance(x, Solution):
+        if x.members is not None:
+            raise ValueError(
+                f"{name} is a Solution of {x.members} epsilons, (K, n, *); draw one of them,"
+                " solution.x[0], or several by name where these are taken, {'ε = 0': solution.x[0],"
+                " 'ε = 1': solution.x[1]}"
+            )
         x = x.x
     if is_array(x):
         x = as_tensor(name, x)
@@ -136,9 +143,10 @@ def rows_of(x: Any, name: str = "x") -> Tensor:
             f"{name} is a Solution, a tensor or an array, got {shown(x)}; write"
             f" torch.as_tensor({name})"
         )
-    if x.ndim < 2 or x.shape[0] == 0:
+    if x.ndim < 2 or x.numel() == 0:
+        cure = f"; write {name}[:, None] of numbers" if x.ndim == 1 and len(x) else ""
         raise ValueError(
-            f"{name} must be samples (n, *) with at least one row, got {tuple(x.shape)}"
+            f"{name} must be samples (n, *) with at least one row, got {tuple(x.shape)}{cure}"
         )
     return x.detach().float().cpu()
 
@@ -152,6 +160,11 @@ def saved(x: Any, t: Any) -> tuple[Tensor, Tensor | None]:
     if isinstance(x, Solution):
         if x.trajectory is None:
             raise ValueError("this Solution kept no states; write sample(..., save_at=8)")
+        if x.members is not None:
+            raise ValueError(
+                f"this Solution is of {x.members} epsilons, (T, K, n, *); give the states of one:"
+                " solution.trajectory[:, 0], solution.saved_at"
+            )
         x, t = x.trajectory, x.saved_at if t is None else t
     x = rows_of(x, "trajectory")
     if x.ndim < 3:
@@ -174,6 +187,23 @@ def members(x: Any, name: str = "x") -> dict[str, Tensor]:
     shapes = {value.shape[1:] for value in found.values()}
     if len(shapes) > 1:
         raise ValueError(f"events differ in shape: {', '.join(str(tuple(s)) for s in shapes)}")
+    return found
+
+
+def reference_of(reference: Any, event: torch.Size, name: str = "reference") -> Tensor | None:
+    """Data ``(m, *)`` of the event shape of what is drawn before them, or None.
+
+    Raises:
+        ValueError: if they are of another event shape.
+    """
+    if reference is None:
+        return None
+    found = rows_of(reference, name)
+    if found.shape[1:] != event:
+        raise ValueError(
+            f"{name} must be data (m, *) of the event shape {tuple(event)} of the samples, got"
+            f" {tuple(found.shape)}"
+        )
     return found
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .._core.checks import positive_integer
+from .._core.checks import positive_integer, shown
 from .._core.signatures import checked
 from ..interpolants import AffineInterpolant
 from ..process import Process
@@ -95,11 +97,17 @@ def quality_by_calls(
 
     Raises:
         ImportError: if Matplotlib is not there.
-        ValueError: if there is nothing to draw.
+        TypeError: if a line is no mapping.
+        ValueError: if there is nothing to draw, a row misses a number, or calls are not above 0.
     """
     if not isinstance(of, Mapping):
         lines: dict[str, dict[int, float]] = {}
         for row in of:
+            if missing := {"scheme", "nfe", "distance"} - set(row):
+                raise ValueError(
+                    f"rows are those of metrics.error_by_nfe, and {sorted(missing)} are missing in"
+                    " one; or write {name: {calls: distance}}"
+                )
             lines.setdefault(row["scheme"], {})[row["nfe"]] = row["distance"]
         of = lines
     figure, (axes,) = canvas(size=(5.6, 4), title=title)
@@ -107,6 +115,8 @@ def quality_by_calls(
     _floor(axes, floor)
     axes.set(xscale="log", yscale="log", xlabel="network calls for a sample", ylabel=label)
     calls = sorted({float(count) for line in of.values() for count in line})
+    if not calls[0] > 0:
+        raise ValueError(f"calls are above 0, which the axis takes, got {calls[0]:g}")
     apart = [calls[0]]  # those that have room for their numbers
     for count in calls[1:]:
         if count / apart[-1] > (calls[-1] / calls[0]) ** 0.1:
@@ -138,12 +148,18 @@ def epsilon_sweep(
 
     Raises:
         ImportError: if Matplotlib is not there.
-        ValueError: if there is nothing to draw, or an ε is negative.
+        TypeError: if an ε is no number.
+        ValueError: if there is nothing to draw, or an ε is negative or not finite.
     """
     lines = of if all(isinstance(v, Mapping) for v in of.values()) else {"": of}
+    if other := [e for line in lines.values() for e in line if not isinstance(e, Real)]:
+        raise TypeError(
+            f"ε is a number, got {shown(other[0])}; write {{0.5: distance}}, or such a mapping for"
+            " each of several names"
+        )
     values = sorted({float(epsilon) for line in lines.values() for epsilon in line})
-    if values and values[0] < 0:
-        raise ValueError(f"ε is at least 0, got {values[0]:g}")
+    if bad := [value for value in values if not 0 <= value < math.inf]:
+        raise ValueError(f"ε is at least 0 and finite, got {bad[0]:g}")
     above = [value for value in values if value > 0]
     left = min(above, default=1.0) / 3
     figure, (axes,) = canvas(size=(5.6, 4), title=title)
@@ -153,8 +169,8 @@ def epsilon_sweep(
         axes.axvline(star, color=INK, ls=":", label=f"ε* = {star:.2g}")
     axes.set(xscale="log", xlabel="ε", ylabel=label)
     axes.minorticks_off()
-    shown = above if len(above) <= 7 else above[:: -(-len(above) // 7)]
-    ticks = ([left] if 0.0 in values else []) + shown
+    some = above if len(above) <= 7 else above[:: -(-len(above) // 7)]
+    ticks = ([left] if 0.0 in values else []) + some
     axes.set_xticks(ticks, ["0" if tick == left else f"{tick:g}" for tick in ticks])
     legend(axes)
     return figure
@@ -186,9 +202,9 @@ def interpolant(of: AffineInterpolant | Process, *, size: int = 201, title: str 
     parts = {"α": path.alpha(t), "β": path.beta(t), "γ": gamma_sq.clamp(min=0).sqrt()}
     figure, (left, right) = canvas(columns=2, size=(4.6, 3.4), title=title)
     for k, (name, values) in enumerate(parts.items()):
-        shown = torch.as_tensor(values).expand_as(t)
-        if bool((shown != 0).any()):
-            left.plot(t.numpy(), shown.detach().numpy(), color=PALETTE[k], label=name)
+        curve = torch.as_tensor(values).expand_as(t)
+        if bool((curve != 0).any()):
+            left.plot(t.numpy(), curve.detach().numpy(), color=PALETTE[k], label=name)
     left.set(xlabel="t", ylabel="coefficient")
     legend(left)
     noise = of.noise_part if isinstance(of, Process) else None
@@ -202,11 +218,16 @@ def interpolant(of: AffineInterpolant | Process, *, size: int = 201, title: str 
 
 def _lines(axes: Axes, of: Mapping[str, Any]) -> None:
     """A line for each name, of numbers or of means with deviations."""
+    if other := [name for name, line in of.items() if not isinstance(line, Mapping)]:
+        raise TypeError(
+            f"a line is a mapping, {{x: number}}, got {shown(of[other[0]])} for {other[0]!r}; of"
+            " one line write {'name': {x: number, ...}}"
+        )
     if not of or not all(of.values()):
         raise ValueError("there is nothing to draw: give numbers by name")
     for k, (name, line) in enumerate(of.items()):
         where = sorted(line)
-        values = as_array([line[x] for x in where])
+        values = np.stack([as_array(line[x]) for x in where])
         style: dict[str, Any] = {
             "color": PALETTE[k % len(PALETTE)],
             "ls": ("-", "--", ":")[k // len(PALETTE) % 3],

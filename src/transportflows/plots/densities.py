@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._core.arrays import as_tensor
 from .._core.checks import choice, positive_integer
 from .._core.signatures import checked
 from ..fields import Field
 from ..fields.base import check_field
 from ..likelihood import log_likelihood
-from .canvas import INK, PALETTE, SHADE, canvas, cloud, limits_of, rows_of
+from .canvas import INK, PALETTE, SHADE, canvas, cloud, limits_of, reference_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,12 +58,15 @@ def vector_field(
     choice("quantity", quantity, _QUANTITIES)
     low, high = limits_of(limits)
     times = [float(t)] if isinstance(t, (int, float)) else [float(one) for one in t]
+    if not times:
+        raise ValueError("t is one time or several, got none; write t=0.5")
+    behind = reference_of(reference, torch.Size([2]))
     x = _grid(field, low, high, positive_integer("size", size))
     given = field.check_conditions(_spread(cond, len(x), x), len(x), device=x.device)
     figure, panels = canvas(columns=len(times), title=title, equal=True)
     for axes, time in zip(panels, times, strict=True):
-        if reference is not None:
-            cloud(axes, rows_of(reference, "reference").flatten(1).numpy(), SHADE)
+        if behind is not None:
+            cloud(axes, behind.numpy(), SHADE)
         arrows = getattr(field, quantity)(torch.as_tensor(time, dtype=x.dtype), x, given)
         arrows = (arrows - x if quantity == "data" else arrows).float().cpu()
         places = x.float().cpu()
@@ -89,7 +93,8 @@ def density(
 
     Args:
         of: a field of events ``(2,)``, whose density is that of its probability flow; a law with
-            ``log_prob(x)``; or a function that gives log-densities ``(B,)``.
+            ``log_prob(x)``; or a function that gives log-densities ``(B,)``, as a
+            tensor or an array.
         limits: where the plane begins and ends, ``(low, high)``.
         size: points in a row.
         cond: conditions without rows, one for all points.
@@ -100,14 +105,19 @@ def density(
     Raises:
         ImportError: if Matplotlib is not there.
         TypeError: if it has no density.
-        ValueError: if events are not of the plane, or the log-densities of another shape.
+        ValueError: if events are not of the plane, the log-densities of another shape, or what is
+            of fields is given to another law.
     """
     low, high = limits_of(limits)
+    points = reference_of(samples, torch.Size([2]), "samples")
     x = _grid(of, low, high, positive_integer("size", size))
     if isinstance(of, Field):
         found = log_likelihood(of, x, cond=_spread(cond, len(x), x), **options).log_prob
+    elif cond is not None or options:
+        told = ["cond"] * (cond is not None) + sorted(options)
+        raise ValueError(f"{', '.join(told)}: of the density of a field, and this is none")
     elif callable(function := getattr(of, "log_prob", of)):
-        found = function(x)
+        found = as_tensor("the log-densities", function(x), torch.float64)
     else:
         raise TypeError(
             "a density is that of a field, of a law with log_prob(x), or a function of x (B, 2),"
@@ -121,8 +131,8 @@ def density(
     bar = figure.colorbar(image, ax=axes)
     bar.set_label("density", color=INK)
     bar.ax.tick_params(which="both", colors=INK)
-    if samples is not None:
-        cloud(axes, rows_of(samples, "samples").flatten(1).numpy(), "white", most=2.0)
+    if points is not None:
+        cloud(axes, points.numpy(), "white", most=2.0)
     axes.set(xlim=(low, high), ylim=(low, high))
     return figure
 

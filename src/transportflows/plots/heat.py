@@ -53,6 +53,8 @@ def heat_map(
         rows = columns = [f"{time:.3g}" for time in values.times.tolist()]
         labels = ("s, of x", "t, to go to", f"{which} error over the scale of the data")
         values = getattr(values, which)
+    if len(labels) != 3:
+        raise ValueError(f"labels are three, of the rows, columns and colours, got {len(labels)}")
     table = torch.from_numpy(as_array(values).copy())
     if table.ndim != 2 or table.numel() == 0:
         raise ValueError(f"values are a table (rows, columns), got shape {tuple(table.shape)}")

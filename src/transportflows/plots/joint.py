@@ -157,6 +157,11 @@ def calibration(
         raise ValueError(f"ranks are (N,) or (N, d), got {table.shape}")
     if not bool(((table >= 0) & (table <= draws)).all()):
         raise ValueError(f"ranks are 0 to {draws}, got {table.min():g} to {table.max():g}")
+    if bool((table != np.round(table)).any()):
+        raise ValueError(
+            "ranks are whole numbers, how many draws were below the true value: write"
+            " (draws < truth).sum(0)"
+        )
     if names is not None and len(names) != table.shape[1]:
         raise ValueError(f"got {len(names)} names for {table.shape[1]} parameters")
     figure, (axes,) = canvas(size=(5.2, 3.8), title=title)
@@ -166,7 +171,9 @@ def calibration(
     axes.axhline(0, color=INK, lw=0.8)
     for k, column in enumerate(table.T):
         curve = np.searchsorted(np.sort(column), np.arange(draws + 1), side="right") / len(column)
-        name = None if names is None and table.shape[1] == 1 else str((names or range(99))[k])
+        name = (
+            None if names is None and table.shape[1] == 1 else str(k if names is None else names[k])
+        )
         axes.plot(share, curve - share, color=PALETTE[k % len(PALETTE)], label=name)
     axes.set(xlabel="rank / draws", ylabel="share of ranks below, less uniform")
     legend(axes)

@@ -20,7 +20,7 @@ from .canvas import (
     is_images,
     limits_of,
     range_of,
-    rows_of,
+    reference_of,
     saved,
 )
 from .pictures import draw_points, sheet
@@ -58,8 +58,13 @@ def strip(
     low, high = range_of(states[-1]) if limits is None else limits_of(limits)
     names = [f"{k}" if times is None else f"{times[k]:.2g}" for k in range(len(states))]
     event = states.shape[2:]
+    if not is_images(event) and len(states) > 60:
+        raise ValueError(
+            f"a strip has a panel for each of {len(states)} times, and at most 60 fit: write"
+            " sample(..., save_at=8), or trajectory[::10]; animate(solution) shows them all"
+        )
     if not is_images(event):
-        behind = None if reference is None else rows_of(reference, "reference")
+        behind = reference_of(reference, event)
         figure, panels = canvas(columns=len(states), size=(2.2, 2.8), title=title)
         for k, axes in enumerate(panels):
             draw_points(axes, states[k], behind, low, high, told=False)
@@ -97,7 +102,7 @@ def trajectories(
         x: a Solution with saved states, or these, ``(T, n, *)``.
         t: their times, ``(T,)``.
         n: how many paths.
-        reference: data to draw behind them, ``(m, *)``.
+        reference: data to draw behind them, ``(m, *)``; those of one number at the last time.
         title: above the picture.
         limits: ``(low, high)`` of the axes of x.
 
@@ -111,14 +116,18 @@ def trajectories(
     flat = rows.shape[2] == 1
     figure, (axes,) = canvas(title=title, equal=not flat, size=(6, 4) if flat else (4.5, 4.5))
     axes.set_ylim(low, high)
+    behind = reference_of(reference, states.shape[2:])
     if flat:
         when = torch.linspace(0, 1, len(rows)) if times is None else times
         axes.plot(when.numpy(), rows[:, :, 0].numpy(), color=PALETTE[0], lw=0.7, alpha=0.5)
         axes.set_xlabel("t")
+        if behind is not None:
+            last = torch.stack([when[-1].expand(len(behind)), behind.flatten()], 1)
+            cloud(axes, last.numpy(), SHADE, most=8.0, zorder=3)
         return figure
     axes.set_xlim(low, high)
-    if reference is not None:
-        cloud(axes, rows_of(reference, "reference").flatten(1).numpy(), SHADE)
+    if behind is not None:
+        cloud(axes, behind.flatten(1).numpy(), SHADE)
     axes.plot(rows[:, :, 0].numpy(), rows[:, :, 1].numpy(), color=SHADE, lw=0.6, alpha=0.6)
     for states_at, colour in ((rows[0], PALETTE[5]), (rows[-1], PALETTE[0])):
         axes.scatter(
@@ -162,7 +171,7 @@ def animate(
     fps, hold = positive_integer("fps", fps), number("hold", hold, "seconds", least=0)
     writer = None if path is None else _writer(Path(path), fps)
     images = is_images(states.shape[2:])
-    behind = None if reference is None else rows_of(reference, "reference")
+    behind = None if images else reference_of(reference, states.shape[2:])
     if images:
         states = states[:, :64].view(len(states), -1, *_planes(states))
         figure, axes = sheet(states[0], "", low, high)

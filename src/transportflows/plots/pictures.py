@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .._core.checks import positive_integer
 from .._core.signatures import checked
 from .canvas import (
     INK,
@@ -20,6 +21,7 @@ from .canvas import (
     limits_of,
     members,
     range_of,
+    reference_of,
     rows_of,
 )
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["draw_points", "images", "picture", "samples", "sheet"]
+
+_LIMITS = {"uint8": (0.0, 255.0), "bool": (0.0, 1.0)}  # of pixels that are no floats
 
 
 @checked
@@ -53,7 +57,7 @@ def picture(x: Any, reference: Any = None, *, title: str = "", limits: Any = Non
     rows = rows_of(x)
     if not is_images(rows.shape[1:]):
         return samples(rows, reference, title=title, limits=limits)
-    behind = _reference(reference, rows)
+    behind = reference_of(reference, rows.shape[1:])
     if limits is None:
         limits = range_of(rows if behind is None else behind)
     return images(rows, title=title, limits=limits)
@@ -85,7 +89,7 @@ def samples(x: Any, reference: Any = None, *, title: str = "", limits: Any = Non
     """
     found = members(x)
     first = next(iter(found.values()))
-    behind = _reference(reference, first)
+    behind = reference_of(reference, first.shape[1:])
     low, high = (
         limits_of(limits)
         if limits is not None
@@ -147,17 +151,20 @@ def images(
         columns: images in a row; as many as rows if None.
         title: above the sheet.
         limits: the values that are black and white, ``(low, high)``; None for those of 99 % of
-            the pixels.
+            the pixels. Bytes are 0 to 255, and booleans 0 and 1, unless others are given.
 
     Raises:
         ImportError: if Matplotlib is not there.
         ValueError: if x are no images.
     """
     rows = rows_of(x)
+    if limits == (-1.0, 1.0):
+        limits = _LIMITS.get(str(getattr(x, "dtype", "")).removeprefix("torch."), limits)
     if not is_images(rows.shape[1:]):
         raise ValueError(
             f"images are (n, H, W), (n, 1, H, W) or (n, 3, H, W), got {tuple(rows.shape)}; vectors"
-            " that are images have to be unflattened: x.unflatten(1, (1, 8, 8))"
+            " that are images have to be unflattened, x.unflatten(1, (1, 8, 8)), and channels that"
+            " come last moved, x.permute(0, 3, 1, 2)"
         )
     low, high = range_of(rows) if limits is None else limits_of(limits)
     return sheet(rows.view(len(rows), -1, *rows.shape[-2:]), title, low, high, columns)[0]
@@ -167,7 +174,9 @@ def sheet(
     x: Tensor, title: str, low: float, high: float, columns: int | None = None
 ) -> tuple[Figure, Axes]:
     """Images ``(n, C, H, W)`` in rows, a pixel between them, and their axes."""
-    columns = math.ceil(math.sqrt(len(x))) if columns is None else columns
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(x)))
+    columns = positive_integer("columns", columns)
     rows = math.ceil(len(x) / columns)
     channels, height, width = x.shape[1:]
     whole = torch.full((channels, rows * (height + 1) + 1, columns * (width + 1) + 1), float(low))
@@ -180,16 +189,3 @@ def sheet(
     axes.title.set_color(INK)
     axes.imshow(shown.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1)
     return figure, axes
-
-
-def _reference(reference: Any, x: Tensor) -> Tensor | None:
-    """Data of the event shape of x."""
-    if reference is None:
-        return None
-    found = rows_of(reference, "reference")
-    if found.shape[1:] != x.shape[1:]:
-        raise ValueError(
-            f"reference must be data (m, *) of the event shape {tuple(x.shape[1:])} of the samples,"
-            f" got {tuple(found.shape)}"
-        )
-    return found

@@ -87,6 +87,7 @@ def together(
         limited=next((s.limited for s in solutions if s.limited), None),
         first_bad_step=first.first_bad_step,
         bad_hook=first.bad_hook,
+        members=len(parts),
     )
 
 

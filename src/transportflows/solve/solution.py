@@ -38,6 +38,7 @@ class Solution:
             because its velocity is singular nearer to the end.
         first_bad_step: the first step after which a state was not finite; None if all were.
         bad_hook: the hook that returned the states that were not finite then, where one did.
+        members: K, where a sequence of K epsilons was given; None for one.
 
     Example:
         >>> import torch, transportflows as tpf
@@ -57,6 +58,7 @@ class Solution:
     margin: tuple[float, float] = (0.0, 0.0)
     first_bad_step: int | None = None
     bad_hook: str | None = None
+    members: int | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keep the short repr in dataclasses below, which would get one with all numbers."""
