@@ -117,8 +117,9 @@ def _squared(shift: Tensor, factor1: Tensor, factor2: Tensor) -> float:
     return max(0.0, float(total))
 
 
-def _factor(given: Tensor, d: int, name: str) -> Tensor:
-    covariance, slack = as_wide(given), symmetry_slack(given)
+def _factor(given: DataLike, d: int, name: str) -> Tensor:
+    covariance = as_wide(given)
+    slack = symmetry_slack(given if isinstance(given, Tensor) else covariance)
     if covariance.shape != (d, d):
         raise ValueError(f"{name} is {tuple(covariance.shape)}; for {d} numbers it is ({d}, {d})")
     largest = float(covariance.abs().max())
