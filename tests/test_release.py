@@ -102,6 +102,8 @@ def test_the_sdist_holds_what_it_takes_to_test_it(built):
     for name in ("tests/test_release.py", "README.md", "CHANGELOG.md", "CITATION.cff", "LICENSE"):
         assert (source / name).is_file(), name
     assert not [path for path in source.rglob("*") if path.suffix == ".pyc"]
+    linked = re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / "README.md").read_text())
+    assert not [target for target in linked if not (source / target).exists()]
 
 
 def test_the_wheel_holds_the_package_alone(built):
