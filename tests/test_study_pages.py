@@ -331,6 +331,15 @@ def test_zoo(study):
     # 3
     early = [value("modes", n, 100, "4.0") for n in names if "particles" not in n]
     assert min(v for v in early if v) > 7.5
+    late = {
+        "minibatch transport": "velocity, minibatch transport",
+        "(b, η) by the ODE": "(b, η), linear with latent: ODE",
+        "the noise prediction of VP by the ODE": "noise, VP",
+        "DDPM": "DDPM, ancestral",
+        "distilled map": "flow map, distilled",
+    }
+    for name, method in late.items():
+        said(text, f"{name} ({value('modes', method, 100):.1f})")
     draws = torch.Generator().manual_seed(3)
     angle = 2 * torch.pi * torch.rand(5_000, generator=draws)
     ring = 2 * torch.stack([angle.cos(), angle.sin()], 1)
